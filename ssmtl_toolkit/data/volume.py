@@ -1,0 +1,89 @@
+"""What a reader returns (`Volume`) and the slices cut from it along one axis (`Stack`), with the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmtl_toolkit.errors import DataError
+
+Axis = Literal["axial", "coronal", "sagittal"]
+
+# Where (slices, rows, columns) go for each anatomical axis: axial slices run upwards, their rows to the back,
+# their columns to the patient's left, so that a picture looks as radiologists print it.
+DIRECTIONS: dict[Axis, tuple[str, str, str]] = {
+    "axial": ("S", "P", "L"),
+    "coronal": ("P", "I", "L"),
+    "sagittal": ("L", "I", "P"),
+}
+_AXIS_OF_WORLD: tuple[Axis, Axis, Axis] = ("sagittal", "coronal", "axial")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan as its file stores it.
+
+    Attributes:
+        array: voxels (I, J, K), any real dtype, already scaled to the scan's own units (HU for CT).
+        affine: (4, 4) float64, voxel indices -> mm in RAS+ (x to the right, y to the front, z upwards).
+        spacing: mm between voxels along I, J, K, from the file's header.
+        slice_axis: which of I, J, K the scanner stepped along (0, 1 or 2).
+        notes: what was odd about the file but could be read all the same.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+    slice_axis: int = 2
+    notes: tuple[str, ...] = field(default=())
+
+    def axis(self, wanted: Axis | Literal["acquisition"]) -> Axis:
+        """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
+        if wanted != "acquisition":
+            return wanted
+        world = nib.orientations.io_orientation(self.affine)[self.slice_axis, 0]
+        if np.isnan(world):
+            raise DataError("the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal")
+        return _AXIS_OF_WORLD[int(world)]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices of a volume along one anatomical axis.
+
+    Attributes:
+        slices: (S, H, W), ordered and turned as `DIRECTIONS[axis]` says, whatever the order in the file.
+        affine: (4, 4), indices of `slices` -> mm in RAS+.
+        spacing: mm between slices, rows and columns.
+        axis: the anatomical axis.
+        source: orientation of the file's own axes, for `back`.
+    """
+
+    slices: NDArray[Any]
+    affine: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+    axis: Axis
+    source: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, volume: Volume, wanted: Axis | Literal["acquisition"]) -> Stack:
+        """Cut `volume` along `wanted`, without resampling: axes are only permuted and flipped."""
+        axis = volume.axis(wanted)
+        source = nib.orientations.io_orientation(volume.affine)
+        turn = nib.orientations.ornt_transform(source, nib.orientations.axcodes2ornt(DIRECTIONS[axis]))
+        slices = nib.orientations.apply_orientation(volume.array, turn)
+        affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.array.shape)
+        order = np.argsort(turn[:, 0])
+        spacing = tuple(float(volume.spacing[i]) for i in order)
+        return cls(slices, affine, (spacing[0], spacing[1], spacing[2]), axis, source)
+
+    def back(self, slices: NDArray[Any]) -> NDArray[Any]:
+        """Put an array (S, H, W) of this stack's shape back on the file's own grid (I, J, K)."""
+        here = nib.orientations.axcodes2ornt(DIRECTIONS[self.axis])
+        return np.asarray(
+            nib.orientations.apply_orientation(slices, nib.orientations.ornt_transform(here, self.source))
+        )

@@ -1,0 +1,218 @@
+"""Specs: frozen, validated options that have a name, say what they need, and build their torch module when asked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.engine.backbone import Backbone
+    from ssmtl_toolkit.engine.multitask import Balancer
+
+Feature = Literal["pyramid", "pooled", "dense"]
+"""What a backbone may provide: the encoder's maps, their pooled vector (N, C), the decoder's map (N, C, H, W)."""
+
+FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
+
+
+class Spec(BaseModel):
+    """Options of one plugin part. `str(spec)` is the shortest text that reads back to an equal spec.
+
+    >>> str(ReconstructPrev(t=5, weight=0.5))
+    'reconstruct_prev:t=5,weight=0.5'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+
+    kind: ClassVar[str] = "spec"
+    name: ClassVar[str]
+    positional: ClassVar[str | None] = None  # the option that may be written without its key, as in `folder:scans/`
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        name = cls.__dict__.get("name")
+        if name is not None and not spec_text.NAME.fullmatch(name):
+            raise TypeError(f"{cls.__qualname__}.name must be lower-case letters, digits and _, got {name!r}")
+
+    def __str__(self) -> str:
+        written, defaults = self.model_dump(mode="json"), self._defaults()
+        changed = {k: v for k, v in written.items() if k not in defaults or getattr(self, k) != defaults[k]}
+        first = [(None, changed.pop(self.positional))] if self.positional in changed else []
+        options = spec_text.write_options([*first, *changed.items()])
+        return f"{self.name}:{options}" if options else self.name
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        fields = cls.model_fields.items()
+        return {k: f.get_default(call_default_factory=True) for k, f in fields if not f.is_required()}
+
+    @classmethod
+    def parse(cls, options: str) -> Self:
+        """Read the options of this spec, `key=value,…`, without its name.
+
+        Raises:
+            UsageError: with every wrong option at once, the accepted ones, and the nearest name for a typo.
+        """
+        values, named = spec_text.read_options(options)
+        if values and (cls.positional is None or len(values) > 1 or cls.positional in named):
+            raise UsageError(f"{cls.name}: cannot read {values[-1]!r}; write options as key=value ({cls._known()})")
+        if values and cls.positional:
+            named[cls.positional] = values[0]
+        try:
+            return cls.model_validate(named)
+        except ValidationError as error:
+            raise UsageError("\n".join(cls._explain(e) for e in error.errors())) from None
+
+    @classmethod
+    def _explain(cls, error: Any) -> str:
+        option = ".".join(str(part) for part in error["loc"]) or "options"
+        if error["type"] == "extra_forbidden":
+            return f"{cls.name}: no option {option!r}{did_you_mean(option, cls.model_fields)} ({cls._known()})"
+        if error["type"] == "missing":
+            return f"{cls.name}: option {option!r} is needed ({cls._known()})"
+        return f"{cls.name}: option {option!r}: {error['msg']}, got {error['input']!r}"
+
+    @classmethod
+    def _known(cls) -> str:
+        return "options: " + ", ".join(cls.model_fields) if cls.model_fields else "it has no options"
+
+
+class TaskSpec(Spec):
+    """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
+
+    kind: ClassVar[str] = "task"
+    needs: ClassVar[frozenset[Feature]] = frozenset()
+
+    weight: float = Field(1.0, ge=0, description="Weight of this loss in the total.")
+
+    def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
+        """Name the companion slices: for each, the candidate offsets from the anchor, in slices.
+
+        Of several candidates the sampler draws one, uniformly among those inside the scan; where none is inside,
+        the anchor has no such companion and is left out of it. `spacing` is the scan's slice spacing in mm.
+        """
+        return {}
+
+    def build(self, backbone: Backbone) -> nn.Module:
+        """Make the task's module: `forward(step: Step) -> TaskOutput`. It must not keep the backbone as a submodule."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to build its module")
+
+
+class BackboneSpec(Spec):
+    """A network fθ with encoder and decoder."""
+
+    kind: ClassVar[str] = "backbone"
+    provides: ClassVar[frozenset[Feature]] = FEATURES
+
+    def build(self, in_channels: int) -> Backbone:
+        """Make the network for images (N, in_channels, H, W), with fresh weights from torch's global generator."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to build its network")
+
+
+class HeadSpec(Spec):
+    """A downstream task on top of a pre-trained backbone: module, loss, targets, scores."""
+
+    kind: ClassVar[str] = "head"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
+
+    def build(self, backbone: Backbone) -> nn.Module:
+        """Make the head's module for the features of `backbone`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to build its head")
+
+
+class BalancerSpec(Spec):
+    """How the losses of several tasks become one scalar to descend."""
+
+    kind: ClassVar[str] = "balancer"
+
+    def build(self, weights: Mapping[str, float]) -> Balancer:
+        """Make the balancer for the tasks' labels and weights: `forward(losses: dict[label, scalar]) -> scalar`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to build its balancer")
+
+
+class ReaderSpec(Spec):
+    """A file format: file or folder -> `Volume`."""
+
+    kind: ClassVar[str] = "reader"
+    revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are made anew
+
+    def matches(self, path: Path) -> bool:
+        """Tell by name alone, without opening the file, whether this reader is meant for `path`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which files it reads")
+
+    def read(self, path: Path, volume: int | None = None) -> Volume:
+        """Read one scan; of a 4-D file the volume with index `volume`.
+
+        Raises:
+            DataError: naming the file, what is wrong with it, what was got and what to do.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how to read")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together."""
+
+    path: Path
+    name: str
+    patient: str
+    modality: str = ""
+    label: Path | None = None
+
+
+class DatasetSpec(Spec):
+    """A root on disk -> scans with patient, modality and label."""
+
+    kind: ClassVar[str] = "dataset"
+
+    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+        """List the scans in a fixed order. `cache` is a folder for what must be made first;
+        `readable(path)` tells whether some installed reader is meant for a file.
+
+        Raises:
+            DataError: the root is missing or holds no scan.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say where its scans are")
+
+    def suggested(self) -> Mapping[str, Any]:
+        """Options of a run that fit this dataset better than the general defaults, by name."""
+        return {}
+
+
+class ReadableTest:
+    """Whether one of some readers is meant for a path."""
+
+    def __init__(self, readers: Iterable[ReaderSpec]) -> None:
+        self.readers = tuple(readers)
+
+    def __call__(self, path: Path) -> bool:
+        return any(reader.matches(path) for reader in self.readers)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_needs(backbone: BackboneSpec, consumers: Iterable[TaskSpec | HeadSpec]) -> None:
+    """Refuse a task or head that needs a feature which the backbone does not provide; torch is not needed for it."""
+    for spec in consumers:
+        missing = sorted(spec.needs - backbone.provides)
+        if missing:
+            raise UsageError(
+                f"{spec.kind} {spec.name!r} needs {', '.join(missing)} features, "
+                f"which backbone {backbone.name!r} does not provide (it provides {', '.join(sorted(backbone.provides))}); "
+                f"choose another backbone"
+            )

@@ -1,0 +1,87 @@
+"""The text form of specs, `name:key=value,key=value`, read and written without knowing any spec."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ssmtl_toolkit.errors import UsageError
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_PLAIN = re.compile(r"[^\s,=\"'\[\]{}](?:[^,=\"'\[\]{}\n\r]*[^\s,=\"'\[\]{}])?")
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def split(text: str) -> tuple[str, str]:
+    """Part `name:options` into its name and the text of its options ("" where there are none)."""
+    name, _, options = text.partition(":")
+    return name.strip(), options
+
+
+def read_options(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """Read `value,key=value,…` into positional values and named ones.
+
+    A value is a word, or JSON where it starts with a quote or a bracket (so a path with a comma is quoted).
+    Words stay strings but for true, false and none: the spec's own types decide what `5` is.
+
+    Raises:
+        UsageError: a key is given twice, a quote is not closed, or a value is not JSON.
+    """
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for piece in _pieces(text):
+        match = _KEY.fullmatch(piece)
+        if match is None:
+            positional.append(_read_value(piece))
+            continue
+        key, value = match.groups()
+        if key in named:
+            raise UsageError(f"option {key!r} is given twice in {text!r}; give it once")
+        named[key] = _read_value(value.strip())
+    return positional, named
+
+
+def write_options(named: Iterable[tuple[str | None, Any]]) -> str:
+    """Write options so that `read_options` gives them back; a key of None writes a positional value."""
+    return ",".join(_write_value(v) if k is None else f"{k}={_write_value(v)}" for k, v in named)
+
+
+def _pieces(text: str) -> list[str]:
+    """Split at the commas that stand outside quotes and brackets."""
+    pieces, start, depth, quoted, escaped = [], 0, 0, False, False
+    for i, char in enumerate(text):
+        if quoted:
+            quoted = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            quoted = True
+        elif char in "[{":
+            depth += 1
+        elif char in "]}":
+            depth -= 1
+        elif char == "," and depth == 0:
+            pieces.append(text[start:i].strip())
+            start = i + 1
+    if quoted or depth:
+        raise UsageError(f"a quote or bracket is not closed in {text!r}")
+    pieces.append(text[start:].strip())
+    return [p for p in pieces if p]
+
+
+def _read_value(text: str) -> Any:
+    if text[:1] in {'"', "[", "{"}:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"the value {text!r} is not valid JSON: {error.msg}") from None
+    return _WORDS.get(text, text)
+
+
+def _write_value(value: Any) -> str:
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and value not in _WORDS
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
