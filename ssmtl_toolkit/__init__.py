@@ -1,0 +1,33 @@
+"""Self-supervised multi-task pre-training on sequential medical images, everything in it a plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config import RunConfig
+    from ssmtl_toolkit.engine.pretrain import Run, pretrain
+
+_LAZY = {
+    "Run": "ssmtl_toolkit.engine.pretrain",
+    "RunConfig": "ssmtl_toolkit.config",
+    "pretrain": "ssmtl_toolkit.engine.pretrain",
+}
+
+__all__ = ["DataError", "Run", "RunConfig", "SsmtlError", "UsageError", "hookimpl", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch or pydantic when it is first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ssmtl_toolkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

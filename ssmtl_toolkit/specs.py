@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ class Spec(BaseModel):
         written, defaults = self.model_dump(mode="json"), self._defaults()
         changed = {k: v for k, v in written.items() if k not in defaults or getattr(self, k) != defaults[k]}
         first = [(None, changed.pop(self.positional))] if self.positional in changed else []
-        options = spec_text.write_options([*first, *changed.items()])
+        own = sorted(changed.items(), key=lambda item: item[0] in TaskSpec.model_fields)  # what all tasks have: last
+        options = spec_text.write_options([*first, *own])
         return f"{self.name}:{options}" if options else self.name
 
     @classmethod
@@ -93,6 +95,8 @@ class TaskSpec(Spec):
 
     kind: ClassVar[str] = "task"
     needs: ClassVar[frozenset[Feature]] = frozenset()
+    metrics: ClassVar[tuple[str, ...]] = ()  # what its TaskOutput.metrics holds
+    baseline: ClassVar[str | None] = None  # the one of them that the loss should get below: what a trivial answer gives
 
     weight: float = Field(1.0, ge=0, description="Weight of this loss in the total.")
 
@@ -104,9 +108,9 @@ class TaskSpec(Spec):
         """
         return {}
 
+    @abstractmethod
     def build(self, backbone: Backbone) -> nn.Module:
         """Make the task's module: `forward(step: Step) -> TaskOutput`. It must not keep the backbone as a submodule."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to build its module")
 
 
 class BackboneSpec(Spec):
@@ -115,9 +119,9 @@ class BackboneSpec(Spec):
     kind: ClassVar[str] = "backbone"
     provides: ClassVar[frozenset[Feature]] = FEATURES
 
+    @abstractmethod
     def build(self, in_channels: int) -> Backbone:
         """Make the network for images (N, in_channels, H, W), with fresh weights from torch's global generator."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to build its network")
 
 
 class HeadSpec(Spec):
@@ -126,9 +130,9 @@ class HeadSpec(Spec):
     kind: ClassVar[str] = "head"
     needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
 
+    @abstractmethod
     def build(self, backbone: Backbone) -> nn.Module:
         """Make the head's module for the features of `backbone`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to build its head")
 
 
 class BalancerSpec(Spec):
@@ -136,9 +140,9 @@ class BalancerSpec(Spec):
 
     kind: ClassVar[str] = "balancer"
 
+    @abstractmethod
     def build(self, weights: Mapping[str, float]) -> Balancer:
         """Make the balancer for the tasks' labels and weights: `forward(losses: dict[label, scalar]) -> scalar`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to build its balancer")
 
 
 class ReaderSpec(Spec):
@@ -147,17 +151,17 @@ class ReaderSpec(Spec):
     kind: ClassVar[str] = "reader"
     revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are made anew
 
+    @abstractmethod
     def matches(self, path: Path) -> bool:
         """Tell by name alone, without opening the file, whether this reader is meant for `path`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which files it reads")
 
+    @abstractmethod
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan; of a 4-D file the volume with index `volume`.
 
         Raises:
             DataError: naming the file, what is wrong with it, what was got and what to do.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how to read")
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ class DatasetSpec(Spec):
 
     kind: ClassVar[str] = "dataset"
 
+    @abstractmethod
     def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
         """List the scans in a fixed order. `cache` is a folder for what must be made first;
         `readable(path)` tells whether some installed reader is meant for a file.
@@ -183,7 +188,6 @@ class DatasetSpec(Spec):
         Raises:
             DataError: the root is missing or holds no scan.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say where its scans are")
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""
@@ -213,6 +217,6 @@ def check_needs(backbone: BackboneSpec, consumers: Iterable[TaskSpec | HeadSpec]
         if missing:
             raise UsageError(
                 f"{spec.kind} {spec.name!r} needs {', '.join(missing)} features, "
-                f"which backbone {backbone.name!r} does not provide (it provides {', '.join(sorted(backbone.provides))}); "
-                f"choose another backbone"
+                f"which backbone {backbone.name!r} does not provide "
+                f"(it provides {', '.join(sorted(backbone.provides))}); choose another backbone"
             )

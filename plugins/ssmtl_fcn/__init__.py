@@ -1,1 +1,34 @@
-"""Bundled plugin."""
+"""Fully convolutional networks: the features of any timm encoder, and a light decoder (Long et al., 2015)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import BackboneSpec
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.engine.backbone import Backbone
+
+
+class Fcn(BackboneSpec):
+    """FCN with a timm encoder (the paper's ResNet-FCN with resnet50): the weight lies on the encoder."""
+
+    name: ClassVar[str] = "fcn"
+
+    encoder: str = Field("resnet50", description="Any timm network that gives feature maps.")
+    stride: int = Field(8, ge=2, le=32, description="Finest map that is fused: 8 as in FCN-8s, 16, 32 (none) …")
+    channels: int = Field(64, ge=1, description="Channels of the dense map.")
+    weights: bool = Field(False, description="Start from timm's pre-trained weights, fetched from the hub.")
+
+    def build(self, in_channels: int) -> Backbone:
+        from ssmtl_fcn.module import build
+
+        return build(self.encoder, self.stride, self.channels, self.weights, in_channels)
+
+
+@hookimpl
+def ssmtl_backbones() -> list[type[BackboneSpec]]:
+    return [Fcn]

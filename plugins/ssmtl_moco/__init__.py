@@ -1,1 +1,43 @@
-"""Bundled plugin."""
+"""MoCo V2, the contrastive baseline (He et al., 2020; Chen et al., 2020), with augmentation for gray slices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import Feature, TaskSpec
+
+if TYPE_CHECKING:
+    from ssmtl_moco.module import MocoV2 as MocoV2Module
+    from ssmtl_toolkit.engine.backbone import Backbone
+
+
+class MocoV2(TaskSpec):
+    """Tell two augmented views of a slice from the slices in a queue; trains the encoder only."""
+
+    name: ClassVar[str] = "moco_v2"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
+    metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
+    baseline: ClassVar[str | None] = "chance"
+
+    queue: int = Field(1024, ge=1, description="Length K of the queue of keys (the paper: 1024; MoCo: 65536).")
+    dim: int = Field(128, ge=1, description="Length of the projected features.")
+    temperature: float = Field(0.2, gt=0, description="Temperature T of the InfoNCE loss.")
+    momentum: float = Field(0.999, ge=0, le=1, description="Momentum m of the key encoder.")
+    bn_groups: int = Field(
+        2,
+        ge=1,
+        description="On one device, parts of the batch with batch-norm statistics of their own, shuffled.",
+    )
+
+    def build(self, backbone: Backbone) -> MocoV2Module:
+        from ssmtl_moco.module import MocoV2 as MocoV2Module
+
+        return MocoV2Module(backbone, self)
+
+
+@hookimpl
+def ssmtl_tasks() -> list[type[TaskSpec]]:
+    return [MocoV2]

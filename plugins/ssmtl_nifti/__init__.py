@@ -1,1 +1,36 @@
-"""Bundled plugin."""
+"""Reads NIfTI-1 and NIfTI-2 files (.nii, .nii.gz, .hdr/.img pairs) by nibabel, behind checks of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import ReaderSpec
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.data.volume import Volume
+
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")  # an .img belongs to its .hdr and is no scan of its own
+
+
+class Nifti(ReaderSpec):
+    """NIfTI files, checked to the last byte; what is damaged is refused, what is odd is noted."""
+
+    name: ClassVar[str] = "nifti"
+
+    def matches(self, path: Path) -> bool:
+        """Tell by the suffix, in any case; hidden files and macOS's `._*` companions are left alone."""
+        return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+    def read(self, path: Path, volume: int | None = None) -> Volume:
+        """Read one scan as `ssmtl_nifti.reading.read_nifti` does."""
+        from ssmtl_nifti.reading import read_nifti
+
+        return read_nifti(path, volume)
+
+
+@hookimpl
+def ssmtl_readers() -> list[type[ReaderSpec]]:
+    """Offer the reader `nifti`."""
+    return [Nifti]

@@ -1,1 +1,51 @@
-"""Bundled plugin."""
+"""The reconstruction tasks of SSMTL: from the anchor, the slice t steps before or after it (paper, eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import Feature, TaskSpec
+
+if TYPE_CHECKING:
+    from ssmtl_reconstruct.module import Reconstruct
+    from ssmtl_toolkit.engine.backbone import Backbone
+
+
+class _ReconstructSpec(TaskSpec):
+    needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
+    metrics: ClassVar[tuple[str, ...]] = ("copy",)
+    baseline: ClassVar[str | None] = "copy"
+    sign: ClassVar[int]
+
+    t: int = Field(5, ge=1, description="Distance of the slice to reconstruct, in slices (the paper: 5, 10, 15).")
+
+    def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
+        return {"target": (self.sign * self.t,)}
+
+    def build(self, backbone: Backbone) -> Reconstruct:
+        from ssmtl_reconstruct.module import Reconstruct
+
+        return Reconstruct(backbone.dense_channels, backbone.in_channels)
+
+
+class ReconstructPrev(_ReconstructSpec):
+    """Reconstruct the slice t steps before the anchor."""
+
+    name: ClassVar[str] = "reconstruct_prev"
+    sign: ClassVar[int] = -1
+
+
+class ReconstructNext(_ReconstructSpec):
+    """Reconstruct the slice t steps behind the anchor."""
+
+    name: ClassVar[str] = "reconstruct_next"
+    sign: ClassVar[int] = 1
+
+
+@hookimpl
+def ssmtl_tasks() -> list[type[TaskSpec]]:
+    return [ReconstructPrev, ReconstructNext]

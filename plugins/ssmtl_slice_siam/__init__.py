@@ -1,1 +1,45 @@
-"""Bundled plugin."""
+"""The slice-pair similarity task of SSMTL+ (paper, section 3.2, eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import Feature, TaskSpec
+
+if TYPE_CHECKING:
+    from ssmtl_slice_siam.module import SliceSiam as SliceSiamModule
+    from ssmtl_toolkit.engine.backbone import Backbone
+
+
+class SliceSiam(TaskSpec):
+    """Match the pooled features of the anchor and of a slice t+1 to 2t steps away; no negatives, no augmentation."""
+
+    name: ClassVar[str] = "slice_siam"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
+    metrics: ClassVar[tuple[str, ...]] = ("random", "spread")
+    baseline: ClassVar[str | None] = "random"
+
+    weight: float = Field(1 / 3, ge=0, description="Weight λ of this loss in the total (eq. 3).")
+    t: int = Field(5, ge=1, description="Pairs are t+1 to 2t slices apart, to either side.")
+    norm: Literal["none", "batch"] = Field(
+        "none",
+        description="Normalisation between the predictor's two layers: none (the paper) or batch (SimSiam).",
+    )
+
+    def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
+        near, far = self.t + 1, 2 * self.t
+        return {"positive": (*range(-far, -near + 1), *range(near, far + 1))}
+
+    def build(self, backbone: Backbone) -> SliceSiamModule:
+        from ssmtl_slice_siam.module import SliceSiam as SliceSiamModule
+
+        return SliceSiamModule(backbone.pooled_channels, self.norm)
+
+
+@hookimpl
+def ssmtl_tasks() -> list[type[TaskSpec]]:
+    return [SliceSiam]

@@ -1,1 +1,76 @@
-"""Bundled plugin."""
+"""Backbones from segmentation-models-pytorch: the U-Net, and any of its other architectures."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import BackboneSpec
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.engine.backbone import Backbone
+
+Architecture = Literal[
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "pan",
+    "upernet",
+    "segformer",
+]
+
+
+class _SmpSpec(BackboneSpec):
+    encoder: str = Field(
+        "resnet34", description="An encoder of smp (`resnet34`, `tu-` + any timm network …) or `plain`."
+    )
+    width: int = Field(64, ge=4, description="Channels of the first level of encoder `plain`, doubled four times.")
+    weights: str | None = Field(
+        None,
+        description="Pre-trained encoder weights by smp's name (`imagenet`); fetched from the Hugging Face hub.",
+    )
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str: ...
+
+    def build(self, in_channels: int) -> Backbone:
+        from ssmtl_smp.module import build
+
+        return build(self.architecture, self.encoder, self.width, self.weights, in_channels)
+
+
+class Unet(_SmpSpec):
+    """U-Net (`smp.Unet`); with encoder `plain` the paper's standard one, double convolutions 64 to 1024 channels."""
+
+    name: ClassVar[str] = "unet"
+
+    @property
+    def architecture(self) -> str:
+        return "unet"
+
+
+class Smp(_SmpSpec):
+    """Any architecture of segmentation-models-pytorch but DPT, whose transformer wants one fixed image size."""
+
+    name: ClassVar[str] = "smp"
+    positional: ClassVar[str | None] = "arch"
+
+    arch: Architecture = Field(description="The architecture.")
+
+    @property
+    def architecture(self) -> str:
+        return self.arch
+
+
+@hookimpl
+def ssmtl_backbones() -> list[type[BackboneSpec]]:
+    return [Unet, Smp]

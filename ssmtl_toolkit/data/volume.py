@@ -47,7 +47,9 @@ class Volume:
             return wanted
         world = nib.orientations.io_orientation(self.affine)[self.slice_axis, 0]
         if np.isnan(world):
-            raise DataError("the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal")
+            raise DataError(
+                "the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal"
+            )
         return _AXIS_OF_WORLD[int(world)]
 
 

@@ -1,0 +1,86 @@
+"""Lists scans below a folder: every regular file once, in one order, links and loops included."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.specs import ReadableTest, Scan
+
+_IMAGE_FOLDERS = ("images", "imagesTr")
+_SUFFIX = re.compile(r"(\.nii|\.hdr)?(\.gz)?$|\.[A-Za-z0-9]{1,5}$", re.IGNORECASE)
+_MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
+
+
+def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
+    """All files below `root` that a reader is meant for; labels are given where `labels/` has the same name."""
+    if root.is_file():
+        return [_scan(root, root.parent, None)]
+    _check(root)
+    images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
+    files = [file for file in walk(images or root) if readable(file)]
+    if not files:
+        raise DataError(f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz")
+    labels = images and root / images.name.replace("images", "labels")
+    return [_scan(file, images or root, labels) for file in files]
+
+
+def list_mmwhs(root: Path, modality: str, readable: ReadableTest) -> list[Scan]:
+    """The images of one modality below `root`, by number; training and test scans alike."""
+    _check(root)
+    found = []
+    for file in walk(root):
+        match = _MMWHS.fullmatch(file.name)
+        if match and match[1].lower() == modality and readable(file):
+            label = file.with_name(re.sub("_image", "_label", file.name, flags=re.IGNORECASE))
+            found.append(Scan(file, f"{modality}_{match[3]}", f"{modality}_{match[3]}", modality, _there(label)))
+    if not found:
+        raise DataError(
+            f"{printable(root)}: no MM-WHS scan of modality {modality!r} found; expected names such as "
+            f"{modality}_train_1001_image.nii.gz"
+        )
+    return sorted(found, key=lambda scan: scan.name)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below `folder` in the order of names; links to folders are followed, each folder is visited once."""
+    seen: set[tuple[int, int]] = set()
+
+    def visit(here: Path) -> Iterator[Path]:
+        try:
+            status = here.stat()
+            entries = sorted(here.iterdir(), key=lambda path: os.fsencode(path.name))
+        except OSError as error:
+            raise DataError(f"{printable(here)}: the folder cannot be read ({error.strerror})") from error
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.is_dir():
+                if not entry.name.startswith("."):
+                    yield from visit(entry)
+            else:
+                yield entry
+
+    yield from visit(folder)
+
+
+def _check(root: Path) -> None:
+    if not root.exists():
+        raise DataError(f"{printable(root)}: no such file or folder; check --data")
+    if not root.is_dir():
+        raise DataError(f"{printable(root)}: is neither a file nor a folder; check --data")
+
+
+def _scan(file: Path, root: Path, labels: Path | None) -> Scan:
+    relative = file.relative_to(root)
+    name = printable(relative.with_name(_SUFFIX.sub("", file.name) or file.name))
+    return Scan(file, name, name, "", _there(labels / relative) if labels else None)
+
+
+def _there(label: Path) -> Path | None:
+    return label if label.is_file() else None

@@ -1,0 +1,120 @@
+"""MoCo V2 after facebookresearch/moco, its order of operations kept: query, momentum update, key, logits, enqueue."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from ssmtl_moco import MocoV2 as MocoV2Spec
+from ssmtl_toolkit.data import augment
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.step import Step, TaskOutput
+
+
+class MocoV2(nn.Module):
+    """InfoNCE between two views of each anchor; negatives are keys of earlier steps.
+
+    State: the key encoder with its projector (no gradient), `queue` (dim, K) of unit vectors, and `pointer`, the
+    column written next. All of it is saved, so a resumed run goes on with the same negatives.
+    """
+
+    queue: Tensor
+    pointer: Tensor
+
+    def __init__(self, backbone: Backbone, spec: MocoV2Spec) -> None:
+        super().__init__()
+        self.temperature, self.momentum, self.bn_groups = spec.temperature, spec.momentum, spec.bn_groups
+        channels = backbone.pooled_channels
+        self.project = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, spec.dim)
+        )
+        self.key_encoder = copy.deepcopy(backbone.encoder).requires_grad_(False)
+        self.key_project = copy.deepcopy(self.project).requires_grad_(False)
+        self._query_encoder = [backbone.encoder]  # in a list: not a submodule, its weights are the backbone's
+        self.register_buffer("queue", F.normalize(torch.randn(spec.dim, spec.queue), dim=0))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    def forward(self, step: Step) -> TaskOutput:
+        query_view, key_view = self._augment(step.anchor), self._augment(step.anchor)
+        query = self._in_groups(query_view, lambda part: self.project(step.encode(part).pooled))
+        query = F.normalize(query.float(), dim=1)
+        with torch.no_grad():
+            if self.training and step.first:
+                self._momentum_update()
+            key = self._keys(key_view, step.seed)
+        logits = self._logits(query, key)
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
+        if self.training:
+            self._enqueue(key)
+        chance = logits.new_tensor(math.log(logits.shape[1]))
+        return TaskOutput(loss, {"chance": chance, "accuracy": accuracy}, pairs=len(query))
+
+    @staticmethod
+    def _augment(image: Tensor) -> Tensor:
+        return augment.gaussian_blur(augment.flip(image))
+
+    def _logits(self, query: Tensor, key: Tensor) -> Tensor:
+        """[q·k+, q·queue] / T, (N, 1 + K)."""
+        positive = (query * key).sum(dim=1, keepdim=True)
+        negative = query @ self.queue.clone()  # the queue is overwritten before the backward pass
+        return torch.cat([positive, negative], dim=1) / self.temperature
+
+    @torch.no_grad()
+    def _momentum_update(self) -> None:
+        """k <- m k + (1 - m) q over parameters; batch-norm statistics stay the key encoder's own."""
+        pairs = [(self.key_encoder, self._query_encoder[0]), (self.key_project, self.project)]
+        for ours, theirs in pairs:
+            torch._foreach_lerp_(list(ours.parameters()), list(theirs.parameters()), 1 - self.momentum)
+
+    def _keys(self, view: Tensor, seed: int) -> Tensor:
+        """Encode with shuffled batch norm: no key shares its statistics with its own query. (N, dim), unit length."""
+        gathered = _gather(view)
+        order = torch.randperm(len(gathered), generator=torch.Generator().manual_seed(seed)).to(view.device)
+        mine = slice(_rank() * len(view), (_rank() + 1) * len(view))
+        keys = self._in_groups(gathered[order[mine]], self._encode_key)
+        keys = F.normalize(keys.float(), dim=1)
+        return _gather(keys)[order.argsort()[mine]]
+
+    def _encode_key(self, part: Tensor) -> Tensor:
+        maps = self.key_encoder(part)
+        projected: Tensor = self.key_project(maps[-1].mean(dim=(2, 3)))
+        return projected
+
+    def _in_groups(self, view: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Encode parts of the batch one by one, each with batch-norm statistics of its own.
+
+        On one device this stands for the several devices of the original; with several devices it is not needed.
+        """
+        groups = 1 if _world() > 1 else max(1, min(self.bn_groups, len(view) // 2))
+        return torch.cat([encode(part) for part in view.tensor_split(groups)])
+
+    @torch.no_grad()
+    def _enqueue(self, key: Tensor) -> None:
+        """Write the keys of all ranks over the oldest ones, around the end where K does not divide by the batch."""
+        keys = _gather(key)[-self.queue.shape[1] :].to(self.queue.dtype)
+        columns = (self.pointer + torch.arange(len(keys), device=keys.device)) % self.queue.shape[1]
+        self.queue[:, columns] = keys.T
+        self.pointer.copy_((self.pointer + len(keys)) % self.queue.shape[1])
+
+
+def _world() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _gather(part: Tensor) -> Tensor:
+    """Concatenate `part` of all ranks, in the order of ranks."""
+    if _world() == 1:
+        return part
+    parts = [torch.empty_like(part) for _ in range(_world())]
+    distributed.all_gather(parts, part.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,5 @@
+"""`python -m ssmtl_toolkit` is `ssmtl`."""
+
+from ssmtl_toolkit.cli import main
+
+main()

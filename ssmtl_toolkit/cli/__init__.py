@@ -1,0 +1,96 @@
+"""The command `ssmtl`: each subcommand is a file here, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ssmtl_toolkit.errors import SsmtlError
+
+COMMANDS = {
+    "run": "Pre-train a backbone on unlabelled scans.",
+    "plugins": "Show what is installed: tasks, backbones, heads, balancers, readers, datasets.",
+    "data": "Make data.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand's file only when it is called, so that `ssmtl --help` is fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"ssmtl_toolkit.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from ssmtl_toolkit.specs import did_you_mean
+
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ssmtl-toolkit", prog_name="ssmtl")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Self-supervised multi-task pre-training on stacks of medical slices.
+
+    \b
+    Try:  ssmtl run --backbone unet --task reconstruct_prev --task reconstruct_next --task slice_siam
+    """
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the command line; errors of ours become one message on stderr and an exit code."""
+    given = sys.argv[1:] if args is None else args
+    debug = "--debug" in given
+    if debug:  # before or behind the subcommand alike
+        given = [arg for arg in given if arg != "--debug"]
+    try:
+        code = cli.main(args=given, prog_name="ssmtl", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        _leave("interrupted", 130)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SsmtlError as error:
+        if debug:
+            raise
+        _leave(str(error), error.exit_code)
+    except BrokenPipeError:  # `ssmtl … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if debug:
+            raise
+        _leave(
+            f"{type(error).__name__}: {error}\nthis is not expected; run again with --debug for the traceback",
+            1,
+        )
+
+
+def _leave(message: str, code: int) -> None:
+    encoding = sys.stderr.encoding or "ascii"
+    safe = f"error: {message}\n".encode(encoding, "backslashreplace").decode(encoding)
+    sys.stderr.write(safe)
+    sys.exit(code)

@@ -1,0 +1,116 @@
+"""What a person sees: progress and tables on stderr, results on stdout, texts of users never read as markup."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ssmtl_toolkit.engine import progress as engine_progress
+
+
+def stderr() -> Console:
+    """A console on stderr that takes texts as they are."""
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON object on stdout, alone."""
+    click.echo(json.dumps(content, indent=2, ensure_ascii=True))
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A plain table; cells are never markup."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*[_plain(cell) for cell in row])
+    return made
+
+
+def _plain(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell)
+
+
+class RichProgress(engine_progress.Progress):
+    """Bars on a terminal; where there is none, a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: Progress | None = None
+        self._task: Any = None
+        self._first = self._steps = self._images = 0
+        self._clock = 0.0
+        self._shown = -1
+
+    def note(self, text: str) -> None:
+        self.console.print(f"note: {text}")
+
+    def preparing(self, scans: int) -> None:
+        self._open("scans", scans)
+
+    def prepared(self, name: str) -> None:
+        if self._bars:
+            self._bars.update(self._task, advance=1)
+
+    def training(self, first: int, steps: int, images: int) -> None:
+        self._first, self._steps, self._images, self._clock = first, steps, images, time.perf_counter()
+        self._open("steps", steps, first)
+
+    def stepped(self, step: int) -> None:
+        if self._bars:
+            self._bars.update(self._task, completed=step)
+
+    def logged(self, record: Mapping[str, float]) -> None:
+        step = int(record["step"])
+        speed = (step - self._first) * self._images / (time.perf_counter() - self._clock)
+        losses = "  ".join(f"{k.removesuffix('/loss')} {v:.4f}" for k, v in record.items() if k.endswith("/loss"))
+        if self._bars and self.console.is_terminal:
+            self._bars.update(self._task, losses=f"{speed:.0f} images/s  {losses}")
+        elif self._tenth(step):
+            self.console.print(f"step {step}/{self._steps}  {speed:.0f} images/s  {losses}")
+
+    def _tenth(self, step: int) -> bool:
+        """Whether a tenth of the steps went by since the last line."""
+        now = 10 * step // max(self._steps, 1)
+        later = now != self._shown
+        self._shown = now
+        return later
+
+    def done(self) -> None:
+        if self._bars:
+            self._bars.stop()
+            self._bars = None
+
+    def _open(self, what: str, total: int, completed: int = 0) -> None:
+        self.done()
+        if not self.console.is_terminal:
+            return
+        self._bars = Progress(
+            TextColumn(what),
+            BarColumn(bar_width=None if self.console.width > 100 else 20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bars.add_task(what, total=total, completed=completed, losses="")
+        self._bars.start()
+
+
+def force_utf8() -> None:
+    """Never fail on a character that the terminal's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

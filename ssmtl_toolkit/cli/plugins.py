@@ -1,0 +1,114 @@
+"""`ssmtl plugins`: what is installed, from which distribution, with which options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.registry import Entry, Registry, registry
+from ssmtl_toolkit.specs import did_you_mean
+
+
+@click.group("plugins", short_help="Show what is installed.")
+def command() -> None:
+    """Show what is installed: tasks, backbones, heads, balancers, readers, datasets."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def list_(as_json: bool) -> None:
+    """List all specs by kind, and the plugins that could not be loaded."""
+    from ssmtl_toolkit.cli.output import print_json, stderr, table
+
+    found = registry()
+    rows = [_row(entry) for entry in found.entries.values()]
+    broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in found.broken]
+    if as_json:
+        print_json({"specs": rows, "broken": broken})
+        return
+    from rich.console import Console
+
+    Console(markup=False, highlight=False).print(
+        table("", ["kind", "name", "what", "from"], [[r["kind"], r["name"], r["help"], _from(r)] for r in rows])
+    )
+    for plugin in broken:
+        stderr().print(
+            f"warning: plugin {plugin['plugin']!r} of {plugin['distribution']} did not load: {plugin['error']}"
+        )
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def show(name: str, as_json: bool) -> None:
+    """Show every option of NAME: type, bounds, default, help, and where it comes from."""
+    from rich.console import Console
+
+    from ssmtl_toolkit.cli.output import print_json, table
+
+    found = registry()
+    entries = _find(found, name)
+    shown = [{**_row(entry), "options": _options(entry)} for entry in entries]
+    if as_json:
+        print_json({"specs": shown})
+        return
+    console = Console(markup=False, highlight=False)
+    for row in shown:
+        console.print(f"{row['kind']} {row['name']}  ({_from(row)})\n{row['help']}")
+        options = [[o["name"], o["type"], o["bounds"], o["default"], o["help"]] for o in row["options"]]
+        console.print(table("", ["option", "type", "bounds", "default", "help"], options) if options else "no options")
+
+
+def _find(found: Registry, name: str) -> list[Entry]:
+    entries = [entry for (_, n), entry in found.entries.items() if n == name]
+    if not entries:
+        known = [n for _, n in found.entries]
+        raise UsageError(f"no plugin part named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return entries
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    doc = (entry.spec.__doc__ or "").strip().splitlines()
+    return {
+        "kind": entry.spec.kind,
+        "name": entry.spec.name,
+        "help": doc[0] if doc else "",
+        "distribution": entry.plugin.distribution,
+        "version": entry.plugin.version,
+    }
+
+
+def _from(row: dict[str, Any]) -> str:
+    return f"{row['distribution']} {row['version']}"
+
+
+def _options(entry: Entry) -> list[dict[str, str]]:
+    """Read type, bounds and default of each option off the spec's JSON schema."""
+    schema = entry.spec.model_json_schema(mode="validation")
+    rows = []
+    for name, field in schema.get("properties", {}).items():
+        parts = [p for p in field.get("anyOf", [field]) if p.get("type") != "null"]
+        default = repr(field["default"]) if "default" in field else "needed"
+        rows.append(
+            {
+                "name": name,
+                "type": " or ".join(_type(part) for part in parts),
+                "bounds": ", ".join(filter(None, (_bounds(part) for part in parts))),
+                "default": default.strip("'") if default != "None" else "none",
+                "help": field.get("description", ""),
+            }
+        )
+    return rows
+
+
+def _type(part: dict[str, Any]) -> str:
+    if "enum" in part:
+        return " | ".join(str(choice) for choice in part["enum"])
+    return str(part.get("format") or part.get("type", "any"))
+
+
+def _bounds(part: dict[str, Any]) -> str:
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return ", ".join(f"{sign} {part[key]:g}" for key, sign in signs.items() if key in part)

@@ -1,0 +1,111 @@
+"""`ssmtl run`: pre-train a backbone on unlabelled scans."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssmtl_toolkit.cli.options import options_of
+from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.errors import UsageError
+
+
+@click.command("run", short_help="Pre-train a backbone on unlabelled scans.")
+@options_of(RunConfig, {"tasks": "task"})
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-BACKBONE]")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
+) -> None:
+    """Pre-train a backbone on the slices of unlabelled scans.
+
+    Without --data it trains on the embedded phantom. Repeat --task for several tasks or distances:
+
+    \b
+      ssmtl run --data scans/ --backbone unet --task reconstruct_prev:t=2 --task reconstruct_next:t=2
+      ssmtl run --data scans/ --backbone fcn:encoder=resnet50 --task moco_v2
+      ssmtl run --config runs/first/run.toml
+    """
+    config, specs = _configure(file, out, resume, flags)
+    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.engine.device import is_first_process  # torch is imported from here on
+    from ssmtl_toolkit.engine.pretrain import pretrain
+    from ssmtl_toolkit.engine.progress import Progress
+
+    force_utf8()
+    first, console = is_first_process(), stderr()
+    progress = RichProgress(console) if first else Progress()
+    if first:
+        _announce(console, config, specs)
+    folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{specs.backbone.name}"
+    try:
+        result = pretrain(config, out=folder, cache=cache, resume=resume is not None, progress=progress)
+    finally:
+        progress.done()
+    if first and as_json:
+        print_json(result.summary)
+    elif first:
+        _report(console, result.summary)
+
+
+def _configure(
+    file: Path | None, out: Path | None, resume: Path | None, flags: dict[str, Any]
+) -> tuple[RunConfig, RunSpecs]:
+    """Options from the file or the resumed run, and the flags over them."""
+    if resume and (out or file):
+        raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
+    source = resume / "run.toml" if resume else file
+    if resume and source and not source.is_file():
+        raise UsageError(f"{resume}: there is no run to resume (no run.toml); give the folder of an earlier run")
+    options = RunConfig.read(source) if source else {}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    for name, other in (("epochs", "steps"), ("steps", "epochs")):
+        if name in given and other not in given:
+            options.pop(other, None)
+    RunConfig.of(options, str(source))
+    return RunConfig.of({**options, **given}).resolve()
+
+
+def _announce(console: Any, config: RunConfig, specs: RunSpecs) -> None:
+    name = specs.dataset.name
+    console.print(
+        f"data      {specs.dataset}" + (" (the embedded phantom; --data DIR for your own)" if name == "phantom" else "")
+    )
+    console.print(f"backbone  {specs.backbone}")
+    console.print("tasks     " + "  ".join(str(task) for task in specs.tasks))
+    length = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
+    console.print(f"training  {length}, batch {config.batch_size}, {config.size} x {config.size} pixels")
+
+
+def _report(console: Any, summary: dict[str, Any]) -> None:
+    """The end of a run for a person: what each task learned, what was left out, where it lies, what to do next."""
+    from ssmtl_toolkit.cli.output import table
+
+    rows = []
+    for label, task in summary["tasks"].items():
+        baseline = task.get(task["baseline"]) if task["baseline"] else None
+        others = [f"{k} {v:.4g}" for k, v in task.items() if k not in {"loss", "baseline", task["baseline"]}]
+        shown = "" if baseline is None else f"{baseline:.4f} ({task['baseline']})"
+        loss = "no pairs" if task["loss"] is None else f"{task['loss']:.4f}"
+        rows.append([label, loss, shown, " ".join(others)])
+    console.print(table("", ["task", "loss", "without learning", "also"], rows))
+    used, left_out = summary["scans"]["used"], summary["scans"]["left_out"]
+    console.print(
+        f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "
+        f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {used} scans"
+        + (f", {len(left_out)} left out:" if left_out else "")
+    )
+    for item in left_out[:10]:
+        console.print(f"  {item['reason'] if item['scan'] in item['reason'] else item['scan'] + ': ' + item['reason']}")
+    if len(left_out) > 10:
+        console.print(f"  … and {len(left_out) - 10} more, all in {summary['run']}/summary.json")
+    click.echo(summary["run"])
+    console.print(
+        f"backbone  {summary['run']}/backbone.safetensors\nagain     ssmtl run --config {summary['run']}/run.toml"
+    )

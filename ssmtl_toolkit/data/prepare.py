@@ -1,0 +1,87 @@
+"""From a volume to the slices a network sees: cut, resized, each normalised by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch.nn import functional as F
+
+from ssmtl_toolkit.data.volume import Axis, Stack, Volume
+
+REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
+_SLICES_AT_ONCE = 64
+
+
+class Prepare(BaseModel):
+    """How volumes become slices. Equal options and equal files give equal slices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    axis: Axis | Literal["acquisition"] = "acquisition"
+    size: int = Field(256, ge=8)
+    volume: int | None = Field(None, ge=0)
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The slices of one scan: (S, size, size) float16, zero mean and unit variance each.
+
+    `spacing` is mm between slices; `blank` counts the slices of one single value, which are all zero here.
+    """
+
+    slices: NDArray[np.float16]
+    spacing: float
+    axis: Axis
+    blank: int
+    notes: tuple[str, ...]
+
+
+def prepare(volume: Volume, options: Prepare) -> Prepared:
+    """Cut `volume` along the axis, clip to the window, resize, and normalise every slice by itself."""
+    stack = Stack.of(volume, options.axis)
+    out = np.empty((len(stack.slices), options.size, options.size), dtype=np.float16)
+    blank = 0
+    for start in range(0, len(out), _SLICES_AT_ONCE):
+        part = np.asarray(stack.slices[start : start + _SLICES_AT_ONCE], dtype=np.float32)
+        if options.window is not None:
+            part = part.clip(*options.window)
+        part, constant = normalise(resize(part, options.size))
+        out[start : start + len(part)] = part
+        blank += constant
+    return Prepared(out, stack.spacing[0], stack.axis, blank, volume.notes)
+
+
+def resize(slices: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resize images (S, H, W) to (S, size, size), bilinear, anti-aliased where it shrinks."""
+    if slices.shape[1:] == (size, size):
+        return slices
+    image = torch.from_numpy(np.ascontiguousarray(slices))[:, None]
+    resized = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return resized[:, 0].numpy()
+
+
+def resize_labels(labels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Resize labels (S, H, W) to (S, height, width): each pixel takes the value at its centre, none is made up."""
+    rows = (np.arange(height) + 0.5) * labels.shape[1] / height
+    columns = (np.arange(width) + 0.5) * labels.shape[2] / width
+    return labels[:, rows.astype(int)[:, None], columns.astype(int)]
+
+
+def normalise(slices: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """Give each slice (S, H, W) zero mean and unit variance; a slice of one value becomes zeros.
+
+    Returns:
+        The slices, and how many of them had one value only.
+    """
+    centred = slices - slices.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    deviation = centred.std(axis=(1, 2), keepdims=True)
+    scale = np.abs(slices).max(axis=(1, 2), keepdims=True)
+    constant = deviation <= 1e-6 * scale  # what is left of one value after rounding
+    normal = np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
+    return normal.astype(np.float32), int(constant.sum())

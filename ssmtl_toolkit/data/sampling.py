@@ -1,0 +1,137 @@
+"""Which slices a step sees: a pure function of seed, step, rank and world size, with no state to save."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+_EPOCH, _COMPANION = 1, 2  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where one scan's slices lie in the store, and the mm between them."""
+
+    start: int
+    count: int
+    spacing: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """For one companion, the offsets to draw from, per scan: (scans, C), padded with 0, `number` of them real."""
+
+    offsets: Rows
+    number: Rows
+
+    def present(self, anchors: Rows, scan: Rows, extents: Sequence[Rows]) -> tuple[Rows, NDArray[np.bool_]]:
+        """Return the candidate rows (N, C) and which of them lie inside the anchor's own scan."""
+        start, count = extents
+        rows = anchors[:, None] + self.offsets[scan]
+        real = np.arange(self.offsets.shape[1]) < self.number[scan][:, None]
+        inside = (rows >= start[scan][:, None]) & (rows < (start + count)[scan][:, None])
+        return rows, real & inside
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The rows of one batch: anchors (N,), and for each companion its rows (M,) and the anchors they belong to."""
+
+    anchors: Rows
+    companions: tuple[tuple[Rows, Rows], ...]
+
+
+class Plan:
+    """Which slices can be anchors and what goes with them.
+
+    Attributes:
+        anchors: rows that give at least one task something to do.
+        columns: label -> companion name -> which of `candidates`; equal companions of several tasks are one.
+        pairs: per candidate, how many anchors have it.
+        idle: indices of the scans none of whose slices is an anchor.
+    """
+
+    def __init__(self, extents: Sequence[Extent], wanted: Sequence[Mapping[str, Mapping[str, Sequence[int]]]]) -> None:
+        """`wanted` holds for each scan: label -> companion name -> candidate offsets (a task may have none)."""
+        self._extents = (
+            np.array([extent.start for extent in extents], dtype=np.int64),
+            np.array([extent.count for extent in extents], dtype=np.int64),
+        )
+        self._scan = np.repeat(np.arange(len(extents)), self._extents[1])
+        distinct: dict[tuple[tuple[int, ...], ...], int] = {}
+        self.columns: dict[str, dict[str, int]] = {}
+        for label, names in wanted[0].items():
+            self.columns[label] = {}
+            for name in names:
+                offsets = tuple(tuple(scan[label][name]) for scan in wanted)
+                self.columns[label][name] = distinct.setdefault(offsets, len(distinct))
+        self.candidates = [_candidates(offsets) for offsets in distinct]
+        rows = np.arange(len(self._scan))
+        present = [c.present(rows, self._scan, self._extents)[1].any(axis=1) for c in self.candidates]
+        self.pairs = [int(there.sum()) for there in present]
+        alone = any(not names for names in self.columns.values())  # a task without companions takes every slice
+        useful = np.ones(len(rows), dtype=bool) if alone else np.any([np.zeros(len(rows), bool), *present], axis=0)
+        self.anchors: Rows = rows[useful]
+        self.idle = sorted(set(range(len(extents))) - set(self._scan[useful].tolist()))
+
+    def companions(self, anchors: Rows, key: tuple[int, int]) -> tuple[tuple[Rows, Rows], ...]:
+        """Draw for each of `candidates` the companions of `anchors`, by the random numbers of `key`."""
+        drawn = []
+        for column, candidates in enumerate(self.candidates):
+            rows, present = candidates.present(anchors, self._scan[anchors], self._extents)
+            number = present.sum(axis=1)
+            chosen = _random((*key, _COMPANION + column), len(anchors)) % np.maximum(number, 1).astype(np.uint64)
+            rank = present.cumsum(axis=1) - 1
+            place = ((rank == chosen.astype(np.int64)[:, None]) & present).argmax(axis=1)
+            has = np.flatnonzero(number)
+            drawn.append((rows[has, place[has]], has))
+        return tuple(drawn)
+
+
+class Sampler:
+    """Goes through all anchors in a new order each epoch, a batch at a time, each rank its own part.
+
+    Batches follow each other without regard to the end of an epoch, so every anchor is seen equally often.
+    """
+
+    def __init__(self, plan: Plan, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.plan, self.batch_size, self.seed, self.rank, self.world = plan, batch_size, seed, rank, world
+
+    def draw(self, index: int) -> Draw:
+        """The rows of this rank's batch number `index` (counted from 0 over the whole training)."""
+        first = (index * self.world + self.rank) * self.batch_size
+        epochs, places = np.divmod(np.arange(first, first + self.batch_size), len(self.plan.anchors))
+        anchors = np.empty(self.batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            now = epochs == epoch
+            anchors[now] = self.plan.anchors[_order(self.seed, int(epoch), len(self.plan.anchors))[places[now]]]
+        return Draw(anchors, self.plan.companions(anchors, (self.seed, first)))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, number: int) -> Rows:
+    return np.argsort(_random((seed, epoch, _EPOCH), number), kind="stable")
+
+
+def _random(key: tuple[int, int, int], number: int) -> NDArray[np.uint64]:
+    """`number` random 64-bit integers by counter (Philox): the same for the same key, everywhere."""
+    seed, position, stream = key
+    return np.random.Philox(key=seed, counter=[0, 0, position, stream]).random_raw(number)
+
+
+def _candidates(offsets: tuple[tuple[int, ...], ...]) -> Candidates:
+    padded = np.zeros((len(offsets), max(1, *map(len, offsets))), dtype=np.int64)
+    for i, row in enumerate(offsets):
+        padded[i, : len(row)] = row
+    return Candidates(padded, np.array([len(row) for row in offsets], dtype=np.int64))
+
+
+def step_seed(*parts: int) -> int:
+    """A 63-bit seed from whole numbers, such as (seed, step, rank)."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

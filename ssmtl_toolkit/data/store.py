@@ -1,0 +1,294 @@
+"""All slices of all scans in one tensor; each scan is decoded once, ever, and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from ssmtl_toolkit.data import prepare as preparing
+from ssmtl_toolkit.data.files import DigestMemo, replacing
+from ssmtl_toolkit.data.prepare import Prepare
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.specs import ReaderSpec, Scan
+
+Placement = Literal["auto", "disk", "ram", "gpu"]
+_OLD_PART_SECONDS = 24 * 3600
+_PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
+
+
+@dataclass(frozen=True)
+class StoredScan:
+    """Where one scan's slices lie in the store: rows `start` to `start + count`."""
+
+    scan: Scan
+    key: str
+    digest: str
+    start: int
+    count: int
+    spacing: float
+    axis: str
+    blank: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A scan that is not used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SliceStore:
+    """Slices (total, size, size) float16 on disk (memory-mapped), in RAM or on a GPU, and the scans they are of."""
+
+    slices: Tensor
+    scans: tuple[StoredScan, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the scans' contents, their order and how they were prepared; no names, no paths."""
+        return hashlib.sha256("\n".join(scan.key for scan in self.scans).encode()).hexdigest()
+
+    def gather(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Copy slices `rows` (N,) to `device` as images (N, 1, size, size) float32."""
+        picked = self.slices.index_select(0, rows.to(self.slices.device))
+        if device.type == "cuda" and picked.device.type == "cpu":
+            picked = picked.pin_memory()
+        return picked.to(device, non_blocking=True)[:, None].float()
+
+    def to(self, device: torch.device) -> SliceStore:
+        """Move the slices to a device."""
+        return SliceStore(self.slices.to(device), self.scans, self.left_out)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The cached slices of one scan: the file, and what its metadata says."""
+
+    scan: Scan
+    key: str
+    digest: str
+    file: Path
+    count: int
+    about: dict[str, Any]
+
+
+def build_store(
+    scans: Sequence[Scan],
+    readers: Sequence[ReaderSpec],
+    options: Prepare,
+    cache: Path,
+    *,
+    skip_bad: bool = False,
+    placement: Placement = "auto",
+    copies: int = 1,
+    on_scan: Callable[[str], None] = lambda name: None,
+) -> SliceStore:
+    """Read, prepare and cache what is not in the cache yet, in parallel, and open the result.
+
+    Args:
+        scans: what to read, in order.
+        readers: which readers may read it; the first that matches a file does.
+        options: how slices are made.
+        cache: folder for the prepared slices; safe to delete when no run uses it.
+        skip_bad: go on without scans that cannot be read, instead of refusing to start.
+        placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
+            is `SliceStore.to`.
+        copies: how many processes on this machine will hold the store.
+        on_scan: called with a scan's name when it is done, from one thread.
+
+    Raises:
+        DataError: scans cannot be read (all of them are named), or none is left.
+    """
+    memo = DigestMemo(cache / "digests.json")
+    pieces: dict[int, _Piece] = {}
+    bad: dict[int, LeftOut] = {}
+    _remove_old_parts(cache)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        jobs = {pool.submit(_piece, scan, readers, options, cache, memo): i for i, scan in enumerate(scans)}
+        try:
+            for job in as_completed(jobs):
+                i = jobs[job]
+                try:
+                    pieces[i] = job.result()
+                except DataError as error:
+                    bad[i] = LeftOut(scans[i].name, str(error))
+                on_scan(scans[i].name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    memo.save()
+    if bad and not skip_bad:
+        raise _cannot_start([bad[i] for i in sorted(bad)], len(scans))
+    kept, same = _without_copies([pieces[i] for i in sorted(pieces)])
+    left_out = (*(bad[i] for i in sorted(bad)), *same)
+    if not kept:
+        raise DataError("\n".join(["no scan can be used:", *(item.reason for item in left_out[:10])]))
+    return _open(kept, left_out, options.size, cache, placement, copies)
+
+
+def _piece(scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: Path, memo: DigestMemo) -> _Piece:
+    """Find the scan's slices in the cache, or make them."""
+    reader = next((reader for reader in readers if reader.matches(scan.path)), None)
+    if reader is None:
+        raise DataError(f"{printable(scan.path)}: no installed reader is meant for such a file; convert it to .nii.gz")
+    try:
+        digest = memo(scan.path) if scan.path.is_file() or scan.path.is_dir() else "not a regular file"
+    except OSError as error:
+        raise DataError(
+            f"{printable(scan.path)}: cannot be read: {error.strerror}; check it and its permissions"
+        ) from error
+    recipe = [digest, str(reader), reader.revision, preparing.REVISION, options.model_dump_json()]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+    file = cache / "slices" / key[:2] / f"{key}.safetensors"
+    about = _about(file)
+    if about is None:
+        _make(scan, reader, options, file)
+        about = _about(file)
+        if about is None:
+            raise DataError(f"{printable(file)}: the cache does not keep what is written to it; choose another --cache")
+    return _Piece(scan, key, digest, file, about.pop("count"), about)
+
+
+def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
+    try:
+        prepared = preparing.prepare(reader.read(scan.path, options.volume), options)
+    except DataError as error:
+        name = printable(scan.path)
+        raise error if name in str(error) else DataError(f"{name}: {error}") from error
+    about = {
+        "spacing": prepared.spacing,
+        "axis": prepared.axis,
+        "blank": prepared.blank,
+        "notes": list(prepared.notes),
+        "count": len(prepared.slices),
+    }
+    with replacing(file) as temporary:
+        save_file({"slices": prepared.slices}, temporary, {"about": json.dumps(about)})
+
+
+def _about(file: Path) -> dict[str, Any] | None:
+    """Read the metadata of a cached piece; None when it is not there or not whole."""
+    try:
+        with safe_open(file, "numpy") as piece:
+            about: dict[str, Any] = json.loads(piece.metadata()["about"])
+            return about
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _remove_old_parts(cache: Path) -> None:
+    """Remove what builds that were killed have left behind."""
+    for part in cache.glob("slices/*/.*.part"):
+        if time.time() - part.stat().st_mtime > _OLD_PART_SECONDS:
+            part.unlink(missing_ok=True)
+
+
+def _cannot_start(bad: Sequence[LeftOut], total: int) -> DataError:
+    listed = [item.reason for item in bad[:20]]
+    if len(bad) > len(listed):
+        listed.append(f"… and {len(bad) - len(listed)} more")
+    return DataError(
+        "\n".join(
+            [
+                f"{len(bad)} of {total} scans cannot be used:",
+                *listed,
+                "mend them, or go on without them: --skip-bad",
+            ]
+        )
+    )
+
+
+def _without_copies(pieces: Iterable[_Piece]) -> tuple[list[_Piece], list[LeftOut]]:
+    """Leave out files with the same content as an earlier one: links, copies."""
+    first: dict[str, _Piece] = {}
+    same = []
+    for piece in pieces:
+        there = first.setdefault(piece.digest, piece)
+        if there is not piece:
+            same.append(
+                LeftOut(
+                    piece.scan.name,
+                    f"{printable(piece.scan.path)}: same content as {printable(there.scan.path)}",
+                )
+            )
+    return list(first.values()), same
+
+
+def _open(
+    pieces: Sequence[_Piece],
+    left_out: tuple[LeftOut, ...],
+    size: int,
+    cache: Path,
+    placement: Placement,
+    copies: int,
+) -> SliceStore:
+    total = sum(piece.count for piece in pieces)
+    shape = (total, size, size)
+    fits = copies * total * size * size * 2 <= _PART_OF_MEMORY * free_memory()
+    slices = _packed(pieces, shape, cache) if placement == "disk" or not fits else _loaded(pieces, shape)
+    scans, start = [], 0
+    for piece in pieces:
+        about = {**piece.about, "notes": tuple(piece.about["notes"])}
+        scans.append(StoredScan(piece.scan, piece.key, piece.digest, start, piece.count, **about))
+        start += piece.count
+    return SliceStore(slices, tuple(scans), left_out)
+
+
+def _slices(piece: _Piece) -> np.ndarray[Any, np.dtype[np.float16]]:
+    with safe_open(piece.file, "numpy") as file:
+        slices: np.ndarray[Any, np.dtype[np.float16]] = file.get_tensor("slices")
+        return slices
+
+
+def _loaded(pieces: Sequence[_Piece], shape: tuple[int, int, int]) -> Tensor:
+    slices = np.empty(shape, dtype=np.float16)
+    start = 0
+    for piece in pieces:
+        slices[start : start + piece.count] = _slices(piece)
+        start += piece.count
+    return torch.from_numpy(slices)
+
+
+def _packed(pieces: Sequence[_Piece], shape: tuple[int, int, int], cache: Path) -> Tensor:
+    """Put all pieces behind each other in one file, once, and map it into memory."""
+    key = hashlib.sha256("\n".join(piece.key for piece in pieces).encode()).hexdigest()
+    pack = cache / "packs" / f"{key}.f16"
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    size = 2 * shape[0] * shape[1] * shape[2]
+    with FileLock(f"{pack}.lock"):
+        if not pack.exists() or pack.stat().st_size != size:
+            with (
+                replacing(pack) as temporary,
+                temporary.open("wb") as file,
+            ):  # plain writes: a full disk is an error
+                for piece in pieces:
+                    file.write(_slices(piece).data)
+    return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
+
+
+def free_memory() -> int:
+    """Bytes of RAM that are free or can be freed."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,1 @@
+"""The networks' seams, the training loop and what it keeps."""

@@ -1,0 +1,158 @@
+"""Checkpoints that are whole or not there: safetensors, JSON, and a manifest with digests written last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ssmtl_toolkit.data.files import digest, replacing, sync
+from ssmtl_toolkit.errors import DataError, SsmtlError
+
+_STATE, _MANIFEST = "state.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One verified checkpoint: all tensors by name, and what else is to be known (`about`)."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Number of weight updates done."""
+        return int(self.about["step"])
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any], keep: int) -> Path:
+    """Write `folder/step-…` and remove all but the newest `keep` (0: keep all).
+
+    Files are written into a temporary folder beside, synced, and renamed: a kill at any moment leaves the older
+    checkpoints as they were.
+
+    Raises:
+        SsmtlError: the disk is full or not writable.
+    """
+    target = folder / f"step-{about['step']:08d}"
+    temporary = folder / f".{target.name}.part"
+    moments, groups = _optimizer_state(optimizer)
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | moments
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / _STATE)
+        sync(temporary / _STATE)
+        manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        sync(temporary / _MANIFEST)
+        sync(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SsmtlError(
+            f"{target}: the checkpoint could not be written: {error}; free or choose another disk, "
+            f"then go on from the last one with --resume"
+        ) from error
+    for old in _all(folder)[:-keep] if keep else []:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint and compare every file with its digest.
+
+    Raises:
+        DataError: something is missing, damaged or not ours.
+    """
+    try:
+        about = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in about["files"].items():
+            if name != _STATE or digest(path / name) != expected:
+                raise DataError(f"{path}: {name} is damaged (its digest differs from the manifest's)")
+        return Checkpoint(path, load_file(path / _STATE), about)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise DataError(f"{path}: is not a whole checkpoint ({type(error).__name__}: {error})") from error
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Load the newest checkpoint that is whole, telling of those that are not; None when there is none at all.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole.
+    """
+    found = _all(folder)
+    for path in reversed(found):
+        try:
+            return load(path)
+        except DataError as error:
+            warn(f"{error}; trying the one before it")
+    if found:
+        raise DataError(f"{folder}: none of the {len(found)} checkpoints is whole; start the run anew")
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, buffers and optimizer state back.
+
+    Raises:
+        DataError: names or shapes differ, with the first of them.
+    """
+    weights = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
+    check_tensors(checkpoint.path, weights, model.state_dict())
+    model.load_state_dict(weights)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": checkpoint.about["optimizer"]})
+
+
+def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose names or shapes are not the wanted ones, naming the first five."""
+    wrong = [f"{k} is missing" for k in wanted if k not in given]
+    wrong += [f"{k} is not known" for k in given if k not in wanted]
+    wrong += [
+        f"{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}"
+        for k, v in wanted.items()
+        if k in given and given[k].shape != v.shape
+    ]
+    if wrong:
+        raise DataError(f"{path}: {len(wrong)} tensors do not fit this network: {'; '.join(wrong[:5])}")
+
+
+def save_backbone(file: Path, backbone: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write the backbone's tensors under the wrapped library's names, with `about` as metadata, whole or not at all."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    with replacing(file) as temporary:
+        save_file(tensors, temporary, {"format": "pt", "ssmtl": json.dumps(about)})
+
+
+def _all(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, by the step in their names."""
+    return sorted(folder.glob("step-*[0-9]"))
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Split an optimizer's state into tensors by name, and its settings."""
+    whole = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{key}": value
+        for index, values in whole["state"].items()
+        for key, value in values.items()
+        if value is not None
+    }
+    return tensors, whole["param_groups"]

@@ -1,0 +1,82 @@
+"""Where and how numbers are computed: devices, precision, memory layout, seeds."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.errors import SsmtlError, UsageError
+
+_FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+def make_fabric(config: RunConfig, progress: Progress) -> Fabric:
+    """Set up devices, precision and strategy by Lightning Fabric; nothing is launched yet.
+
+    Raises:
+        UsageError: Fabric refuses the combination of accelerator, devices, strategy and precision.
+        SsmtlError: a cluster's variables say that this is one of several processes, but nothing connects them.
+    """
+    _refuse_silent_copies(config)
+    precision = choose_precision(config, progress)
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+        )
+    except (ValueError, RuntimeError, TypeError, ImportError) as error:
+        raise UsageError(
+            f"accelerator {config.accelerator!r}, devices {config.devices}, nodes {config.nodes}, strategy "
+            f"{config.strategy!r}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def choose_precision(config: RunConfig, progress: Progress) -> str:
+    """Resolve `auto`: bf16 on a GPU that computes with it, 32 elsewhere (a CPU without it is 20 times slower)."""
+    cuda = config.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+    if config.precision == "auto":
+        return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if config.precision == "bf16" and not cuda and not _cpu_has_bf16():
+        progress.note("bf16 was asked for on a CPU that must emulate it: expect it to be many times slower than 32")
+    return config.precision
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        return "avx512_bf16" in open("/proc/cpuinfo", encoding="ascii", errors="ignore").read()  # noqa: PTH123
+    except OSError:
+        return False
+
+
+def _refuse_silent_copies(config: RunConfig) -> None:
+    """One of several SLURM tasks that are not ours to connect would train the same thing beside the others."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "1") or 1)
+    connected = TorchElasticEnvironment.detect() or SLURMEnvironment.detect() or "LOCAL_RANK" in os.environ
+    if tasks > 1 and not connected and config.devices * config.nodes != tasks:
+        raise SsmtlError(
+            f"SLURM started {tasks} tasks but this run wants {config.devices} devices on {config.nodes} nodes: "
+            f"they would train {tasks} copies into one folder; give --devices and --nodes to match, or start one task"
+        )
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks and writes, before anything is launched."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))) or 0) == 0
+
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the CPU and of this device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -1,0 +1,33 @@
+"""From the number of a batch to its images on the device: one draw, one gather."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ssmtl_toolkit.data.sampling import Sampler, step_seed
+from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.step import Batch, Companion
+
+
+class Loader:
+    """Makes batch `index` of this rank. Holds no state; any batch can be asked for at any time."""
+
+    def __init__(self, store: SliceStore, sampler: Sampler, device: torch.device, accumulate: int = 1) -> None:
+        self.store, self.sampler, self.device, self.accumulate = store, sampler, device, accumulate
+
+    def __call__(self, index: int) -> Batch:
+        draw = self.sampler.draw(index)
+        sizes = [len(draw.anchors), *(len(rows) for rows, _ in draw.companions)]
+        rows = np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)])
+        anchor, *images = self.store.gather(torch.from_numpy(rows), self.device).split(sizes)
+        companions = [
+            Companion(image, None if len(has) == len(anchor) else torch.from_numpy(has).to(self.device))
+            for image, (_, has) in zip(images, draw.companions, strict=True)
+        ]
+        named = {
+            label: {name: companions[column] for name, column in names.items()}
+            for label, names in self.sampler.plan.columns.items()
+        }
+        seed = step_seed(self.sampler.seed, index)
+        return Batch(anchor, named, seed, first=index % self.accumulate == 0)

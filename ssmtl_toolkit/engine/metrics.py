@@ -1,0 +1,96 @@
+"""Means over the steps between two lines of metrics.jsonl, and that file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.engine.step import TaskOutput
+
+
+class Window:
+    """Sums losses and metrics on the device, weighted by pairs, so that a step waits for nothing."""
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        self._reduce = reduce
+        self._sums: dict[str, Tensor] = {}
+        self._pairs: dict[str, int] = {}
+
+    def add(self, outputs: Mapping[str, TaskOutput]) -> None:
+        """Take in the outputs of one batch."""
+        for label, output in outputs.items():
+            self._pairs[label] = self._pairs.get(label, 0) + output.pairs
+            for name, value in (("loss", output.loss), *output.metrics.items()):
+                key = f"{label}/{name}"
+                weighted = value.detach().float() * output.pairs
+                self._sums[key] = self._sums[key] + weighted if key in self._sums else weighted
+
+    def means(self) -> dict[str, float]:
+        """Return `label/metric` -> mean over the pairs of all ranks and `label/pairs` -> their number; start anew."""
+        if not self._pairs:
+            return {}
+        names = list(self._sums)
+        counts = torch.tensor([float(self._pairs[label]) for label in self._pairs])
+        sums = torch.stack(list(self._sums.values())).double()
+        reduced = self._reduce(torch.cat([sums, counts.to(sums)])).tolist()
+        pairs = dict(zip(self._pairs, reduced[len(names) :], strict=True))
+        means = {f"{label}/pairs": number for label, number in pairs.items()}
+        for name, total in zip(names, reduced, strict=False):
+            number = pairs[name.rpartition("/")[0]]
+            if number:
+                means[name] = total / number
+        self._sums, self._pairs = {}, {}
+        return means
+
+
+class MetricLog:
+    """metrics.jsonl: one JSON object a line, in the order of steps."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line."""
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read all whole lines."""
+        if not self.file.exists():
+            return []
+        found = []
+        for line in self.file.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # the last line of a run that was killed while writing it
+                break
+        return found
+
+    def cut(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed run will write again."""
+        kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
+        temporary = self.file.with_suffix(".part")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.file)  # noqa: PTH105 - says what it does
+
+    def final(self, label: str, names: tuple[str, ...], part: float = 0.1) -> dict[str, float]:
+        """Means of a task's metrics over the last `part` of the steps, weighted by pairs."""
+        records = self.records()
+        since = records[-1]["step"] * (1 - part) if records else 0
+        means = {}
+        for name in names:
+            terms = [
+                (r[f"{label}/pairs"], r[f"{label}/{name}"])
+                for r in records
+                if r["step"] > since and f"{label}/{name}" in r
+            ]
+            if terms:
+                means[name] = math.fsum(n * x for n, x in terms) / math.fsum(n for n, _ in terms)
+        return means

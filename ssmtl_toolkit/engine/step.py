@@ -1,0 +1,98 @@
+"""What a pretext task sees of one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.engine.backbone import Backbone, Features
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Slices that go with the anchors. An anchor whose companion would lie outside its scan has none.
+
+    Attributes:
+        image: (M, C, H, W), the companions that exist, M <= N.
+        rows: (M,) int64, the anchors they belong to; None when all N have one.
+    """
+
+    image: Tensor
+    rows: Tensor | None = None
+
+    def of(self, anchors: Tensor) -> Tensor:
+        """Pick from `anchors` (N, …) the rows (M, …) that have this companion."""
+        return anchors if self.rows is None else anchors[self.rows]
+
+
+class TaskOutput(NamedTuple):
+    """What a task gives back.
+
+    Attributes:
+        loss: scalar, mean over the pairs; connected to the graph even when there are none.
+        metrics: scalars to log beside it, means over the pairs, without gradient.
+        pairs: how many pairs (or images) they are means over; logs weight by it.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = {}
+    pairs: int = 1
+
+
+class Batch:
+    """One batch on the device; not a dataclass, for Fabric copies those tensor by tensor.
+
+    Attributes:
+        anchor: (N, C, H, W), float32, each slice normalised by itself.
+        companions: per task label, per companion name; tasks that ask for the same slices share one object.
+        seed: a number that is equal on all ranks and differs from step to step, for common random draws.
+        first: whether this is the first batch since the weights were last updated (gradient accumulation).
+    """
+
+    def __init__(
+        self, anchor: Tensor, companions: Mapping[str, Mapping[str, Companion]], seed: int = 0, first: bool = True
+    ) -> None:
+        self.anchor, self.companions, self.seed, self.first = anchor, companions, seed, first
+
+
+class Step:
+    """The anchors, companions and features of one step, as one task sees them.
+
+    Draws from torch's global generator are reproducible: it is seeded anew for every step and rank.
+    """
+
+    def __init__(self, batch: Batch, encode: Callable[[Tensor], Features], companions: Mapping[str, Companion]) -> None:
+        self.anchor = batch.anchor
+        self.seed = batch.seed
+        self.first = batch.first
+        self.encode = encode
+        self._companions = companions
+
+    def companion(self, name: str) -> Companion:
+        """The companion slices that the task's spec named so in `companions()`."""
+        return self._companions[name]
+
+    def features(self) -> Features:
+        """Features of the anchors, one forward for all tasks."""
+        return self.encode(self.anchor)
+
+
+class SharedEncoder:
+    """Runs the backbone once per image tensor, however many tasks ask; with and without gradient are two runs."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._done: dict[tuple[int, bool], tuple[Tensor, Features]] = {}
+
+    def __call__(self, image: Tensor) -> Features:
+        key = (id(image), torch.is_grad_enabled())
+        if key not in self._done:
+            self._done[key] = (
+                image,
+                self._backbone(image),
+            )  # keeping the image keeps its id from being reused
+        return self._done[key][1]

@@ -1,0 +1,174 @@
+"""Finds plugins through the entry-point group `ssmtl` and turns the texts of users into specs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any, TypeVar
+
+import pluggy
+
+from ssmtl_toolkit import hookspecs
+from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.specs import (
+    BackboneSpec,
+    BalancerSpec,
+    DatasetSpec,
+    HeadSpec,
+    ReaderSpec,
+    Spec,
+    TaskSpec,
+    did_you_mean,
+)
+
+S = TypeVar("S", bound=Spec)
+GROUP = "ssmtl"
+OURS = "ssmtl-toolkit"
+HOOKS: dict[str, type[Spec]] = {
+    "ssmtl_tasks": TaskSpec,
+    "ssmtl_backbones": BackboneSpec,
+    "ssmtl_heads": HeadSpec,
+    "ssmtl_balancers": BalancerSpec,
+    "ssmtl_readers": ReaderSpec,
+    "ssmtl_datasets": DatasetSpec,
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: which distribution it comes from, and why it failed, if it did."""
+
+    name: str
+    distribution: str
+    version: str
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered spec class and the plugin it comes from."""
+
+    spec: type[Spec]
+    plugin: Plugin
+
+
+class Registry:
+    """All spec classes of the installed plugins, by kind and name."""
+
+    def __init__(self, points: list[EntryPoint]) -> None:
+        self.plugins: list[Plugin] = []
+        self.entries: dict[tuple[str, str], Entry] = {}
+        for point in sorted(points, key=lambda p: (_distribution(p) != OURS, _distribution(p), p.name)):
+            found: list[type[Spec]] = []
+            error = ""
+            try:
+                found = _specs_of(point)
+            except (Exception, SystemExit) as problem:  # a broken plugin must not take the others with it
+                error = f"{type(problem).__name__}: {problem}"
+            plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
+            self.plugins.append(plugin)
+            for spec in found:
+                self._add(spec, plugin)
+
+    def _add(self, spec: type[Spec], plugin: Plugin) -> None:
+        there = self.entries.setdefault((spec.kind, spec.name), Entry(spec, plugin))
+        if there.spec is not spec:
+            raise SsmtlError(
+                f"two plugins claim the {spec.kind} {spec.name!r}: {there.plugin} (entry point {there.plugin.name!r}) "
+                f"and {plugin} (entry point {plugin.name!r}); uninstall one of them"
+            )
+
+    @property
+    def broken(self) -> list[Plugin]:
+        """The plugins that could not be loaded; everything else works without them."""
+        return [plugin for plugin in self.plugins if plugin.error]
+
+    def of(self, kind: type[S]) -> Iterator[type[S]]:
+        """All spec classes of one kind, the bundled ones first."""
+        for entry in self.entries.values():
+            if issubclass(entry.spec, kind):
+                yield entry.spec
+
+    def find(self, kind: type[S], name: str) -> type[S]:
+        """Look up one spec class.
+
+        Raises:
+            UsageError: with the nearest name, the known ones, and the plugins that failed to load.
+        """
+        known = {spec.name: spec for spec in self.of(kind)}
+        if name not in known:
+            broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in self.broken)
+            listed = ", ".join(known) or "none"
+            raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}){broken}")
+        return known[name]
+
+    def resolve(self, kind: type[S], given: str | S) -> S:
+        """Turn `name:key=value,…` into a spec; a spec object is returned as it is."""
+        if isinstance(given, kind):
+            return given
+        if not isinstance(given, str):
+            raise UsageError(f"expected a {kind.kind} spec or its text, got {given!r}")
+        name, options = spec_text.split(given)
+        return self.find(kind, name).parse(options)
+
+    def dataset(self, given: str | DatasetSpec) -> DatasetSpec:
+        """Like `resolve`, but a text that names no dataset is the path of a folder or file."""
+        if isinstance(given, str):
+            name, _ = spec_text.split(given)
+            if name not in {spec.name for spec in self.of(DatasetSpec)}:
+                return self.find(DatasetSpec, "folder").model_validate({"root": given})
+        return self.resolve(DatasetSpec, given)
+
+    def origin(self, spec: Spec) -> dict[str, Any]:
+        """Which distribution and version a spec comes from ("" for a class that was never registered)."""
+        entry = self.entries.get((spec.kind, spec.name))
+        known = entry is not None and entry.spec is type(spec)
+        plugin = entry.plugin if entry and known else Plugin("", "", "")
+        return {"spec": str(spec), "distribution": plugin.distribution, "version": plugin.version}
+
+
+@cache
+def registry() -> Registry:
+    """Load the installed plugins, once. `SSMTL_DISABLE_PLUGINS=1` leaves out those that are not bundled."""
+    points = list(entry_points(group=GROUP))
+    if os.environ.get("SSMTL_DISABLE_PLUGINS", "") not in {"", "0"}:
+        points = [p for p in points if _distribution(p) == OURS]
+    return Registry(points)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
+
+
+def _specs_of(point: EntryPoint) -> list[type[Spec]]:
+    """Load one entry point and check all that its hooks return."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(point.load(), name=point.name)
+    manager.check_pending()
+    found: list[type[Spec]] = []
+    for hook, kind in HOOKS.items():
+        for classes in getattr(manager.hook, hook)():
+            for spec in classes:
+                if not (isinstance(spec, type) and issubclass(spec, kind)):
+                    raise TypeError(f"{hook} must return subclasses of {kind.__name__}, got {spec!r}")
+                if "name" not in vars(spec):
+                    raise TypeError(f"{spec.__qualname__} has no name; give it `name: ClassVar[str] = …`")
+                if inspect.isabstract(spec):
+                    missing = ", ".join(sorted(spec.__abstractmethods__))
+                    raise TypeError(f"{spec.__qualname__} does not define {missing}")
+                found.append(spec)
+    return found
+
+
+def our_version() -> str:
+    """The installed version of ssmtl_toolkit."""
+    return version(OURS)

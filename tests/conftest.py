@@ -1,0 +1,111 @@
+"""Fixtures: small real NIfTI scans made on the spot, the shared real data where it is there, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# One thread for each process: tests run side by side, and equal bits need equal numbers of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ssmtl_toolkit.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def shared_data() -> Path:
+    return Path(os.environ.get("SSMTL_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def hippocampus() -> Path:
+    folder = shared_data() / "msd_hippocampus"
+    if not folder.is_dir():
+        pytest.skip("the real data is not here; set SSMTL_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def sunnybrook() -> Path:
+    folder = shared_data() / "sunnybrook_lv"
+    if not folder.is_dir():
+        pytest.skip("the real data is not here; set SSMTL_TEST_DATA")
+    return folder
+
+
+def blobs(slices: int, height: int = 24, width: int = 20, seed: int = 0) -> np.ndarray:
+    """A volume (I, J, K) with structure: a bright ball that drifts and grows along K, and noise."""
+    rng = np.random.default_rng(seed)
+    y, x, z = np.mgrid[:height, :width, :slices].astype(float)
+    place = rng.uniform(0.3, 0.7, 2)
+    distance = np.hypot(y - height * place[0] - z / 3, x - width * place[1])
+    return (1000 * np.exp(-((distance / (3 + z / 4)) ** 2)) + rng.normal(0, 30, y.shape)).astype(np.int16)
+
+
+def write_scan(file: Path, slices: int = 12, seed: int = 0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(blobs(slices, seed=seed), np.diag([0.8, 0.8, 2.0, 1.0])), file)
+    return file
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A folder with four scans of 12 slices."""
+    for i in range(4):
+        write_scan(tmp_path / "scans" / f"p{i}.nii.gz", seed=i)
+    return tmp_path / "scans"
+
+
+@dataclass
+class Done:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ssmtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*args: object) -> Done:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        return Done(int(end.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.fixture
+def ssmtl_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own, with these environment variables."""
+
+    def call(*args: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "160", **variables}
+        command = [sys.executable, "-m", "ssmtl_toolkit", *map(str, args)]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=300,
+        )
+
+    return call

@@ -1,0 +1,168 @@
+"""Plugins: found by entry point, described from their specs, and a broken one does not take the others with it."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from ssmtl_toolkit import SsmtlError, UsageError, hookspecs
+from ssmtl_toolkit.cli import plugins as plugins_cli
+from ssmtl_toolkit.registry import HOOKS, Registry, registry
+from ssmtl_toolkit.specs import FEATURES, BackboneSpec, HeadSpec, TaskSpec, check_needs
+
+BUNDLED = {
+    "task": {"reconstruct_prev", "reconstruct_next", "slice_siam", "moco_v2"},
+    "backbone": {"unet", "fcn", "smp"},
+    "balancer": {"fixed"},
+    "reader": {"nifti"},
+    "dataset": {"folder", "phantom", "mmwhs"},
+}
+
+
+class FakeDistribution(importlib.metadata.Distribution):
+    """A distribution that is not installed, for entry points made on the spot."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def read_text(self, filename):
+        return f"Metadata-Version: 2.1\nName: {self._name}\nVersion: 7.0\n" if filename == "METADATA" else None
+
+    def locate_file(self, path):
+        return path
+
+
+def plugin(tmp_path, monkeypatch, name, body):
+    """Write a one-file plugin and return its entry point."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{name}.py").write_text(body)
+    return EntryPoint(name, name, "ssmtl")._for(FakeDistribution(f"dist-{name.replace('_', '-')}"))
+
+
+TASK = """
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import TaskSpec
+class Mine(TaskSpec):
+    "My task."
+    name = {name!r}
+    def build(self, backbone): ...
+@hookimpl
+def ssmtl_tasks():
+    return [Mine]
+"""
+
+
+def bundled_points():
+    return [p for p in importlib.metadata.entry_points(group="ssmtl") if p.dist.name == "ssmtl-toolkit"]
+
+
+@pytest.mark.parametrize("kind", BUNDLED)
+def test_every_bundled_part_is_found_by_entry_point(kind):
+    assert {name for k, name in registry().entries if k == kind} >= BUNDLED[kind]
+
+
+def test_a_third_party_plugin_stands_beside_the_bundled_ones(tmp_path, monkeypatch):
+    point = plugin(tmp_path, monkeypatch, "third_party_a", TASK.format(name="mine"))
+    found = Registry([*bundled_points(), point])
+    assert found.find(TaskSpec, "mine").__doc__ == "My task."
+    assert found.origin(found.resolve(TaskSpec, "mine")) == {
+        "spec": "mine",
+        "distribution": "dist-third-party-a",
+        "version": "7.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "told"),
+    [
+        ("broken_a", "import nothing_like_this", "nothing_like_this"),
+        ("broken_b", "raise SystemExit(3)", "SystemExit"),
+        ("broken_c", "1 / 0", "ZeroDivisionError"),
+        ("broken_d", TASK.format(name="mine").replace("return [Mine]", "return [int]"), "subclasses of TaskSpec"),
+        ("broken_e", TASK.format(name="mine").replace("    def build(self, backbone): ...\n", ""), "build"),
+        ("broken_f", TASK.format(name="mine").replace("def ssmtl_tasks", "def ssmtl_taskz"), "ssmtl_taskz"),
+        ("broken_g", TASK.format(name="mine").replace("ssmtl_tasks()", "ssmtl_tasks(torch)"), "torch"),
+        ("broken_h", TASK.format(name="Not a name"), "lower-case"),
+    ],
+)
+def test_a_broken_plugin_is_reported_and_the_rest_works(tmp_path, monkeypatch, capsys, name, body, told):
+    found = Registry([plugin(tmp_path, monkeypatch, name, body), *bundled_points()])
+    (broken,) = found.broken
+    assert told in broken.error
+    assert str(broken) == f"dist-{name.replace('_', '-')} 7.0"
+    assert found.find(TaskSpec, "slice_siam")
+    with pytest.raises(UsageError) as error:
+        found.find(TaskSpec, "mine")
+    assert broken.distribution in str(error.value)
+    monkeypatch.setattr(plugins_cli, "registry", lambda: found)
+    plugins_cli.command.main(["list"], standalone_mode=False)
+    assert told in capsys.readouterr().err
+
+
+def test_two_plugins_that_claim_one_name_are_both_named(tmp_path, monkeypatch):
+    points = [plugin(tmp_path, monkeypatch, name, TASK.format(name="mine")) for name in ("clash_a", "clash_b")]
+    with pytest.raises(SsmtlError) as error:
+        Registry([*bundled_points(), *points])
+    for part in ("task 'mine'", "dist-clash-a 7.0", "dist-clash-b 7.0"):
+        assert part in str(error.value)
+
+
+def test_plugins_that_are_not_bundled_can_be_left_out():
+    code = "from ssmtl_toolkit.registry import registry; print({p.distribution for p in registry().plugins})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"SSMTL_DISABLE_PLUGINS": "1", "PATH": ""}, capture_output=True, text=True
+    )
+    assert done.stdout == "{'ssmtl-toolkit'}\n", done.stderr
+
+
+def test_a_need_that_is_not_met_is_told_without_torch():
+    class Poor(BackboneSpec):
+        name = "poor"
+        provides = frozenset({"pooled"})
+
+        def build(self, in_channels): ...
+
+    task = registry().resolve(TaskSpec, "reconstruct_prev")
+    with pytest.raises(UsageError, match=r"'reconstruct_prev' needs dense features, which backbone 'poor'"):
+        check_needs(Poor(), [task])
+
+
+def test_there_are_the_six_documented_hooks_and_each_says_what_it_is_for():
+    assert set(HOOKS) == {name for name in vars(hookspecs) if name.startswith("ssmtl_")}
+    assert len(HOOKS) == 6
+    assert all(getattr(hookspecs, hook).__doc__ for hook in HOOKS)
+    assert issubclass(HeadSpec, object)
+    assert {"dense", "pooled", "pyramid"} == FEATURES
+
+
+def test_list_and_show_print_json_alone_on_stdout(ssmtl):
+    listed = json.loads(ssmtl("plugins", "list", "--json").stdout)
+    assert {(row["kind"], row["name"]) for row in listed["specs"]} >= {(k, n) for k in BUNDLED for n in BUNDLED[k]}
+    assert listed["broken"] == []
+    (shown,) = json.loads(ssmtl("plugins", "show", "slice_siam", "--json").stdout)["specs"]
+    assert shown["distribution"] == "ssmtl-toolkit"
+    t = next(option for option in shown["options"] if option["name"] == "t")
+    assert t == {"name": "t", "type": "integer", "bounds": ">= 1", "default": "5", "help": t["help"]}
+    assert t["help"]
+
+
+def test_show_prints_every_option_with_type_bounds_default_help_and_where_it_is_from(ssmtl):
+    shown = ssmtl("plugins", "show", "slice_siam").stdout
+    for part in ("task slice_siam", "ssmtl-toolkit 0.1.0", "weight", "number", ">= 0", "0.333", "none | batch"):
+        assert part in shown
+
+
+def test_every_option_of_every_bundled_spec_has_a_help_text():
+    for (_, name), entry in registry().entries.items():
+        assert entry.spec.__doc__, name
+        for option, field in entry.spec.model_fields.items():
+            assert field.description, f"{name}:{option}"
+
+
+def test_a_typo_in_show_is_told(ssmtl):
+    done = ssmtl("plugins", "show", "slice_sam")
+    assert done.returncode == 2
+    assert "did you mean 'slice_siam'" in done.stderr
