@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from ssmtl_nifti import Nifti
 from ssmtl_nifti.reading import read_nifti
+from ssmtl_toolkit.data.prepare import Prepare, prepare
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
@@ -298,11 +299,11 @@ def test_blank_voxels_do_not_take_memory(tmp_path: Path) -> None:
         "import re, sys, pathlib, ssmtl_nifti.reading as r\n"
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])\n"
         "before = peak()\n"
-        "try: r.read_nifti(pathlib.Path(sys.argv[1]), None)\n"
-        "except r.DataError as error: print(peak() - before, error)"
+        "volume = r.read_nifti(pathlib.Path(sys.argv[1]), None)\n"
+        "print(peak() - before, volume.array.shape)"
     )
     out = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
-    assert "all voxels are 0" in out
+    assert "(512, 512, 256)" in out
     assert int(out.split()[0]) < 32 << 10  # KiB, where the voxels are 64 MiB
 
 
@@ -427,9 +428,15 @@ def test_nan_and_infinity_become_the_smallest_value_with_a_note(tmp_path: Path, 
     assert got.notes == (f"NaN or infinite voxels: 3, taken as the smallest value {smallest:g}",)
 
 
-@pytest.mark.parametrize(("value", "said"), [(7, "all voxels are 7"), (np.nan, "only NaN"), (np.inf, "only NaN")])
-def test_a_blank_volume_is_refused(tmp_path: Path, value: float, said: str) -> None:
-    assert said in refusal(tmp_path, nifti(np.full((8, 8, 8), value, np.float32)))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_volume_without_a_finite_voxel_is_refused(tmp_path: Path, value: float) -> None:
+    assert "only NaN" in refusal(tmp_path, nifti(np.full((8, 8, 8), value, np.float32)))
+
+
+def test_a_blank_volume_is_read_as_a_label_may_be_and_refused_as_an_image(tmp_path: Path) -> None:
+    blank = read(tmp_path, nifti(np.full((8, 8, 8), 7, np.float32)))
+    with pytest.raises(DataError, match="all voxels are 7"):
+        prepare(blank, Prepare(size=8))
 
 
 def test_float64_beyond_float32_is_refused(tmp_path: Path) -> None:
@@ -466,6 +473,17 @@ def test_qfac_zero_means_one(tmp_path: Path) -> None:
     got = read(tmp_path, patched(lying(qform=1), 76, "f", 0.0))
     assert np.allclose(got.affine, AFFINE)
     assert got.notes == ()
+
+
+def test_qfac_minus_one_turns_the_slices_round(tmp_path: Path) -> None:
+    got = read(tmp_path, patched(lying(qform=1), 76, "f", -1.0))
+    assert np.allclose(got.affine, np.diag([0.8, 0.8, -2.0, 1.0]))
+
+
+def test_an_sform_of_unknown_code_is_no_orientation(tmp_path: Path) -> None:
+    got = read(tmp_path, patched(lying([-5.0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 5, 0]), 254, "h", 99))
+    assert np.allclose(got.affine, AFFINE)
+    assert "no orientation" in got.notes[0]
 
 
 def test_without_orientation_the_zooms_make_the_affine(tmp_path: Path) -> None:
@@ -570,7 +588,7 @@ BAD_REFUSED = {
 
 def outcome_of(path: Path) -> str:
     try:
-        read_nifti(path, None)
+        prepare(read_nifti(path, None), Prepare(size=8))
     except DataError as error:
         return str(error)
     return "read"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.volume import Axis, Stack, Volume
+from ssmtl_toolkit.errors import DataError
 
 REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
 _SLICES_AT_ONCE = 64
@@ -43,7 +44,13 @@ class Prepared:
 
 
 def prepare(volume: Volume, options: Prepare) -> Prepared:
-    """Cut `volume` along the axis, clip to the window, resize, and normalise every slice by itself."""
+    """Cut `volume` along the axis, clip to the window, resize, and normalise every slice by itself.
+
+    Raises:
+        DataError: all voxels have one value.
+    """
+    if volume.array.min() == volume.array.max():
+        raise DataError(f"is blank: all voxels are {volume.array.flat[0]:g}: no image; export the scan again")
     stack = Stack.of(volume, options.axis)
     out = np.empty((len(stack.slices), options.size, options.size), dtype=np.float16)
     blank = 0

@@ -173,7 +173,7 @@ def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
         prepared = preparing.prepare(reader.read(scan.path, options.volume), options)
     except DataError as error:
         name = printable(scan.path)
-        raise error if name in str(error) else DataError(f"{name}: {error}") from error
+        raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
     about = {
         "spacing": prepared.spacing,
         "axis": prepared.axis,

@@ -41,6 +41,13 @@ class Volume:
     slice_axis: int = 2
     notes: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        """Refuse what no scan is, so that a mistake in a reader is found where it was made."""
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            raise DataError(f"is not a volume of slices: its shape is {self.array.shape}, three sizes are needed")
+        if not (np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 0):
+            raise DataError("has no usable affine: it is not finite or cannot be inverted; repair the header")
+
     def axis(self, wanted: Axis | Literal["acquisition"]) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
         if wanted != "acquisition":
@@ -85,6 +92,8 @@ class Stack:
 
     def back(self, slices: NDArray[Any]) -> NDArray[Any]:
         """Put an array (S, H, W) of this stack's shape back on the file's own grid (I, J, K)."""
+        if slices.shape != self.slices.shape:
+            raise ValueError(f"expected slices of shape {self.slices.shape}, got {slices.shape}")
         here = nib.orientations.axcodes2ornt(DIRECTIONS[self.axis])
         return np.asarray(
             nib.orientations.apply_orientation(slices, nib.orientations.ornt_transform(here, self.source))

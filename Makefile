@@ -1,0 +1,39 @@
+# What a developer does. `make demo` and `make test` also do all set-up on a fresh machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types tests soak bench
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, " + sys.executable + " is " + v + "; choose one: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing (torch is large: this takes a few minutes) ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## set up, then pre-train a U-Net on the embedded phantom (about 3 minutes on 2 cores)
+	$(BIN)/ssmtl run --backbone unet --task reconstruct_prev --task reconstruct_next --task slice_siam
+
+test: lint types tests  ## set up, then all that CI runs
+
+lint: $(VENV)/.installed  ## ruff: style, imports, banned modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed  ## mypy, strict
+	$(BIN)/mypy
+
+tests: $(VENV)/.installed  ## pytest with branch coverage
+	$(BIN)/python -m pytest -n 2 -m "not soak" --durations 5 --cov --cov-report term
+
+soak: $(VENV)/.installed  ## long tests
+	$(BIN)/python -m pytest -m soak
+
+bench: $(VENV)/.installed  ## what is claimed about speed
+	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/layout.py

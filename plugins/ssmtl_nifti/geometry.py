@@ -1,0 +1,96 @@
+"""Where a NIfTI file says that its voxels lie: affine, spacing in mm, and the axis of its slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from ssmtl_nifti.header import Header
+from ssmtl_nifti.source import FileError
+
+_MM = {1: ("meters", 1000.0), 3: ("microns", 0.001)}  # xyzt_units; 0 (unknown) and 2 are taken as mm
+
+
+def geometry(header: Header, notes: list[str]) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+    """Choose the affine (sform, then qform, then zooms) and the spacing (zooms, then affine), in mm."""
+    zooms = np.asarray(header.fields["pixdim"][1:4], np.float64)
+    measured = bool(np.isfinite(zooms).all() and (zooms > 0).all())
+    affine = _affine(header, zooms if measured else None, notes)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not measured:
+        notes.append(f"its spacing {_mm(zooms)} is impossible, the affine's {_mm(lengths)} is used")
+        zooms = lengths
+    elif (abs(zooms / lengths - 1) > 0.01).any():
+        notes.append(f"its spacing {_mm(zooms)} and the affine's {_mm(lengths)} differ; the former is used")
+    unit, scale = _MM.get(int(header.fields["xyzt_units"]) & 7, ("mm", 1.0))
+    if unit != "mm":
+        notes.append(f"its unit is {unit}, converted to mm")
+    spacing = tuple(float(z) for z in zooms * scale)
+    return np.diag([scale, scale, scale, 1.0]) @ affine, (spacing[0], spacing[1], spacing[2])
+
+
+def _affine(header: Header, zooms: NDArray[np.float64] | None, notes: list[str]) -> NDArray[np.float64]:
+    fields = header.fields
+    if fields["pixdim"][0] != -1:
+        fields["pixdim"][0] = 1  # the standard: anything but -1 means 1; nibabel would refuse it
+    coded = {
+        name: _form(get)
+        for name, get in (("sform", fields.get_sform), ("qform", fields.get_qform))
+        if 1 <= int(fields[f"{name}_code"]) <= 5
+    }
+    usable = {name: form for name, form in coded.items() if form is not None}
+    if not coded and zooms is not None:
+        notes.append("says no orientation (no sform, no qform), its axes are taken as right, front, up")
+        return np.diag([*zooms, 1.0])
+    if not usable:
+        what = f"invalid {' and '.join(coded)}" if coded else "neither orientation nor spacing"
+        raise FileError(f"has no usable affine ({what}: NaN, zero or singular); repair its header")
+    name, affine = next(iter(usable.items()))
+    notes.extend(f"its {broken} is invalid, the {name} is used" for broken in coded.keys() - usable.keys())
+    if len(usable) == 2:
+        _compare_forms(usable["sform"], usable["qform"], header.shape, notes)
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if (cosine := abs(directions.T @ directions - np.eye(3)).max()) > 0.01:
+        angle = math.degrees(math.acos(min(cosine, 1.0)))
+        notes.append(f"its axes are sheared: two meet at {angle:.1f} degrees, not 90")
+    return affine
+
+
+def _form(get: Callable[[], Any]) -> NDArray[np.float64] | None:
+    """Return the affine if it is finite and can be inverted."""
+    try:
+        affine = np.asarray(get(), np.float64)
+    except (HeaderDataError, ValueError):
+        return None
+    volume = np.linalg.norm(affine[:3, :3], axis=0).prod()
+    good = np.isfinite(affine).all() and volume > 0 and abs(np.linalg.det(affine[:3, :3])) > 1e-6 * volume
+    return affine if good else None
+
+
+def _compare_forms(
+    sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, int, int], notes: list[str]
+) -> None:
+    """Note how far apart the two put the scan's corners, from a tenth of a voxel on."""
+    corners = np.array([[i, j, k, 1.0] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
+    apart = np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max()
+    if apart > 0.1 * np.linalg.norm(sform[:3, :3], axis=0).min():
+        notes.append(f"its qform and sform disagree by up to {apart:.3g} (in its unit); the sform is used")
+
+
+def _mm(lengths: NDArray[np.float64]) -> str:
+    return " x ".join(f"{x:.4g}" for x in lengths)
+
+
+def slice_axis(header: Header, spacing: tuple[float, float, float]) -> int:
+    """Return the axis that the header names, else one spaced over 1.5 times as wide as both others, else the last."""
+    named = header.fields.get_dim_info()[2]
+    if named is not None:
+        return int(named)
+    widest = int(np.argmax(spacing))
+    others = max(s for axis, s in enumerate(spacing) if axis != widest)
+    return widest if spacing[widest] > 1.5 * others else 2

@@ -1,0 +1,107 @@
+"""The bytes of a file, unpacked and counted, and the one way to say what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+
+DEFLATE = 1032  # deflate cannot pack tighter than 1032:1, so a header that claims more is lying
+AGAIN = "copy or download it again"
+_CHUNK = 1 << 20
+_BLANK = bytes(_CHUNK)
+_SLACK = 1 << 20  # bytes that may follow the last voxel
+
+
+class FileError(Exception):
+    """What is wrong with the file, without its name."""
+
+
+class Source:
+    """The bytes of a regular file, unpacked when it is gzip whatever its name, with a count of them."""
+
+    def __init__(self, path: Path) -> None:
+        # stat before open: opening a fifo would wait for a writer for ever
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FileError("is not a regular file (a folder, pipe or device); give the scan's own file")
+        self._file = path.open("rb")
+        self.size = os.fstat(self._file.fileno()).st_size
+        self.zipped = self._file.read(2) == b"\x1f\x8b"
+        self._file.seek(0)
+        self._stream = gzip.GzipFile(fileobj=self._file) if self.zipped else self._file
+        self.limit = self.size * DEFLATE if self.zipped else self.size
+        self.position = 0
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def peek(self, count: int) -> bytes:
+        """Read up to `count` first bytes without counting them."""
+        data = self._stream.read(count)
+        self._stream.seek(0)
+        return data
+
+    def take(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        self.position += len(data)
+        if len(data) < count:
+            raise FileError(f"is cut short: it ends after {self.position} bytes; {AGAIN}")
+        return data
+
+    def skip_to(self, position: int) -> None:
+        if not self.zipped:
+            self._stream.seek(position)
+            self.position = position
+        while self.position < position:
+            self.take(min(_CHUNK, position - self.position))
+
+    def fill(self, count: int) -> NDArray[np.uint8]:
+        """Read the next `count` bytes, without paying memory for blank ones: bombs are made of those."""
+        data = np.zeros(count, np.uint8)
+        for at in range(0, count, _CHUNK):
+            piece = self.take(min(_CHUNK, count - at))
+            if len(piece) < _CHUNK or piece != _BLANK:
+                data[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        return data
+
+    def finish(self, end: int) -> int:
+        """Go to the end, where gzip compares its checksum, and return how many bytes follow `end`."""
+        if not self.zipped:
+            self.position = max(self.size, self.position)
+        while self.position <= end + _SLACK and (piece := self._stream.read(_CHUNK) if self.zipped else b""):
+            self.position += len(piece)
+        if self.position > end + _SLACK:
+            raise FileError(f"goes on for over 1 MiB after the {end} bytes that its header claims; {AGAIN}")
+        return self.position - end
+
+
+@contextlib.contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong inside into one `DataError` line that begins with the file's name."""
+    try:
+        yield
+        return
+    except FileError as error:
+        said = str(error)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        said = f"is damaged or cut short: gzip says {printable(str(error))!r}; {AGAIN}"
+    except OSError as error:
+        said = f"cannot be read: {error.strerror or error}; check the path, its links and its permissions"
+    except MemoryError:
+        said = "does not fit into memory; close other programs or take a smaller scan"
+    except ValueError as error:  # such as a NUL in the path
+        said = f"cannot be read: {printable(str(error))}; check the path and the file"
+    raise DataError(f"{printable(path)}: {said}")
