@@ -108,6 +108,10 @@ class TaskSpec(Spec):
         """
         return {}
 
+    def remarks(self, anchors: int) -> Sequence[str]:
+        """What a user should know before this task trains on so many anchor slices, a line each."""
+        return ()
+
     @abstractmethod
     def build(self, backbone: Backbone) -> nn.Module:
         """Make the task's module: `forward(step: Step) -> TaskOutput`. It must not keep the backbone as a submodule."""

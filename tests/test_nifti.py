@@ -354,7 +354,6 @@ def test_what_is_no_scan_is_named(tmp_path: Path, data: bytes, said: str, name: 
         (112, "2f", [float("inf"), 0.0], "slope inf"),
         (112, "2f", [2.0, float("nan")], "intercept nan"),
         (112, "2f", [1e38, 0.0], "too large for float32"),
-        (112, "2f", [1e-30, 7.0], "all voxels are 7"),
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, offset: int, fmt: str, values: list[Any], said: str) -> None:

@@ -230,6 +230,13 @@ def test_scans_that_are_too_short_are_reported_and_the_others_train(scans, tmp_p
     assert told["anchors"] == 4 * 7
 
 
+def test_a_queue_too_long_for_the_data_is_remarked(ssmtl, scans):
+    done = ssmtl("run", *FLAGS, "--data", scans, "--task", "moco_v2", "--steps", 1, "--out", "r")
+    assert done.returncode == 0, done.stderr
+    assert "moco_v2: its queue of 1024 keys is long for 48 slices" in done.stderr
+    assert "queue=24 or less" in done.stderr
+
+
 def test_a_task_that_no_scan_has_a_pair_for_is_an_error_before_training(scans, tmp_path):
     with pytest.raises(DataError, match=r"reconstruct_prev:t=12.*longest has 12 slices.*smaller t"):
         pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=12", "reconstruct_next:t=1"])

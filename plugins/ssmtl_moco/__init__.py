@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -31,6 +32,14 @@ class MocoV2(TaskSpec):
         ge=1,
         description="On one device, parts of the batch with batch-norm statistics of their own, shuffled.",
     )
+
+    def remarks(self, anchors: int) -> Sequence[str]:
+        if 2 * self.queue <= anchors:
+            return ()
+        return (
+            f"{self}: its queue of {self.queue} keys is long for {anchors} slices, many negatives will be older views "
+            f"of the anchor itself; queue={max(anchors // 2, 1)} or less avoids it",
+        )
 
     def build(self, backbone: Backbone) -> MocoV2Module:
         from ssmtl_moco.module import MocoV2 as MocoV2Module

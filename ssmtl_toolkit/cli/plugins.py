@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import Entry, Registry, registry
+from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
 from ssmtl_toolkit.specs import did_you_mean
 
 
@@ -23,7 +23,8 @@ def list_(as_json: bool) -> None:
     from ssmtl_toolkit.cli.output import print_json, stderr, table
 
     found = registry()
-    rows = [_row(entry) for entry in found.entries.values()]
+    order = [kind.kind for kind in HOOKS.values()]
+    rows = sorted((_row(entry) for entry in found.entries.values()), key=lambda row: order.index(row["kind"]))
     broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in found.broken]
     if as_json:
         print_json({"specs": rows, "broken": broken})

@@ -140,6 +140,8 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
                     f"{max(e.count for e in extents)} slices along the {store.scans[0].axis} axis); "
                     f"choose a smaller t or another --axis"
                 )
+    for remark in (remark for task in specs.tasks for remark in task.remarks(len(plan.anchors))):
+        progress.note(remark)
     for i in plan.idle:
         scan = store.scans[i]
         progress.note(f"{printable(scan.scan.path)}: left out, its {scan.count} slices give no pair for any task")

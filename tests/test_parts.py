@@ -1,0 +1,235 @@
+"""Small parts against independent computations: augmentation, metric windows, checkpoints under faults, precision."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_scan
+from torch import nn
+
+from ssmtl_toolkit import SsmtlError, UsageError
+from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.data import augment, files
+from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.engine import checkpoint, device
+from ssmtl_toolkit.engine.metrics import MetricLog, Window
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.errors import DataError
+
+
+def test_blur_is_a_gaussian_of_the_drawn_sigma_for_each_slice():
+    torch.manual_seed(0)
+    image = torch.zeros(8, 1, 33, 33)
+    image[:, 0, 16, 16] = 1
+    blurred = augment.gaussian_blur(image, sigma=(0.8, 1.6), probability=1.0)
+    assert blurred.sum(dim=(1, 2, 3)).numpy() == pytest.approx(1.0, abs=1e-4)
+    offsets = torch.arange(33.0) - 16
+    found = (blurred.sum(dim=(1, 2)) * offsets**2).sum(dim=1).sqrt()
+    torch.manual_seed(0)
+    drawn = torch.empty(8).uniform_(0.8, 1.6)
+    assert torch.allclose(found, drawn, rtol=0.02)
+    assert len(set(drawn.tolist())) == 8
+
+
+def test_blur_and_flip_leave_about_half_of_the_slices_alone_and_keep_their_shape():
+    torch.manual_seed(0)
+    image = torch.randn(400, 1, 8, 12)
+    for change in (augment.gaussian_blur, augment.flip):
+        changed = change(image)
+        assert changed.shape == image.shape
+        same = (changed == image).all(dim=3).all(dim=2).all(dim=1)
+        assert 160 < same.sum() < 240
+    assert torch.equal(augment.flip(image, probability=1.0), image.flip(-1))
+
+
+def test_a_window_weights_by_pairs_and_skips_steps_without_any():
+    window = Window()
+    for loss, pairs in ((1.0, 2), (4.0, 6), (0.0, 0)):
+        window.add({"task": TaskOutput(torch.tensor(loss), {"copy": torch.tensor(2 * loss)}, pairs)})
+    means = window.means()
+    assert means == {"task/pairs": 8.0, "task/loss": pytest.approx(26 / 8), "task/copy": pytest.approx(52 / 8)}
+    assert window.means() == {}
+
+
+def test_a_window_without_any_pair_has_no_mean():
+    window = Window()
+    window.add({"task": TaskOutput(torch.tensor(0.0), {}, 0)})
+    assert window.means() == {"task/pairs": 0.0}
+
+
+def test_the_final_figures_are_means_over_the_last_tenth(tmp_path):
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    for step in range(10, 201, 10):
+        log.append({"step": step, "a/pairs": step, "a/loss": float(step)})
+    assert log.final("a", ("loss", "missing")) == {"loss": pytest.approx((190**2 + 200**2) / 390)}
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path):
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    log.append({"step": 10})
+    with log.file.open("a") as file:
+        file.write('{"step": 2')
+    log.cut(10)
+    assert log.file.read_text() == '{"step": 10}\n'
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+
+def saved(tmp_path, step, keep=2):
+    torch.manual_seed(step)
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    net.layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return checkpoint.save(tmp_path, net, optimizer, {"step": step}, keep), net, optimizer
+
+
+def test_only_the_newest_checkpoints_are_kept_or_all_when_told(tmp_path):
+    for step in (5, 10, 100000000, 15):
+        saved(tmp_path / "few", step)
+        saved(tmp_path / "all", step, keep=0)
+    assert len(list((tmp_path / "few").iterdir())) == 2
+    assert len(list((tmp_path / "all").iterdir())) == 4
+    assert checkpoint.newest(tmp_path / "few", print).step == 100000000
+
+
+@pytest.mark.parametrize("fail", ["rename", "fsync", "write_text"])
+def test_a_failing_disk_leaves_the_older_checkpoint_and_says_so(tmp_path, monkeypatch, fail):
+    saved(tmp_path, 1)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = files.os if fail == "fsync" else type(tmp_path)
+    monkeypatch.setattr(target, fail, full)
+    with pytest.raises(SsmtlError, match=r"No space left[\s\S]*--resume"):
+        saved(tmp_path, 2)
+    monkeypatch.undo()
+    assert checkpoint.newest(tmp_path, pytest.fail).step == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no manifest", "other file"])
+def test_a_checkpoint_that_is_not_whole_is_never_loaded(tmp_path, damage):
+    path, _, _ = saved(tmp_path, 1)
+    state = path / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    if damage == "cut":
+        state.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[-3] ^= 4
+        state.write_bytes(data)
+    elif damage == "empty":
+        state.write_bytes(b"")
+    elif damage == "no manifest":
+        (path / "manifest.json").unlink()
+    else:
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps({**manifest, "files": {"../../x": "0"}}))
+    with pytest.raises(DataError):
+        checkpoint.load(path)
+    with pytest.raises(DataError, match="none of the 1 checkpoints is whole"):
+        checkpoint.newest(tmp_path, lambda text: None)
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_names(tmp_path):
+    path, _, _ = saved(tmp_path, 1)
+    other = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(DataError, match=r"0\.weight is missing[\s\S]*layer\.weight is not known"):
+        checkpoint.restore(checkpoint.load(path), other, torch.optim.Adam(other.parameters()))
+    wider = Net()
+    wider.layer = nn.Linear(4, 2)
+    with pytest.raises(DataError, match=r"layer\.weight is \(2, 3\), not \(2, 4\)"):
+        checkpoint.restore(checkpoint.load(path), wider, torch.optim.Adam(wider.parameters()))
+
+
+def test_optimizer_state_comes_back_to_the_bit(tmp_path):
+    path, _, optimizer = saved(tmp_path, 3)
+    net = Net()
+    again = torch.optim.Adam(net.parameters(), lr=1)
+    checkpoint.restore(checkpoint.load(path), net, again)
+    ours, theirs = optimizer.state_dict(), again.state_dict()
+    assert json.dumps(ours["param_groups"]) == json.dumps(theirs["param_groups"])  # a tuple comes back as a list
+    for index, state in ours["state"].items():
+        assert all(
+            torch.equal(torch.as_tensor(v), torch.as_tensor(theirs["state"][index][k])) for k, v in state.items()
+        )
+
+
+def test_bf16_is_never_chosen_for_a_cpu_and_warned_of_where_it_is_emulated(monkeypatch):
+    told = []
+    progress = Progress()
+    progress.note = told.append
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
+    assert device.choose_precision(RunConfig(), progress) == "32"
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: False)
+    assert device.choose_precision(RunConfig(precision="bf16"), progress) == "bf16"
+    assert "many times slower" in told[0]
+
+
+def test_auto_takes_bf16_on_a_gpu_that_has_it(monkeypatch):
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: True)
+    for has, chosen in ((True, "bf16"), (False, "32")):
+        monkeypatch.setattr(device.torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert device.choose_precision(RunConfig(), Progress()) == chosen
+    assert device.choose_precision(RunConfig(accelerator="cpu"), Progress()) == "32"
+
+
+def test_slurm_tasks_that_nothing_connects_are_refused(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # an interactive shell: Fabric leaves SLURM alone there
+    with pytest.raises(SsmtlError, match="4 tasks"):
+        device.make_fabric(RunConfig(accelerator="cpu"), Progress())
+
+
+def test_a_configuration_reads_back_from_its_toml():
+    config = RunConfig(tasks=("slice_siam:t=2", "moco_v2"), steps=7, window=(-100.0, 300.5), clip=1.0, data='a "b"')
+    import tomllib
+
+    again = RunConfig.of(tomllib.loads(config.write()))
+    assert again.model_dump(mode="json") == config.model_dump(mode="json")
+
+
+def test_all_wrong_options_of_a_file_are_told_at_once():
+    with pytest.raises(UsageError) as error:
+        RunConfig.of({"sise": 3, "lr": -1, "batch_size": 0}, "my.toml")
+    for part in ("my.toml: no option 'sise'; did you mean 'size'", "lr: ", "batch_size: "):
+        assert part in str(error.value)
+
+
+def test_a_reader_that_returns_no_volume_is_found_out():
+    good = np.ones((2, 3, 4), np.float32)
+    with pytest.raises(DataError, match="shape"):
+        Volume(good[0], np.eye(4), (1, 1, 1))
+    with pytest.raises(DataError, match="affine"):
+        Volume(good, np.zeros((4, 4)), (1, 1, 1))
+    stack = Stack.of(Volume(good, np.eye(4), (1, 1, 1)), "axial")
+    with pytest.raises(ValueError, match="expected slices of shape"):
+        stack.back(np.zeros((2, 2, 2)))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "a.json"
+    files.write_json(target, {"x": 1})
+    with pytest.raises(FileNotFoundError), files.replacing(target) as temporary:
+        temporary.with_name("missing").rename(temporary)
+    assert json.loads(target.read_text()) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_digest_is_read_again_when_the_file_changes(tmp_path):
+    file = write_scan(tmp_path / "a.nii.gz")
+    memo = files.DigestMemo(tmp_path / "digests.json")
+    before = memo(file)
+    memo.save()
+    write_scan(file, seed=5)
+    assert files.DigestMemo(tmp_path / "digests.json")(file) != before
+    (tmp_path / "digests.json").write_text("[not json")
+    assert files.DigestMemo(tmp_path / "digests.json")(file) == files.digest(file)
