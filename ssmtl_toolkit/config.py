@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
@@ -23,7 +32,8 @@ from ssmtl_toolkit.specs import (
 )
 
 RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "keep", "store", "skip_bad"})
-"""What may differ when a run goes on: none of it changes the numbers of a step."""
+RESUMABLE |= {"accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
+"""What may differ when a run goes on: how long, how it is kept, and on which machine (then not bit for bit)."""
 
 
 class RunConfig(BaseModel):
@@ -76,6 +86,17 @@ class RunConfig(BaseModel):
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=0, description="How many checkpoints to keep; 0: all.")
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+
+    @field_validator("data", "backbone", "balancer", "tasks", mode="before")
+    @classmethod
+    def _spec_or_text(cls, given: Any, info: ValidationInfo) -> Any:
+        many = info.field_name == "tasks"
+        if many and not isinstance(given, list | tuple):
+            raise ValueError("expected a list of specs")
+        for item in given if many else [given]:
+            if not isinstance(item, str | Spec):
+                raise ValueError("expected a spec or its text, such as 'name:option=value'")
+        return given
 
     @field_serializer("data", "backbone", "balancer")
     def _text(self, spec: Spec | str) -> str:

@@ -204,6 +204,22 @@ def test_all_wrong_options_of_a_file_are_told_at_once():
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"backbone": {"encoder": "resnet18"}}, "my.toml: backbone: Value error, expected a spec or its text"),
+        ({"tasks": [{"t": 1}]}, "my.toml: tasks: Value error, expected a spec or its text"),
+        ({"tasks": "slice_siam"}, "my.toml: tasks: Value error, expected a list"),
+        ({"data": 3}, "my.toml: data: Value error, expected a spec or its text"),
+    ],
+)
+def test_a_spec_of_the_wrong_type_is_told(options, told):
+    with pytest.raises(UsageError) as error:
+        RunConfig.of(options, "my.toml")
+    assert str(error.value).startswith(told)
+    assert "\n" not in str(error.value)
+
+
 def test_a_reader_that_returns_no_volume_is_found_out():
     good = np.ones((2, 3, 4), np.float32)
     with pytest.raises(DataError, match="shape"):

@@ -7,9 +7,11 @@ import sys
 import time
 import tomllib
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
-from conftest import write_scan
+from conftest import blobs, write_scan
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -52,7 +54,7 @@ def test_the_first_command_of_the_readme_trains_on_the_phantom(ssmtl, tmp_path):
     told = json.loads(done.stdout)
     assert told["run"] == "first"
     assert told["steps"] == 4
-    assert told["scans"] == {"used": 2, "left_out": []}
+    assert told["scans"] == {"used": 2, "left_out": [], "notes": []}
     assert set(told["tasks"]) == {"reconstruct_prev", "reconstruct_next", "slice_siam"}
     assert told["tasks"]["reconstruct_prev"]["copy"] > 0
     assert told["images_per_second"] > 0
@@ -228,6 +230,24 @@ def test_scans_that_are_too_short_are_reported_and_the_others_train(scans, tmp_p
     assert told["scans"]["used"] == 4
     assert told["scans"]["left_out"] == [{"scan": "short", "reason": "its 3 slices give no pair for any task"}]
     assert told["anchors"] == 4 * 7
+
+
+def test_what_was_odd_about_a_scan_is_told(ssmtl, scans):
+    image = nib.load(scans / "p0.nii.gz")
+    array = image.get_fdata(dtype="float32")
+    array[3, 3, 3] = float("nan")
+    nib.save(nib.Nifti1Image(array, image.affine), scans / "p0.nii.gz")
+    done = ssmtl("run", *FLAGS, "--data", scans, "--task", "reconstruct_next:t=1", "--steps", 1, "--out", "r", "--json")
+    (note,) = json.loads(done.stdout)["scans"]["notes"]
+    assert (note["scan"], "NaN or infinite voxels: 1" in note["note"]) == ("p0", True)
+    assert "p0.nii.gz: NaN or infinite voxels: 1" in done.stderr
+
+
+def test_scans_cut_along_different_axes_are_told(ssmtl, scans):
+    thick = nib.Nifti1Image(blobs(12, seed=8), np.diag([4.0, 0.8, 0.8, 1.0]))
+    nib.save(thick, scans / "sagittal.nii.gz")
+    done = ssmtl("run", *FLAGS, "--data", scans, "--task", "reconstruct_next:t=1", "--steps", 1, "--out", "r")
+    assert "different axes (4 axial, 1 sagittal); choose one by --axis" in done.stderr
 
 
 def test_a_queue_too_long_for_the_data_is_remarked(ssmtl, scans):

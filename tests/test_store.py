@@ -13,7 +13,7 @@ from conftest import blobs, write_scan
 from ssmtl_toolkit.data import store as storing
 from ssmtl_toolkit.data.prepare import Prepare, prepare
 from ssmtl_toolkit.data.store import build_store
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
 
@@ -136,6 +136,18 @@ def test_scans_that_cannot_be_read_are_all_named_before_anything_starts(scans, t
         build(scans, tmp_path / "cache")
     for part in ("2 of 6", "bad1.nii.gz", "bad2.nii", "--skip-bad"):
         assert part in str(error.value)
+
+
+def test_a_reader_that_fails_by_a_fault_of_its_own_names_the_scan(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(readers()[0]), "read", lambda self, path, volume=None: 1 / 0)
+    with pytest.raises(DataError, match=r"p0\.nii\.gz: reader 'nifti' failed with ZeroDivisionError"):
+        build(scans, tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_written_is_told(scans, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SsmtlError, match="choose another --cache"):
+        build(scans, tmp_path / "file" / "cache")
 
 
 def test_skip_bad_goes_on_and_lists_them(scans, tmp_path):

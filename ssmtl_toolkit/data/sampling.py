@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+_PART = 1 << 16
 _EPOCH, _COMPANION = 1, 2  # streams of random numbers
 
 
@@ -73,12 +74,17 @@ class Plan:
                 self.columns[label][name] = distinct.setdefault(offsets, len(distinct))
         self.candidates = [_candidates(offsets) for offsets in distinct]
         rows = np.arange(len(self._scan))
-        present = [c.present(rows, self._scan, self._extents)[1].any(axis=1) for c in self.candidates]
+        present = [self._has(candidates, rows) for candidates in self.candidates]
         self.pairs = [int(there.sum()) for there in present]
         alone = any(not names for names in self.columns.values())  # a task without companions takes every slice
         useful = np.ones(len(rows), dtype=bool) if alone else np.any([np.zeros(len(rows), bool), *present], axis=0)
         self.anchors: Rows = rows[useful]
         self.idle = sorted(set(range(len(extents))) - set(self._scan[useful].tolist()))
+
+    def _has(self, candidates: Candidates, rows: Rows) -> NDArray[np.bool_]:
+        """Which of `rows` have at least one candidate inside their scan; by parts, to save memory."""
+        parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
+        return np.concatenate([candidates.present(p, self._scan[p], self._extents)[1].any(axis=1) for p in parts])
 
     def companions(self, anchors: Rows, key: tuple[int, int]) -> tuple[tuple[Rows, Rows], ...]:
         """Draw for each of `candidates` the companions of `anchors`, by the random numbers of `key`."""

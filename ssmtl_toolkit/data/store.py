@@ -22,7 +22,7 @@ from torch import Tensor
 from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.files import DigestMemo, replacing
 from ssmtl_toolkit.data.prepare import Prepare
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 
@@ -174,6 +174,9 @@ def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
     except DataError as error:
         name = printable(scan.path)
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
+    except Exception as error:  # a fault of the reader's own, which must not hide which scan it was
+        said = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
+        raise DataError(f"{printable(scan.path)}: {said}; leave the scan out or tell the reader's authors") from error
     about = {
         "spacing": prepared.spacing,
         "axis": prepared.axis,
@@ -181,8 +184,11 @@ def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
         "notes": list(prepared.notes),
         "count": len(prepared.slices),
     }
-    with replacing(file) as temporary:
-        save_file({"slices": prepared.slices}, temporary, {"about": json.dumps(about)})
+    try:
+        with replacing(file) as temporary:
+            save_file({"slices": prepared.slices}, temporary, {"about": json.dumps(about)})
+    except (OSError, SafetensorError) as error:
+        raise SsmtlError(f"{file.parent}: the cache cannot be written ({error}); choose another --cache") from error
 
 
 def _about(file: Path) -> dict[str, Any] | None:

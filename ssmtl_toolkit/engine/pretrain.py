@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 
 from ssmtl_toolkit.config import RunConfig, RunSpecs
-from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler, step_seed
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, build_store
@@ -108,7 +110,7 @@ def open_store(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progre
     scans = specs.dataset.scans(cache, ReadableTest(readers))
     progress.preparing(len(scans))
     options = Prepare(axis=config.axis, size=config.size, volume=config.volume, window=config.window)
-    return build_store(
+    store = build_store(
         scans,
         readers,
         options,
@@ -118,6 +120,21 @@ def open_store(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progre
         copies=config.devices,
         on_scan=progress.prepared,
     )
+    _tell_oddities(store, progress)
+    return store
+
+
+def _tell_oddities(store: SliceStore, progress: Progress, most: int = 10) -> None:
+    """Note what readers found odd, and scans that are not cut the same way."""
+    notes = [f"{printable(scan.scan.path)}: {note}" for scan in store.scans for note in scan.notes]
+    for note in notes[:most]:
+        progress.note(note)
+    if len(notes) > most:
+        progress.note(f"… and {len(notes) - most} more such notes, all in {SUMMARY}")
+    axes = Counter(scan.axis for scan in store.scans)
+    if len(axes) > 1:
+        counted = ", ".join(f"{number} {axis}" for axis, number in axes.most_common())
+        progress.note(f"the scans were acquired along different axes ({counted}); choose one by --axis")
 
 
 def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
@@ -239,7 +256,8 @@ class Trainer:
             self._resume()
         if self.fabric.is_global_zero:
             self.log.cut(self.step)
-            (self.folder / CONFIG).write_text(self.config.write(), encoding="utf-8")
+            with replacing(self.folder / CONFIG) as temporary:
+                temporary.write_text(self.config.write(), encoding="utf-8")
         self.fabric.barrier()
 
     def _resume(self) -> None:
@@ -335,9 +353,15 @@ class Trainer:
             checkpoint.save(
                 self.folder / CHECKPOINTS, self.model, self.optimizer.optimizer, about, keep=self.config.keep
             )
-            checkpoint.save_backbone(self.folder / BACKBONE, self.model.backbone, self._about())
+            self._save_backbone()
         self.saved = self.step
         self.fabric.barrier()
+
+    def _save_backbone(self) -> None:
+        try:
+            checkpoint.save_backbone(self.folder / BACKBONE, self.model.backbone, self._about())
+        except (OSError, SafetensorError) as error:
+            raise SsmtlError(f"{self.folder / BACKBONE}: cannot be written: {error}; {self._last_good()}") from error
 
     def _about(self) -> dict[str, Any]:
         """What backbone.safetensors tells of itself; no paths, no patient names."""
@@ -362,7 +386,8 @@ class Trainer:
         if self.fabric.world_size > 1:
             if self.step % self.config.log_every:
                 return  # the ranks agree where they meet anyway
-            number = int(self.fabric.all_reduce(torch.tensor(float(number)), reduce_op="max"))  # type: ignore[arg-type]
+            mine = torch.tensor(float(number), device=self.fabric.device)
+            number = int(self.fabric.all_reduce(mine, reduce_op="max"))  # type: ignore[arg-type]
         if number and self.step < self.steps:
             self._flush()
             self._save()
@@ -375,6 +400,7 @@ class Trainer:
     def _sum_up(self, images_per_second: float, seconds: float, first_step: float) -> None:
         if not self.fabric.is_global_zero:
             return
+        self._save_backbone()  # once more: a run killed right after its last checkpoint has an older one
         self.summary = {
             "run": str(self.folder),
             "backbone": str(self.specs.backbone),
@@ -390,7 +416,9 @@ class Trainer:
             "scans": {
                 "used": len(self.store.scans) - len(self.plan.idle),
                 "left_out": [{"scan": item.name, "reason": item.reason} for item in self._left_out()],
+                "notes": [{"scan": s.scan.name, "note": note} for s in self.store.scans for note in s.notes],
             },
+            "blank_slices": sum(scan.blank for scan in self.store.scans),
         }
         write_json(self.folder / SUMMARY, self.summary)
 
