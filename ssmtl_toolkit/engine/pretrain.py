@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -184,6 +185,8 @@ def _own(folder: Path, resume: bool) -> Iterator[None]:
     except OSError as error:
         raise SsmtlError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
     with lock:
+        for part in [*folder.glob("*.part"), *folder.glob(".*.part"), *(folder / CHECKPOINTS).glob(".*.part")]:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()  # left by a run that was killed while writing
         yield
 
 
