@@ -29,7 +29,7 @@ types: $(VENV)/.installed  ## mypy, strict
 	$(BIN)/mypy
 
 tests: $(VENV)/.installed  ## pytest with branch coverage
-	$(BIN)/python -m pytest -n 2 -m "not soak" --durations 5 --cov --cov-report term
+	$(BIN)/python -m pytest -n 2 --durations 5 --cov --cov-report term
 
 soak: $(VENV)/.installed  ## long tests
 	$(BIN)/python -m pytest -m soak

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import (
     BackboneSpec,
@@ -31,9 +32,10 @@ from ssmtl_toolkit.specs import (
     did_you_mean,
 )
 
-RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "keep", "store", "skip_bad"})
+RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad"})
 RESUMABLE |= {"accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
-"""What may differ when a run goes on: how long, how it is kept, and on which machine (then not bit for bit)."""
+"""What may differ when a run goes on: how long, what is kept, where the scans lie (their contents are compared), and on
+which machine (then not bit for bit)."""
 
 
 class RunConfig(BaseModel):
@@ -77,7 +79,9 @@ class RunConfig(BaseModel):
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps (Lightning Fabric).")
     devices: int = Field(1, ge=1, description="Number of devices on this machine.")
     nodes: int = Field(1, ge=1, description="Number of machines.")
-    strategy: str = Field("auto", description="Strategy of Lightning Fabric, e.g. ddp.")
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = Field(
+        "auto", description="How several devices share the work (Lightning Fabric)."
+    )
     store: Literal["auto", "disk", "ram", "gpu"] = Field(
         "auto", description="Where slices are kept while training; auto: the fastest place they fit in."
     )
@@ -96,6 +100,13 @@ class RunConfig(BaseModel):
         for item in given if many else [given]:
             if not isinstance(item, str | Spec):
                 raise ValueError("expected a spec or its text, such as 'name:option=value'")
+        return given
+
+    @field_validator("window")
+    @classmethod
+    def _low_below_high(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and given[0] >= given[1]:
+            raise ValueError("LOW must be below HIGH")
         return given
 
     @field_serializer("data", "backbone", "balancer")
@@ -155,7 +166,7 @@ class RunConfig(BaseModel):
         """
         found = registry()
         specs = RunSpecs(
-            dataset=found.dataset(self.data),
+            dataset=_absolute(found.dataset(self.data)),
             backbone=found.resolve(BackboneSpec, self.backbone),
             tasks=tuple(found.resolve(TaskSpec, task) for task in self.tasks),
             balancer=found.resolve(BalancerSpec, self.balancer),
@@ -182,6 +193,20 @@ class RunConfig(BaseModel):
         ours, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         changed = [k for k in ours if k not in RESUMABLE and ours[k] != theirs[k]]
         return [f"{k} is {ours[k]!r}, was {theirs[k]!r}" for k in changed]
+
+
+def _absolute(dataset: DatasetSpec) -> DatasetSpec:
+    """Make paths absolute, so that run.toml repeats the run from any folder."""
+    for name, value in dataset:
+        if isinstance(value, Path):
+            try:
+                str(value).encode()
+            except UnicodeEncodeError:
+                raise UsageError(
+                    f"{printable(value)}: the path is not UTF-8 and cannot be written down; rename it"
+                ) from None
+            dataset = dataset.model_copy(update={name: value.expanduser().absolute()})
+    return dataset
 
 
 class RunSpecs(BaseModel):

@@ -159,6 +159,10 @@ class ReaderSpec(Spec):
     def matches(self, path: Path) -> bool:
         """Tell by name alone, without opening the file, whether this reader is meant for `path`."""
 
+    def files(self, path: Path) -> Sequence[Path]:
+        """All files that `read(path)` reads, so that a change in any of them is noticed."""
+        return (path,)
+
     @abstractmethod
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan; of a 4-D file the volume with index `volume`.

@@ -12,12 +12,14 @@ from torch import nn
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data import augment, files
+from ssmtl_toolkit.data.prepare import Prepare, prepare
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine import checkpoint, device
 from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.launch import is_first_process
 
 
 def test_blur_is_a_gaussian_of_the_drawn_sigma_for_each_slice():
@@ -46,7 +48,7 @@ def test_blur_and_flip_leave_about_half_of_the_slices_alone_and_keep_their_shape
 
 
 def test_a_window_weights_by_pairs_and_skips_steps_without_any():
-    window = Window()
+    window = Window({"task": ["copy"]})
     for loss, pairs in ((1.0, 2), (4.0, 6), (0.0, 0)):
         window.add({"task": TaskOutput(torch.tensor(loss), {"copy": torch.tensor(2 * loss)}, pairs)})
     means = window.means()
@@ -55,9 +57,27 @@ def test_a_window_weights_by_pairs_and_skips_steps_without_any():
 
 
 def test_a_window_without_any_pair_has_no_mean():
-    window = Window()
+    window = Window({"task": []})
     window.add({"task": TaskOutput(torch.tensor(0.0), {}, 0)})
     assert window.means() == {"task/pairs": 0.0}
+
+
+def test_all_ranks_reduce_the_same_metrics_in_the_same_order_whatever_each_has_seen():
+    reduced = []
+    for outputs in (
+        {"b": TaskOutput(torch.tensor(2.0), {}, 0)},
+        {"b": TaskOutput(torch.tensor(2.0), {"m": torch.tensor(3.0)}, 4)},
+    ):
+        window = Window({"a": ["x"], "b": ["m"]}, lambda sums: reduced.append(sums) or sums)
+        window.add({**outputs, "a": TaskOutput(torch.tensor(1.0), {"x": torch.tensor(5.0)}, 2)})
+        window.means()
+    assert reduced[0].tolist() == [2, 10, 0, 0, 2, 0]
+    assert reduced[1].tolist() == [2, 10, 8, 12, 2, 4]
+
+
+def test_a_metric_that_the_spec_does_not_list_is_told():
+    with pytest.raises(SsmtlError, match="'task' gives a metric 'new'"):
+        Window({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"new": torch.tensor(1.0)})})
 
 
 def test_the_final_figures_are_means_over_the_last_tenth(tmp_path):
@@ -92,12 +112,23 @@ def saved(tmp_path, step, keep=2):
 
 
 def test_only_the_newest_checkpoints_are_kept_or_all_when_told(tmp_path):
-    for step in (5, 10, 100000000, 15):
+    for step in (5, 10, 15, 100000000):
         saved(tmp_path / "few", step)
+        saved(tmp_path / "one", step, keep=1)
         saved(tmp_path / "all", step, keep=0)
-    assert len(list((tmp_path / "few").iterdir())) == 2
+    assert [p.name for p in sorted((tmp_path / "few").iterdir())] == ["step-00000015", "step-100000000"]
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["step-100000000"]
     assert len(list((tmp_path / "all").iterdir())) == 4
     assert checkpoint.newest(tmp_path / "few", print).step == 100000000
+
+
+def test_a_damaged_checkpoint_ahead_never_costs_a_good_one(tmp_path):
+    saved(tmp_path, 3, keep=1)
+    ahead = tmp_path / "step-00000006"
+    ahead.mkdir()
+    assert checkpoint.newest(tmp_path, lambda text: None).step == 3
+    saved(tmp_path, 5, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
 
 
 @pytest.mark.parametrize("fail", ["rename", "fsync", "write_text"])
@@ -116,7 +147,7 @@ def test_a_failing_disk_leaves_the_older_checkpoint_and_says_so(tmp_path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no manifest", "other file"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no manifest", "other file", "step", "lr", "other name"])
 def test_a_checkpoint_that_is_not_whole_is_never_loaded(tmp_path, damage):
     path, _, _ = saved(tmp_path, 1)
     state = path / "state.safetensors"
@@ -128,6 +159,16 @@ def test_a_checkpoint_that_is_not_whole_is_never_loaded(tmp_path, damage):
         state.write_bytes(data)
     elif damage == "empty":
         state.write_bytes(b"")
+    elif damage in ("step", "lr"):
+        manifest = (path / "manifest.json").read_text()
+        changed = (
+            manifest.replace('"step": 1,', '"step": 2,') if damage == "step" else manifest.replace("0.001", "0.005")
+        )
+        assert changed != manifest
+        (path / "manifest.json").write_text(changed)
+    elif damage == "other name":
+        path.rename(path.with_name("step-00000002"))
+        path = path.with_name("step-00000002")
     elif damage == "no manifest":
         (path / "manifest.json").unlink()
     else:
@@ -182,11 +223,38 @@ def test_auto_takes_bf16_on_a_gpu_that_has_it(monkeypatch):
     assert device.choose_precision(RunConfig(accelerator="cpu"), Progress()) == "32"
 
 
-def test_slurm_tasks_that_nothing_connects_are_refused(monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # an interactive shell: Fabric leaves SLURM alone there
-    with pytest.raises(SsmtlError, match="4 tasks"):
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_JOB_NAME": "train"},
+        {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
+    ],
+)
+def test_processes_that_would_train_copies_side_by_side_are_refused(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SsmtlError, match="copies into one folder"):
         device.make_fabric(RunConfig(accelerator="cpu"), Progress())
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_only_one_process_speaks_and_writes(monkeypatch, variables, first):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == first
 
 
 def test_a_configuration_reads_back_from_its_toml():
@@ -202,6 +270,20 @@ def test_all_wrong_options_of_a_file_are_told_at_once():
         RunConfig.of({"sise": 3, "lr": -1, "batch_size": 0}, "my.toml")
     for part in ("my.toml: no option 'sise'; did you mean 'size'", "lr: ", "batch_size: "):
         assert part in str(error.value)
+
+
+def test_a_window_that_keeps_nothing_is_told():
+    with pytest.raises(UsageError, match="LOW must be below HIGH"):
+        RunConfig.of({"window": [300, -100]})
+    volume = Volume(np.arange(512.0, dtype=np.float32).reshape(8, 8, 8), np.eye(4), (1, 1, 1))
+    with pytest.raises(DataError, match=r"clipped to \(5000\.0, 6000\.0\); choose another --window"):
+        prepare(volume, Prepare(size=8, window=(5000, 6000)))
+
+
+def test_files_are_as_readable_as_others(tmp_path):
+    files.write_json(tmp_path / "a.json", {})
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import ssmtl_toolkit
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.registry import Plugin, registry
 from ssmtl_toolkit.specs import TaskSpec
 
 SMALL = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 4}
@@ -262,6 +262,59 @@ def test_a_task_that_no_scan_has_a_pair_for_is_an_error_before_training(scans, t
         pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=12", "reconstruct_next:t=1"])
 
 
+def test_resume_is_exact_in_channels_last_layout_too(scans, tmp_path):
+    whole = pretrain(scans, tmp_path / "whole", channels_last="on")
+    pretrain(scans, tmp_path / "cut", channels_last="on", steps=3)
+    assert equal(state(whole), state(pretrain(scans, tmp_path / "cut", channels_last="on", resume=True)))
+
+
+def test_a_run_cannot_be_resumed_to_fewer_steps(scans, tmp_path):
+    pretrain(scans, tmp_path / "r")
+    with pytest.raises(UsageError, match="has 6 steps already"):
+        pretrain(scans, tmp_path / "r", steps=2, resume=True)
+
+
+def test_scans_may_move_between_a_run_and_its_resume(scans, tmp_path):
+    pretrain(scans, tmp_path / "r", steps=3)
+    moved = scans.rename(tmp_path / "elsewhere")
+    again = pretrain(moved, tmp_path / "r", resume=True)
+    assert again.summary["steps"] == 6
+
+
+def test_a_configuration_and_options_together_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="both a configuration and options"):
+        ssmtl_toolkit.pretrain(RunConfig(), out=tmp_path / "r", lr=5.0)
+
+
+def test_weights_that_are_not_finite_are_never_saved(scans, tmp_path):
+    with pytest.raises(SsmtlError, match=r"not finite after step 1|loss is"):
+        pretrain(scans, tmp_path / "r", lr=1e38, steps=1, clip=None, weight_decay=1e30, tasks=["reconstruct_prev:t=1"])
+    assert not list((tmp_path / "r").rglob("*.safetensors"))
+
+
+def test_a_batch_too_small_for_batch_norm_is_told_before_training(scans, tmp_path):
+    options = {"tasks": ["moco_v2:queue=10"], "backbone": "unet:encoder=resnet18", "batch_size": 1}
+    with pytest.raises(UsageError, match="larger --batch-size"):
+        pretrain(scans, tmp_path / "r", **options)
+
+
+def test_parts_that_no_feature_depends_on_are_not_trained(scans, tmp_path):
+    run = pretrain(
+        scans, tmp_path / "r", tasks=["reconstruct_prev:t=1"], backbone="unet:encoder=efficientnet-b0", steps=1
+    )
+    moments = [k for k in state(run) if k.endswith("exp_avg")]
+    assert not [k for k, v in state(run).items() if k.endswith("exp_avg") and not v.any()]
+    assert moments
+
+
+def test_a_broken_plugin_is_reported_by_a_run(ssmtl, scans, monkeypatch):
+    broken = Plugin("theirs", "their-package", "1.0", "ImportError: no such thing")
+    monkeypatch.setattr(registry(), "plugins", [*registry().plugins, broken])
+    done = ssmtl("run", *FLAGS, "--data", scans, "--task", "reconstruct_next:t=1", "--steps", 1, "--out", "r")
+    assert done.returncode == 0
+    assert "plugin 'theirs' of their-package 1.0 did not load: ImportError: no such thing" in done.stderr
+
+
 def test_a_folder_with_a_run_in_it_is_not_overwritten(scans, tmp_path):
     pretrain(scans, tmp_path / "r")
     with pytest.raises(UsageError, match=r"not empty.*--resume"):
@@ -292,7 +345,8 @@ def test_compiled_and_plain_runs_agree(scans, tmp_path, monkeypatch):
 
 
 def test_two_processes_train_one_network_with_equal_queues(scans, tmp_path, ssmtl_process):
-    flags = [x for task in PLUS for x in ("--task", task)]
+    tasks = [*PLUS, "slice_siam:t=5"]  # the last one has no pair in many batches
+    flags = [x for task in tasks for x in ("--task", task)]
     options = ("--data", scans, *FLAGS, *flags, "--steps", 4, "--devices", 2, "--accelerator", "cpu", "--log-every", 1)
     done = ssmtl_process("run", *options, "--out", "two", "--json")
     assert done.returncode == 0, done.stderr

@@ -165,6 +165,42 @@ def test_nothing_but_bad_scans_is_an_error_even_with_skip_bad(tmp_path):
         build(tmp_path / "scans", tmp_path / "cache", skip_bad=True)
 
 
+def test_a_pair_is_known_by_its_voxels_and_not_by_its_header_alone(tmp_path, reads):
+    (tmp_path / "scans").mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        nib.save(nib.Nifti1Pair(blobs(8, seed=seed), np.eye(4)), tmp_path / "scans" / f"{name}.hdr")
+    first = build(tmp_path / "scans", tmp_path / "cache")
+    assert len(first.scans) == 2
+    reads.clear()
+    nib.save(nib.Nifti1Pair(blobs(8, seed=3), np.eye(4)), tmp_path / "scans" / "b.hdr")
+    second = build(tmp_path / "scans", tmp_path / "cache")
+    assert reads == ["b.hdr"]
+    assert second.fingerprint != first.fingerprint
+
+
+def test_memory_is_what_the_container_leaves(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    monkeypatch.setattr(storing, "_CGROUP", tmp_path)
+    assert storing.free_memory() == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert storing.free_memory() > 600
+
+
+def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
+    (scans / "series").mkdir()
+    (scans / "series" / "1.dcm").write_text("")
+
+    class Series(readers()[0].__class__):
+        name = "series"
+
+        def matches(self, path):
+            return path.name == "series" or super().matches(path)
+
+    found = registry().dataset(str(scans)).scans(scans, ReadableTest([Series()]))
+    assert [scan.name for scan in found] == ["p0", "p1", "p2", "p3", "series"]
+
+
 def test_copies_and_links_of_a_scan_count_once(scans, tmp_path):
     shutil.copy(scans / "p0.nii.gz", scans / "zz_copy.nii.gz")
     (scans / "zz_link.nii.gz").symlink_to(scans / "p1.nii.gz")
@@ -203,8 +239,10 @@ def test_mmwhs_names_are_found_with_their_labels(tmp_path):
     write_scan(tmp_path / "MM-WHS" / "deep" / "ct_train_1001_label.nii.gz")
     spec = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'}")
     found = spec.scans(tmp_path, ReadableTest(readers()))
-    assert [scan.patient for scan in found] == ["ct_1001", "ct_1002", "ct_2001"]
-    assert [scan.label is not None for scan in found] == [True, False, False]
+    assert [scan.patient for scan in found] == ["ct_1001", "ct_1002"]
+    assert [scan.label is not None for scan in found] == [True, False]
+    every = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'},test=true").scans(tmp_path, ReadableTest(readers()))
+    assert [scan.patient for scan in every] == ["ct_1001", "ct_1002", "ct_2001"]
     assert spec.suggested()["epochs"] == 100
 
 

@@ -69,11 +69,12 @@ class MmWhs(DatasetSpec):
 
     root: Path = Field(description="The folder with the files, or above it.")
     modality: Literal["ct", "mr"] = Field("ct", description="Which of the two sets.")
+    test: bool = Field(False, description="Take the unlabelled test scans too (the paper: the 20 training scans).")
 
     def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
         from ssmtl_datasets.folder import list_mmwhs
 
-        return list_mmwhs(self.root, self.modality, readable)
+        return list_mmwhs(self.root, self.modality, self.test, readable)
 
     def suggested(self) -> Mapping[str, Any]:
         ct = {"axis": "axial", "size": 256, "epochs": 100}

@@ -22,20 +22,20 @@ def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
         return [_scan(root, root.parent, None)]
     _check(root)
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
-    files = [file for file in walk(images or root) if readable(file)]
+    files = list(walk(images or root, readable))
     if not files:
         raise DataError(f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz")
     labels = images and root / images.name.replace("images", "labels")
     return [_scan(file, images or root, labels) for file in files]
 
 
-def list_mmwhs(root: Path, modality: str, readable: ReadableTest) -> list[Scan]:
-    """The images of one modality below `root`, by number; training and test scans alike."""
+def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) -> list[Scan]:
+    """The training images of one modality below `root`, by number, and with `test` the unlabelled test ones too."""
     _check(root)
     found = []
-    for file in walk(root):
+    for file in walk(root, readable):
         match = _MMWHS.fullmatch(file.name)
-        if match and match[1].lower() == modality and readable(file):
+        if match and match[1].lower() == modality and (test or match[2].lower() == "train"):
             label = file.with_name(re.sub("_image", "_label", file.name, flags=re.IGNORECASE))
             found.append(Scan(file, f"{modality}_{match[3]}", f"{modality}_{match[3]}", modality, _there(label)))
     if not found:
@@ -46,8 +46,11 @@ def list_mmwhs(root: Path, modality: str, readable: ReadableTest) -> list[Scan]:
     return sorted(found, key=lambda scan: scan.name)
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Every file below `folder` in the order of names; links to folders are followed, each folder is visited once."""
+def walk(folder: Path, readable: ReadableTest) -> Iterator[Path]:
+    """Every file or folder below `folder` that a reader is meant for, in the order of names.
+
+    Links to folders are followed; each folder is visited once.
+    """
     seen: set[tuple[int, int]] = set()
 
     def visit(here: Path) -> Iterator[Path]:
@@ -60,10 +63,10 @@ def walk(folder: Path) -> Iterator[Path]:
             return
         seen.add((status.st_dev, status.st_ino))
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_dir() and not readable(entry):
                 if not entry.name.startswith("."):
                     yield from visit(entry)
-            else:
+            elif readable(entry):
                 yield entry
 
     yield from visit(folder)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +17,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from ssmtl_datasets.anatomy import LABELS, Layer, chest, heart
+from ssmtl_datasets.shapes import Field, Point, Range, rotation, smooth_field, warp
+
 Modality = Literal["ct", "mri"]
-Field = NDArray[np.float32]  # (N,) one value a voxel, or (3, N) one point a voxel
-Point = tuple[float, float, float]
-Range = tuple[float, float]
 
 REVISION = 1  # raise it when equal arguments would give other files: made ones are kept by this number
-LABELS = {"LV": 500, "RV": 600, "LA": 420, "RA": 550, "myocardium": 205, "aorta": 820, "PA": 850}
 
 
 @dataclass(frozen=True)
@@ -47,33 +45,6 @@ class PhantomScan:
 
 
 @dataclass(frozen=True)
-class Blob:
-    """A superellipsoid whose first radius lies along `axis`."""
-
-    centre: Point
-    radii: Point
-    axis: Point = (1, 0, 0)
-    power: float = 2.0
-
-
-@dataclass(frozen=True)
-class Tube:
-    """A tube along the polyline `points`, with a radius at each of them."""
-
-    points: tuple[Point, ...]
-    radii: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A tissue painted over what lies below: its signed distance (N,) is negative inside."""
-
-    tissue: str
-    distance: Field
-    label: int = 0
-
-
-@dataclass(frozen=True)
 class Protocol:
     """How a modality is acquired; `codes` name the ways in which files of it store I, J and K."""
 
@@ -89,43 +60,6 @@ class Protocol:
 PROTOCOLS: dict[Modality, Protocol] = {
     "ct": Protocol(("LPS", "RAS", "LAS", "RPI"), (2.8, 3.4), (2.8, 3.2), (44, 60), (0, 0, 12), 0),
     "mri": Protocol(("PSL", "ASR", "PIR", "AIL"), (2.3, 2.8), (3.3, 3.8), (40, 48), (-12, 8, 8), 4),
-}
-
-# In the heart's frame; the left ventricle's axis runs from its base to the apex: left, to the front and down.
-APEX: Point = (-0.65, 0.55, -0.52)
-LV = Blob((-29, 3, -11), (38, 21, 22), APEX)
-CHAMBERS: dict[str, tuple[Blob | Tube, ...]] = {
-    "RA": (Blob((41, -8, -5), (21, 25, 29)), Tube(((42, 2, 8), (22, 16, 22)), (13, 7))),
-    "LA": (
-        Blob((-3, -41, 12), (31, 19, 22)),
-        Tube(((-25, -35, 16), (-42, -18, 20)), (11, 6)),
-    ),
-    "RV": (
-        Blob((6, 29, -16), (43, 24, 28), (-0.8, 0.45, -0.4), 2.3),
-        Tube(((-4, 33, -2), (-14, 32, 26)), (19, 14)),
-    ),
-}
-GREAT_VESSELS: dict[str, tuple[Tube, ...]] = {
-    "PA": (
-        Tube(((-14, 32, 26), (-19, 18, 45), (-22, -3, 55)), (13, 13, 12)),
-        Tube(((-20, -5, 54), (10, -22, 50), (46, -30, 44)), (11, 10, 7)),
-        Tube(((-22, -5, 55), (-46, -30, 57), (-62, -44, 52)), (11, 9, 7)),
-    ),
-    "aorta": (Tube(((-5, -8, 7), (4, -3, 20), (13, 2, 45), (14, 0, 66), (9, -8, 78)), (14, 16, 14, 14, 13)),),
-}
-# Unlabelled, with the blood of the chamber they lead to or come from.
-OTHER_VESSELS: dict[str, tuple[Tube, ...]] = {
-    "LA": (
-        Tube(((-26, -46, 18), (-60, -62, 26)), (8, 6)),
-        Tube(((-26, -46, 4), (-58, -62, -8)), (8, 6)),
-        Tube(((20, -45, 16), (58, -58, 24)), (8, 6)),
-        Tube(((20, -46, 4), (55, -62, -10)), (8, 6)),
-    ),
-    "RA": (
-        Tube(((34, -12, 18), (31, -10, 120)), (10, 9)),
-        Tube(((37, -22, -25), (30, -32, -110)), (11, 12)),
-    ),
-    "aorta": (Tube(((9, -8, 78), (-5, -30, 88), (-16, -62, 80)), (13, 12, 12)),),
 }
 
 # HU, mean and spread between patients.
@@ -165,10 +99,10 @@ def make_scan(patient: int, modality: Modality, seed: int = 0) -> PhantomScan:
     """Make the scan of one patient, a function of its arguments alone, whatever was made before it."""
     anatomy, contrast, noise = _generator(patient, modality, seed).spawn(3)
     affine, shape, points = _acquisition_grid(PROTOCOLS[modality], anatomy)
-    points += _warp(shape, anatomy)
+    points += warp(shape, anatomy)
     values = _ct_values(contrast) if modality == "ct" else _mri_values(contrast)
     edge = PROTOCOLS[modality].pixel[1] * contrast.uniform(1.0, 1.7)
-    image, label = _paint([*_chest(points, anatomy), *_heart(points, anatomy)], values, edge)
+    image, label = _paint([*chest(points, anatomy), *heart(points, anatomy)], values, edge)
     acquire = _acquire_ct if modality == "ct" else _acquire_mri
     image = acquire(image.reshape(shape), points.reshape(3, *shape), noise)
     name = _patient_name(patient, modality)
@@ -214,9 +148,6 @@ def _generator(patient: int, modality: Modality, seed: int) -> Generator:
     return np.random.Generator(np.random.Philox(streams))
 
 
-# --- geometry -----------------------------------------------------------------------------------------------------
-
-
 def _acquisition_grid(protocol: Protocol, rng: Generator) -> tuple[NDArray[np.float64], tuple[int, int, int], Field]:
     """Draw a field of view: the file's affine, its shape and the voxels' anatomical coordinates (3, N)."""
     pixel = rng.uniform(*protocol.pixel)
@@ -225,7 +156,7 @@ def _acquisition_grid(protocol: Protocol, rng: Generator) -> tuple[NDArray[np.fl
     directions = np.zeros((3, 3))
     for axis, letter in enumerate(code):
         directions["LRPAIS".index(letter) // 2, axis] = 1 if letter in "RAS" else -1
-    steps = _rotation(rng.uniform(-protocol.tilt, protocol.tilt, 3)) @ directions
+    steps = rotation(rng.uniform(-protocol.tilt, protocol.tilt, 3)) @ directions
     steps = steps * (pixel, pixel, rng.uniform(*protocol.spacing))
     centre = np.array(protocol.focus) + rng.uniform(-6, 6, 3)
     corner = centre - steps @ ((np.array(shape) - 1) / 2)
@@ -233,213 +164,6 @@ def _acquisition_grid(protocol: Protocol, rng: Generator) -> tuple[NDArray[np.fl
     points = steps.astype(np.float32) @ indices + corner[:, None].astype(np.float32)
     table = rng.uniform(-60, 60, 3)  # scanners count mm from the table, not from the patient
     return nib.affines.from_matvec(steps, corner + table), shape, points
-
-
-def _rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (3, 3) rotation about x, then y, then z."""
-    turns = []
-    for axis, angle in enumerate(np.deg2rad(degrees)):
-        first, second = [i for i in range(3) if i != axis]
-        turn = np.eye(3)
-        turn[first, first] = turn[second, second] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        turns.append(turn)
-    return np.asarray(turns[2] @ turns[1] @ turns[0])
-
-
-def _smooth_field(shape: tuple[int, ...], knots: int, rng: Generator) -> Field:
-    """Draw a smooth field of this shape with unit variance, which changes sign about every size/`knots` voxels."""
-    field = rng.standard_normal((knots, knots, knots), dtype=np.float32)
-    for size in shape:
-        at, nodes = np.linspace(0, knots - 1, size)[:, None], np.arange(knots)
-        weights = np.exp(-0.5 * ((at - nodes) / 0.7) ** 2)
-        weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-        field = np.moveaxis(np.tensordot(weights.astype(np.float32), field, axes=(1, 0)), 0, -1)
-    return np.ascontiguousarray(field)
-
-
-def _warp(shape: tuple[int, int, int], rng: Generator) -> Field:
-    """Draw displacements (3, N) that take the regularity out of every shape, large ones and small ones."""
-    coarse = [_smooth_field(shape, 5, rng).ravel() * 4.0 for _ in range(3)]
-    fine = [_smooth_field(shape, 11, rng).ravel() * 1.3 for _ in range(3)]
-    return np.asarray(np.stack(coarse) + np.stack(fine), np.float32)
-
-
-def _distance(shape: Blob | Tube, points: Field) -> Field:
-    return _blob_distance(shape, points) if isinstance(shape, Blob) else _tube_distance(shape, points)
-
-
-def _blob_distance(blob: Blob, points: Field) -> Field:
-    along = np.array(blob.axis) / np.linalg.norm(blob.axis)
-    side = np.cross((0, 0, 1), along)
-    side /= np.linalg.norm(side)
-    frame = np.stack([along, side, np.cross(along, side)]) / np.array(blob.radii)[:, None]
-    inside = np.abs(frame.astype(np.float32) @ points - (frame @ blob.centre).astype(np.float32)[:, None])
-    reach = np.sum(inside**blob.power, axis=0) ** (1 / blob.power)
-    return np.asarray((reach - 1) * np.mean(blob.radii), np.float32)
-
-
-def _tube_distance(tube: Tube, points: Field) -> Field:
-    nearest = np.full(points.shape[1], np.inf, np.float32)
-    for start, end, r0, r1 in zip(tube.points, tube.points[1:], tube.radii, tube.radii[1:], strict=False):
-        step = np.subtract(end, start).astype(np.float32)
-        offset = points - np.array(start, np.float32)[:, None]
-        at = np.clip(step @ offset / (step @ step), 0, 1)
-        offset -= step[:, None] * at
-        np.minimum(nearest, np.sqrt(np.sum(offset**2, axis=0)) - (r0 + (r1 - r0) * at), out=nearest)
-    return nearest
-
-
-def _union(shapes: tuple[Blob | Tube, ...], points: Field) -> Field:
-    return np.asarray(np.minimum.reduce([_distance(shape, points) for shape in shapes]))
-
-
-def _vary(shape: Blob | Tube, rng: Generator) -> Blob | Tube:
-    """Draw a patient's own version of a shape: moved a little, wider or narrower."""
-    return _vary_blob(shape, rng) if isinstance(shape, Blob) else _vary_tube(shape, rng)
-
-
-def _vary_blob(blob: Blob, rng: Generator) -> Blob:
-    a, b, c = np.array(blob.radii) * rng.uniform(0.85, 1.13, 3)
-    power = blob.power + rng.uniform(-0.1, 0.5)
-    return replace(blob, centre=_add(blob.centre, rng.normal(0, 2, 3)), radii=(a, b, c), power=power)
-
-
-def _vary_tube(tube: Tube, rng: Generator) -> Tube:
-    width, shift = rng.uniform(0.88, 1.12), rng.normal(0, 1.5, 3)
-    moved = tuple(_add(point, shift) for point in tube.points)
-    return Tube(moved, tuple(radius * width for radius in tube.radii))
-
-
-def _add(point: Point, shift: NDArray[np.float64]) -> Point:
-    x, y, z = np.add(point, shift).tolist()
-    return x, y, z
-
-
-# --- anatomy ------------------------------------------------------------------------------------------------------
-
-
-def _column(points: Field, centre: Range, radii: Range, power: float = 2.0) -> Field:
-    """Signed distance (N,) to an upright superelliptic cylinder."""
-    inside = np.abs((points[:2] - np.array(centre, np.float32)[:, None]) / np.array(radii, np.float32)[:, None])
-    return np.asarray((np.sum(inside**power, axis=0) ** (1 / power) - 1) * np.mean(radii), np.float32)
-
-
-def _chest(points: Field, rng: Generator) -> Iterator[Layer]:
-    """Paint everything but the heart, from the skin inwards."""
-    width, depth = rng.uniform(136, 158), rng.uniform(98, 112)
-    fat, wall = rng.uniform(5, 18), rng.uniform(12, 18)
-    skin = _column(points, (0, 0), (width, depth), 2.5) + 0.1 * np.maximum(points[2], 0)
-    yield Layer("fat", skin)
-    yield Layer("muscle", skin + fat)
-    cavity = skin + fat + wall
-    yield Layer("lung", cavity)
-    yield from _ribs(points, cavity - wall / 2 + 1, rng)
-    yield from _lung_vessels(points, cavity, rng)
-    yield Layer("mediastinum", _column(points, (0, 0), (rng.uniform(16, 26), depth - fat - wall + 2)))
-    yield from _abdomen(points, cavity, rng)
-    yield from _spine(points, -depth + fat + 24, rng)
-    yield from _airways(points)
-    sternum = (rng.normal(0, 2), depth - fat - 9, 15.0)
-    yield Layer("bone", _blob_distance(Blob(sternum, (17, 6, 95)), points))
-    yield Layer("marrow", _blob_distance(Blob(sternum, (13, 3, 92)), points))
-
-
-def _ribs(points: Field, middle: Field, rng: Generator) -> Iterator[Layer]:
-    """Ribs slope downwards to the front, so an axial slice cuts each of them in a short piece."""
-    period, phase = rng.uniform(24, 30), rng.uniform(0, 1)
-    level = (points[2] + 0.55 * points[1]) / period + phase
-    across = np.abs(level - np.rint(level)) * period - 6
-    yield Layer("bone", np.maximum(np.abs(middle) - 4, across))
-    yield Layer("marrow", np.maximum(np.abs(middle) - 1.5, across + 3))
-
-
-def _lung_vessels(points: Field, cavity: Field, rng: Generator) -> Iterator[Layer]:
-    for side in (-1, 1):
-        for _ in range(8):
-            angle, height = rng.uniform(-np.pi / 2, np.pi / 2), rng.uniform(-50, 70)
-            bend = (side * (60 + 15 * np.cos(angle)), -20 + 30 * np.sin(angle), 15 + height / 2)
-            end = (side * (70 + 45 * np.cos(angle)), -15 + 70 * np.sin(angle), 10 + height)
-            branch = Tube(((side * 35.0, -22.0, 25.0), bend, end), (5, 3.5, 1.5))
-            yield Layer("muscle", np.maximum(_tube_distance(branch, points), cavity + 4))
-
-
-def _abdomen(points: Field, cavity: Field, rng: Generator) -> Iterator[Layer]:
-    """Liver under the domes of the diaphragm, and on the left a stomach with its gas bubble."""
-    x, y, z = points
-    top, lean = rng.uniform(-42, -26), rng.uniform(6, 16)
-    right = top - 26 * ((x - 62) / 75) ** 2 - 22 * (y / 80) ** 2
-    left = top - lean - 26 * ((x + 70) / 65) ** 2 - 22 * (y / 80) ** 2
-    below = np.maximum(z - np.maximum(right, left), cavity)
-    yield Layer("liver", below)
-    stomach = Blob((-58, 12, top - lean - 36), (38, 34, 27))
-    inside = _blob_distance(stomach, points)
-    yield Layer("muscle", inside)
-    yield Layer("mediastinum", inside + 5)
-    yield Layer("air", np.maximum(inside + 5, 20 - y))
-
-
-def _spine(points: Field, back: float, rng: Generator) -> Iterator[Layer]:
-    period, phase = rng.uniform(24, 29), rng.uniform(0, 1)
-    level = points[2] / period + phase
-    disc = 3.5 - np.abs(level - np.rint(level)) * period
-    vertebra = _column(points, (0, back), (18, 15), 2.3)
-    process = _column(points, (0, back - 26), (5, 16))
-    yield Layer("muscle", _column(points, (0, back - 14), (52, 22), 2.5))
-    yield Layer("bone", np.minimum(vertebra, _column(points, (0, back - 14), (30, 7))))
-    yield Layer("bone", process)
-    yield Layer("marrow", np.maximum(vertebra + 3, disc))
-    yield Layer("muscle", np.maximum(vertebra + 1, -disc))
-    yield Layer("fat", _column(points, (0, back - 20), (9, 7)))
-    yield Layer("muscle", _column(points, (0, back - 20), (5, 4)))
-    yield Layer("aorta", _column(points, (-24 + rng.normal(0, 3), back + 16), (12.5, 12.5)))
-    yield Layer("muscle", _column(points, (-4, back + 26), (8, 5)))  # the oesophagus
-
-
-def _airways(points: Field) -> Iterator[Layer]:
-    fork = (3.0, -30.0, 62.0)
-    for end in ((3.0, -22.0, 130.0), (40.0, -36.0, 38.0), (-42.0, -40.0, 42.0)):
-        yield Layer("muscle", _tube_distance(Tube((fork, end), (10, 8)), points))
-        yield Layer("air", _tube_distance(Tube((fork, end), (7.5, 5.5)), points))
-
-
-def _heart(points: Field, rng: Generator) -> Iterator[Layer]:
-    """Paint the heart in its sack, thin walls before the blood they enclose, so that neighbours keep a septum."""
-    turn = _rotation(rng.uniform(-1, 1, 3) * (7, 8, 12))
-    scale = rng.uniform(0.95, 1.18)
-    centre = rng.normal((-6, 17, 0), (4, 3, 4))
-    frame = (turn.T / scale).astype(np.float32) @ (points - centre.astype(np.float32)[:, None])
-
-    def distances(table: Mapping[str, tuple[Blob | Tube, ...]]) -> dict[str, Field]:
-        return {k: _union(tuple(_vary(s, rng) for s in v), frame) * np.float32(scale) for k, v in table.items()}
-
-    cavity, muscle = _left_ventricle(frame, scale, rng)
-    chambers, vessels = distances(CHAMBERS), distances(GREAT_VESSELS)
-    wall = np.asarray(np.minimum.reduce([*chambers.values()])) - np.float32(rng.uniform(1.5, 3.5))
-    yield Layer("fat", np.minimum(wall, muscle) - np.float32(rng.uniform(1, 6)))
-    for blood, distance in distances(OTHER_VESSELS).items():
-        yield Layer(blood, distance)
-    yield Layer("myocardium", wall)
-    for name, distance in (chambers | {"PA": vessels["PA"]}).items():
-        yield Layer(name, distance, LABELS[name])
-    yield Layer("myocardium", muscle, LABELS["myocardium"])
-    yield Layer("LV", cavity, LABELS["LV"])
-    yield Layer("aorta", vessels["aorta"], LABELS["aorta"])
-
-
-def _left_ventricle(frame: Field, scale: float, rng: Generator) -> tuple[Field, Field]:
-    """Return the signed distances (N,) to the cavity and to the muscle around it, both open at the mitral valve."""
-    blob = _vary_blob(LV, rng)
-    axis = (np.array(blob.axis) / np.linalg.norm(blob.axis)).astype(np.float32)
-    base = axis @ np.array(blob.centre, np.float32) - 0.7 * blob.radii[0]
-    open_end = (base - axis @ frame) * scale
-    bulge = _blob_distance(blob, frame) * scale
-    thickness = rng.uniform(7, 13)
-    cavity, muscle = np.maximum(bulge, open_end), np.maximum(bulge - thickness, open_end - 2)
-    return cavity.astype(np.float32), muscle.astype(np.float32)
-
-
-# --- image --------------------------------------------------------------------------------------------------------
 
 
 def _paint(layers: list[Layer], values: dict[str, float], edge: float) -> tuple[Field, NDArray[np.uint16]]:
@@ -482,7 +206,7 @@ def _soften(image: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
 
 def _acquire_ct(image: NDArray[np.float32], points: Field, rng: Generator) -> NDArray[np.float32]:
     """Add uneven mixing of the iodine, quantum noise with the grain of a kernel and, in some patients, streaks."""
-    image = image + rng.uniform(6, 20) * _smooth_field(image.shape, 14, rng)
+    image = image + rng.uniform(6, 20) * smooth_field(image.shape, 14, rng)
     grain = _soften(rng.standard_normal(image.shape, dtype=np.float32), 0.15)
     image += np.float32(rng.uniform(30, 90)) * grain
     if rng.random() < 0.35:
@@ -501,8 +225,8 @@ def _streaks(points: Field, rng: Generator) -> NDArray[np.float32]:
 
 def _acquire_mri(image: NDArray[np.float32], points: Field, rng: Generator) -> NDArray[np.float32]:
     """Add the coil's bias field, the receiver's gain and Rician noise."""
-    image = image * (1 + np.float32(rng.uniform(0.03, 0.10)) * _smooth_field(image.shape, 14, rng))
-    coil = points[1] / 200 + 0.5 * _smooth_field(image.shape, 4, rng)
+    image = image * (1 + np.float32(rng.uniform(0.03, 0.10)) * smooth_field(image.shape, 14, rng))
+    coil = points[1] / 200 + 0.5 * smooth_field(image.shape, 4, rng)
     image = image * np.exp(np.float32(rng.uniform(0.1, 0.3)) * coil)
     spread = np.float32(rng.uniform(8, 22))
     real, imaginary = rng.standard_normal((2, *image.shape), dtype=np.float32) * spread

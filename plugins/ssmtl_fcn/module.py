@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +44,7 @@ def build(encoder: str, stride: int, channels: int, weights: bool, in_channels: 
         SsmtlError: pre-trained weights could not be fetched.
     """
     try:
-        features = timm.create_model(encoder, features_only=True, in_chans=in_channels, pretrained=weights)
+        features: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, pretrained=weights)
     except OSError as error:
         raise SsmtlError(
             f"backbone fcn: timm's weights of {encoder!r} could not be fetched ({type(error).__name__}); "

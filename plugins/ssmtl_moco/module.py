@@ -47,7 +47,8 @@ class MocoV2(nn.Module):
             if self.training and step.first:
                 self._momentum_update()
             key = self._keys(key_view, step.seed)
-        logits = self._logits(query, key)
+        with _float32(query):
+            logits = self._logits(query, key)
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
         accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
         if self.training:
@@ -57,7 +58,8 @@ class MocoV2(nn.Module):
 
     @staticmethod
     def _augment(image: Tensor) -> Tensor:
-        return augment.gaussian_blur(augment.flip(image))
+        with _float32(image):
+            return augment.gaussian_blur(augment.flip(image))
 
     def _logits(self, query: Tensor, key: Tensor) -> Tensor:
         """[q·k+, q·queue] / T, (N, 1 + K)."""
@@ -101,6 +103,11 @@ class MocoV2(nn.Module):
         columns = (self.pointer + torch.arange(len(keys), device=keys.device)) % self.queue.shape[1]
         self.queue[:, columns] = keys.T
         self.pointer.copy_((self.pointer + len(keys)) % self.queue.shape[1])
+
+
+def _float32(like: Tensor) -> torch.autocast:
+    """No reduced precision inside: a matrix product of float32 would become bf16 under autocast."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _world() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,11 +24,23 @@ class Nifti(ReaderSpec):
         """Tell by the suffix, in any case; hidden files and macOS's `._*` companions are left alone."""
         return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
+    def files(self, path: Path) -> Sequence[Path]:
+        """The file, and behind an .hdr its .img."""
+        return (path, *(image for image in images_of(path) if image.exists()))
+
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan as `ssmtl_nifti.reading.read_nifti` does."""
         from ssmtl_nifti.reading import read_nifti
 
         return read_nifti(path, volume)
+
+
+def images_of(header: Path) -> list[Path]:
+    """The names that the voxels of an .hdr may have; none for other files."""
+    stem = header.name.removesuffix(".gz").removesuffix(".GZ")
+    if not stem.lower().endswith(".hdr"):
+        return []
+    return [header.with_name(stem[:-4] + suffix) for suffix in (".img", ".img.gz", ".IMG", ".IMG.GZ")]
 
 
 @hookimpl

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_nifti import images_of
 from ssmtl_nifti.geometry import geometry, slice_axis
 from ssmtl_nifti.header import Header, by, read_header
 from ssmtl_nifti.source import AGAIN, DEFLATE, FileError, Source, blaming
@@ -40,7 +41,7 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
             else:
                 source.finish(source.position)
         if not header.single:
-            image = _image_beside(path)
+            image = image_beside(path)
             with blaming(image), Source(image) as source:
                 raw = _read_voxels(source, header, volume, notes)
         with np.errstate(all="ignore"):  # overflow and NaN are looked for, not warned of
@@ -108,16 +109,15 @@ def _check_extensions(source: Source, header: Header) -> bool:
     return True
 
 
-def _image_beside(header: Path) -> Path:
+def image_beside(header: Path) -> Path:
     """Find the .img or .img.gz of a header file."""
-    stem = header.name.removesuffix(".gz").removesuffix(".GZ")
-    if not stem.lower().endswith(".hdr"):
+    images = images_of(header)
+    if not images:
         raise FileError("is the header of a .hdr/.img pair under another name; name it .hdr beside its .img")
-    names = [stem[:-4] + suffix for suffix in (".img", ".img.gz", ".IMG", ".IMG.GZ")]
-    for name in names:
-        if header.with_name(name).exists():
-            return header.with_name(name)
-    raise FileError(f"is a header without its voxels; put {printable(names[0])} beside it")
+    for image in images:
+        if image.exists():
+            return image
+    raise FileError(f"is a header without its voxels; put {printable(images[0].name)} beside it")
 
 
 def _values(raw: NDArray[Any], header: Header, notes: list[str]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -69,7 +70,7 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
         UsageError: smp or timm knows no such encoder, or the architecture cannot carry it.
         SsmtlError: pre-trained weights could not be fetched.
     """
-    options = {}
+    options: dict[str, Any] = {}
     if encoder == "plain":
         if architecture != "unet":
             raise UsageError(f"encoder 'plain' is the paper's U-Net encoder; {architecture!r} needs one of smp's")
@@ -77,7 +78,7 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
             raise UsageError("there are no pre-trained weights for encoder 'plain'; leave `weights` out")
         encoder, options = plain(width), {"decoder_channels": [width * 2**level for level in (3, 2, 1, 0, 0)]}
     try:
-        network = smp.create_model(
+        network: Any = smp.create_model(
             architecture, encoder, encoder_weights=weights, in_channels=in_channels, classes=1, **options
         )
     except OSError as error:

@@ -34,9 +34,10 @@ def command(
     """
     config, specs = _configure(file, out, resume, flags)
     from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.device import is_first_process  # torch is imported from here on
-    from ssmtl_toolkit.engine.pretrain import pretrain
+    from ssmtl_toolkit.engine.interrupt import InterruptedRunError
+    from ssmtl_toolkit.engine.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.engine.progress import Progress
+    from ssmtl_toolkit.launch import is_first_process
 
     force_utf8()
     first, console = is_first_process(), stderr()
@@ -46,6 +47,10 @@ def command(
     folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{specs.backbone.name}"
     try:
         result = pretrain(config, out=folder, cache=cache, resume=resume is not None, progress=progress)
+    except InterruptedRunError as error:
+        if first:
+            raise
+        raise SystemExit(error.exit_code) from None  # the first process has said it
     finally:
         progress.done()
     if first and as_json:
@@ -75,7 +80,8 @@ def _configure(
 def _announce(console: Any, config: RunConfig, specs: RunSpecs) -> None:
     name = specs.dataset.name
     console.print(
-        f"data      {specs.dataset}" + (" (the embedded phantom; --data DIR for your own)" if name == "phantom" else "")
+        f"data      {specs.dataset}"
+        + (" (the embedded phantom, made at first use; --data DIR for your own)" if name == "phantom" else "")
     )
     console.print(f"backbone  {specs.backbone}")
     console.print("tasks     " + "  ".join(str(task) for task in specs.tasks))

@@ -61,6 +61,8 @@ def prepare(volume: Volume, options: Prepare) -> Prepared:
         part, constant = normalise(resize(part, options.size))
         out[start : start + len(part)] = part
         blank += constant
+    if blank == len(out):
+        raise DataError(f"has nothing but blank slices once clipped to {options.window}; choose another --window")
     return Prepared(out, stack.spacing[0], stack.axis, blank, volume.notes)
 
 

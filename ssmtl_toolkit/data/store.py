@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,6 +29,8 @@ from ssmtl_toolkit.specs import ReaderSpec, Scan
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600
+_MOST_WORKERS = 8
+_CGROUP = Path("/sys/fs/cgroup")
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
 
 
@@ -122,7 +125,7 @@ def build_store(
     pieces: dict[int, _Piece] = {}
     bad: dict[int, LeftOut] = {}
     _remove_old_parts(cache)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=_workers()) as pool:
         jobs = {pool.submit(_piece, scan, readers, options, cache, memo): i for i, scan in enumerate(scans)}
         try:
             for job in as_completed(jobs):
@@ -151,7 +154,7 @@ def _piece(scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: P
     if reader is None:
         raise DataError(f"{printable(scan.path)}: no installed reader is meant for such a file; convert it to .nii.gz")
     try:
-        digest = memo(scan.path) if scan.path.is_file() or scan.path.is_dir() else "not a regular file"
+        digest = "+".join(_digest(file, memo) for file in reader.files(scan.path))
     except OSError as error:
         raise DataError(
             f"{printable(scan.path)}: cannot be read: {error.strerror}; check it and its permissions"
@@ -161,11 +164,21 @@ def _piece(scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: P
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
     about = _about(file)
     if about is None:
-        _make(scan, reader, options, file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.parent / ".lock"):  # another process may be making it
+                if _about(file) is None:
+                    _make(scan, reader, options, file)
+        except (OSError, SafetensorError) as error:
+            raise SsmtlError(f"{file.parent}: the cache cannot be written ({error}); choose another --cache") from error
         about = _about(file)
         if about is None:
             raise DataError(f"{printable(file)}: the cache does not keep what is written to it; choose another --cache")
     return _Piece(scan, key, digest, file, about.pop("count"), about)
+
+
+def _digest(file: Path, memo: DigestMemo) -> str:
+    return memo(file) if file.is_file() or file.is_dir() else "not a regular file"  # the reader will say what it is
 
 
 def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
@@ -184,11 +197,8 @@ def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
         "notes": list(prepared.notes),
         "count": len(prepared.slices),
     }
-    try:
-        with replacing(file) as temporary:
-            save_file({"slices": prepared.slices}, temporary, {"about": json.dumps(about)})
-    except (OSError, SafetensorError) as error:
-        raise SsmtlError(f"{file.parent}: the cache cannot be written ({error}); choose another --cache") from error
+    with replacing(file) as temporary:
+        save_file({"slices": prepared.slices}, temporary, {"about": json.dumps(about)})
 
 
 def _about(file: Path) -> dict[str, Any] | None:
@@ -203,9 +213,10 @@ def _about(file: Path) -> dict[str, Any] | None:
 
 def _remove_old_parts(cache: Path) -> None:
     """Remove what builds that were killed have left behind."""
-    for part in cache.glob("slices/*/.*.part"):
-        if time.time() - part.stat().st_mtime > _OLD_PART_SECONDS:
-            part.unlink(missing_ok=True)
+    for part in [*cache.glob("slices/*/.*.part"), *cache.glob("packs/.*.part")]:
+        with contextlib.suppress(OSError):  # another process may be quicker
+            if time.time() - part.stat().st_mtime > _OLD_PART_SECONDS:
+                part.unlink()
 
 
 def _cannot_start(bad: Sequence[LeftOut], total: int) -> DataError:
@@ -291,10 +302,29 @@ def _packed(pieces: Sequence[_Piece], shape: tuple[int, int, int], cache: Path) 
     return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
 
 
+def _workers() -> int:
+    """How many scans to read at once: each takes a core, and the memory of a whole volume."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS)
+
+
 def free_memory() -> int:
-    """Bytes of RAM that are free or can be freed."""
+    """Bytes of RAM that are free or can be freed, in this container or job."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return min([free, *_cgroup_memory()])
+
+
+def _cgroup_memory() -> list[int]:
+    """What is left below the memory limits of the control groups, version 2 and 1, where there are any."""
+    left = []
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            left.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+    return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -43,7 +44,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about
     Raises:
         SsmtlError: the disk is full or not writable.
     """
-    target = folder / f"step-{about['step']:08d}"
+    target = folder / _name(about["step"])
     temporary = folder / f".{target.name}.part"
     moments, groups = _optimizer_state(optimizer)
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | moments
@@ -53,7 +54,8 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / _STATE)
         sync(temporary / _STATE)
         manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        signed = {**manifest, "digest": _digest_of(manifest)}
+        (temporary / _MANIFEST).write_text(json.dumps(signed, indent=1), encoding="utf-8")
         sync(temporary / _MANIFEST)
         sync(temporary)
         shutil.rmtree(target, ignore_errors=True)
@@ -65,7 +67,10 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about
             f"{target}: the checkpoint could not be written: {error}; free or choose another disk, "
             f"then go on from the last one with --resume"
         ) from error
-    for old in _all(folder)[:-keep] if keep else []:
+    others = [path for path in _all(folder) if path != target]
+    before = [path for path in others if path < target]
+    stale = [path for path in others if path > target]  # damaged ones, which the run went back behind
+    for old in (before[: len(before) + 1 - keep] if keep else []) + stale:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -78,9 +83,10 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         about = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in about["files"].items():
-            if name != _STATE or digest(path / name) != expected:
-                raise DataError(f"{path}: {name} is damaged (its digest differs from the manifest's)")
+        if about.pop("digest") != _digest_of(about) or path.name != _name(about["step"]):
+            raise DataError(f"{path}: {_MANIFEST} is damaged (its digest differs, or it is another step's)")
+        if about["files"] != {_STATE: digest(path / _STATE)}:
+            raise DataError(f"{path}: {_STATE} is damaged (its digest differs from the manifest's)")
         return Checkpoint(path, load_file(path / _STATE), about)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise DataError(f"{path}: is not a whole checkpoint ({type(error).__name__}: {error})") from error
@@ -119,6 +125,10 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
             index, _, key = rest.partition(".")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": checkpoint.about["optimizer"]})
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():  # saved contiguous; a fused update wants the parameter's own memory layout
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter).copy_(value)
 
 
 def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -139,6 +149,15 @@ def save_backbone(file: Path, backbone: nn.Module, about: Mapping[str, Any]) -> 
     tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
     with replacing(file) as temporary:
         save_file(tensors, temporary, {"format": "pt", "ssmtl": json.dumps(about)})
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest without its own digest."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _all(folder: Path) -> list[Path]:

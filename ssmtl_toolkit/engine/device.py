@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.progress import Progress
@@ -33,7 +34,7 @@ def make_fabric(config: RunConfig, progress: Progress) -> Fabric:
             strategy=config.strategy,
             precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
         )
-    except (ValueError, RuntimeError, TypeError, ImportError) as error:
+    except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         raise UsageError(
             f"accelerator {config.accelerator!r}, devices {config.devices}, nodes {config.nodes}, strategy "
             f"{config.strategy!r}: {str(error).splitlines()[0]}"
@@ -59,18 +60,19 @@ def _cpu_has_bf16() -> bool:
 
 def _refuse_silent_copies(config: RunConfig) -> None:
     """One of several SLURM tasks that are not ours to connect would train the same thing beside the others."""
-    tasks = int(os.environ.get("SLURM_NTASKS", "1") or 1)
-    connected = TorchElasticEnvironment.detect() or SLURMEnvironment.detect() or "LOCAL_RANK" in os.environ
-    if tasks > 1 and not connected and config.devices * config.nodes != tasks:
+    torchrun = TorchElasticEnvironment.detect()
+    if "LOCAL_RANK" in os.environ and not torchrun:
+        return  # launched by ourselves
+    by_slurm = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+    started = int(os.environ.get("WORLD_SIZE", "1") if torchrun else by_slurm)
+    connected = torchrun or SLURMEnvironment.detect()
+    if started > 1 and not (connected and started == config.devices * config.nodes):
+        by = "torchrun" if torchrun else "SLURM"
         raise SsmtlError(
-            f"SLURM started {tasks} tasks but this run wants {config.devices} devices on {config.nodes} nodes: "
-            f"they would train {tasks} copies into one folder; give --devices and --nodes to match, or start one task"
+            f"{by} started {started} processes, but this run wants {config.devices} devices on {config.nodes} nodes: "
+            f"they would train {started} copies into one folder; give --devices and --nodes to match (under SLURM in a "
+            f"batch script), or start one process"
         )
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that speaks and writes, before anything is launched."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))) or 0) == 0
 
 
 def seed_all(seed: int, device: torch.device) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +13,47 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.errors import SsmtlError
 
 
 class Window:
     """Sums losses and metrics on the device, weighted by pairs, so that a step waits for nothing."""
 
-    def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+    def __init__(
+        self, metrics: Mapping[str, Sequence[str]], reduce: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> None:
+        """`metrics` names what each label logs beside its loss: all ranks sum up the same things in one order."""
         self._reduce = reduce
+        self._names = [f"{label}/{name}" for label, names in metrics.items() for name in ("loss", *names)]
         self._sums: dict[str, Tensor] = {}
-        self._pairs: dict[str, int] = {}
+        self._pairs = dict.fromkeys(metrics, 0)
 
     def add(self, outputs: Mapping[str, TaskOutput]) -> None:
         """Take in the outputs of one batch."""
         for label, output in outputs.items():
-            self._pairs[label] = self._pairs.get(label, 0) + output.pairs
+            self._pairs[label] += output.pairs
             for name, value in (("loss", output.loss), *output.metrics.items()):
                 key = f"{label}/{name}"
+                if key not in self._names:
+                    raise SsmtlError(f"task {label!r} gives a metric {name!r} that its spec does not list in `metrics`")
                 weighted = value.detach().float() * output.pairs
                 self._sums[key] = self._sums[key] + weighted if key in self._sums else weighted
 
     def means(self) -> dict[str, float]:
         """Return `label/metric` -> mean over the pairs of all ranks and `label/pairs` -> their number; start anew."""
-        if not self._pairs:
+        if not self._sums:
             return {}
-        names = list(self._sums)
-        counts = torch.tensor([float(self._pairs[label]) for label in self._pairs])
-        sums = torch.stack(list(self._sums.values())).double()
+        zero = torch.zeros_like(next(iter(self._sums.values())))
+        sums = torch.stack([self._sums.get(name, zero) for name in self._names])
+        counts = torch.tensor([float(number) for number in self._pairs.values()])
         reduced = self._reduce(torch.cat([sums, counts.to(sums)])).tolist()
-        pairs = dict(zip(self._pairs, reduced[len(names) :], strict=True))
+        pairs = dict(zip(self._pairs, reduced[len(self._names) :], strict=True))
         means = {f"{label}/pairs": number for label, number in pairs.items()}
-        for name, total in zip(names, reduced, strict=False):
+        for name, total in zip(self._names, reduced, strict=False):
             number = pairs[name.rpartition("/")[0]]
             if number:
                 means[name] = total / number
-        self._sums, self._pairs = {}, {}
+        self._sums, self._pairs = {}, dict.fromkeys(self._pairs, 0)
         return means
 
 

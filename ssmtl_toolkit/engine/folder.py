@@ -1,0 +1,45 @@
+"""The run folder: its files, and who may write into it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.launch import is_first_process
+
+BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
+    "backbone.safetensors",
+    "run.toml",
+    "metrics.jsonl",
+    "summary.json",
+    "checkpoints",
+)
+
+
+@contextlib.contextmanager
+def own(folder: Path, resume: bool) -> Iterator[None]:
+    """Hold the run folder for this process; a second run in it is refused."""
+    if not is_first_process():
+        yield
+        return
+    if resume and not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder}: there is no run to resume (no {CONFIG}); give the folder of an earlier run")
+    if not resume and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise UsageError(f"{folder}: is not empty; choose another --out, or go on with that run by --resume {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise SsmtlError(f"{folder}: another process is training in this folder; wait for it or stop it") from None
+    except OSError as error:
+        raise SsmtlError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    with lock:
+        for part in [*folder.glob("*.part"), *folder.glob(".*.part"), *(folder / CHECKPOINTS).glob(".*.part")]:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()  # left by a run that was killed while writing
+        yield

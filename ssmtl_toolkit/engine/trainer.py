@@ -1,0 +1,330 @@
+"""One training: modules, the loop from top to bottom, and what it writes."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError
+
+from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.data.files import replacing, write_json
+from ssmtl_toolkit.data.sampling import Plan, Sampler, step_seed
+from ssmtl_toolkit.data.store import LeftOut, SliceStore
+from ssmtl_toolkit.engine import checkpoint
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.device import choose_precision, seed_all
+from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY
+from ssmtl_toolkit.engine.interrupt import InterruptedRunError, Interrupts
+from ssmtl_toolkit.engine.loader import Loader
+from ssmtl_toolkit.engine.metrics import MetricLog, Window
+from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.registry import our_version, registry
+
+
+class Trainer:
+    """One training: its modules, its loop and its files."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: RunConfig,
+        specs: RunSpecs,
+        store: SliceStore,
+        plan: Plan,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.fabric, self.config, self.specs, self.folder, self.progress = (
+            fabric,
+            config,
+            specs,
+            folder,
+            progress,
+        )
+        self.plan = plan
+        self.store = store.to(fabric.device) if _on_gpu(store, config, fabric) else store
+        seed_all(config.seed, fabric.device)
+        self.model = MultiTask.build(specs.backbone, specs.tasks, specs.balancer)
+        _try_once(self.model, config, specs)
+        if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
+            self.model = self.model.to(memory_format=torch.channels_last)
+        if config.compile:
+            self.model.backbone.encoder.compile()
+            self.model.backbone.decoder.compile()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        fused = fabric.device.type in {"cpu", "cuda"}
+        optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
+        self.wrapped.train()
+        sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
+        self.load = Loader(self.store, sampler, fabric.device, config.accumulate)
+        self.window = Window({str(task): task.metrics for task in specs.tasks}, self._sum)
+        self.log = MetricLog(folder / METRICS)
+        self.step = 0
+        self.saved = -1
+        self.summary: dict[str, Any] = {}
+
+    @property
+    def images_per_step(self) -> int:
+        return self.config.batch_size * self.config.accumulate * self.fabric.world_size
+
+    @property
+    def steps(self) -> int:
+        """Number of updates: as given, or enough for every anchor to be seen `epochs` times."""
+        return self.config.steps or math.ceil(self.config.epochs * len(self.plan.anchors) / self.images_per_step)
+
+    def start(self, resume: bool) -> None:
+        """Write run.toml, or put back the state of the newest checkpoint."""
+        if resume:
+            self._resume()
+        if self.fabric.is_global_zero:
+            self.log.cut(self.step)
+            with replacing(self.folder / CONFIG) as temporary:
+                temporary.write_text(self.config.write(), encoding="utf-8")
+        self.fabric.barrier()
+
+    def _resume(self) -> None:
+        found = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
+        if found is None:
+            self.progress.note(f"{self.folder}: no checkpoint yet, starting from the first step")
+            return
+        if found.about["scans"] != self.store.fingerprint:
+            raise DataError(
+                f"{found.path}: the scans are not those of this run any more (their contents or order differ); "
+                f"bring them back, or start a new run"
+            )
+        if found.step > self.steps:
+            raise UsageError(f"{self.folder}: has {found.step} steps already, more than the {self.steps} wanted")
+        for what, now in self._machine().items():
+            if found.about[what] != now:
+                self.progress.note(
+                    f"{what.replace('_', ' ')} is {now}, was {found.about[what]}: the run goes on, "
+                    f"but not bit for bit as it would have"
+                )
+        checkpoint.restore(found, self.model, self.optimizer.optimizer)
+        self.step = self.saved = found.step
+        self.progress.note(f"goes on after step {found.step}")
+
+    def _machine(self) -> dict[str, Any]:
+        """What must be equal for a resumed run to give equal bits."""
+        precision = choose_precision(self.config, Progress())
+        return {"world_size": self.fabric.world_size, "device": self.fabric.device.type, "precision": precision}
+
+    def run(self, started: float) -> None:
+        """Train to the last step, save, and sum up."""
+        self.progress.training(self.step, self.steps, self.images_per_step)
+        first_step = None
+        images, clock = 0, time.perf_counter()
+        with Interrupts() as interrupts:
+            while self.step < self.steps:
+                self._update()
+                self.progress.stepped(self.step)
+                images += self.images_per_step
+                if first_step is None:  # its time holds warm-up and is left out of images/s
+                    first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
+                last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
+                if last or save or self.step % self.config.log_every == 0:
+                    self._flush()
+                    if last or save:
+                        self._save()
+                self._leave_if_asked(interrupts)
+        seconds = time.perf_counter() - clock
+        self._sum_up(images / seconds if images else 0.0, time.perf_counter() - started, first_step or 0.0)
+        self.progress.done()
+
+    def _update(self) -> None:
+        """One weight update: forward and backward of `accumulate` batches, then Adam."""
+        config = self.config
+        for part in range(config.accumulate):
+            index = self.step * config.accumulate + part
+            seed_all(step_seed(config.seed, index, self.fabric.global_rank), self.fabric.device)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
+                loss, outputs = self.wrapped(self.load(index))
+                self.fabric.backward(loss / config.accumulate)
+            self.window.add(outputs)
+        if config.clip is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _sum(self, sums: torch.Tensor) -> torch.Tensor:
+        if self.fabric.world_size == 1:
+            return sums
+        total = self.fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(total, torch.Tensor)
+        return total
+
+    def _flush(self) -> None:
+        """Write a line of metrics; a loss that is not a number ends the run before it reaches a checkpoint."""
+        means = self.window.means()
+        for name, value in means.items():
+            if name.endswith("/loss") and not math.isfinite(value):
+                raise SsmtlError(
+                    f"task {name.removesuffix('/loss')!r}: its loss is {value} by step {self.step}; "
+                    f"{self._last_good()}; try a lower --lr, --clip 1 or --precision 32"
+                )
+        if self.fabric.is_global_zero and means:
+            epoch = self.step * self.images_per_step / len(self.plan.anchors)
+            record = {"step": self.step, "epoch": round(epoch, 4), **means}
+            self.log.append(record)
+            self.progress.logged(record)
+
+    def _last_good(self) -> str:
+        return f"the checkpoint of step {self.saved} is good" if self.saved > 0 else "there is no checkpoint yet"
+
+    def _save(self) -> None:
+        """Write checkpoint and backbone on the first rank; all ranks learn whether it could be done."""
+        for name, tensor in self.model.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise SsmtlError(
+                    f"weights of {name!r} are not finite after step {self.step}; {self._last_good()}; "
+                    f"try a lower --lr, --clip 1 or --precision 32"
+                )
+        problem = ""
+        if self.saved != self.step and self.fabric.is_global_zero:
+            about = {"step": self.step, "scans": self.store.fingerprint, "version": our_version(), **self._machine()}
+            folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
+            try:
+                checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
+                self._save_backbone()
+            except SsmtlError as error:
+                problem = str(error)
+        problem = self.fabric.broadcast(problem)
+        if problem:
+            raise SsmtlError(problem)
+        self.saved = self.step
+
+    def _save_backbone(self) -> None:
+        try:
+            checkpoint.save_backbone(self.folder / BACKBONE, self.model.backbone, self._about())
+        except (OSError, SafetensorError) as error:
+            raise SsmtlError(f"{self.folder / BACKBONE}: cannot be written: {error}; {self._last_good()}") from error
+
+    def _about(self) -> dict[str, Any]:
+        """What backbone.safetensors tells of itself; no paths, no patient names."""
+        found = registry()
+        prepare = {k: getattr(self.config, k) for k in ("axis", "size", "volume", "window")}
+        dense = any("dense" in task.needs for task in self.specs.tasks)
+        return {
+            "version": our_version(),
+            "backbone": found.origin(self.specs.backbone),
+            "tasks": [found.origin(task) for task in self.specs.tasks],
+            "balancer": found.origin(self.specs.balancer),
+            "prepare": prepare,
+            "trained": ["encoder", "decoder"] if dense else ["encoder"],
+            "scans": {"number": len(self.store.scans), "fingerprint": self.store.fingerprint},
+            "step": self.step,
+            "seed": self.config.seed,
+            "torch": torch.__version__,
+        }
+
+    def _leave_if_asked(self, interrupts: Interrupts) -> None:
+        number = interrupts.number
+        if self.fabric.world_size > 1:
+            if self.step % min(self.config.log_every, 10):
+                return  # asking the other ranks at every step would cost too much
+            mine = torch.tensor(float(number), device=self.fabric.device)
+            number = int(self.fabric.all_reduce(mine, reduce_op="max"))  # type: ignore[arg-type]
+        if number and self.step < self.steps:
+            self._flush()
+            self._save()
+            raise InterruptedRunError(
+                f"stopped by signal {number} after step {self.step} of {self.steps}, state saved; "
+                f"go on with: ssmtl run --resume {self.folder}",
+                number,
+            )
+
+    def _sum_up(self, images_per_second: float, seconds: float, first_step: float) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        self._save_backbone()  # once more: a run killed right after its last checkpoint has an older one
+        self.summary = {
+            "run": str(self.folder),
+            "backbone": str(self.specs.backbone),
+            "steps": self.step,
+            "epochs": round(self.step * self.images_per_step / len(self.plan.anchors), 3),
+            "tasks": {str(task): self._final(task) for task in self.specs.tasks},
+            "images_per_second": round(images_per_second, 1),
+            "seconds": round(seconds, 1),
+            "seconds_to_first_step": round(first_step, 2),
+            "device": str(self.fabric.device),
+            "slices": len(self.store.slices),
+            "anchors": len(self.plan.anchors),
+            "scans": {
+                "used": len(self.store.scans) - len(self.plan.idle),
+                "left_out": [{"scan": item.name, "reason": item.reason} for item in self._left_out()],
+                "notes": [{"scan": s.scan.name, "note": note} for s in self.store.scans for note in s.notes],
+            },
+            "blank_slices": sum(scan.blank for scan in self.store.scans),
+        }
+        write_json(self.folder / SUMMARY, self.summary)
+
+    def _final(self, task: Any) -> dict[str, Any]:
+        means = self.log.final(str(task), ("loss", *task.metrics))
+        return {"loss": means.pop("loss", None), "baseline": task.baseline, **means}
+
+    def _left_out(self) -> list[LeftOut]:
+        idle = [self.store.scans[i] for i in self.plan.idle]
+        return [
+            *self.store.left_out,
+            *(LeftOut(scan.scan.name, f"its {scan.count} slices give no pair for any task") for scan in idle),
+        ]
+
+
+def _on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
+    """Whether the store goes to the GPU: when asked, or when it takes less than a quarter of its free memory."""
+    if fabric.device.type != "cuda":
+        if config.store == "gpu":
+            raise UsageError(f"--store gpu: the run is on {fabric.device}; choose auto, ram or disk")
+        return False
+    if config.store == "auto":
+        free, _ = torch.cuda.mem_get_info(fabric.device)
+        return store.slices.nbytes < free // 4
+    return config.store == "gpu"
+
+
+def _try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
+    """Run the network forward and backward on noise, so that what it cannot take is told before training.
+
+    Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
+
+    Raises:
+        UsageError: the image size or batch size does not fit.
+        SsmtlError: the backbone says other channels than it gives.
+    """
+    backbone, size = model.backbone, config.size
+    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    needs = {feature for task in specs.tasks for feature in task.needs}
+    backbone.train()
+    try:
+        features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
+        pooled, dense = features.pooled, features.dense if "dense" in needs else None
+        (pooled.sum() if dense is None else pooled.sum() + dense.sum()).backward()
+    except (RuntimeError, ValueError, AssertionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
+            f"({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
+        ) from error
+    _check_channels(backbone, pooled, dense)
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+    with torch.no_grad():
+        for name, buffer in backbone.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _check_channels(backbone: Backbone, pooled: torch.Tensor, dense: torch.Tensor | None) -> None:
+    found = {"pooled": pooled.shape[1], "dense": backbone.dense_channels if dense is None else dense.shape[1]}
+    said = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
+    if found != said:
+        raise SsmtlError(f"{type(backbone).__name__}: gives {found} channels, but says {said}; mend the backbone")
