@@ -56,13 +56,13 @@ class RunConfig(BaseModel):
     axis: Literal["axial", "coronal", "sagittal", "acquisition"] = Field(
         "acquisition", description="Which way slices are cut; acquisition: as scanned."
     )
-    size: int = Field(256, ge=8, description="Slices are resized to size x size pixels.")
+    size: int = Field(256, ge=8, description="Slices are resized to size x size pixels; phantom: 64.")
     volume: int | None = Field(None, ge=0, description="Which volume to take of 4-D files, counted from 0.")
     window: tuple[float, float] | None = Field(
         None, description="Clip intensities to LOW HIGH first, e.g. -1000 1000 HU."
     )
 
-    epochs: int = Field(100, ge=1, description="How often every anchor slice is seen.")
+    epochs: int = Field(100, ge=1, description="How often every anchor slice is seen; phantom: 3, mmwhs MR: 400.")
     steps: int | None = Field(None, ge=1, description="Number of weight updates, instead of epochs.")
     batch_size: int = Field(16, ge=1, description="Anchor slices in a batch, per device.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed up for one update.")
@@ -111,11 +111,11 @@ class RunConfig(BaseModel):
 
     @field_serializer("data", "backbone", "balancer")
     def _text(self, spec: Spec | str) -> str:
-        return str(spec)
+        return spec if isinstance(spec, str) else spec.full()
 
     @field_serializer("tasks")
     def _texts(self, specs: tuple[TaskSpec | str, ...]) -> list[str]:
-        return [str(spec) for spec in specs]
+        return [spec if isinstance(spec, str) else spec.full() for spec in specs]
 
     @classmethod
     def of(cls, options: Mapping[str, Any], source: str = "options") -> Self:
@@ -137,7 +137,7 @@ class RunConfig(BaseModel):
         name = str(error["loc"][0]) if error["loc"] else ""
         if error["type"] == "extra_forbidden":
             return f"{source}: no option {name!r}{did_you_mean(name, cls.model_fields)}"
-        return f"{source}: {name}: {error['msg']}, got {error['input']!r}"
+        return f"{source}: {name}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
 
     @classmethod
     def read(cls, file: Path) -> dict[str, Any]:
@@ -146,6 +146,9 @@ class RunConfig(BaseModel):
         Raises:
             UsageError: the file is missing or not TOML.
         """
+        if not file.is_file():
+            hint = f"is a folder; give {file}/run.toml" if file.is_dir() else "no such file"
+            raise UsageError(f"{file}: {hint}; check --config")
         try:
             return tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
@@ -123,7 +124,10 @@ class Registry:
         """Like `resolve`, but a text that names no dataset is the path of a folder or file."""
         if isinstance(given, str):
             name, _ = spec_text.split(given)
-            if name not in {spec.name for spec in self.of(DatasetSpec)}:
+            known = {spec.name for spec in self.of(DatasetSpec)}
+            if name not in known:
+                if ":" in given and did_you_mean(name, known) and not Path(given).exists():
+                    self.find(DatasetSpec, name)
                 return self.find(DatasetSpec, "folder").model_validate({"root": given})
         return self.resolve(DatasetSpec, given)
 
@@ -132,7 +136,7 @@ class Registry:
         entry = self.entries.get((spec.kind, spec.name))
         known = entry is not None and entry.spec is type(spec)
         plugin = entry.plugin if entry and known else Plugin("", "", "")
-        return {"spec": str(spec), "distribution": plugin.distribution, "version": plugin.version}
+        return {"spec": spec.full(), "distribution": plugin.distribution, "version": plugin.version}
 
 
 @cache

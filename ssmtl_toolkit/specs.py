@@ -54,6 +54,11 @@ class Spec(BaseModel):
         options = spec_text.write_options([*first, *own])
         return f"{self.name}:{options}" if options else self.name
 
+    def full(self) -> str:
+        """Return the text with every option written out: it means the same whatever the defaults become."""
+        options = self.model_dump(mode="json")
+        return f"{self.name}:{spec_text.write_options(options.items())}" if options else self.name
+
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
         fields = cls.model_fields.items()
@@ -83,7 +88,7 @@ class Spec(BaseModel):
             return f"{cls.name}: no option {option!r}{did_you_mean(option, cls.model_fields)} ({cls._known()})"
         if error["type"] == "missing":
             return f"{cls.name}: option {option!r} is needed ({cls._known()})"
-        return f"{cls.name}: option {option!r}: {error['msg']}, got {error['input']!r}"
+        return f"{cls.name}: option {option!r}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
 
     @classmethod
     def _known(cls) -> str:
@@ -174,13 +179,17 @@ class ReaderSpec(Spec):
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together."""
+    """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together.
+
+    `unfit` says why a file that was found is no scan to train on; it is listed as left out.
+    """
 
     path: Path
     name: str
     patient: str
     modality: str = ""
     label: Path | None = None
+    unfit: str = ""
 
 
 class DatasetSpec(Spec):

@@ -84,4 +84,4 @@ def _write_value(value: Any) -> str:
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and value not in _WORDS
         return value if plain else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False)
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)

@@ -69,7 +69,7 @@ def test_a_third_party_plugin_stands_beside_the_bundled_ones(tmp_path, monkeypat
     found = Registry([*bundled_points(), point])
     assert found.find(TaskSpec, "mine").__doc__ == "My task."
     assert found.origin(found.resolve(TaskSpec, "mine")) == {
-        "spec": "mine",
+        "spec": "mine:weight=1.0",
         "distribution": "dist-third-party-a",
         "version": "7.0",
     }

@@ -79,12 +79,31 @@ def test_run_toml_repeats_the_run_to_the_bit(ssmtl, scans, tmp_path):
     assert records(first.folder) == records(tmp_path / "again")
 
 
+def test_label_maps_are_no_scans(scans, tmp_path):
+    for name in ("p0_label", "p1-seg", "mask"):
+        write_scan(scans / f"{name}.nii.gz", seed=50)
+    write_scan(scans / "labels" / "p2.nii.gz", seed=51)
+    write_scan(scans / "segment_of_patient_7.nii.gz", seed=52)
+    told = pretrain(scans, tmp_path / "r", steps=1).summary["scans"]
+    assert told["used"] == 5
+    assert {item["scan"] for item in told["left_out"]} == {"p0_label", "p1-seg", "mask", "labels/p2"}
+    assert all("a label map by its name" in item["reason"] for item in told["left_out"])
+
+
+def test_what_a_run_writes_can_be_read_by_others(scans, tmp_path):
+    run = pretrain(scans, tmp_path / "r", steps=1)
+    (tmp_path / "plain").write_text("")
+    usual = (tmp_path / "plain").stat().st_mode
+    written = [p for p in run.folder.rglob("*") if p.is_file() and p.name != ".lock"]
+    assert {p.stat().st_mode for p in written} == {usual}
+
+
 def test_flags_win_over_the_file(ssmtl, scans, tmp_path):
     (tmp_path / "mine.toml").write_text(f'data = "{scans}"\ntasks = ["reconstruct_prev:t=1"]\nepochs = 50\nlr = 1e-4\n')
     done = ssmtl("run", "--config", "mine.toml", *FLAGS, "--steps", 3, "--out", "r", "--json")
     assert json.loads(done.stdout)["steps"] == 3, done.stderr
     written = tomllib.loads((tmp_path / "r" / "run.toml").read_text())
-    assert (written["lr"], written["steps"], written["tasks"]) == (1e-4, 3, ["reconstruct_prev:t=1"])
+    assert (written["lr"], written["steps"], written["tasks"]) == (1e-4, 3, ["reconstruct_prev:weight=1.0,t=1"])
     assert "epochs" not in written
 
 
@@ -205,11 +224,11 @@ def test_the_backbone_file_tells_what_it_is_and_holds_no_path_or_patient(scans, 
         names = set(file.keys())
     about = json.loads(text)
     assert about["backbone"] == {
-        "spec": "unet:encoder=plain,width=4",
+        "spec": "unet:encoder=plain,width=4,weights=none",
         "distribution": "ssmtl-toolkit",
         "version": about["version"],
     }
-    assert [task["spec"] for task in about["tasks"]] == PLUS
+    assert about["tasks"][0]["spec"] == "reconstruct_prev:weight=1.0,t=1"  # with the defaults of today
     assert about["trained"] == ["encoder", "decoder"]
     assert about["prepare"]["size"] == 32
     assert about["step"] == 6
@@ -228,7 +247,8 @@ def test_scans_that_are_too_short_are_reported_and_the_others_train(scans, tmp_p
     write_scan(scans / "short.nii.gz", slices=3, seed=9)
     told = pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=5"]).summary
     assert told["scans"]["used"] == 4
-    assert told["scans"]["left_out"] == [{"scan": "short", "reason": "its 3 slices give no pair for any task"}]
+    reason = "its slices along the axial axis (3) give no pair for any task; a smaller t would"
+    assert told["scans"]["left_out"] == [{"scan": "short", "reason": reason}]
     assert told["anchors"] == 4 * 7
 
 
@@ -379,6 +399,9 @@ def test_python_takes_specs_as_objects(scans, tmp_path):
         (["--config", "missing.toml"], 2, "missing.toml"),
         (["--resume", "missing"], 2, "no run to resume"),
         (["--data", "no/such/folder"], 3, "no/such/folder: no such file or folder"),
+        (["--data", "phantm:patients=3"], 2, "did you mean 'phantom'"),
+        (["--backbone", "unet:encoder=resnet35", "--data", "phantom:patients=1"], 2, "did you mean 'resnet"),
+        (["--cache", "/proc/nothing", "--data", "phantom:patients=1"], 1, "choose another --cache"),
         (["--data", "phantom:patient=3"], 2, "did you mean 'patients'"),
         (["--accelerator", "tpux"], 2, "tpux"),
         (["--store", "gpu", "--data", "phantom:patients=1"], 2, "--store gpu"),

@@ -56,6 +56,13 @@ def test_any_spec_reads_back_equal_from_its_text(spec):
 
 
 @given(samples)
+def test_the_full_text_reads_back_equal_and_names_every_option(spec):
+    _, options = split(spec.full())
+    assert type(spec).parse(options) == spec
+    assert set(read_options(options)[1]) == set(Sample.model_fields)
+
+
+@given(samples)
 def test_the_text_is_the_shortest_one(spec):
     assert read_back(spec) == spec
     _, options = split(str(spec))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ssmtl_toolkit.errors import DataError
@@ -13,6 +14,7 @@ from ssmtl_toolkit.specs import ReadableTest, Scan
 
 _IMAGE_FOLDERS = ("images", "imagesTr")
 _SUFFIX = re.compile(r"(\.nii|\.hdr)?(\.gz)?$|\.[A-Za-z0-9]{1,5}$", re.IGNORECASE)
+_LABEL = re.compile(r"(^|[-_.])(labels?|seg|dseg|segmentation|masks?|gt)([-_](manual|auto))?", re.IGNORECASE)
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 
 
@@ -26,7 +28,17 @@ def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
     if not files:
         raise DataError(f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz")
     labels = images and root / images.name.replace("images", "labels")
-    return [_scan(file, images or root, labels) for file in files]
+    scans = [_scan(file, images or root, labels) for file in files]
+    return scans if images else [_unless_label(scan, root) for scan in scans]
+
+
+def _unless_label(scan: Scan, root: Path) -> Scan:
+    """Mark what is a label map by its name (`x_label`, `x_seg`, `x-mask`) or by its folder (`labels…`)."""
+    folders = scan.path.relative_to(root).parts[:-1]
+    named = _LABEL.search(Path(scan.name).name)
+    label = (named and named.end() == len(Path(scan.name).name)) or any(f.lower().startswith("labels") for f in folders)
+    reason = f"{printable(scan.path)}: a label map by its name, not a scan; give it alone if it is one"
+    return replace(scan, unfit=reason) if label else scan
 
 
 def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) -> list[Scan]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.specs import did_you_mean
 
 
 class PlainEncoder(nn.Module, EncoderMixin):
@@ -88,8 +89,8 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
         ) from error
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
-            f"backbone {architecture}: encoder {encoder!r} with weights {weights!r} cannot be built: "
-            f"{str(error).strip(chr(34))[:300]}"
+            f"backbone {architecture}: encoder {encoder!r} with weights {weights!r} cannot be built"
+            f"{did_you_mean(encoder, encoders)}: {str(error).strip(chr(34))[:120]} …"
         ) from error
     head = network.segmentation_head[0]
     return Backbone(network.encoder, network.decoder, in_channels, network.encoder.out_channels[-1], head.in_channels)

@@ -67,9 +67,9 @@ def main(args: list[str] | None = None) -> Any:
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
-        _leave("interrupted", 130)
+        _leave("interrupted, nothing more was saved", 130)
     except KeyboardInterrupt:
-        _leave("interrupted", 130)
+        _leave("interrupted, nothing more was saved", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -91,6 +91,7 @@ def main(args: list[str] | None = None) -> Any:
 
 def _leave(message: str, code: int) -> None:
     encoding = sys.stderr.encoding or "ascii"
-    safe = f"error: {message}\n".encode(encoding, "backslashreplace").decode(encoding)
+    kind = "" if code > 128 else "error: "
+    safe = f"{kind}{message}\n".encode(encoding, "backslashreplace").decode(encoding)
     sys.stderr.write(safe)
     sys.exit(code)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.errors import SsmtlError, UsageError
 
 
 @click.group("data", short_help="Make data.")
@@ -28,6 +28,9 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder}: is not empty; choose another folder")
     spec = registry().find(DatasetSpec, "phantom").parse(f"patients={patients},modality={modality},seed={seed}")
-    files = spec.write(out)  # type: ignore[attr-defined]
+    try:
+        files = spec.write(out)  # type: ignore[attr-defined]
+    except OSError as error:
+        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     click.echo(f"wrote {len(files)} scans to {out}/images and their labels to {out}/labels", err=True)
     click.echo(out)

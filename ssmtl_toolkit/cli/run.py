@@ -33,6 +33,15 @@ def command(
       ssmtl run --config runs/first/run.toml
     """
     config, specs = _configure(file, out, resume, flags)
+    from ssmtl_toolkit.engine.interrupt import interrupts
+
+    with interrupts:
+        _run(config, specs, resume or out, cache, resume is not None, as_json)
+
+
+def _run(
+    config: RunConfig, specs: RunSpecs, folder: Path | None, cache: Path | None, resume: bool, as_json: bool
+) -> None:
     from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
     from ssmtl_toolkit.engine.interrupt import InterruptedRunError
     from ssmtl_toolkit.engine.pretrain import pretrain  # torch is imported from here on
@@ -44,9 +53,9 @@ def command(
     progress = RichProgress(console) if first else Progress()
     if first:
         _announce(console, config, specs)
-    folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{specs.backbone.name}"
+    folder = folder or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{specs.backbone.name}"
     try:
-        result = pretrain(config, out=folder, cache=cache, resume=resume is not None, progress=progress)
+        result = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress)
     except InterruptedRunError as error:
         if first:
             raise

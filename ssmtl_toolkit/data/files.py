@@ -14,6 +14,8 @@ from typing import Any
 from filelock import FileLock
 
 _BLOCK = 1 << 20
+_UMASK = os.umask(0o077)  # it can only be read by setting it
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -26,11 +28,17 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield temporary
+        share(temporary)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions of any new file; safetensors makes its own readable by the owner alone."""
+    path.chmod(0o666 & ~_UMASK)
 
 
 def sync(path: Path) -> None:

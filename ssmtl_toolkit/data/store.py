@@ -121,6 +121,8 @@ def build_store(
     Raises:
         DataError: scans cannot be read (all of them are named), or none is left.
     """
+    unfit = [LeftOut(scan.name, scan.unfit) for scan in scans if scan.unfit]
+    scans = [scan for scan in scans if not scan.unfit]
     memo = DigestMemo(cache / "digests.json")
     pieces: dict[int, _Piece] = {}
     bad: dict[int, LeftOut] = {}
@@ -142,7 +144,7 @@ def build_store(
     if bad and not skip_bad:
         raise _cannot_start([bad[i] for i in sorted(bad)], len(scans))
     kept, same = _without_copies([pieces[i] for i in sorted(pieces)])
-    left_out = (*(bad[i] for i in sorted(bad)), *same)
+    left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same)
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *(item.reason for item in left_out[:10])]))
     return _open(kept, left_out, options.size, cache, placement, copies)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ssmtl_toolkit.data.files import digest, replacing, sync
+from ssmtl_toolkit.data.files import digest, replacing, share, sync
 from ssmtl_toolkit.errors import DataError, SsmtlError
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
@@ -52,6 +52,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / _STATE)
+        share(temporary / _STATE)
         sync(temporary / _STATE)
         manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}
         signed = {**manifest, "digest": _digest_of(manifest)}

@@ -30,7 +30,8 @@ def own(folder: Path, resume: bool) -> Iterator[None]:
     if resume and not (folder / CONFIG).is_file():
         raise UsageError(f"{folder}: there is no run to resume (no {CONFIG}); give the folder of an earlier run")
     if not resume and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise UsageError(f"{folder}: is not empty; choose another --out, or go on with that run by --resume {folder}")
+        go_on = f", or go on with that run by --resume {folder}" if (folder / CONFIG).is_file() else ""
+        raise UsageError(f"{folder}: is not empty; choose another --out{go_on}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.data.store import SliceStore, build_store
 from ssmtl_toolkit.engine.device import make_fabric
 from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, SUMMARY, own
+from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.trainer import Trainer
-from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.engine.trainer import Trainer, no_pair
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
@@ -67,13 +69,14 @@ def pretrain(
     for plugin in registry().broken:
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    with own(folder, resume):
+    with interrupts, own(folder, resume):
         if resume:
             _check_same(config, folder)
         started = time.perf_counter()
         fabric = make_fabric(config, progress)
         store = open_store(config, specs, cache, progress)
         plan = make_plan(store, specs, progress)
+        interrupts.check("nothing was trained yet")
         fabric.launch()
         trainer = Trainer(fabric, config, specs, store, plan, folder, progress)
         trainer.start(resume)
@@ -91,8 +94,16 @@ def default_cache() -> Path:
 def open_store(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progress) -> SliceStore:
     """List the dataset's scans and prepare their slices, or find them in the cache."""
     readers = [reader() for reader in registry().of(ReaderSpec)]
-    scans = specs.dataset.scans(cache, ReadableTest(readers))
-    progress.preparing(len(scans))
+    try:
+        scans = specs.dataset.scans(cache, ReadableTest(readers))
+    except OSError as error:
+        raise SsmtlError(f"{cache}: the cache cannot be written ({error}); choose another --cache") from error
+    progress.preparing(sum(not scan.unfit for scan in scans))
+
+    def on_scan(name: str) -> None:
+        progress.prepared(name)
+        interrupts.check("nothing was trained yet")
+
     options = Prepare(axis=config.axis, size=config.size, volume=config.volume, window=config.window)
     store = build_store(
         scans,
@@ -102,7 +113,7 @@ def open_store(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progre
         skip_bad=config.skip_bad,
         placement=config.store,
         copies=config.devices,
-        on_scan=progress.prepared,
+        on_scan=on_scan,
     )
     _tell_oddities(store, progress)
     return store
@@ -145,13 +156,18 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
         progress.note(remark)
     for i in plan.idle:
         scan = store.scans[i]
-        progress.note(f"{printable(scan.scan.path)}: left out, its {scan.count} slices give no pair for any task")
+        progress.note(f"{printable(scan.scan.path)}: left out, {no_pair(scan)}")
     return plan
 
 
 def _check_same(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with options that would make another run of it."""
-    changed = config.differences(RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG)))
+    before = RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG))
+    with contextlib.suppress(
+        UsageError
+    ):  # the text of a spec that is not installed, from a notebook, stands for itself
+        before, _ = before.resolve()
+    changed = config.differences(before)
     if changed:
         raise UsageError(
             f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; "

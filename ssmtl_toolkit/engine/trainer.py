@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler, step_seed
-from ssmtl_toolkit.data.store import LeftOut, SliceStore
+from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
 from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.device import choose_precision, seed_all
 from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY
-from ssmtl_toolkit.engine.interrupt import InterruptedRunError, Interrupts
+from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.multitask import MultiTask
@@ -122,19 +122,18 @@ class Trainer:
         self.progress.training(self.step, self.steps, self.images_per_step)
         first_step = None
         images, clock = 0, time.perf_counter()
-        with Interrupts() as interrupts:
-            while self.step < self.steps:
-                self._update()
-                self.progress.stepped(self.step)
-                images += self.images_per_step
-                if first_step is None:  # its time holds warm-up and is left out of images/s
-                    first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
-                last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
-                if last or save or self.step % self.config.log_every == 0:
-                    self._flush()
-                    if last or save:
-                        self._save()
-                self._leave_if_asked(interrupts)
+        while self.step < self.steps:
+            self._update()
+            self.progress.stepped(self.step)
+            images += self.images_per_step
+            if first_step is None:  # its time holds warm-up and is left out of images/s
+                first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
+            last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
+            if last or save or self.step % self.config.log_every == 0:
+                self._flush()
+                if last or save:
+                    self._save()
+            self._leave_if_asked()
         seconds = time.perf_counter() - clock
         self._sum_up(images / seconds if images else 0.0, time.perf_counter() - started, first_step or 0.0)
         self.progress.done()
@@ -226,7 +225,7 @@ class Trainer:
             "torch": torch.__version__,
         }
 
-    def _leave_if_asked(self, interrupts: Interrupts) -> None:
+    def _leave_if_asked(self) -> None:
         number = interrupts.number
         if self.fabric.world_size > 1:
             if self.step % min(self.config.log_every, 10):
@@ -236,11 +235,8 @@ class Trainer:
         if number and self.step < self.steps:
             self._flush()
             self._save()
-            raise InterruptedRunError(
-                f"stopped by signal {number} after step {self.step} of {self.steps}, state saved; "
-                f"go on with: ssmtl run --resume {self.folder}",
-                number,
-            )
+            interrupts.number = number
+            interrupts.check(f"step {self.step} of {self.steps} is saved; go on by: ssmtl run --resume {self.folder}")
 
     def _sum_up(self, images_per_second: float, seconds: float, first_step: float) -> None:
         if not self.fabric.is_global_zero:
@@ -275,8 +271,13 @@ class Trainer:
         idle = [self.store.scans[i] for i in self.plan.idle]
         return [
             *self.store.left_out,
-            *(LeftOut(scan.scan.name, f"its {scan.count} slices give no pair for any task") for scan in idle),
+            *(LeftOut(scan.scan.name, no_pair(scan)) for scan in idle),
         ]
+
+
+def no_pair(scan: StoredScan) -> str:
+    """Why a scan is left out that gives no task anything to do."""
+    return f"its slices along the {scan.axis} axis ({scan.count}) give no pair for any task; a smaller t would"
 
 
 def _on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
