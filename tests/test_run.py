@@ -173,6 +173,14 @@ def test_resuming_a_run_that_is_done_adds_steps_when_told_to(scans, tmp_path):
     assert equal(state(longer), state(whole))
 
 
+def test_a_run_killed_before_it_wrote_its_backbone_gets_it_when_resumed(scans, tmp_path):
+    run = pretrain(scans, tmp_path / "r", steps=4)
+    wanted = load_file(run.backbone)
+    wanted = {k: v.clone() for k, v in wanted.items()}
+    run.backbone.unlink()
+    assert equal(load_file(pretrain(scans, tmp_path / "r", steps=4, resume=True).backbone), wanted)
+
+
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_is_taken(scans, tmp_path):
     run = pretrain(scans, tmp_path / "r", steps=6, checkpoint_every=3)
     before = state(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -53,7 +54,7 @@ def choose_precision(config: RunConfig, progress: Progress) -> str:
 
 def _cpu_has_bf16() -> bool:
     try:
-        return "avx512_bf16" in open("/proc/cpuinfo", encoding="ascii", errors="ignore").read()  # noqa: PTH123
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:
         return False
 

@@ -134,6 +134,8 @@ class Trainer:
                 if last or save:
                     self._save()
             self._leave_if_asked()
+        if first_step is None and self.fabric.is_global_zero:
+            self._save_backbone()  # killed between its last checkpoint and this file, the run has an older one
         seconds = time.perf_counter() - clock
         self._sum_up(images / seconds if images else 0.0, time.perf_counter() - started, first_step or 0.0)
         self.progress.done()
@@ -241,7 +243,6 @@ class Trainer:
     def _sum_up(self, images_per_second: float, seconds: float, first_step: float) -> None:
         if not self.fabric.is_global_zero:
             return
-        self._save_backbone()  # once more: a run killed right after its last checkpoint has an older one
         self.summary = {
             "run": str(self.folder),
             "backbone": str(self.specs.backbone),
@@ -308,7 +309,10 @@ def _try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
     try:
         features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
         pooled, dense = features.pooled, features.dense if "dense" in needs else None
-        (pooled.sum() if dense is None else pooled.sum() + dense.sum()).backward()
+        read = [] if dense is None else [dense.sum()]
+        if dense is None or needs - {"dense"}:
+            read.append(pooled.sum())
+        torch.stack(read).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(
