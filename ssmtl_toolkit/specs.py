@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from ssmtl_toolkit.data.volume import Volume
     from ssmtl_toolkit.engine.backbone import Backbone
+    from ssmtl_toolkit.engine.head import Head
     from ssmtl_toolkit.engine.multitask import Balancer
+
+Output = Literal["labels", "image"]
+"""What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
 
 Feature = Literal["pyramid", "pooled", "dense"]
 """What a backbone may provide: the encoder's maps, their pooled vector (N, C), the decoder's map (N, C, H, W)."""
@@ -134,14 +138,19 @@ class BackboneSpec(Spec):
 
 
 class HeadSpec(Spec):
-    """A downstream task on top of a pre-trained backbone: module, loss, targets, scores."""
+    """A downstream task on top of a pre-trained backbone.
+
+    `output` says what it learns from, is scored by and writes: `labels` (label maps; IoU, Dice, HD95) or `image` (the
+    slices themselves; PSNR, SSIM).
+    """
 
     kind: ClassVar[str] = "head"
     needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
+    output: ClassVar[Output] = "labels"
 
     @abstractmethod
-    def build(self, backbone: Backbone) -> nn.Module:
-        """Make the head's module for the features of `backbone`."""
+    def build(self, backbone: Backbone, classes: int) -> Head:
+        """Make the head's module for the features of `backbone`; `classes` counts the background too (0: no labels)."""
 
 
 class BalancerSpec(Spec):
@@ -181,7 +190,9 @@ class ReaderSpec(Spec):
 class Scan:
     """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together.
 
-    `unfit` says why a file that was found is no scan to train on; it is listed as left out.
+    `unfit` says why a file that was found is no scan to train on; it is listed as left out. `annotated` lists the
+    slices of `label` that somebody has labelled, counted from 0 in the file's own order along the axis of the cut;
+    None: all of them.
     """
 
     path: Path
@@ -190,6 +201,7 @@ class Scan:
     modality: str = ""
     label: Path | None = None
     unfit: str = ""
+    annotated: tuple[int, ...] | None = None
 
 
 class DatasetSpec(Spec):
@@ -205,6 +217,15 @@ class DatasetSpec(Spec):
         Raises:
             DataError: the root is missing or holds no scan.
         """
+
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name the label classes, background left out: for each the values that it has in the label files, the first of
+        them the one to write. Empty where the dataset does not say.
+
+        Raises:
+            DataError: the file that says so cannot be understood.
+        """
+        return {}
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""

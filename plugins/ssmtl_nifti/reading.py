@@ -45,9 +45,9 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
             with blaming(image), Source(image) as source:
                 raw = _read_voxels(source, header, volume, notes)
         with np.errstate(all="ignore"):  # overflow and NaN are looked for, not warned of
-            array = _values(raw, header, notes)
+            array, replaced = _values(raw, header, notes)
             affine, spacing = geometry(header, notes)
-    return Volume(array, affine, spacing, slice_axis(header, spacing), tuple(notes))
+    return Volume(array, affine, spacing, slice_axis(header, spacing), tuple(notes), replaced, header.fields)
 
 
 def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:
@@ -120,8 +120,8 @@ def image_beside(header: Path) -> Path:
     raise FileError(f"is a header without its voxels; put {printable(images[0].name)} beside it")
 
 
-def _values(raw: NDArray[Any], header: Header, notes: list[str]) -> NDArray[Any]:
-    """Scale, narrow to 32 bits, and replace NaN and infinity by the smallest finite value."""
+def _values(raw: NDArray[Any], header: Header, notes: list[str]) -> tuple[NDArray[Any], int]:
+    """Scale, narrow to 32 bits, replace NaN and infinity by the smallest finite value, and count them."""
     if not raw.dtype.isnative:
         raw = raw.byteswap(inplace=True).view(raw.dtype.newbyteorder("="))
     low, high, lost = _survey(raw)
@@ -135,7 +135,7 @@ def _values(raw: NDArray[Any], header: Header, notes: list[str]) -> NDArray[Any]
     if lost:
         notes.append(f"NaN or infinite voxels: {lost}, taken as the smallest value {low:g}")
         array[~np.isfinite(array)] = low
-    return array
+    return array, lost
 
 
 def _survey(array: NDArray[Any]) -> tuple[Any, Any, int]:

@@ -33,6 +33,8 @@ class Volume:
         spacing: mm between voxels along I, J, K, from the file's header.
         slice_axis: which of I, J, K the scanner stepped along (0, 1 or 2).
         notes: what was odd about the file but could be read all the same.
+        replaced: how many voxels were NaN or infinite and have the smallest finite value here.
+        header: the file's own NIfTI header, if it has one; it says how to write a file on the same grid.
     """
 
     array: NDArray[Any]
@@ -40,6 +42,8 @@ class Volume:
     spacing: tuple[float, float, float]
     slice_axis: int = 2
     notes: tuple[str, ...] = field(default=())
+    replaced: int = 0
+    header: nib.Nifti1Header | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no scan is, so that a mistake in a reader is found where it was made."""
