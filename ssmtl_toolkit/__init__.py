@@ -8,16 +8,37 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.config import RunConfig
+    from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+    from ssmtl_toolkit.engine.evaluate import evaluate
+    from ssmtl_toolkit.engine.finetune import Finetuned, finetune
+    from ssmtl_toolkit.engine.predict import predict
     from ssmtl_toolkit.engine.pretrain import Run, pretrain
 
 _LAZY = {
+    "FinetuneConfig": "ssmtl_toolkit.config",
+    "Finetuned": "ssmtl_toolkit.engine.finetune",
     "Run": "ssmtl_toolkit.engine.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
+    "evaluate": "ssmtl_toolkit.engine.evaluate",
+    "finetune": "ssmtl_toolkit.engine.finetune",
+    "predict": "ssmtl_toolkit.engine.predict",
     "pretrain": "ssmtl_toolkit.engine.pretrain",
 }
 
-__all__ = ["DataError", "Run", "RunConfig", "SsmtlError", "UsageError", "hookimpl", "pretrain"]
+__all__ = [
+    "DataError",
+    "FinetuneConfig",
+    "Finetuned",
+    "Run",
+    "RunConfig",
+    "SsmtlError",
+    "UsageError",
+    "evaluate",
+    "finetune",
+    "hookimpl",
+    "predict",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> Any:

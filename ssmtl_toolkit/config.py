@@ -1,7 +1,8 @@
-"""Everything a pre-training run can be told, as one validated object: the flags, run.toml and Python share it."""
+"""What pre-training and fine-tuning can be told, one validated object each: flags, TOML and Python share it."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,6 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    ValidationInfo,
     field_serializer,
     field_validator,
 )
@@ -26,22 +26,83 @@ from ssmtl_toolkit.specs import (
     BackboneSpec,
     BalancerSpec,
     DatasetSpec,
+    HeadSpec,
     Spec,
     TaskSpec,
     check_needs,
     did_you_mean,
 )
 
-RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad"})
-RESUMABLE |= {"accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
+RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad", "head"})
+RESUMABLE |= {"without", "accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
 """What may differ when a run goes on: how long, what is kept, where the scans lie (their contents are compared), and on
 which machine (then not bit for bit)."""
 
 
-class RunConfig(BaseModel):
-    """Options of `ssmtl run`. Specs are given as text or as objects."""
+class Config(BaseModel):
+    """What the options of all commands have in common: how they are checked, read and written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    @field_validator("data", "backbone", "balancer", "head", mode="before", check_fields=False)
+    @classmethod
+    def _spec_or_text(cls, given: Any) -> Any:
+        if not isinstance(given, str | Spec | None):
+            raise ValueError("expected a spec or its text, such as 'name:option=value'")
+        return given
+
+    @field_validator("window", check_fields=False)
+    @classmethod
+    def _low_below_high(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and given[0] >= given[1]:
+            raise ValueError("LOW must be below HIGH")
+        return given
+
+    @field_serializer("data", "backbone", "balancer", "head", check_fields=False)
+    def _text(self, spec: Spec | str | None) -> str | None:
+        return spec.full() if isinstance(spec, Spec) else spec
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], source: str = "options") -> Self:
+        """Validate options by name.
+
+        Raises:
+            UsageError: with every wrong option at once.
+        """
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise UsageError("\n".join(cls._explain(e, source) for e in error.errors())) from None
+
+    @classmethod
+    def _explain(cls, error: Any, source: str) -> str:
+        name = str(error["loc"][0]) if error["loc"] else ""
+        if error["type"] == "extra_forbidden":
+            return f"{source}: no option {name!r}{did_you_mean(name, cls.model_fields)}"
+        return f"{source}: {name}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+
+    @classmethod
+    def read(cls, file: Path) -> dict[str, Any]:
+        """Read the options in a TOML file.
+
+        Raises:
+            UsageError: the file is missing or not TOML.
+        """
+        if not file.is_file():
+            hint = f"is a folder; give the .toml file in it ({file}/run.toml)" if file.is_dir() else "no such file"
+            raise UsageError(f"{file}: {hint}; check --config")
+        try:
+            return tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{file}: cannot be read as a configuration: {error}") from None
+
+    def write(self) -> str:
+        """Return the TOML text that reads back to this configuration."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+class RunConfig(Config):
+    """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     data: SerializeAsAny[DatasetSpec] | str = Field(
         "phantom", description="Folder or file of scans, or a dataset by name: phantom, mmwhs:DIR …"
@@ -52,6 +113,12 @@ class RunConfig(BaseModel):
         description="A pretext task, e.g. reconstruct_prev:t=2; repeat it.",
     )
     balancer: SerializeAsAny[BalancerSpec] | str = Field("fixed", description="How the losses become one.")
+    head: SerializeAsAny[HeadSpec] | str | None = Field(
+        None, description="Check before training that this head can use what is trained."
+    )
+    without: Path | None = Field(
+        None, description="Leave out the test and validation patients of this file (from ssmtl data split)."
+    )
 
     axis: Literal["axial", "coronal", "sagittal", "acquisition"] = Field(
         "acquisition", description="Which way slices are cut; acquisition: as scanned."
@@ -91,27 +158,19 @@ class RunConfig(BaseModel):
     keep: int = Field(2, ge=0, description="How many checkpoints to keep; 0: all.")
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
 
-    @field_validator("data", "backbone", "balancer", "tasks", mode="before")
+    @field_validator("tasks", mode="before")
     @classmethod
-    def _spec_or_text(cls, given: Any, info: ValidationInfo) -> Any:
-        many = info.field_name == "tasks"
-        if many and not isinstance(given, list | tuple):
+    def _specs_or_texts(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple):
             raise ValueError("expected a list of specs")
-        for item in given if many else [given]:
-            if not isinstance(item, str | Spec):
-                raise ValueError("expected a spec or its text, such as 'name:option=value'")
+        for item in given:
+            cls._spec_or_text(item)
         return given
 
-    @field_validator("window")
+    @field_validator("without")
     @classmethod
-    def _low_below_high(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
-        if given is not None and given[0] >= given[1]:
-            raise ValueError("LOW must be below HIGH")
-        return given
-
-    @field_serializer("data", "backbone", "balancer")
-    def _text(self, spec: Spec | str) -> str:
-        return spec if isinstance(spec, str) else spec.full()
+    def _absolute_file(cls, given: Path | None) -> Path | None:
+        return given and given.expanduser().absolute()
 
     @field_serializer("tasks")
     def _texts(self, specs: tuple[TaskSpec | str, ...]) -> list[str]:
@@ -124,35 +183,10 @@ class RunConfig(BaseModel):
         Raises:
             UsageError: with every wrong option at once.
         """
-        try:
-            config = cls.model_validate(dict(options))
-        except ValidationError as error:
-            raise UsageError("\n".join(cls._explain(e, source) for e in error.errors())) from None
+        config = super().of(options, source)
         if config.steps is not None and "epochs" in options:
             raise UsageError(f"{source}: both epochs and steps are given; they say the same, give one")
         return config
-
-    @classmethod
-    def _explain(cls, error: Any, source: str) -> str:
-        name = str(error["loc"][0]) if error["loc"] else ""
-        if error["type"] == "extra_forbidden":
-            return f"{source}: no option {name!r}{did_you_mean(name, cls.model_fields)}"
-        return f"{source}: {name}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
-
-    @classmethod
-    def read(cls, file: Path) -> dict[str, Any]:
-        """Read the options in a TOML file.
-
-        Raises:
-            UsageError: the file is missing or not TOML.
-        """
-        if not file.is_file():
-            hint = f"is a folder; give {file}/run.toml" if file.is_dir() else "no such file"
-            raise UsageError(f"{file}: {hint}; check --config")
-        try:
-            return tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{file}: cannot be read as a configuration: {error}") from None
 
     def write(self) -> str:
         """Return the TOML text that reads back to this configuration."""
@@ -168,18 +202,20 @@ class RunConfig(BaseModel):
             UsageError: an unknown name, a wrong option, a task given twice, a need that is not met.
         """
         found = registry()
+        head = None if self.head is None else found.resolve(HeadSpec, self.head)
         specs = RunSpecs(
             dataset=_absolute(found.dataset(self.data)),
             backbone=found.resolve(BackboneSpec, self.backbone),
             tasks=tuple(found.resolve(TaskSpec, task) for task in self.tasks),
             balancer=found.resolve(BalancerSpec, self.balancer),
+            head=head,
         )
         if not specs.tasks:
             raise UsageError("no pretext task is given; add at least one --task")
         twice = sorted({str(t) for t in specs.tasks if specs.tasks.count(t) > 1})
         if twice:
             raise UsageError(f"task {twice[0]!r} is given twice; give it once, with a weight=… if it should count more")
-        check_needs(specs.backbone, specs.tasks)
+        check_needs(specs.backbone, [*specs.tasks, *([head] if head else [])])
         given = self.model_fields_set | ({"epochs"} if self.steps is not None else set())
         suggested = {k: v for k, v in specs.dataset.suggested().items() if k not in given}
         chosen = {
@@ -187,6 +223,7 @@ class RunConfig(BaseModel):
             "backbone": specs.backbone,
             "tasks": specs.tasks,
             "balancer": specs.balancer,
+            "head": head,
             **suggested,
         }
         return self.model_copy(update=chosen), specs
@@ -221,3 +258,109 @@ class RunSpecs(BaseModel):
     backbone: SerializeAsAny[BackboneSpec]
     tasks: tuple[SerializeAsAny[TaskSpec], ...]
     balancer: SerializeAsAny[BalancerSpec]
+    head: SerializeAsAny[HeadSpec] | None = None
+
+    @property
+    def trained(self) -> list[str]:
+        """The parts of the backbone that the tasks train."""
+        return ["encoder", "decoder"] if any("dense" in task.needs for task in self.tasks) else ["encoder"]
+
+
+class FinetuneConfig(Config):
+    """Options of `ssmtl finetune`. Specs are given as text or as objects."""
+
+    data: SerializeAsAny[DatasetSpec] | str = Field(
+        "phantom", description="Labelled scans: a folder, a manifest (.csv, .toml), or a dataset by name."
+    )
+    source: Path | None = Field(None, description="Run folder or backbone file of a pre-training; without: scratch.")
+    backbone: SerializeAsAny[BackboneSpec] | str | None = Field(
+        None, description="The network; by default the pre-training's, without one unet."
+    )
+    head: SerializeAsAny[HeadSpec] | str = Field("segmentation", description="The downstream task, e.g. denoising.")
+
+    axis: Literal["axial", "coronal", "sagittal", "acquisition"] | None = Field(
+        None, description="Which way slices are cut; by default as in the pre-training."
+    )
+    size: int | None = Field(
+        None, ge=8, description="Slices are resized to size x size; by default as in pre-training."
+    )
+    volume: int | None = Field(None, ge=0, description="Which volume to take of 4-D files, counted from 0.")
+    window: tuple[float, float] | None = Field(None, description="Clip intensities to LOW HIGH; as in pre-training.")
+
+    classes: str | None = Field(
+        None, description="Label classes by name, e.g. LV=500,LA=420+421, or those known: LV,RV.  [default: all]"
+    )
+    ignore_value: int | None = Field(None, description="Label value that means: nobody has annotated this.")
+    ignore_affine: bool = Field(False, description="Take labels voxel by voxel where their affine is another.")
+    patient: str | None = Field(
+        None, description="Regex on scan names; what its first group matches is the patient, e.g. '(.+)_E[DS]'."
+    )
+    split: Path | None = Field(None, description="Take patients (and slices) from this file (ssmtl data split).")
+    train_scans: int | None = Field(None, ge=1, description="Draw so many labelled scans for training.  [default: all]")
+    slices_per_scan: int | None = Field(None, ge=1, description="Draw so many slices of each.  [default: all]")
+    slices: Literal["foreground", "any"] = Field(
+        "foreground", description="Draw among slices that show a class, or among all annotated ones."
+    )
+    validation_scans: int = Field(0, ge=0, description="Labelled scans kept to stop early by; 0: a fixed length.")
+    test_scans: int | None = Field(None, ge=1, description="Labelled scans kept for the test.  [default: a fifth]")
+
+    steps: int = Field(500, ge=1, description="Weight updates; with validation scans the most there may be.")
+    patience: int = Field(5, ge=1, description="Stop after so many checks on the validation scans without a gain.")
+    check_every: int = Field(50, ge=1, description="Steps between two checks on the validation scans.")
+    batch_size: int = Field(16, ge=1, description="Slices in a batch.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of Adam, fixed.")
+    encoder_lr: float | None = Field(None, gt=0, description="Another one for the encoder.")
+    decoder_lr: float | None = Field(None, gt=0, description="Another one for the decoder.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of Adam (L2).")
+    clip: float | None = Field(None, gt=0, description="Clip the gradient's norm to this.")
+    freeze: Literal["none", "encoder", "backbone"] = Field("none", description="What keeps its pre-trained weights.")
+    min_transfer: float | None = Field(
+        None, ge=0, le=1, description="Least share of the backbone's parameters to be loaded.  [default: the encoder]"
+    )
+    baseline: Literal["none", "scratch"] = Field("none", description="scratch: train the twin without pre-training.")
+    seed: int = Field(0, ge=0, lt=2**62, description="Seed of everything random; repetitions count up from it.")
+    seeds: int = Field(1, ge=1, description="Repetitions, each with other weights, scans and slices.")
+
+    surface: bool | None = Field(None, description="Score HD95 and surface Dice too.  [default: where MONAI is there]")
+    tolerance: float = Field(1.0, gt=0, description="Tolerance of the surface Dice, mm.")
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it.")
+    accelerator: str = Field("auto", description="auto, cpu, cuda, mps (Lightning Fabric).")
+    skip_bad: bool = Field(False, description="Go on without scans or labels that cannot be used.")
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+
+    @field_validator("source", "split")
+    @classmethod
+    def _absolute_path(cls, given: Path | None) -> Path | None:
+        return given and given.expanduser().absolute()
+
+    def resolve(self) -> FinetuneConfig:
+        """Turn texts into specs and check what can be checked without torch; `backbone` may stay None.
+
+        Raises:
+            UsageError: an unknown name, a wrong option, options that contradict each other.
+        """
+        found = registry()
+        head = found.resolve(HeadSpec, self.head)
+        backbone = None if self.backbone is None else found.resolve(BackboneSpec, self.backbone)
+        if backbone:
+            check_needs(backbone, [head])
+        if self.source is None and (self.baseline == "scratch" or self.freeze != "none"):
+            what = "--baseline scratch" if self.baseline == "scratch" else f"--freeze {self.freeze}"
+            raise UsageError(f"{what} needs a pre-training to compare with; give it by --from")
+        if self.patient is not None:
+            check_pattern(self.patient)
+        if head.output == "image" and self.classes is not None:
+            raise UsageError(f"head {head.name!r} uses no labels; leave out --classes")
+        return self.model_copy(update={"head": head, "backbone": backbone, "data": _absolute(found.dataset(self.data))})
+
+
+def check_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile the regex that finds the patient in a scan's name.
+
+    Raises:
+        UsageError: it is no regex.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--patient {pattern!r} is not a regular expression: {error}") from None

@@ -109,3 +109,79 @@ def ssmtl_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
         )
 
     return call
+
+
+def ball(slices: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """A volume (I, J, K) with a bright ball and a dimmer one beside it in noise, and the label map: 10 and 20."""
+    rng = np.random.default_rng(seed)
+    y, x, z = np.mgrid[:size, :size, :slices].astype(float)
+    cy, cx = rng.uniform(0.4, 0.6, 2) * size
+    depth = (z - slices / 2) * size / slices / 1.5
+    first = (y - cy) ** 2 + (x - cx + 5) ** 2 + depth**2 < (size / 5) ** 2
+    second = (y - cy) ** 2 + (x - cx - 7) ** 2 + depth**2 < (size / 7) ** 2
+    image = 100 * first + 50 * (second & ~first) + rng.normal(0, 10, y.shape)
+    return image.astype(np.float32), (10 * first + 20 * (second & ~first)).astype(np.uint8)
+
+
+def write_pair(root: Path, name: str, slices: int = 10, seed: int = 0, affine: np.ndarray | None = None) -> Path:
+    """Write images/NAME.nii.gz and labels/NAME.nii.gz below `root`; return the image's path."""
+    image, label = ball(slices, seed)
+    affine = np.diag([-0.8, -0.8, 2.0, 1.0]) if affine is None else affine
+    for folder, array in (("images", image), ("labels", label)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), root / folder / f"{name}.nii.gz")
+    return root / "images" / f"{name}.nii.gz"
+
+
+SMALL = "unet:encoder=plain,width=4"
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten labelled scans of five patients, `a_pre`, `a_post`, `b_pre` …; do not write there."""
+    root = tmp_path_factory.mktemp("labelled")
+    for i, patient in enumerate("abcde"):
+        write_pair(root, f"{patient}_pre", seed=2 * i)
+        write_pair(root, f"{patient}_post", seed=2 * i + 1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pretrained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short pre-training on these scans, 32 x 32 pixels; do not write there."""
+    from ssmtl_toolkit import pretrain
+
+    base = tmp_path_factory.mktemp("pretrained")
+    run = pretrain(
+        data=str(labelled),
+        backbone=SMALL,
+        size=32,
+        steps=6,
+        tasks=["reconstruct_prev:t=1", "reconstruct_next:t=1"],
+        out=base / "run",
+        cache=base / "cache",
+    )
+    return run.folder
+
+
+@pytest.fixture(scope="session")
+def tuned(labelled: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short fine-tuning, with its twin from scratch and two seeds; do not write there."""
+    from ssmtl_toolkit import finetune
+
+    base = tmp_path_factory.mktemp("tuned")
+    return finetune(
+        pretrained,
+        data=str(labelled),
+        classes="big=10,small=20",
+        train_scans=2,
+        slices_per_scan=3,
+        test_scans=4,
+        steps=150,
+        lr=5e-3,
+        seeds=2,
+        baseline="scratch",
+        surface=False,
+        out=base / "run",
+        cache=base / "cache",
+    ).folder

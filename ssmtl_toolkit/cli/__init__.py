@@ -13,6 +13,9 @@ from ssmtl_toolkit.errors import SsmtlError
 
 COMMANDS = {
     "run": "Pre-train a backbone on unlabelled scans.",
+    "finetune": "Fine-tune on few labelled slices, and test on other patients.",
+    "predict": "Write predictions for scans, on the scans' own grid.",
+    "evaluate": "Score predicted label maps against labels.",
     "plugins": "Show what is installed: tasks, backbones, heads, balancers, readers, datasets.",
     "data": "Make data.",
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 
 
 @click.group("data", short_help="Make data.")
@@ -33,4 +33,52 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
     except OSError as error:
         raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     click.echo(f"wrote {len(files)} scans to {out}/images and their labels to {out}/labels", err=True)
+    click.echo(out)
+
+
+@command.command("split")
+@click.argument("data")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, e.g. split.json.")
+@click.option("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
+@click.option("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
+@click.option("--patient", help="Regex on scan names; what its first group matches is the patient.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another split.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]")
+def split(
+    data: str,
+    out: Path,
+    test_scans: int | None,
+    validation_scans: int,
+    patient: str | None,
+    seed: int,
+    cache: Path | None,
+) -> None:
+    """Part the patients of DATA that have labels into train, validation and test, and write them to a file.
+
+    `ssmtl run --without FILE` leaves validation and test patients out; `ssmtl finetune --split FILE` uses the parts.
+    """
+    from ssmtl_toolkit.cli.output import stderr
+    from ssmtl_toolkit.config import check_pattern
+    from ssmtl_toolkit.data import split as splitting
+    from ssmtl_toolkit.data.files import write_json
+    from ssmtl_toolkit.engine.pretrain import default_cache, list_scans
+    from ssmtl_toolkit.registry import registry
+
+    if out.exists():
+        raise UsageError(f"{out}: is there already; choose another --out")
+    if patient is not None:
+        check_pattern(patient)
+    scans = list_scans(registry().dataset(data), cache or default_cache())
+    scans, notes = splitting.with_patients([scan for scan in scans if scan.label and not scan.unfit], patient)
+    if not scans:
+        raise DataError(f"{data}: no scan there has a label; a folder needs images/ and labels/ with the same names")
+    made = splitting.make(scans, test_scans, validation_scans, seed, patient)
+    write_json(out, made.to_json())
+    console = stderr()
+    for note in notes:
+        console.print(f"note: {note}")
+    parts = [
+        f"{part} {len(made.of(scans, part))} scans of {len(getattr(made, part))} patients" for part in splitting.PARTS
+    ]
+    console.print("; ".join(parts))
     click.echo(out)

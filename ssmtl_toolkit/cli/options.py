@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -67,7 +68,7 @@ def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
         return click.Choice([str(choice) for choice in get_args(kind[0])])
     if kind[0] in (int, float):
         return click.INT if kind[0] is int else click.FLOAT
-    return click.STRING
+    return click.Path(path_type=Path) if kind[0] is Path else click.STRING
 
 
 def _default(field: FieldInfo) -> str:

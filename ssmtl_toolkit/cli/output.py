@@ -56,6 +56,9 @@ class RichProgress(engine_progress.Progress):
     def note(self, text: str) -> None:
         self.console.print(f"note: {text}")
 
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
     def preparing(self, scans: int) -> None:
         self._open("scans", scans)
 

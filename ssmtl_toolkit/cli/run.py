@@ -14,7 +14,7 @@ from ssmtl_toolkit.errors import UsageError
 
 
 @click.command("run", short_help="Pre-train a backbone on unlabelled scans.")
-@options_of(RunConfig, {"tasks": "task"})
+@options_of(RunConfig, {"tasks": "task", "head": "for"})
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-BACKBONE]")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder.")

@@ -55,15 +55,32 @@ def prepare(volume: Volume, options: Prepare) -> Prepared:
     out = np.empty((len(stack.slices), options.size, options.size), dtype=np.float16)
     blank = 0
     for start in range(0, len(out), _SLICES_AT_ONCE):
-        part = np.asarray(stack.slices[start : start + _SLICES_AT_ONCE], dtype=np.float32)
-        if options.window is not None:
-            part = part.clip(*options.window)
-        part, constant = normalise(resize(part, options.size))
-        out[start : start + len(part)] = part
-        blank += constant
+        part = standardise(stack.slices[start : start + _SLICES_AT_ONCE], options)
+        out[start : start + len(part.slices)] = part.slices
+        blank += int((part.deviation == 0).sum())
     if blank == len(out):
         raise DataError(f"has nothing but blank slices once clipped to {options.window}; choose another --window")
     return Prepared(out, stack.spacing[0], stack.axis, blank, volume.notes)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Slices (S, size, size) float32 with zero mean and unit variance, and the `mean` and `deviation` (S,) they had.
+
+    The deviation of a slice of one value is 0, and so are its pixels.
+    """
+
+    slices: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+def standardise(slices: NDArray[Any], options: Prepare) -> Standard:
+    """Make of slices (S, H, W) in the scan's own units what the network sees: clipped, resized, normalised."""
+    part = np.asarray(slices, dtype=np.float32)
+    if options.window is not None:
+        part = part.clip(*options.window)
+    return normalise(resize(part, options.size))
 
 
 def resize(slices: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -82,15 +99,12 @@ def resize_labels(labels: NDArray[Any], height: int, width: int) -> NDArray[Any]
     return labels[:, rows.astype(int)[:, None], columns.astype(int)]
 
 
-def normalise(slices: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-    """Give each slice (S, H, W) zero mean and unit variance; a slice of one value becomes zeros.
-
-    Returns:
-        The slices, and how many of them had one value only.
-    """
-    centred = slices - slices.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+def normalise(slices: NDArray[np.float32]) -> Standard:
+    """Give each slice (S, H, W) zero mean and unit variance; a slice of one value becomes zeros."""
+    mean = slices.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    centred = slices - mean
     deviation = centred.std(axis=(1, 2), keepdims=True)
     scale = np.abs(slices).max(axis=(1, 2), keepdims=True)
     constant = deviation <= 1e-6 * scale  # what is left of one value after rounding
     normal = np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
-    return normal.astype(np.float32), int(constant.sum())
+    return Standard(normal.astype(np.float32), mean[:, 0, 0], np.where(constant, 0.0, deviation)[:, 0, 0])

@@ -112,12 +112,18 @@ class Sampler:
     def draw(self, index: int) -> Draw:
         """The rows of this rank's batch number `index` (counted from 0 over the whole training)."""
         first = (index * self.world + self.rank) * self.batch_size
-        epochs, places = np.divmod(np.arange(first, first + self.batch_size), len(self.plan.anchors))
-        anchors = np.empty(self.batch_size, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            now = epochs == epoch
-            anchors[now] = self.plan.anchors[_order(self.seed, int(epoch), len(self.plan.anchors))[places[now]]]
+        anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed)
         return Draw(anchors, self.plan.companions(anchors, (self.seed, first)))
+
+
+def in_turn(rows: Rows, first: int, number: int, seed: int) -> Rows:
+    """The `number` rows behind the first `first`, where all `rows` come in a new order each epoch, without end."""
+    epochs, places = np.divmod(np.arange(first, first + number), len(rows))
+    drawn = np.empty(number, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        now = epochs == epoch
+        drawn[now] = rows[_order(seed, int(epoch), len(rows))[places[now]]]
+    return drawn
 
 
 @lru_cache(maxsize=4)

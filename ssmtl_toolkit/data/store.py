@@ -23,6 +23,7 @@ from torch import Tensor
 from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.files import DigestMemo, replacing
 from ssmtl_toolkit.data.prepare import Prepare
+from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan
@@ -152,15 +153,8 @@ def build_store(
 
 def _piece(scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: Path, memo: DigestMemo) -> _Piece:
     """Find the scan's slices in the cache, or make them."""
-    reader = next((reader for reader in readers if reader.matches(scan.path)), None)
-    if reader is None:
-        raise DataError(f"{printable(scan.path)}: no installed reader is meant for such a file; convert it to .nii.gz")
-    try:
-        digest = "+".join(_digest(file, memo) for file in reader.files(scan.path))
-    except OSError as error:
-        raise DataError(
-            f"{printable(scan.path)}: cannot be read: {error.strerror}; check it and its permissions"
-        ) from error
+    reader = reader_for(scan.path, readers)
+    digest = content_digest(scan.path, reader, memo)
     recipe = [digest, str(reader), reader.revision, preparing.REVISION, options.model_dump_json()]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
@@ -179,19 +173,12 @@ def _piece(scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: P
     return _Piece(scan, key, digest, file, about.pop("count"), about)
 
 
-def _digest(file: Path, memo: DigestMemo) -> str:
-    return memo(file) if file.is_file() or file.is_dir() else "not a regular file"  # the reader will say what it is
-
-
 def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
+    volume = read_volume(scan.path, [reader], options.volume)
     try:
-        prepared = preparing.prepare(reader.read(scan.path, options.volume), options)
+        prepared = preparing.prepare(volume, options)
     except DataError as error:
-        name = printable(scan.path)
-        raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
-    except Exception as error:  # a fault of the reader's own, which must not hide which scan it was
-        said = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
-        raise DataError(f"{printable(scan.path)}: {said}; leave the scan out or tell the reader's authors") from error
+        raise DataError(f"{printable(scan.path)}: {error}") from error
     about = {
         "spacing": prepared.spacing,
         "axis": prepared.axis,

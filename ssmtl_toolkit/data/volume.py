@@ -95,8 +95,8 @@ class Stack:
         return cls(slices, affine, (spacing[0], spacing[1], spacing[2]), axis, source)
 
     def back(self, slices: NDArray[Any]) -> NDArray[Any]:
-        """Put an array (S, H, W) of this stack's shape back on the file's own grid (I, J, K)."""
-        if slices.shape != self.slices.shape:
+        """Put an array (S, H, W) or (S, H, W, …) of this stack's shape back on the file's own grid (I, J, K, …)."""
+        if slices.shape[:3] != self.slices.shape:
             raise ValueError(f"expected slices of shape {self.slices.shape}, got {slices.shape}")
         here = nib.orientations.axcodes2ornt(DIRECTIONS[self.axis])
         return np.asarray(

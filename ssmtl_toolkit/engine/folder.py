@@ -19,18 +19,26 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "summary.json",
     "checkpoints",
 )
+PREDICTION = "prediction.json"  # beside predictions: by which model, and which value is which class
+FINETUNE, SPLIT, MODEL, SCORES, RECEIPT = (
+    "finetune.toml",
+    "split.json",
+    "model.safetensors",
+    "scores.json",
+    "receipt.json",
+)
 
 
 @contextlib.contextmanager
-def own(folder: Path, resume: bool) -> Iterator[None]:
-    """Hold the run folder for this process; a second run in it is refused."""
+def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
+    """Hold the run folder, known by its file `config`, for this process; a second run in it is refused."""
     if not is_first_process():
         yield
         return
-    if resume and not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder}: there is no run to resume (no {CONFIG}); give the folder of an earlier run")
+    if resume and not (folder / config).is_file():
+        raise UsageError(f"{folder}: there is no run to resume (no {config}); give the folder of an earlier run")
     if not resume and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
-        go_on = f", or go on with that run by --resume {folder}" if (folder / CONFIG).is_file() else ""
+        go_on = f", or go on with that run by --resume {folder}" if (folder / config).is_file() else ""
         raise UsageError(f"{folder}: is not empty; choose another --out{go_on}")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,8 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from ssmtl_toolkit.data.labels import IGNORE as IGNORE
 from ssmtl_toolkit.engine.backbone import Features
-
-IGNORE = 255
-"""The class index of pixels that nobody has annotated: they count in no loss and no score."""
 
 
 class Head(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.sampling import Extent, Plan
-from ssmtl_toolkit.data.store import SliceStore, build_store
+from ssmtl_toolkit.data.split import Split, with_patients
+from ssmtl_toolkit.data.store import Placement, SliceStore, build_store
 from ssmtl_toolkit.engine.device import make_fabric
 from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, SUMMARY, own
 from ssmtl_toolkit.engine.interrupt import interrupts
@@ -21,7 +23,7 @@ from ssmtl_toolkit.engine.trainer import Trainer, no_pair
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Run:
 
     folder: Path
     summary: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        """The folder, so that `finetune` takes this object."""
+        return str(self.folder)
 
     @property
     def backbone(self) -> Path:
@@ -68,13 +74,19 @@ def pretrain(
     config, specs = (config or RunConfig.of(options)).resolve()
     for plugin in registry().broken:
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
+    if specs.head is not None and "dense" in specs.head.needs and "decoder" not in specs.trained:
+        progress.note("no task trains the decoder: the head will stand on a fresh one, as the paper's MoCo V2 baseline")
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts, own(folder, resume):
         if resume:
             _check_same(config, folder)
         started = time.perf_counter()
         fabric = make_fabric(config, progress)
-        store = open_store(config, specs, cache, progress)
+        scans = chosen_scans(config, specs, cache, progress)
+        recipe = Prepare(axis=config.axis, size=config.size, volume=config.volume, window=config.window)
+        store = open_store(
+            scans, recipe, cache, progress, skip_bad=config.skip_bad, placement=config.store, copies=config.devices
+        )
         plan = make_plan(store, specs, progress)
         interrupts.check("nothing was trained yet")
         fabric.launch()
@@ -91,29 +103,54 @@ def default_cache() -> Path:
     return user_cache_path("ssmtl")
 
 
-def open_store(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progress) -> SliceStore:
-    """List the dataset's scans and prepare their slices, or find them in the cache."""
-    readers = [reader() for reader in registry().of(ReaderSpec)]
+def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
+    """List the dataset's scans, making what must be made first."""
     try:
-        scans = specs.dataset.scans(cache, ReadableTest(readers))
+        return dataset.scans(cache, ReadableTest(readers()))
     except OSError as error:
         raise SsmtlError(f"{cache}: the cache cannot be written ({error}); choose another --cache") from error
+
+
+def readers() -> list[ReaderSpec]:
+    """All installed readers."""
+    return [reader() for reader in registry().of(ReaderSpec)]
+
+
+def chosen_scans(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progress) -> list[Scan]:
+    """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
+    scans = list_scans(specs.dataset, cache)
+    if config.without is None:
+        return scans
+    split = Split.read(config.without)
+    scans, notes = with_patients(scans, split.pattern)
+    held = {*split.validation, *split.test}
+    left = [scan for scan in scans if scan.patient not in held]
+    if unknown := sorted(held - {scan.patient for scan in scans}):
+        raise DataError(f"{config.without}: its patient {unknown[0]!r} is not in the data ({len(unknown)} such)")
+    for note in [*notes, f"{len(scans) - len(left)} scans of {len(held)} validation and test patients are left out"]:
+        progress.note(note)
+    return left
+
+
+def open_store(
+    scans: Sequence[Scan],
+    options: Prepare,
+    cache: Path,
+    progress: Progress,
+    *,
+    skip_bad: bool,
+    placement: Placement = "auto",
+    copies: int = 1,
+) -> SliceStore:
+    """Prepare the slices of these scans, or find them in the cache, and tell what is odd about them."""
     progress.preparing(sum(not scan.unfit for scan in scans))
 
     def on_scan(name: str) -> None:
         progress.prepared(name)
         interrupts.check("nothing was trained yet")
 
-    options = Prepare(axis=config.axis, size=config.size, volume=config.volume, window=config.window)
     store = build_store(
-        scans,
-        readers,
-        options,
-        cache,
-        skip_bad=config.skip_bad,
-        placement=config.store,
-        copies=config.devices,
-        on_scan=on_scan,
+        scans, readers(), options, cache, skip_bad=skip_bad, placement=placement, copies=copies, on_scan=on_scan
     )
     _tell_oddities(store, progress)
     return store

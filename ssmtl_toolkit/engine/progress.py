@@ -11,6 +11,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Something worth knowing, one line."""
 
+    def say(self, text: str) -> None:
+        """What is being done now, one line."""
+
     def preparing(self, scans: int) -> None:
         """So many scans are about to be read or found in the cache."""
 

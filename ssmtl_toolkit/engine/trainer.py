@@ -23,6 +23,7 @@ from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.probe import probe
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.registry import our_version, registry
@@ -213,15 +214,19 @@ class Trainer:
         """What backbone.safetensors tells of itself; no paths, no patient names."""
         found = registry()
         prepare = {k: getattr(self.config, k) for k in ("axis", "size", "volume", "window")}
-        dense = any("dense" in task.needs for task in self.specs.tasks)
         return {
             "version": our_version(),
             "backbone": found.origin(self.specs.backbone),
             "tasks": [found.origin(task) for task in self.specs.tasks],
             "balancer": found.origin(self.specs.balancer),
             "prepare": prepare,
-            "trained": ["encoder", "decoder"] if dense else ["encoder"],
-            "scans": {"number": len(self.store.scans), "fingerprint": self.store.fingerprint},
+            "trained": self.specs.trained,
+            "scans": {
+                "number": len(self.store.scans),
+                "fingerprint": self.store.fingerprint,
+                "digests": [scan.digest[:16] for scan in self.store.scans],
+            },
+            "probe": probe(self.model.backbone, self.config.size, "decoder" in self.specs.trained),
             "step": self.step,
             "seed": self.config.seed,
             "torch": torch.__version__,

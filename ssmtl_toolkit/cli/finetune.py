@@ -1,0 +1,128 @@
+"""`ssmtl finetune`: a head on a pre-trained backbone, trained on few labelled slices and tested on other patients."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssmtl_toolkit.cli.options import options_of
+from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.errors import UsageError
+
+
+@click.command("finetune", short_help="Fine-tune on few labelled slices, and test.")
+@options_of(FinetuneConfig, {"source": "from"})
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-HEAD]")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the fine-tuning in this folder.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
+) -> None:
+    """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
+
+    \b
+      ssmtl finetune --from runs/first --data labelled/ --train-scans 5 --slices-per-scan 20 --baseline scratch
+      ssmtl finetune --from runs/first --data scans/ --head denoising:sigma=0.2
+      ssmtl finetune --data labelled/ --backbone unet --steps 1000       # from scratch
+    """
+    if resume and (out or file):
+        raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
+    source = resume / "finetune.toml" if resume else file
+    if resume and source and not source.is_file():
+        raise UsageError(f"{resume}: there is no fine-tuning to resume (no finetune.toml); give the folder of one")
+    options = FinetuneConfig.read(source) if source else {}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    FinetuneConfig.of(options, str(source))
+    config = FinetuneConfig.of({**options, **given})
+    resolved = config.resolve()
+    folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"  # type: ignore[union-attr]
+    from ssmtl_toolkit.engine.interrupt import interrupts
+
+    with interrupts:
+        _run(resolved, folder, cache, resume is not None, as_json)
+
+
+def _run(config: FinetuneConfig, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
+    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.engine.finetune import finetune  # torch is imported from here on
+
+    force_utf8()
+    console = stderr()
+    progress = RichProgress(console)
+    progress.say(f"data      {config.data}\nhead      {config.head}")
+    try:
+        result = finetune(None, config, out=folder, cache=cache, resume=resume, progress=progress)
+    finally:
+        progress.done()
+    if as_json:
+        print_json(result.summary)
+    else:
+        _report(console, result.summary)
+        click.echo(result.folder)
+
+
+def _report(console: Any, summary: dict[str, Any]) -> None:
+    """The scores of each arm, and what pre-training gave."""
+    from ssmtl_toolkit.cli.output import table
+
+    arms = summary["arms"]
+    metrics = [name for name in next(iter(arms.values())) if name not in {"classes", "noisy"}]
+    rows = [[arm, "mean", *(_spread(found[name], name) for name in metrics)] for arm, found in arms.items()]
+    for arm, found in arms.items():
+        for label, values in found.get("classes", {}).items():
+            rows.append([arm, label, *(_spread(values[name], name) for name in metrics)])
+        if "noisy" in found:
+            rows.append([arm, "noisy input", *(_number(found["noisy"].get(name), name) for name in metrics)])
+    if "difference" in summary:
+        difference = summary["difference"]
+        rows.append(["difference", "mean", *(_spread(difference[name], name) for name in metrics)])
+        rows.append(["", "95 % interval", *(_interval(difference[name]["ci95"], name) for name in metrics)])
+    console.print(table("", ["", "", *(_HEADINGS[name] for name in metrics)], rows))
+    scans, number = summary["scans"], summary["training_slices"]
+    console.print(
+        f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
+        f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
+    )
+    for name, found in summary.get("difference", {}).items():
+        if found.get("over_patients", {}).get("ci95"):
+            over = found["over_patients"]
+            console.print(
+                f"{_HEADINGS[name]} difference over {over['n']} test patients: {_number(over['mean'], name)}, "
+                f"95 % interval {_interval(over['ci95'], name)}"
+            )
+
+
+_HEADINGS = {
+    "iou": "IoU (pooled)",
+    "dice": "Dice",
+    "hd95": "HD95 mm",
+    "surface_dice": "surface Dice",
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+}
+
+
+def _seen(number: int | None, total: int) -> str:
+    if number is None:
+        return ""
+    return f", {number} of them seen in pre-training (without labels)" if number else ", none seen in pre-training"
+
+
+def _number(value: float | None, metric: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if metric in {"hd95", "psnr"} else f"{value:.3f}"
+
+
+def _spread(found: dict[str, Any], metric: str) -> str:
+    deviation = "" if found["sd"] is None else f" ± {_number(found['sd'], metric)}"
+    return _number(found["mean"], metric) + deviation
+
+
+def _interval(ends: list[float] | None, metric: str) -> str:
+    return "-" if ends is None else f"{_number(ends[0], metric)} to {_number(ends[1], metric)}"

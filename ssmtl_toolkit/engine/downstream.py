@@ -1,0 +1,191 @@
+"""A backbone with a head: one module, one file, and how it is used on a scan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssmtl_toolkit.data.files import replacing
+from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.prepare import Prepare, Standard, standardise
+from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.checkpoint import check_tensors
+from ssmtl_toolkit.engine.folder import FINETUNE, MODEL
+from ssmtl_toolkit.engine.head import Head
+from ssmtl_toolkit.engine.transfer import without_weights
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.registry import our_version, registry
+from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
+
+
+class Downstream(nn.Module):
+    """The head on the backbone: images (N, 1, H, W) -> maps (N, C, H, W)."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps: Tensor = self.head(self.backbone(image))
+        return maps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a `Downstream`, and what goes in and comes out of it: all that a file must say beside the weights.
+
+    `classes` is None for heads with output `image`.
+    """
+
+    backbone: BackboneSpec
+    head: HeadSpec
+    prepare: Prepare
+    classes: Classes | None
+
+    def build(self) -> Downstream:
+        """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
+        backbone = self.backbone.build(1)
+        return Downstream(backbone, self.head.build(backbone, 0 if self.classes is None else len(self.classes) + 1))
+
+    def save(self, file: Path, model: Downstream, about: Mapping[str, Any]) -> None:
+        """Write weights, recipe and `about`, whole or not at all.
+
+        Raises:
+            SsmtlError: the disk is full or not writable.
+        """
+        found = registry()
+        said = {
+            "version": our_version(),
+            "backbone": found.origin(self.backbone),
+            "head": found.origin(self.head),
+            "prepare": self.prepare.model_dump(mode="json"),
+            "classes": self.classes and self.classes.to_json(),
+            **about,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        try:
+            with replacing(file) as temporary:
+                save_file(tensors, temporary, {"format": "pt", "ssmtl": json.dumps(said)})
+        except (OSError, SafetensorError) as error:
+            raise SsmtlError(f"{file}: cannot be written: {error}; free or choose another disk") from error
+
+    @classmethod
+    def load(cls, file: Path) -> tuple[Recipe, Downstream]:
+        """Read a model that `save` has written.
+
+        Raises:
+            DataError: the file is damaged, not a fine-tuned model, or does not fit what is installed.
+            UsageError: a plugin that it needs is not installed.
+        """
+        try:
+            with safe_open(file, "pt") as opened:
+                said = json.loads((opened.metadata() or {})["ssmtl"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            head, backbone, prepare = said["head"]["spec"], said["backbone"]["spec"], Prepare(**said["prepare"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{printable(file)}: is not a model of ssmtl finetune ({type(error).__name__}: {error}); "
+                f"give the run folder of a fine-tuning"
+            ) from error
+        found = registry()
+        classes = said["classes"] and Classes.from_json(said["classes"], printable(file))
+        recipe = cls(
+            found.resolve(BackboneSpec, without_weights(backbone)), found.resolve(HeadSpec, head), prepare, classes
+        )
+        model = recipe.build()
+        check_tensors(file, tensors, model.state_dict())
+        model.load_state_dict(tensors)
+        return recipe, model
+
+
+def model_file(source: Path) -> Path:
+    """Find the model in the folder of a fine-tuning (its first, pre-trained before scratch), or in that of one model.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if source.is_file():
+        return source
+    if (source / MODEL).is_file():
+        return source / MODEL
+    found = [source / f"{arm}-{i}" / MODEL for arm in ("pretrained", "scratch") for i in _numbers(source, arm)]
+    if not found:
+        here = "its fine-tuning is not finished" if (source / FINETUNE).is_file() else "holds no fine-tuned model"
+        what = here if source.is_dir() else "no such file or folder"
+        raise UsageError(f"{printable(source)}: {what}; give the run folder of ssmtl finetune to --from")
+    return found[0]
+
+
+def _numbers(folder: Path, arm: str) -> list[int]:
+    names = (file.parent.name.removeprefix(f"{arm}-") for file in folder.glob(f"{arm}-*/{MODEL}"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+class Predictor:
+    """Uses a model on scans, a batch of slices at a time; memory is the scan's own and that of a batch."""
+
+    def __init__(self, recipe: Recipe, model: Downstream, fabric: Fabric, batch_size: int = 16) -> None:
+        self.recipe, self.fabric, self.batch_size = recipe, fabric, batch_size
+        self.model = model.to(fabric.device).eval()
+
+    def stack(self, volume: Volume) -> Stack:
+        """Cut a scan as the model was trained.
+
+        Raises:
+            DataError: all voxels have one value.
+        """
+        if volume.array.min() == volume.array.max():
+            raise DataError(f"is blank: all voxels are {volume.array.flat[0]:g}: no image; export the scan again")
+        return Stack.of(volume, self.recipe.prepare.axis)
+
+    def maps(self, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
+        """Yield for each batch of slices where it lies, the maps (n, C, H, W) float32, and what it was made of."""
+        for start in range(0, len(stack.slices), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            made = standardise(stack.slices[rows], self.recipe.prepare)
+            yield rows, self.resized(torch.from_numpy(made.slices)[:, None], stack.slices.shape[1:]), made
+
+    def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Maps of images (n, 1, h, w), brought to `shape` by bilinear interpolation."""
+        with torch.inference_mode(), self.fabric.autocast():
+            maps: Tensor = self.model(image.to(self.fabric.device)).float()
+            if maps.shape[2:] != shape:
+                maps = F.interpolate(maps, shape, mode="bilinear", align_corners=False)
+        return maps
+
+    def labels(self, volume: Volume, probabilities: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+        """Return the class index of every voxel, (I, J, K) on the file's grid.
+
+        `probabilities` (S, H, W, C), in the order of the cut, is filled where it is given.
+        """
+        stack = self.stack(volume)
+        index = np.empty(stack.slices.shape, np.uint8)
+        for rows, maps, _ in self.maps(stack):
+            index[rows] = maps.argmax(dim=1).cpu().numpy()
+            if probabilities is not None:
+                probabilities[rows] = maps.softmax(dim=1).permute(0, 2, 3, 1).cpu().numpy()
+        return stack.back(index)
+
+    def image(self, volume: Volume) -> NDArray[np.float32]:
+        """Return the slices that the head gives, in the scan's own units, (I, J, K) on the file's grid."""
+        stack = self.stack(volume)
+        out = np.empty(stack.slices.shape, np.float32)
+        for rows, maps, made in self.maps(stack):
+            normal = maps[:, 0].cpu().numpy()
+            out[rows] = normal * made.deviation[:, None, None] + made.mean[:, None, None]
+        return stack.back(out)

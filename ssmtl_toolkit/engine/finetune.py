@@ -1,0 +1,466 @@
+"""Fine-tuning from options to a report: labelled scans, split, repetitions with and without pre-training, test."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+from ssmtl_toolkit.data import split as splitting
+from ssmtl_toolkit.data.files import DigestMemo, replacing, write_json
+from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.prepare import Prepare
+from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
+from ssmtl_toolkit.data.sampling import step_seed
+from ssmtl_toolkit.data.split import Slices, Split
+from ssmtl_toolkit.data.store import LeftOut
+from ssmtl_toolkit.engine import assess, labelled, report, scores
+from ssmtl_toolkit.engine.device import make_fabric, seed_all
+from ssmtl_toolkit.engine.downstream import Downstream, Predictor, Recipe
+from ssmtl_toolkit.engine.folder import FINETUNE, METRICS, MODEL, RECEIPT, SCORES, SPLIT, SUMMARY, own
+from ssmtl_toolkit.engine.interrupt import interrupts
+from ssmtl_toolkit.engine.labelled import LabelledScans, Shown
+from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, open_store, readers
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.transfer import Pretrained
+from ssmtl_toolkit.engine.tuning import Examples, tune
+from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, Scan, check_needs
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning: its folder, and what `ssmtl finetune --json` prints."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        """The folder, so that `predict` takes this object."""
+        return str(self.folder)
+
+
+def finetune(
+    source: str | os.PathLike[str] | None = None,
+    config: FinetuneConfig | None = None,
+    /,
+    *,
+    out: str | Path,
+    cache: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Finetuned:
+    """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
+
+    Args:
+        source: run folder or backbone file of a pre-training; None: from scratch.
+        config: all options as one object, or instead of it …
+        options: … any of `FinetuneConfig`'s options by name.
+        out: the run folder; it must be new or empty, or hold the fine-tuning to resume.
+        cache: folder for prepared slices; by default the user's cache directory.
+        resume: keep the repetitions in `out` that are finished, and go on with the others.
+        progress: hears what happens.
+
+    Raises:
+        UsageError: the options are wrong or do not go together, or too little of the pre-training can be loaded.
+        DataError: scans, labels, split or weights cannot be used.
+        SsmtlError: the run failed.
+    """
+    progress = progress or Progress()
+    if source is not None:
+        options["source"] = Path(source)
+    if config is not None and options:
+        raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
+    config = (config or FinetuneConfig.of(options)).resolve()
+    folder, cache = Path(out), Path(cache) if cache else default_cache()
+    with interrupts, own(folder, resume, FINETUNE):
+        if resume:
+            _check_same(config, folder)
+        return Finetuned(folder, _Finetuning(config, folder, cache, resume, progress).run())
+
+
+def _check_same(config: FinetuneConfig, folder: Path) -> None:
+    """Refuse to go on with options that would make other repetitions."""
+    before = FinetuneConfig.of(FinetuneConfig.read(folder / FINETUNE), str(folder / FINETUNE)).resolve()
+    now, then = config.model_dump(mode="json"), before.model_dump(mode="json")
+    free = {"seeds", "baseline", "surface", "tolerance", "accelerator", "skip_bad", "data", "log_every"}
+    changed = [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k not in free and now[k] != then[k]]
+    if changed:
+        raise UsageError(f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; start a new run")
+
+
+class _Finetuning:
+    """All repetitions of one fine-tuning."""
+
+    def __init__(self, config: FinetuneConfig, folder: Path, cache: Path, resume: bool, progress: Progress) -> None:
+        self.config, self.folder, self.cache, self.progress = config, folder, cache, progress
+        assert isinstance(config.head, HeadSpec)
+        assert isinstance(config.data, DatasetSpec)
+        self.head, self.dataset = config.head, config.data
+        self.pretrained = Pretrained.open(config.source) if config.source else None
+        self.backbone = self._backbone()
+        check_needs(self.backbone, [self.head])
+        self.prepare = _prepare(config, self.pretrained, self.dataset)
+        self.config = config = config.model_copy(update={"backbone": self.backbone, **self.prepare.model_dump()})
+        self.readers = readers()
+        self.resume = resume
+        self.left_out: list[LeftOut] = []
+        self.labels: LabelledScans | None = None
+        self.shown: dict[str, Shown] = {}
+        self.test_seen: int | None = None  # None: the pre-training does not say which scans it has seen
+
+    def _backbone(self) -> BackboneSpec:
+        if isinstance(self.config.backbone, BackboneSpec):
+            return self.config.backbone
+        if self.pretrained is None:
+            return registry().resolve(BackboneSpec, "unet")
+        spec = self.pretrained.spec()
+        if spec is None:
+            raise UsageError(
+                f"{self.pretrained.file}: does not say what network its weights are of; give it by --backbone"
+            )
+        return spec
+
+    @property
+    def arms(self) -> list[str]:
+        """What is trained for each seed, in order."""
+        if self.pretrained is None:
+            return ["scratch"]
+        return ["pretrained", *(["scratch"] if self.config.baseline == "scratch" else [])]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.config.seed + i for i in range(self.config.seeds)]
+
+    def run(self) -> dict[str, Any]:
+        """Do what is missing, from the first check to summary.json."""
+        surface = self._surface()
+        fabric = make_fabric(
+            RunConfig(accelerator=self.config.accelerator, precision=self.config.precision), self.progress
+        )
+        scans = self._scans()
+        split, scans = self._split(scans)
+        drawn = [labelled.draw_scans(self.config, split.of(scans, "train"), seed) for seed in self.seeds]
+        if split.slices:
+            known = {scan.name: scan for scan in split.of(scans, "train")}
+            given = [split.slices[i % len(split.slices)] for i in range(len(self.seeds))]
+            if unknown := [name for names in given for name in names if name not in known]:
+                raise DataError(f"its slices are of {unknown[0]!r}, which is no training scan here; check --split")
+            drawn = [[known[name] for name in names] for names in given]
+        training = _once([scan for repetition in drawn for scan in repetition])
+        validation, test = split.of(scans, "validation"), split.of(scans, "test")
+        self._check(training, validation, test)
+        slices = self._slices(split, drawn)
+        self._write(Split(split.train, split.validation, split.test, split.pattern, tuple(slices)))
+        training, validation, test = (
+            [scan for scan in part if scan.name in self.shown] for part in (training, validation, test)
+        )
+        if not test:
+            raise DataError("none of the test scans can be used; mend them, or choose others by --split")
+        store = open_store(_once([*training, *validation]), self.prepare, self.cache, self.progress, skip_bad=False)
+        targets = None if self.labels is None else self.labels.targets([*training, *validation], store)
+        for seed, chosen in zip(self.seeds, slices, strict=True):
+            self._warn_absent(seed, chosen)
+            for arm in self.arms:
+                self._repetition(
+                    arm,
+                    seed,
+                    Examples(store, labelled.store_rows(store, chosen), targets),
+                    test,
+                    validation,
+                    fabric,
+                    surface,
+                )
+        summary = self._summary(slices, validation, test, surface)
+        write_json(self.folder / SUMMARY, summary)
+        self.progress.done()
+        return summary
+
+    def _surface(self) -> bool:
+        if self.config.surface:
+            scores.check_monai("HD95, surface Dice and SSIM")
+        return scores.has_monai() if self.config.surface is None else self.config.surface
+
+    def _scans(self) -> list[Scan]:
+        """The scans that can be used: with labels, where the head learns from labels."""
+        found = list_scans(self.dataset, self.cache)
+        self.left_out += [LeftOut(scan.name, scan.unfit) for scan in found if scan.unfit]
+        fit = [scan for scan in found if not scan.unfit]
+        scans = [scan for scan in fit if scan.label] if self.head.output == "labels" else fit
+        if not scans:
+            raise DataError(
+                f"{self.dataset}: none of its {len(fit)} scans has a label map; expected images/ and labels/ with the "
+                f"same names, a dataset.json, or a manifest (.csv, .toml) with the columns image and label"
+            )
+        if len(scans) < len(fit):
+            self.progress.note(f"{len(fit) - len(scans)} of {len(fit)} scans have no label map and are not used")
+        for item in self.left_out[:10]:
+            self.progress.note(f"left out: {item.reason}")
+        return scans
+
+    def _split(self, scans: list[Scan]) -> tuple[Split, list[Scan]]:
+        """The split that is given or was written, or a new one; and the scans with their patients."""
+        config, written = self.config, self.folder / SPLIT
+        file = written if self.resume and written.is_file() else config.split
+        given = Split.read(file) if file else None
+        pattern = config.patient if config.patient is not None or given is None else given.pattern
+        scans, notes = splitting.with_patients(scans, pattern)
+        for note in notes:
+            self.progress.note(note)
+        if given is None or file is None:
+            return splitting.make(scans, config.test_scans, config.validation_scans, config.seed, pattern), scans
+        splitting.check_known(given, scans, file)
+        if not given.test or not (given.train or given.slices):
+            raise DataError(f"{printable(file)}: names no {'train' if given.test else 'test'} patients; add them")
+        more = len(given.slices) < len(self.seeds) and file == written
+        return (Split(given.train, given.validation, given.test, given.pattern) if more else given), scans
+
+    def _check(self, training: Sequence[Scan], validation: Sequence[Scan], test: Sequence[Scan]) -> None:
+        """Read every label map that will be used, before anything is trained."""
+        used = _once([*training, *validation, *test])
+        self._refuse_copies(used, test)
+        self.progress.preparing(len(used))
+        if self.head.output == "image":
+            self._drop(labelled.try_each(used, self._look_at_image, self.config.skip_bad, "scans"))
+            return
+        known, ignore = dict(self.dataset.classes()), self.config.ignore_value
+        if known or self.config.classes:
+            classes = Classes.parse(self.config.classes or "", known, ignore)
+        else:
+            classes, note = labelled.find_classes(used, self.readers, ignore)
+            self.progress.note(note)
+        refuse = not self.config.classes or bool(known)
+        self.labels = LabelledScans(self.config, self.prepare, self.readers, classes, refuse)
+        self._drop(labelled.try_each(used, self._look_at_labels, self.config.skip_bad))
+        for note in self.labels.notes[:10]:
+            self.progress.note(note)
+        if len(self.labels.notes) > 10:
+            self.progress.note(f"… and {len(self.labels.notes) - 10} more such notes, all in {SUMMARY}")
+
+    def _drop(self, bad: Sequence[LeftOut]) -> None:
+        self.left_out += bad
+        for item in bad[:10]:
+            self.progress.note(f"left out: {item.reason}")
+
+    def _look_at_labels(self, scan: Scan) -> None:
+        assert self.labels is not None
+        self.shown[scan.name] = self.labels.look(scan)
+        self._looked(scan)
+
+    def _look_at_image(self, scan: Scan) -> None:
+        from ssmtl_toolkit.data.volume import Stack
+
+        stack = Stack.of(read_volume(scan.path, self.readers, self.prepare.volume), self.prepare.axis)
+        flat = stack.slices.reshape(len(stack.slices), -1)
+        varied = flat.min(axis=1) < flat.max(axis=1)
+        self.shown[scan.name] = Shown(np.ones(len(flat), bool), varied[:, None])
+        self._looked(scan)
+
+    def _looked(self, scan: Scan) -> None:
+        self.progress.prepared(scan.name)
+        interrupts.check("nothing was trained yet")
+
+    def _refuse_copies(self, scans: Sequence[Scan], test: Sequence[Scan]) -> None:
+        """Refuse a scan that is there under two names, and count the test scans that the pre-training has seen."""
+        memo = DigestMemo(self.cache / "digests.json")
+        known: dict[str, Scan] = {}
+        for scan in scans:
+            digest = content_digest(scan.path, reader_for(scan.path, self.readers), memo)
+            if digest in known:
+                raise DataError(
+                    f"{printable(scan.path)}: is the same scan as {printable(known[digest].path)}; remove one of them"
+                )
+            known[digest] = scan
+        memo.save()
+        seen = self.pretrained.scans if self.pretrained else frozenset()
+        if seen:
+            names = {scan.name for scan in test}
+            self.test_seen = sum(digest[:16] in seen for digest, scan in known.items() if scan.name in names)
+
+    def _slices(self, split: Split, drawn: Sequence[Sequence[Scan]]) -> list[Slices]:
+        """The training slices of every repetition: as given, or drawn."""
+        dropped = {item.name for item in self.left_out}
+        if split.slices:
+            given = [split.slices[i % len(split.slices)] for i in range(len(self.seeds))]
+            kept = [{name: rows for name, rows in slices.items() if name not in dropped} for slices in given]
+            for slices in kept:
+                labelled.check_slices(slices, self.shown, str(self.config.split or self.folder / SPLIT))
+            return [dict(slices) for slices in kept]
+        usable = [[scan for scan in scans if scan.name not in dropped] for scans in drawn]
+        return [
+            labelled.draw_slices(self.config, scans, self.shown, seed)
+            for scans, seed in zip(usable, self.seeds, strict=True)
+        ]
+
+    def _warn_absent(self, seed: int, slices: Slices) -> None:
+        if self.labels is None:
+            return
+        number = sum(map(len, slices.values()))
+        for name in labelled.absent(slices, self.shown, self.labels.classes):
+            self.progress.note(f"class {name!r} is on none of the {number} training slices of seed {seed}")
+
+    def _write(self, split: Split) -> None:
+        write_json(self.folder / SPLIT, split.to_json())
+        with replacing(self.folder / FINETUNE) as temporary:
+            temporary.write_text(self.config.write(), encoding="utf-8")
+
+    def _repetition(
+        self,
+        arm: str,
+        seed: int,
+        examples: Examples,
+        test: Sequence[Scan],
+        validation: Sequence[Scan],
+        fabric: Fabric,
+        surface: bool,
+    ) -> None:
+        """Train and test one network; what is finished already stays."""
+        folder = self.folder / f"{arm}-{seed}"
+        if (folder / SCORES).is_file():
+            return
+        folder.mkdir(exist_ok=True)
+        started = time.perf_counter()
+        recipe = Recipe(self.backbone, self.head, self.prepare, None if self.labels is None else self.labels.classes)
+        seed_all(step_seed(seed, 4), fabric.device)
+        model = recipe.build()
+        if arm == "pretrained":
+            assert self.pretrained is not None
+            receipt = self.pretrained.load_into(model.backbone, self.config.min_transfer)
+            write_json(self.folder / RECEIPT, receipt.to_json())
+            if seed == self.seeds[0]:
+                for line in receipt.lines():
+                    self.progress.say(line)
+        self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
+        validate = self._validator(model, examples, validation, fabric) if validation else None
+        trained = tune(
+            model, examples, self.config, step_seed(seed, 5), fabric, folder / METRICS, self.progress, validate
+        )
+        about = {
+            "arm": arm,
+            "seed": seed,
+            "pretraining": self.pretrained.about if arm == "pretrained" and self.pretrained else None,
+        }
+        recipe.save(folder / MODEL, model, about)
+        predictor = Predictor(recipe, model, fabric, self.config.batch_size)
+        if self.labels is None:
+            found = assess.assess_images(predictor, test, self.readers, surface)
+        else:
+            found = assess.assess_labels(predictor, test, self.labels, surface, self.config.tolerance)
+        write_json(folder / SCORES, {**found, "training": {**trained, "seconds": time.perf_counter() - started}})
+
+    def _validator(
+        self, model: Downstream, examples: Examples, validation: Sequence[Scan], fabric: Fabric
+    ) -> Callable[[], float]:
+        slices = {scan.name: self.shown[scan.name].slices("any") for scan in validation}
+        rows = labelled.store_rows(examples.store, slices)
+        classes = 0 if self.labels is None else len(self.labels.classes)
+        return assess.validator(model, examples, rows, classes, self.config.batch_size, fabric, self.config.seed)
+
+    def _summary(
+        self, slices: Sequence[Slices], validation: Sequence[Scan], test: Sequence[Scan], surface: bool
+    ) -> dict[str, Any]:
+        found = {
+            arm: [json.loads((self.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in self.seeds]
+            for arm in self.arms
+        }
+        metrics = _metrics(self.labels is not None, surface)
+        summary: dict[str, Any] = {
+            "run": str(self.folder),
+            "head": str(self.head),
+            "backbone": str(self.backbone),
+            "source": None if self.pretrained is None else str(self.pretrained.file),
+            "classes": self.labels and list(self.labels.classes.names),
+            "seeds": self.seeds,
+            "training_slices": [sum(map(len, chosen.values())) for chosen in slices],
+            "scans": {
+                "train": [len([rows for rows in chosen.values() if rows]) for chosen in slices],
+                "validation": len(validation),
+                "test": len(test),
+                "test_seen_in_pretraining": self.test_seen,
+                "left_out": [{"scan": item.name, "reason": item.reason} for item in self.left_out],
+                "notes": self.labels.notes if self.labels else [],
+            },
+            "training": {arm: [one["training"] for one in found[arm]] for arm in found},
+            "arms": {arm: _arm(found[arm], metrics) for arm in found},
+            "how": report.HOW,
+            "rule": found[self.arms[0]][0]["rule"],
+        }
+        if len(found) > 1:
+            summary["difference"] = _difference(found, metrics, {scan.name: scan.patient for scan in test})
+        return summary
+
+
+def _metrics(labels: bool, surface: bool) -> list[str]:
+    if labels:
+        return ["iou", "dice", *(["hd95", "surface_dice"] if surface else [])]
+    return ["psnr", *(["ssim"] if surface else [])]
+
+
+def _arm(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+    """Mean and deviation over repetitions: of the mean over classes, and of each class."""
+    made: dict[str, Any] = {name: report.spread([one["mean"][name] for one in found]) for name in metrics}
+    if "classes" in found[0]:
+        made["classes"] = {
+            label: {
+                name: report.spread([_class_value(one["classes"][label][name]) for one in found]) for name in metrics
+            }
+            for label in found[0]["classes"]
+        }
+    if "noisy" in found[0]:
+        made["noisy"] = found[0]["noisy"]
+    return made
+
+
+def _class_value(value: Any) -> float | None:
+    found: float | None = value["mean"] if isinstance(value, dict) else value
+    return found
+
+
+def _difference(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], patients: Mapping[str, str]
+) -> dict[str, Any]:
+    """Pretrained minus scratch: over repetitions for every metric, and over test patients for the one of each scan."""
+    ours, theirs = found["pretrained"], found["scratch"]
+    made: dict[str, Any] = {
+        name: report.paired([one["mean"][name] for one in ours], [one["mean"][name] for one in theirs])
+        for name in metrics
+    }
+    per_scan = "psnr" if "psnr" in metrics else "dice"
+    made[per_scan]["over_patients"] = report.over_patients(
+        [_by_patient(one, per_scan, patients) for one in ours], [_by_patient(one, per_scan, patients) for one in theirs]
+    )
+    return made
+
+
+def _by_patient(found: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:
+    """Patient -> a value for each of the patient's scans (and classes)."""
+    grouped: dict[str, list[float | None]] = {}
+    for scan in found["scans"]:
+        values = [one[metric] for one in scan["classes"].values()] if "classes" in scan else [scan[metric]]
+        grouped.setdefault(patients[scan["name"]], []).extend(values)
+    return grouped
+
+
+def _once(scans: Sequence[Scan]) -> list[Scan]:
+    """Each scan once, in the order of first appearance."""
+    return list({scan.name: scan for scan in scans}.values())
+
+
+def _prepare(config: FinetuneConfig, pretrained: Pretrained | None, dataset: DatasetSpec) -> Prepare:
+    """How slices are made: as given, else as in the pre-training, else as the dataset suggests."""
+    names = ("axis", "size", "volume", "window")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    suggested = {k: v for k, v in dataset.suggested().items() if k in names}
+    before = dict(pretrained.about.get("prepare", {})) if pretrained else suggested
+    return Prepare(**{**before, **given})

@@ -1,0 +1,49 @@
+"""What a network makes of a fixed image: saved with the weights, and compared when they are loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.engine.backbone import Backbone
+
+_NUMBERS = 64
+
+
+def probe(backbone: Backbone, size: int, dense: bool = True) -> dict[str, Any]:
+    """Run a copy of `backbone` on the CPU, in eval mode, on one image of fixed noise, size x size.
+
+    Returns:
+        `size`, and numbers picked evenly from the pooled vector and, with `dense`, from the decoder's map.
+    """
+    network = copy.deepcopy(backbone).cpu().float().eval()
+    noise = np.random.Generator(np.random.Philox(key=0)).standard_normal((1, backbone.in_channels, size, size))
+    with torch.inference_mode():
+        features = network(torch.from_numpy(noise.astype(np.float32)))
+        return {
+            "size": size,
+            "pooled": _some(features.pooled),
+            **({"dense": _some(features.dense)} if dense else {}),
+        }
+
+
+def difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """The largest difference of two probes, relative to the largest number in the saved one."""
+    worst = 0.0
+    for name in ("pooled", "dense"):
+        if name in saved:
+            before, after = np.array(saved[name]), np.array(now[name])
+            scale = max(float(np.abs(before).max()), 1e-12)
+            worst = max(worst, float(np.abs(before - after).max()) / scale)
+    return worst
+
+
+def _some(values: Tensor) -> list[float]:
+    flat = values.flatten()
+    picked = torch.linspace(0, len(flat) - 1, min(_NUMBERS, len(flat)), dtype=torch.float64).long()
+    return [float(x) for x in flat[picked]]

@@ -1,0 +1,291 @@
+"""Scores of predictions: IoU, Dice, HD95, surface Dice of label maps, PSNR and SSIM of slices; their summaries."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects  # type: ignore[attr-defined]
+from segmentation_models_pytorch.metrics import f1_score, get_stats, iou_score
+from torch import Tensor
+
+from ssmtl_toolkit.data.labels import IGNORE
+from ssmtl_toolkit.errors import DataError, UsageError
+
+RULE = (
+    "A class that is absent from truth and prediction of a scan has no score there: it is counted as undefined and is "
+    "in no mean. A class that is absent from one of the two only has IoU, Dice and surface Dice 0, and as HD95 the "
+    "largest distance there is in the scan, that of opposite corners; it is counted as penalised. Voxels that nobody "
+    "annotated are in no count, and are background for HD95 and surface Dice."
+)
+"""The one rule for empty classes."""
+
+_PIECE = 1 << 20  # voxels: get_stats counts in float32, which is exact below 2^24
+_WINDOW = 11  # pixels, of SSIM
+
+Values = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ScanScores:
+    """The scores of one scan, a value for each class (background left out); None: undefined.
+
+    Attributes:
+        name: the scan.
+        classes: their names.
+        tp, fp, fn: voxels.
+        iou, dice: 0 to 1.
+        hd95: mm; None as a whole: not computed.
+        surface_dice: 0 to 1; None as a whole: not computed.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    tp: tuple[int, ...]
+    fp: tuple[int, ...]
+    fn: tuple[int, ...]
+    iou: Values
+    dice: Values
+    hd95: Values | None = None
+    surface_dice: Values | None = None
+
+    @property
+    def penalised(self) -> tuple[bool, ...]:
+        """For each class, whether it is in one of truth and prediction only."""
+        counts = zip(self.tp, self.fp, self.fn, strict=True)
+        return tuple(tp == 0 and (fp > 0) != (fn > 0) for tp, fp, fn in counts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write as plain dicts: for each class its counts and scores."""
+        columns: dict[str, Sequence[Any]] = {"tp": self.tp, "fp": self.fp, "fn": self.fn}
+        columns |= {"iou": self.iou, "dice": self.dice, "penalised": self.penalised}
+        columns |= {} if self.hd95 is None else {"hd95": self.hd95}
+        columns |= {} if self.surface_dice is None else {"surface_dice": self.surface_dice}
+        classes = {name: {k: v[i] for k, v in columns.items()} for i, name in enumerate(self.classes)}
+        return {"name": self.name, "classes": classes}
+
+
+def has_monai() -> bool:
+    """Tell whether HD95, surface Dice and SSIM can be computed."""
+    return find_spec("monai") is not None
+
+
+def check_monai(what: str) -> None:
+    """Refuse `what` (a plural) where MONAI is not installed.
+
+    Raises:
+        UsageError: naming the extra to install.
+    """
+    if not has_monai():
+        raise UsageError(f"{what} need MONAI, which is not installed: pip install 'ssmtl-toolkit[metrics]'")
+
+
+def score_scan(
+    name: str,
+    predicted: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    classes: Sequence[str],
+    spacing: Sequence[float],
+    surface: bool,
+    tolerance: float = 1.0,
+) -> ScanScores:
+    """Compare the class indices of one scan, (I, J, K) both, `IGNORE` in `truth` where nobody annotated.
+
+    Args:
+        name: the scan.
+        predicted: indices 0 (background) to len(classes).
+        truth: the same, and `IGNORE`.
+        classes: the names of index 1 and up.
+        spacing: mm between voxels along the three axes.
+        surface: compute HD95 (95th percentile of the distances from surface voxel to nearest surface voxel, the
+            larger of both ways) and surface Dice (Nikolov et al. 2018, arXiv:1809.04430; surface voxels are counted),
+            with MONAI's functions.
+        tolerance: mm, the distance up to which surface Dice takes a surface voxel as right.
+
+    Raises:
+        UsageError: `surface` without MONAI.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"{name}: the prediction has shape {predicted.shape}, the truth {truth.shape}")
+    counts = count(predicted, truth, len(classes))
+    tp, fp, fn = (tuple(row) for row in counts.tolist())
+    scores = ScanScores(name, tuple(classes), tp, fp, fn, *overlap(counts))
+    if not surface:
+        return scores
+    hd95, surface_dice = _surface_scores(scores, predicted, truth, spacing, tolerance)
+    return ScanScores(name, tuple(classes), tp, fp, fn, scores.iou, scores.dice, hd95, surface_dice)
+
+
+def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> Tensor:
+    """Count true positives, false positives and false negatives: (3, classes) int64, background left out."""
+    if int(predicted.max(initial=0)) > classes or int(truth.max(where=truth != IGNORE, initial=0)) > classes:
+        raise ValueError(f"there are indices above the number of classes, {classes}")
+    total = torch.zeros(3, classes + 1, dtype=torch.int64)
+    ours, theirs = (torch.from_numpy(np.ascontiguousarray(a).reshape(-1)) for a in (predicted, truth))
+    for ours_now, theirs_now in zip(ours.split(_PIECE), theirs.split(_PIECE), strict=True):
+        tp, fp, fn, _ = get_stats(
+            ours_now[None].long(),
+            theirs_now[None].long(),
+            mode="multiclass",
+            ignore_index=IGNORE,
+            num_classes=classes + 1,
+        )
+        total += torch.cat([tp, fp, fn])
+    return total[:, 1:]
+
+
+def overlap(counts: Tensor) -> tuple[Values, Values]:
+    """Return IoU and Dice of counts (3, classes); None for a class that is neither there nor predicted."""
+    tp, fp, fn = counts.double()  # smp divides in the type that it is given
+    unused = torch.zeros_like(tp)
+    functions: tuple[Callable[..., Tensor], ...] = (iou_score, f1_score)
+    iou, dice = (_values(function(tp, fp, fn, unused, zero_division=math.nan)) for function in functions)
+    return iou, dice
+
+
+def _values(scores: Tensor) -> Values:
+    return tuple(None if math.isnan(value) else value for value in scores.tolist())
+
+
+def _surface_scores(
+    scores: ScanScores,
+    predicted: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    spacing: Sequence[float],
+    tolerance: float,
+) -> tuple[Values, Values]:
+    """HD95 and surface Dice of each class; MONAI is asked only for classes that are in both."""
+    check_monai("surface scores")
+    ignored = truth == IGNORE
+    if ignored.any():
+        predicted, truth = np.where(ignored, np.uint8(0), predicted), np.where(ignored, np.uint8(0), truth)
+    diagonal = math.hypot(*((n - 1) * mm for n, mm in zip(truth.shape, spacing, strict=True)))
+    boxes = [find_objects(a, len(scores.classes)) for a in (predicted, truth)]
+    pairs: list[tuple[float | None, float | None]] = []
+    for i, penalised in enumerate(scores.penalised):
+        ours, theirs = (found[i] for found in boxes)
+        if ours is None or theirs is None:
+            pairs.append((diagonal, 0.0) if penalised else (None, None))
+            continue
+        # What lies outside of both is no surface, and MONAI takes what lies outside of the array as background.
+        box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(ours, theirs, strict=True))
+        pairs.append(_distances(predicted[box] == i + 1, truth[box] == i + 1, spacing, tolerance))
+    return tuple(hd95 for hd95, _ in pairs), tuple(dice for _, dice in pairs)
+
+
+def _distances(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Sequence[float], tolerance: float
+) -> tuple[float, float]:
+    """HD95 and surface Dice of two masks, neither of them empty, as `monai.metrics` defines them.
+
+    `compute_hausdorff_distance` and `compute_surface_dice` would find the same distances twice.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MONAI's own imports
+        from monai.metrics.utils import get_mask_edges, get_surface_distance
+    distances: Any = get_surface_distance
+    ours, theirs = get_mask_edges(predicted, truth, crop=False)
+    both = [distances(ours, theirs, spacing=list(spacing)), distances(theirs, ours, spacing=list(spacing))]
+    near = np.concatenate(both) <= tolerance
+    return max(float(np.quantile(one, 0.95)) for one in both), float(near.mean())
+
+
+def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
+    """Sum up the scores of scans with the same classes, ready for JSON.
+
+    For each class: `iou` and `dice_pooled` over all annotated voxels of all scans (the paper's IoU), and the spread
+    over scans of IoU, Dice and, where they were computed, HD95 (mm) and surface Dice. `mean` is over the classes;
+    its `iou` is the paper's mIoU, its others are means of the classes' means. A class that is nowhere, neither in truth
+    nor predicted, has no score, is in no mean and is counted in `undefined_classes`.
+    """
+    names = scans[0].classes
+    if any(scan.classes != names for scan in scans):
+        raise ValueError("the scans have different classes")
+    pooled = torch.tensor([[scan.tp, scan.fp, scan.fn] for scan in scans], dtype=torch.int64).sum(0)
+    iou, dice = overlap(pooled)
+    classes = {name: {"iou": iou[i], "dice_pooled": dice[i], **_spreads(scans, i)} for i, name in enumerate(names)}
+    per_scan = [score for score in ("dice", "hd95", "surface_dice") if score in classes[names[0]]]
+    mean = {"iou": _mean(iou)} | {score: _mean(one[score]["mean"] for one in classes.values()) for score in per_scan}
+    return {
+        "classes": classes,
+        "mean": mean,
+        "undefined_classes": iou.count(None),
+        "scans": [scan.to_json() for scan in scans],
+        "rule": RULE,
+    }
+
+
+def _spreads(scans: Sequence[ScanScores], i: int) -> dict[str, Any]:
+    """What the summary says of class number `i` over scans."""
+    one = {"iou_per_scan": spread(scan.iou[i] for scan in scans), "dice": spread(scan.dice[i] for scan in scans)}
+    for score in ("hd95", "surface_dice"):
+        columns = [getattr(scan, score) for scan in scans]
+        if None not in columns:
+            one[score] = spread(column[i] for column in columns)
+            one[score]["penalised"] = sum(scan.penalised[i] for scan in scans)
+    return one
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean, sample standard deviation (n - 1; None below two values), number of values, and of undefined ones."""
+    given = list(values)
+    defined = [value for value in given if value is not None]
+    return {
+        "mean": _mean(defined),
+        "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
+        "n": len(defined),
+        "undefined": len(given) - len(defined),
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are defined; None where none is."""
+    defined = [value for value in values if value is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+def psnr(clean: Tensor, other: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, (N,), of slices (N, 1, H, W), each slice by itself.
+
+    The peak is the range of the clean slice, its largest value less its smallest: PSNR = 10 log10(range² / MSE).
+    Equal slices have an infinite one; NaN where the clean slice is of one value: undefined.
+    """
+    value_range = _range(clean)
+    error = (clean.double() - other.double()).square().flatten(1).mean(1)
+    return torch.where(value_range > 0, 10 * torch.log10(value_range.square() / error), math.nan)
+
+
+def ssim(clean: Tensor, other: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), (N,), of slices (N, 1, H, W), each slice by itself.
+
+    By MONAI: a Gaussian window of 11 pixels, sigma 1.5, without padding. Both slices are moved and scaled so that the
+    clean one goes from 0 to 1. NaN where the clean slice is of one value: undefined.
+
+    Raises:
+        UsageError: MONAI is not installed.
+        DataError: the slices are smaller than the window.
+    """
+    check_monai("SSIM scores")
+    if min(clean.shape[-2:]) < _WINDOW:
+        shape = " x ".join(map(str, clean.shape[-2:]))
+        raise DataError(f"SSIM needs slices of at least {_WINDOW} x {_WINDOW} pixels, got {shape}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MONAI's own imports
+        from monai.metrics.regression import SSIMMetric
+    value_range = _range(clean)
+    low, scale = clean.amin((1, 2, 3), keepdim=True), value_range.clamp(min=torch.finfo(torch.float64).tiny)
+    first, second = (((a.double() - low) / scale[:, None, None, None]).float() for a in (clean, other))
+    metric: Any = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=_WINDOW)
+    return torch.where(value_range > 0, metric(second, first)[:, 0].double(), math.nan)
+
+
+def _range(slices: Tensor) -> Tensor:
+    """Largest less smallest value of each slice of (N, 1, H, W): (N,) float64."""
+    return slices.double().amax((1, 2, 3)) - slices.double().amin((1, 2, 3))

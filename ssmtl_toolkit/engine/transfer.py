@@ -1,0 +1,217 @@
+"""Pre-trained weights into a network, with a receipt: what was loaded, what not, and whether it computes the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.folder import BACKBONE
+from ssmtl_toolkit.engine.probe import difference, probe
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BackboneSpec
+
+_PARTS = ("encoder", "decoder")
+_PREFIXES = tuple(f"{part}." for part in _PARTS)
+_SAME = 1e-3  # largest relative difference of a probe; other builds and machines stay below 1e-5
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of the tensors of a pre-training.
+
+    Attributes:
+        source: the file, and its sha256.
+        loaded, missing, mismatched: tensors of the network: loaded; not in the file; of another shape there.
+        skipped: tensors of the file that the network does not have, or that were never trained.
+        fresh: parts that the pre-training did not train; they start as without it.
+        share: loaded part of the parameters of encoder, decoder and both.
+        probe: largest relative difference to the saved run's own output on a fixed image; None: `unchecked` says why.
+    """
+
+    source: str
+    sha256: str
+    backbone: str
+    pretraining: Mapping[str, Any]
+    loaded: int
+    missing: Sequence[str]
+    mismatched: Sequence[str]
+    skipped: Sequence[str]
+    fresh: Sequence[str]
+    share: Mapping[str, float]
+    probe: float | None
+    unchecked: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what receipt.json holds."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Say it for a person."""
+        share = ", ".join(f"{part} {100 * self.share[part]:.4g} %" for part in _PARTS)
+        said = [f"transfer  {self.loaded} tensors from {self.source}; parameters loaded: {share}"]
+        for names, what in (
+            (self.mismatched, "have another shape"),
+            (self.missing, "are not in the file"),
+            (self.skipped, "in the file are not used"),
+        ):
+            if names:
+                said.append(f"          {len(names)} tensors {what}: {', '.join(names[:3])}{' …' * (len(names) > 3)}")
+        said += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
+        checked = f"not checked: {self.unchecked}" if self.probe is None else f"differs by {self.probe:.1e} (relative)"
+        return [*said, f"          output on a probe image against the saved run's own: {checked}"]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A file of backbone weights and what it says of itself (nothing, when it is not ours)."""
+
+    file: Path
+    tensors: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, source: Path) -> Pretrained:
+        """Read a run folder's backbone, or any .safetensors file with `encoder.*` and `decoder.*`.
+
+        Raises:
+            UsageError: there is none.
+            DataError: the file is damaged or holds no backbone.
+        """
+        file = source / BACKBONE if source.is_dir() else source
+        if not file.is_file():
+            what = "holds no pre-trained backbone" if source.is_dir() else "no such file or folder"
+            raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run to --from")
+        try:
+            with safe_open(file, "pt") as opened:
+                about = json.loads((opened.metadata() or {}).get("ssmtl", "{}"))
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DataError(
+                f"{printable(file)}: cannot be read as safetensors ({error}); give the backbone.safetensors of a run"
+            ) from error
+        if not any(name.startswith(_PREFIXES) for name in tensors) or "head" in about:
+            hint = "; it is a fine-tuned model, give the pre-training" if "head" in about else ""
+            raise DataError(f"{printable(file)}: holds no tensor named encoder.… or decoder.… of a backbone{hint}")
+        return cls(file, tensors, about)
+
+    def spec(self) -> BackboneSpec | None:
+        """The backbone that the weights are of, if the file says so."""
+        text = self.about.get("backbone", {}).get("spec")
+        return registry().resolve(BackboneSpec, without_weights(text)) if text else None
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """The parts of the backbone that were trained."""
+        found: Sequence[str] = self.about.get("trained", _PARTS)
+        return found
+
+    @property
+    def scans(self) -> frozenset[str]:
+        """First 16 digits of the sha256 of every scan that was seen."""
+        return frozenset(self.about.get("scans", {}).get("digests", ()))
+
+    def load_into(self, backbone: Backbone, min_transfer: float | None = None) -> Receipt:
+        """Copy what fits into `backbone`, in place, and check the result.
+
+        Args:
+            backbone: the network.
+            min_transfer: least share of its parameters to be loaded; None: all of the encoder.
+
+        Raises:
+            UsageError: less than that was loaded.
+            SsmtlError: everything fits, but the network computes something else than the saved one.
+        """
+        wanted = backbone.state_dict()
+        used = tuple(f"{part}." for part in self.trained)
+        given = {name: tensor for name, tensor in self.tensors.items() if name.startswith(used)}
+        fits = {n: t for n, t in given.items() if n in wanted and t.shape == wanted[n].shape}
+        receipt = self._receipt(backbone, wanted, given, fits)
+        reached = receipt.share["encoder"] if min_transfer is None else receipt.share["both"]
+        if reached < (1.0 if min_transfer is None else min_transfer):
+            raise UsageError(_too_little(receipt, min_transfer, self.about))
+        with torch.no_grad():
+            for name, tensor in fits.items():
+                wanted[name].copy_(tensor)
+        return self._checked(receipt, backbone)
+
+    def _receipt(
+        self, backbone: Backbone, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], fits: Mapping[str, Tensor]
+    ) -> Receipt:
+        expected = [name for name in wanted if name.startswith(tuple(f"{part}." for part in self.trained))]
+        sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+        seen = {k: self.about[k] for k in ("version", "step", "seed", "prepare") if k in self.about}
+        return Receipt(
+            source=printable(self.file),
+            sha256=digest(self.file),
+            backbone=self.about.get("backbone", {}).get("spec", ""),
+            pretraining={**seen, "tasks": [task["spec"] for task in self.about.get("tasks", [])]},
+            loaded=len(fits),
+            missing=[name for name in expected if name not in given],
+            mismatched=[
+                f"{name} {tuple(given[name].shape)} here {tuple(tensor.shape)}"
+                for name, tensor in wanted.items()
+                if name in given and name not in fits
+            ],
+            skipped=[name for name in self.tensors if name not in wanted or name not in given],
+            fresh=[part for part in _PARTS if part not in self.trained],
+            share={
+                "encoder": _share(sizes, fits, "encoder."),
+                "decoder": _share(sizes, fits, "decoder."),
+                "both": _share(sizes, fits, ""),
+            },
+            probe=None,
+            unchecked="",
+        )
+
+    def _checked(self, receipt: Receipt, backbone: Backbone) -> Receipt:
+        saved = self.about.get("probe")
+        if not saved:
+            return replace(receipt, unchecked="the file holds no probe")
+        if receipt.missing or receipt.mismatched:
+            return replace(receipt, unchecked="not everything could be loaded")
+        found = difference(saved, probe(backbone, saved["size"], "dense" in saved))
+        if not found <= _SAME:
+            raise SsmtlError(
+                f"{receipt.source}: all tensors fit, but on a probe image the network's output differs from the saved "
+                f"run's own by {found:.2g} (relative; at most {_SAME} is right): the plugin or library that builds "
+                f"{receipt.backbone} may have changed since; install the version that trained it"
+            )
+        return replace(receipt, probe=found)
+
+
+def _share(sizes: Mapping[str, int], fits: Mapping[str, Tensor], prefix: str) -> float:
+    total = sum(number for name, number in sizes.items() if name.startswith(prefix))
+    return sum(n for name, n in sizes.items() if name.startswith(prefix) and name in fits) / total if total else 1.0
+
+
+def _too_little(receipt: Receipt, min_transfer: float | None, about: Mapping[str, Any]) -> str:
+    what = "encoder" if min_transfer is None else "both"
+    least = "all of the encoder" if min_transfer is None else f"{100 * min_transfer:.4g} % of the backbone"
+    examples = [*receipt.mismatched, *(f"{name} is missing" for name in receipt.missing)][:3]
+    spec = about.get("backbone", {}).get("spec")
+    hint = f"leave out --backbone (the weights are of {spec})" if spec else "choose the --backbone of these weights"
+    return (
+        f"{receipt.source}: only {100 * receipt.share[what]:.4g} % of the parameters of the "
+        f"{'encoder' if what == 'encoder' else 'backbone'} can be loaded, at least {least} is wanted "
+        f"({'; '.join(examples) or 'no name fits'}); {hint}, or lower --min-transfer"
+    )
+
+
+def without_weights(text: str) -> str:
+    """The spec without its pre-trained weights: they will be overwritten, and must not be fetched again."""
+    name, options = spec_text.split(text)
+    positional, named = spec_text.read_options(options)
+    kept = [(None, value) for value in positional] + [(k, v) for k, v in named.items() if k != "weights"]
+    return f"{name}:{spec_text.write_options(kept)}" if kept else name
