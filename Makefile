@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DATA ?= ../shared/data
+RESULTS ?= runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests soak bench
+.PHONY: help demo test lint types tests soak bench results
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,3 +39,8 @@ soak: $(VENV)/.installed  ## long tests
 bench: $(VENV)/.installed  ## what is claimed about speed
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/layout.py
+	$(BIN)/python benchmarks/predict_overhead.py
+
+results: $(VENV)/.installed  ## fill the tables of docs/results.md (about two hours; resumes); DATA=folder with the two data sets
+	$(BIN)/python benchmarks/results.py $(DATA) $(RESULTS) --choose
+	$(BIN)/python benchmarks/results.py $(DATA) $(RESULTS)

@@ -51,8 +51,8 @@ def test_the_report_holds_scores_by_class_over_seeds_and_the_paired_difference(t
     assert summary["difference"]["dice"]["over_patients"]["n"] == 2
 
 
-def test_it_learns_to_find_the_balls(tuned):
-    assert min(summary_of(tuned)["arms"]["pretrained"]["iou"]["values"]) > 0.5
+def test_it_learns_to_find_the_big_ball(tuned):
+    assert min(summary_of(tuned)["arms"]["pretrained"]["classes"]["big"]["iou"]["values"]) > 0.5
 
 
 def test_twins_share_slices_seeds_and_the_heads_first_weights(tuned, labelled):

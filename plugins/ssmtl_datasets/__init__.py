@@ -13,17 +13,60 @@ from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
 
 
 class Folder(DatasetSpec):
-    """A file, or all scans below a folder; where it has a folder `images` (or `imagesTr`), those in there."""
+    """A file, or all scans below a folder; of `images` + `labels`, Decathlon and nnU-Net folders, scans with labels.
+
+    Where there is a folder `images` (or `imagesTr`), those in there, with the labels of the same names in `labels`
+    (`labelsTr`); where a dataset.json of the Decathlon or of nnU-Net says more, as it says. A .csv or .toml file is a
+    manifest.
+    """
 
     name: ClassVar[str] = "folder"
     positional: ClassVar[str | None] = "root"
 
     root: Path = Field(description="The file or folder.")
+    channel: int = Field(0, ge=0, description="Which channel of nnU-Net cases, CASE_0000.nii.gz and so on.")
 
     def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+        from ssmtl_datasets.described import description, list_described
         from ssmtl_datasets.folder import list_scans
+        from ssmtl_datasets.manifest import list_manifest
 
-        return list_scans(self.root, readable)
+        if self._is_manifest():
+            return list_manifest(self.root)
+        said = description(self.root)
+        return (
+            list_scans(self.root, readable) if said is None else list_described(self.root, said, self.channel, readable)
+        )
+
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        from ssmtl_datasets import described, manifest
+
+        if self._is_manifest():
+            return manifest.classes_of(self.root)
+        said = described.description(self.root)
+        return {} if said is None else described.classes_of(self.root, said)
+
+    def _is_manifest(self) -> bool:
+        return self.root.suffix.lower() in (".csv", ".toml") and not self.root.is_dir()
+
+
+class Manifest(DatasetSpec):
+    """Scans listed in a CSV or TOML file: image, and if you like label, patient, modality and annotated slices."""
+
+    name: ClassVar[str] = "manifest"
+    positional: ClassVar[str | None] = "file"
+
+    file: Path = Field(description="The .csv file (a header and a line for each scan) or .toml file ([[scan]] tables).")
+
+    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+        from ssmtl_datasets.manifest import list_manifest
+
+        return list_manifest(self.file)
+
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        from ssmtl_datasets.manifest import classes_of
+
+        return classes_of(self.file)
 
 
 class Phantom(DatasetSpec):
@@ -57,6 +100,9 @@ class Phantom(DatasetSpec):
 
         return write_phantom(out, self.patients, self.modality, self.seed)
 
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        return WHOLE_HEART
+
     def suggested(self) -> Mapping[str, Any]:
         return {"size": 64, "epochs": 3}
 
@@ -76,11 +122,26 @@ class MmWhs(DatasetSpec):
 
         return list_mmwhs(self.root, self.modality, self.test, readable)
 
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        return WHOLE_HEART
+
     def suggested(self) -> Mapping[str, Any]:
         ct = {"axis": "axial", "size": 256, "epochs": 100}
         return ct if self.modality == "ct" else {"axis": "sagittal", "size": 256, "epochs": 400}
 
 
+WHOLE_HEART: Mapping[str, tuple[int, ...]] = {
+    "LV": (500,),
+    "RV": (600,),
+    "LA": (420, 421),  # 421 is in one file as published, and means 420
+    "RA": (550,),
+    "myocardium": (205,),
+    "aorta": (820,),
+    "PA": (850,),
+}
+"""The label values of MM-WHS: blood cavities of ventricles and atria, myocardium, ascending aorta, pulmonary artery."""
+
+
 @hookimpl
 def ssmtl_datasets() -> list[type[DatasetSpec]]:
-    return [Folder, Phantom, MmWhs]
+    return [Folder, Manifest, Phantom, MmWhs]

@@ -21,15 +21,25 @@ _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECA
 def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
     """All files below `root` that a reader is meant for; labels are given where `labels/` has the same name."""
     if root.is_file():
-        return [_scan(root, root.parent, None)]
+        return [_scan(root, root.parent)]
     _check(root)
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
     files = list(walk(images or root, readable))
     if not files:
         raise DataError(f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz")
-    labels = images and root / images.name.replace("images", "labels")
-    scans = [_scan(file, images or root, labels) for file in files]
-    return scans if images else [_unless_label(scan, root) for scan in scans]
+    if images is None:
+        return [_unless_label(_scan(file, root), root) for file in files]
+    return _paired([_scan(file, images) for file in files], root / images.name.replace("images", "labels"), readable)
+
+
+def _paired(scans: list[Scan], labels: Path, readable: ReadableTest) -> list[Scan]:
+    """Give each scan the label of the same name (its suffix may differ), and name the labels that are left over."""
+    found = {_scan(file, labels).name: file for file in walk(labels, readable)} if labels.is_dir() else {}
+    paired = [replace(scan, label=found.pop(scan.name, None)) for scan in scans]
+    return paired + [
+        Scan(file, name, name, unfit=f"{printable(file)}: a label without an image of the same name in images/")
+        for name, file in found.items()
+    ]
 
 
 def _unless_label(scan: Scan, root: Path) -> Scan:
@@ -91,10 +101,15 @@ def _check(root: Path) -> None:
         raise DataError(f"{printable(root)}: is neither a file nor a folder; check --data")
 
 
-def _scan(file: Path, root: Path, labels: Path | None) -> Scan:
+def _scan(file: Path, root: Path) -> Scan:
     relative = file.relative_to(root)
-    name = printable(relative.with_name(_SUFFIX.sub("", file.name) or file.name))
-    return Scan(file, name, name, "", _there(labels / relative) if labels else None)
+    name = printable(relative.with_name(stem(file.name)))
+    return Scan(file, name, name)
+
+
+def stem(name: str) -> str:
+    """The name of a file without its suffix, `.nii.gz` and the like as a whole."""
+    return _SUFFIX.sub("", name) or name
 
 
 def _there(label: Path) -> Path | None:

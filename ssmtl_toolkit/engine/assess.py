@@ -54,7 +54,7 @@ def validator(
             with fabric.autocast():
                 maps = model(model.head.degrade(image)).float()
             if classes:
-                index, truth = (part.to(torch.uint8).cpu().numpy() for part in (maps.argmax(dim=1), target))
+                index, truth = (part.to(torch.uint8).cpu().numpy() for part in (maps.max(dim=1).indices, target))
                 counts += scores.count(index, truth, classes)
             else:
                 loss += float(model.head.loss(maps, target)) * len(image)

@@ -176,7 +176,7 @@ class Predictor:
         stack = self.stack(volume)
         index = np.empty(stack.slices.shape, np.uint8)
         for rows, maps, _ in self.maps(stack):
-            index[rows] = maps.argmax(dim=1).cpu().numpy()
+            index[rows] = maps.max(dim=1).indices.cpu().numpy()  # argmax itself is ten times slower on a CPU
             if probabilities is not None:
                 probabilities[rows] = maps.softmax(dim=1).permute(0, 2, 3, 1).cpu().numpy()
         return stack.back(index)

@@ -1,0 +1,149 @@
+"""Scans listed in a table: CSV with a header, or TOML with [[scan]] tables."""
+
+from __future__ import annotations
+
+import csv
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssmtl_datasets.folder import stem
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.specs import Scan, did_you_mean
+
+COLUMNS = ("image", "label", "patient", "modality", "slices")
+SUFFIXES = (".csv", ".toml")
+_SLICES = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def list_manifest(file: Path) -> list[Scan]:
+    """List the scans of a manifest in its order; paths are relative to its folder.
+
+    Raises:
+        DataError: naming the file and the line or table that cannot be used.
+    """
+    scans: dict[Path, Scan] = {}
+    for where, row in _rows(file):
+        scan = _scan(file, where, row)
+        key = scan.path.resolve()
+        if key in scans:
+            raise DataError(f"{where}: the image {printable(scan.path)} is listed twice; list it once")
+        scans[key] = scan
+    if not scans:
+        raise DataError(f"{printable(file)}: lists no scan; a line or a [[scan]] table for each is expected")
+    names = [scan.name for scan in scans.values()]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{printable(file)}: two images are both called {twice!r}; rename or move one of them")
+    return list(scans.values())
+
+
+def classes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """The table [classes] of a TOML manifest: name = value, or a list of values, the first the one to write."""
+    if file.suffix.lower() != ".toml":
+        return {}
+    given = _toml(file).get("classes", {})
+    found = {}
+    for name, value in given.items() if isinstance(given, dict) else [("classes", given)]:
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+            raise DataError(
+                f"{printable(file)}: class {name!r} is {value!r}; expected a whole number or a list of them"
+            )
+        found[name] = tuple(values)
+    return found
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each row and where it is."""
+    name = printable(file)
+    if not file.is_file():
+        raise DataError(f"{name}: no such file; check --data")
+    if file.suffix.lower() == ".toml":
+        tables = _toml(file).get("scan", [])
+        if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
+            raise DataError(f"{name}: expected a table [[scan]] for each scan")
+        for number, table in enumerate(tables, start=1):
+            where = f"{name}, scan {number}"
+            _check_columns(where, list(table))
+            yield where, table
+        return
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, restkey="", strict=True)
+            columns = [column.strip() for column in reader.fieldnames or []]
+            reader.fieldnames = columns
+            _check_columns(f"{name}, line 1", columns)
+            for row in reader:
+                where = f"{name}, line {reader.line_num}"
+                if "" in row:
+                    raise DataError(f"{where}: has more fields than the header; quote values that hold a comma")
+                yield where, {key: (value or "").strip() for key, value in row.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{name}: cannot be read as CSV in UTF-8 ({error})") from error
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{printable(file)}: cannot be read as TOML ({error})") from None
+
+
+def _check_columns(where: str, columns: list[str]) -> None:
+    if "image" not in columns:
+        separated = "; separate the columns by commas" if any(";" in c or "\t" in c for c in columns) else ""
+        raise DataError(f"{where}: has no column `image` (found: {', '.join(columns) or 'nothing'}){separated}")
+    for column in columns:
+        if column not in COLUMNS:
+            hint = did_you_mean(column, COLUMNS)
+            raise DataError(f"{where}: no column {column!r} is known{hint} (known: {', '.join(COLUMNS)})")
+
+
+def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
+    texts = {}
+    for column in ("image", "label", "patient", "modality"):
+        value = row.get(column, "")
+        if not isinstance(value, str | int):
+            raise DataError(f"{where}: {column} is {value!r}; expected a text")
+        texts[column] = str(value)
+    if not texts["image"]:
+        raise DataError(f"{where}: names no image; give its path")
+    image, label = (_path(file, texts[column]) for column in ("image", "label"))
+    for what, path in (("image", image), ("label", label)):
+        if path is not None and not path.exists():
+            raise DataError(f"{where}: the {what} {printable(path)} is not there; paths are relative to the manifest")
+    assert image is not None
+    if image == label:
+        raise DataError(f"{where}: image and label are the same file, {printable(image)}")
+    name = _name(file, image)
+    annotated = _slices(where, row.get("slices", ""))
+    return Scan(image, name, texts["patient"] or name, texts["modality"], label, annotated=annotated)
+
+
+def _path(file: Path, text: str) -> Path | None:
+    return file.parent / Path(text).expanduser() if text else None
+
+
+def _name(file: Path, image: Path) -> str:
+    try:
+        shown = image.relative_to(file.parent)
+    except ValueError:
+        shown = Path(image.name)
+    return printable(Path(*[part for part in shown.with_name(stem(image.name)).parts if part not in ("..", ".")]))
+
+
+def _slices(where: str, given: Any) -> tuple[int, ...] | None:
+    """Read `3 5 7-9` or a list of whole numbers; None where nothing is said."""
+    if given in ("", None):
+        return None
+    if isinstance(given, list) and given and all(isinstance(i, int) and i >= 0 for i in given):
+        return tuple(sorted(set(given)))
+    matches = [_SLICES.fullmatch(part) for part in given.split()] if isinstance(given, str) else [None]
+    ranges = [(int(m[1]), int(m[2] or m[1])) for m in matches if m]
+    if len(ranges) < len(matches) or any(first > last or last > 99999 for first, last in ranges):
+        raise DataError(f"{where}: slices are {given!r}; expected numbers from 0 and ranges, such as 3 5 7-9")
+    return tuple(sorted({i for first, last in ranges for i in range(first, last + 1)}))

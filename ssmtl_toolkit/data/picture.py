@@ -1,0 +1,110 @@
+"""Label maps drawn over their slices: one PNG for a scan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from ssmtl_toolkit.data.output import writing
+
+# Okabe and Ito's colours, which also people with a colour vision deficiency can tell apart; black is left out.
+_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+_TILE = 176  # pixels of the longer side of a slice
+_FILL = 0.25  # how much of the colour is mixed in within the outline
+_LINE = 18  # pixels of a line of text
+
+
+def overlay(
+    path: Path,
+    slices: NDArray[Any],
+    index: NDArray[np.uint8],
+    spacing: Sequence[float],
+    names: Sequence[str],
+    most: int = 36,
+) -> None:
+    """Draw the classes over the slices of a scan, evenly chosen among those that show a class, and write a PNG.
+
+    Args:
+        path: the file.
+        slices: (S, H, W), any real type, in the order of the cut.
+        index: (S, H, W) class indices; those above the number of names are not drawn.
+        spacing: mm between slices, rows and columns.
+        names: of the classes 1 and up.
+        most: how many slices at most.
+
+    Raises:
+        SsmtlError: the file cannot be written.
+    """
+    chosen = _chosen(index, most)
+    low, high = (float(end) for end in np.percentile(np.asarray(slices[chosen], np.float32), (1, 99.5)))
+    size = _size(slices.shape[1:], spacing)
+    tiles = [_tile(slices[i], index[i], low, high, size, len(names), i) for i in chosen]
+    columns = math.ceil(math.sqrt(len(tiles) * size[1] / size[0]))
+    columns = min(columns, len(tiles))
+    rows = math.ceil(len(tiles) / columns)
+    legend = _legend(names, columns * size[0])
+    sheet = Image.new("RGB", (columns * size[0], rows * size[1] + legend.height))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * size[0], i // columns * size[1]))
+    sheet.paste(legend, (0, rows * size[1]))
+    with writing(path, "overlay") as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _chosen(index: NDArray[np.uint8], most: int) -> list[int]:
+    """Slices that show a class, or all where none does; evenly thinned out to `most`."""
+    shown = np.flatnonzero(index.reshape(len(index), -1).any(axis=1))
+    among = shown if len(shown) else np.arange(len(index))
+    picked = np.linspace(0, len(among) - 1, min(most, len(among))).round().astype(int)
+    return [int(i) for i in among[picked]]
+
+
+def _size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
+    """Width and height of a tile in pixels, in the proportions of the slice in mm."""
+    height, width = shape[0] * spacing[1], shape[1] * spacing[2]
+    scale = _TILE / max(height, width)
+    return max(32, round(width * scale)), max(32, round(height * scale))
+
+
+def _tile(
+    pixels: NDArray[Any], index: NDArray[np.uint8], low: float, high: float, size: tuple[int, int], classes: int, i: int
+) -> Image.Image:
+    gray = np.clip((np.asarray(pixels, np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    image = Image.fromarray((255 * gray).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    shown = np.asarray(Image.fromarray(index).resize(size, Image.Resampling.NEAREST))
+    rgb = np.repeat(np.asarray(image, np.float32)[:, :, None], 3, axis=2)
+    for label in range(1, classes + 1):
+        mask, colour = shown == label, np.array(_COLOURS[(label - 1) % len(_COLOURS)], np.float32)
+        rgb[mask] = (1 - _FILL) * rgb[mask] + _FILL * colour
+        rgb[mask & ~ndimage.binary_erosion(mask)] = colour  # type: ignore[attr-defined]
+    tile = Image.fromarray(rgb.round().astype(np.uint8))
+    ImageDraw.Draw(tile).text((3, 1), str(i), fill=(255, 255, 255), font=_font(), stroke_width=1, stroke_fill=(0, 0, 0))
+    return tile
+
+
+def _legend(names: Sequence[str], width: int) -> Image.Image:
+    """The names beside squares of their colours, in as many lines as they need."""
+    font, places, x, y = _font(), [], 4, 2
+    for name in names:
+        needed = 22 + math.ceil(font.getlength(name))
+        if x > 4 and x + needed > width:
+            x, y = 4, y + _LINE
+        places.append((x, y))
+        x += needed
+    legend = Image.new("RGB", (width, y + _LINE))
+    draw = ImageDraw.Draw(legend)
+    for i, (name, (left, top)) in enumerate(zip(names, places, strict=True)):
+        draw.rectangle((left, top + 3, left + 9, top + 12), fill=_COLOURS[i % len(_COLOURS)])
+        draw.text((left + 14, top), name, fill=(255, 255, 255), font=font)
+    return legend
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=12)
