@@ -133,7 +133,7 @@ def write_pair(root: Path, name: str, slices: int = 10, seed: int = 0, affine: n
     return root / "images" / f"{name}.nii.gz"
 
 
-SMALL = "unet:encoder=plain,width=4"
+SMALL = "unet:encoder=plain,width=8"
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +177,7 @@ def tuned(labelled: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFac
         train_scans=2,
         slices_per_scan=3,
         test_scans=4,
-        steps=150,
+        steps=100,
         lr=5e-3,
         seeds=2,
         baseline="scratch",

@@ -66,7 +66,7 @@ def test_twins_share_slices_seeds_and_the_heads_first_weights(tuned, labelled):
     assert not set(split["train"]) & set(split["test"])
     assert len(split["test"]) == 2  # four scans, of two patients
     training = summary_of(tuned)["training"]
-    assert [one["steps"] for arm in training.values() for one in arm] == [150] * 4
+    assert [one["steps"] for arm in training.values() for one in arm] == [100] * 4
 
 
 def test_three_updates_are_those_of_plain_torch(labelled, pretrained, tmp_path):
@@ -300,7 +300,7 @@ def test_it_tells_how_many_test_scans_the_pretraining_has_seen(tuned, labelled, 
         (["--patient", "zzz"], "finds no patient"),
         (["--split", "no.json"], "no such file"),
         (["--test-scans", "99"], "leave none to train on"),
-        (["--backbone", "unet:encoder=plain,width=8"], "--min-transfer"),
+        (["--backbone", "unet:encoder=plain,width=4"], "--min-transfer"),
         (["--axis", "up"], "axial"),
         (["--freze", "encoder"], "--freeze"),
         (["--baseline", "none", "--seeds", "0"], "seeds"),

@@ -55,12 +55,12 @@ def test_weights_that_do_not_compute_what_the_run_computed_are_refused(pretraine
 
 
 def test_another_network_is_refused_with_shapes_and_what_to_do(pretrained):
-    with pytest.raises(UsageError, match=r"of the encoder can be loaded.*\(8, 1, 3, 3\).*leave out --backbone"):
-        Pretrained.open(pretrained).load_into(build("unet:encoder=plain,width=8"))
+    with pytest.raises(UsageError, match=r"of the encoder can be loaded.*\(4, 1, 3, 3\).*leave out --backbone"):
+        Pretrained.open(pretrained).load_into(build("unet:encoder=plain,width=4"))
 
 
 def test_a_lower_min_transfer_loads_what_fits_and_the_receipt_counts_it(pretrained):
-    backbone = build("unet:encoder=plain,width=8")
+    backbone = build("unet:encoder=plain,width=4")
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     receipt = Pretrained.open(pretrained).load_into(backbone, min_transfer=0.0)
     saved = load_file(pretrained / "backbone.safetensors")
