@@ -14,15 +14,13 @@ import numpy as np
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values
 from ssmtl_toolkit.data.output import output_name
 from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.engine.folder import PREDICTION
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.scores import ScanScores, check_monai, has_monai, score_scan, summarise
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
-
-PREDICTION = "prediction.json"
-"""What `ssmtl predict` writes beside its files; its `classes` say what their values mean."""
 
 _SHOWN = 10
 
