@@ -144,7 +144,8 @@ class Results:
         summaries = {"from scratch": self.finetune("test-scratch", None, split, setting.seeds)}
         for method, tasks in setting.methods.items():
             word = method.lower().replace(" ", "-")
-            source = self.pretrain(f"pretrain-{word}", tasks, setting.pretrain_steps)
+            name = f"t{setting.t}" if method == "SSMTL" else word  # as it was tried in `choose`
+            source = self.pretrain(f"pretrain-{name}-{setting.pretrain_steps}", tasks, setting.pretrain_steps)
             summaries[method] = self.finetune(f"test-{word}", source, split, setting.seeds)
         scratch = summaries["from scratch"]["arms"]["scratch"]
         return [_row(method, next(iter(found["arms"].values())), scratch) for method, found in summaries.items()]
