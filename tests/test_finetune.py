@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -143,6 +147,16 @@ def test_a_split_that_is_given_is_used_with_its_slices(labelled, pretrained, tmp
         "c_pre",
     ]
     assert json.loads((done.folder / "split.json").read_text())["slices"] == split["slices"]
+
+
+def test_repetitions_that_are_added_take_the_slices_of_the_given_split(labelled, pretrained, ssmtl, tmp_path):
+    split = {"train": ["a", "b"], "test": ["c"], "slices": [{"a_pre": [4]}, {"b_pre": [5, 6]}]}
+    (tmp_path / "s.json").write_text(json.dumps(split))
+    options = ["--from", pretrained, "--data", labelled, "--split", "s.json", "--steps", 1, "--no-surface"]
+    assert ssmtl("finetune", *options, "--out", "f").returncode == 0
+    done = ssmtl("finetune", "--resume", "f", "--seeds", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["training_slices"] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -367,3 +381,40 @@ def test_a_backbone_that_lacks_what_the_head_needs_is_refused_before_training():
 
     with pytest.raises(UsageError, match="no head named 'x'"):
         FinetuneConfig.of({"head": "x"}).resolve()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pretrained, tmp_path, number):
+    command = [
+        sys.executable,
+        "-m",
+        "ssmtl_toolkit",
+        "finetune",
+        "--from",
+        pretrained,
+        "--data",
+        labelled,
+        "--seeds",
+        50,
+    ]
+    command += [
+        "--steps",
+        20,
+        "--test-scans",
+        2,
+        "--no-surface",
+        "--out",
+        tmp_path / "f",
+        "--cache",
+        tmp_path / "cache",
+    ]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "f" / "pretrained-0" / "scores.json").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "go on by --resume" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "f" / "pretrained-0" / "model.safetensors").exists()
+    assert not (tmp_path / "f" / "summary.json").exists()

@@ -77,7 +77,11 @@ def test_plugins_import_only_the_toolkit_its_data_and_its_engine_and_no_other_pl
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]]
+    "arguments",
+    [
+        *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
+        *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
+    ],
 )
 def test_start_up_imports_nothing_heavy(arguments, tmp_path):
     code = (

@@ -253,6 +253,14 @@ def test_scans_are_never_written_over(tuned, ssmtl, tmp_path):
     assert (tmp_path / "x.nii.gz").read_bytes() == before
 
 
+def test_predictions_below_the_folder_of_the_scans_are_not_predicted_again(tuned, ssmtl, tmp_path):
+    write_scan(tmp_path / "x.nii.gz")
+    assert ssmtl("predict", "--from", tuned, ".", "-o", "out").returncode == 0
+    done = ssmtl("predict", "--from", tuned, ".", "-o", "out", "--existing", "overwrite", "--json")
+    assert [file.rpartition("/")[2] for file in json.loads(done.stdout)["written"]] == ["x.nii.gz"]
+    assert not (tmp_path / "out" / "out").exists()
+
+
 def test_two_scans_of_one_name_are_refused(tuned, ssmtl, tmp_path):
     write_scan(tmp_path / "a" / "x.nii.gz")
     write_scan(tmp_path / "b" / "x.nii.gz", seed=1)

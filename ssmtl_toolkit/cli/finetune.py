@@ -72,16 +72,17 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
 
     arms = summary["arms"]
     metrics = [name for name in next(iter(arms.values())) if name not in {"classes", "noisy"}]
-    rows = [[arm, "mean", *(_spread(found[name], name) for name in metrics)] for arm, found in arms.items()]
+    rows = []
     for arm, found in arms.items():
+        rows.append([arm, "mean", *(_spread(found[name], name) for name in metrics)])
         for label, values in found.get("classes", {}).items():
-            rows.append([arm, label, *(_spread(values[name], name) for name in metrics)])
+            rows.append(["", label, *(_spread(values[name], name) for name in metrics)])
         if "noisy" in found:
-            rows.append([arm, "noisy input", *(_number(found["noisy"].get(name), name) for name in metrics)])
+            rows.append(["", "noisy input", *(_number(found["noisy"].get(name), name) for name in metrics)])
     if "difference" in summary:
         difference = summary["difference"]
         rows.append(["difference", "mean", *(_spread(difference[name], name) for name in metrics)])
-        rows.append(["", "95 % interval", *(_interval(difference[name]["ci95"], name) for name in metrics)])
+        rows.append(["", "95 % CI", *(_interval(difference[name]["ci95"], name) for name in metrics)])
     console.print(table("", ["", "", *(_HEADINGS[name] for name in metrics)], rows))
     scans, number = summary["scans"], summary["training_slices"]
     console.print(
@@ -93,12 +94,12 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
             over = found["over_patients"]
             console.print(
                 f"{_HEADINGS[name]} difference over {over['n']} test patients: {_number(over['mean'], name)}, "
-                f"95 % interval {_interval(over['ci95'], name)}"
+                f"95 % CI {_interval(over['ci95'], name)}"
             )
 
 
 _HEADINGS = {
-    "iou": "IoU (pooled)",
+    "iou": "IoU",
     "dice": "Dice",
     "hd95": "HD95 mm",
     "surface_dice": "surface Dice",
@@ -116,7 +117,9 @@ def _seen(number: int | None, total: int) -> str:
 def _number(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if metric in {"hd95", "psnr"} else f"{value:.3f}"
+    if metric in {"hd95", "psnr"}:
+        return f"{value:.2f}"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
 
 
 def _spread(found: dict[str, Any], metric: str) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +223,10 @@ class _Finetuning:
         splitting.check_known(given, scans, file)
         if not given.test or not (given.train or given.slices):
             raise DataError(f"{printable(file)}: names no {'train' if given.test else 'test'} patients; add them")
-        more = len(given.slices) < len(self.seeds) and file == written
-        return (Split(given.train, given.validation, given.test, given.pattern) if more else given), scans
+        if file == written and len(given.slices) < len(self.seeds):  # repetitions were added
+            slices = Split.read(config.split).slices if config.split else ()
+            given = replace(given, slices=slices)
+        return given, scans
 
     def _check(self, training: Sequence[Scan], validation: Sequence[Scan], test: Sequence[Scan]) -> None:
         """Read every label map that will be used, before anything is trained."""

@@ -128,6 +128,8 @@ def _jobs(
     left_out = []
     for item in given:
         for scan in list_scans(registry().dataset(str(item)), default_cache()):
+            if out.resolve() in scan.path.resolve().parents and out.resolve() != Path(item).resolve():
+                continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
                 left_out.append({"scan": scan.name, "reason": scan.unfit})
                 continue
