@@ -1,141 +1,348 @@
-"""Predicted files against label files, from the command line, against counts made by hand."""
+"""`ssmtl evaluate` on label files: how they are paired, what their values mean, what comes out, what is refused."""
 
+import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
-import ssmtl_toolkit as toolkit
+from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.engine import scores
+from ssmtl_toolkit.engine.evaluate import evaluate
+from ssmtl_toolkit.errors import DataError, UsageError
 
-AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
+AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 
 
-def save(file, array, affine=AFFINE):
+def write(file, array, affine=AFFINE, dtype=np.uint8):
     file.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine), file)
+    nib.save(nib.Nifti1Image(np.asarray(array, dtype), affine), file)
+    return file
 
 
-def volumes(seed, values=(0, 10, 20)):
-    return np.random.default_rng(seed).choice(values, (7, 6, 5)).astype(np.uint8)
+def label_map(seed=0, values=(1, 2)):
+    """Two boxes in a volume of 12 x 10 x 6."""
+    made = np.zeros((12, 10, 6), np.uint16)
+    at = np.random.default_rng(seed).integers(0, 3)
+    made[at : at + 6, 2:7, 1:5] = values[0]
+    made[at + 6 : at + 9, 2:7, 1:5] = values[1]
+    return made
+
+
+def moved(array):
+    return np.roll(array, 1, axis=1)
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Three pairs of random label maps below pred/ and label/."""
+def folders(tmp_path):
+    """Predictions `out` and labels `labels` of three scans, the predictions moved by one voxel."""
     for i in range(3):
-        save(tmp_path / "pred" / f"s{i}.nii.gz", volumes(i))
-        save(tmp_path / "label" / f"s{i}.nii.gz", volumes(10 + i))
+        write(tmp_path / "labels" / f"p{i}.nii.gz", label_map(i))
+        write(tmp_path / "out" / f"p{i}.nii.gz", moved(label_map(i)))
     return tmp_path
 
 
-def test_scores_are_those_counted_by_hand(files, ssmtl):
-    done = ssmtl("evaluate", "--pred", "pred", "--label", "label", "--no-surface", "--json")
+def scored(ssmtl, *more, pred="out", label="labels"):
+    done = ssmtl("evaluate", "--pred", pred, "--label", label, "--json", *more)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    ours, theirs = ([volumes(base + i) for i in range(3)] for base in (0, 10))
-    for value in (10, 20):
-        a, b = (np.stack(arrays) == value for arrays in (ours, theirs))
-        assert found["classes"][str(value)]["iou"] == pytest.approx((a & b).sum() / (a | b).sum())
-        dice = [2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in zip(a, b, strict=True)]
-        assert found["classes"][str(value)]["dice"]["mean"] == pytest.approx(np.mean(dice))
-        assert found["classes"][str(value)]["dice"]["sd"] == pytest.approx(np.std(dice, ddof=1))
-    assert found["mean"]["iou"] == pytest.approx(np.mean([found["classes"][v]["iou"] for v in ("10", "20")]))
-    assert "penalised" in found["rule"]
+    return json.loads(done.stdout)
 
 
-def test_hd95_is_in_mm_and_a_table_is_printed(files, ssmtl):
-    label = np.zeros((9, 9, 9), np.uint8)
-    label[2:5, 2:5, 2:5] = 1
-    moved = np.roll(label, 2, axis=2)
-    save(files / "p" / "x.nii.gz", moved)
-    save(files / "l" / "x.nii.gz", label)
-    done = ssmtl("evaluate", "--pred", "p", "--label", "l", "--surface", "--tolerance", 2, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["classes"]["1"]["hd95"]["mean"] == pytest.approx(6)  # two slices of 3 mm
-    done = ssmtl("evaluate", "--pred", "p/x.nii.gz", "--label", "l/x.nii.gz", "--classes", "cube=1")
-    assert done.returncode == 0, done.stderr
-    assert "cube" in done.stderr
-    assert "6.0" in done.stderr
+def brute(pred, label, value):
+    ours, theirs = pred == value, label == value
+    both = np.sum(ours & theirs)
+    return both / np.sum(ours | theirs), 2 * both / (np.sum(ours) + np.sum(theirs))
 
 
-def test_a_class_in_one_of_both_counts_as_zero_and_in_neither_as_undefined(files, ssmtl):
-    one, none = np.zeros((2, 6, 6, 6), np.uint8)
-    one[2:4, 2:4, 2:4] = 1
-    save(files / "p" / "false_positive.nii.gz", one)
-    save(files / "l" / "false_positive.nii.gz", none)
-    save(files / "p" / "neither.nii.gz", none)
-    save(files / "l" / "neither.nii.gz", none)
-    save(files / "p" / "right.nii.gz", one)
-    save(files / "l" / "right.nii.gz", one)
-    found = toolkit.evaluate(files / "p", files / "l", classes="cube=1", surface=True)["classes"]["cube"]
-    assert found["dice"] == {"mean": 0.5, "sd": pytest.approx(np.std([0, 1], ddof=1)), "n": 2, "undefined": 1}
-    assert found["hd95"]["mean"] == pytest.approx(np.linalg.norm([5, 5, 15]) / 2)
-    assert (found["hd95"]["penalised"], found["hd95"]["undefined"]) == (1, 1)
-    assert found["surface_dice"]["mean"] == 0.5
+def test_folders_are_scored_by_class_and_scan_and_summed_up(ssmtl, folders):
+    found = scored(ssmtl)
+    pairs = [(moved(label_map(i)), label_map(i)) for i in range(3)]
+    pooled = [np.concatenate(side) for side in zip(*pairs, strict=True)]
+    assert list(found["classes"]) == ["1", "2"]
+    for value in (1, 2):
+        one = found["classes"][str(value)]
+        each = [brute(*pair, value) for pair in pairs]
+        assert one["iou"] == pytest.approx(brute(*pooled, value)[0])
+        assert one["dice"]["mean"] == pytest.approx(np.mean([dice for _, dice in each]))
+        assert [scan["classes"][str(value)]["iou"] for scan in found["scans"]] == pytest.approx([i for i, _ in each])
+        assert one["hd95"]["mean"] == pytest.approx(0.8)  # mm: one voxel along the second axis
+        assert one["surface_dice"]["mean"] == 1
+    assert found["mean"]["iou"] == pytest.approx(np.mean([brute(*pooled, value)[0] for value in (1, 2)]))
+    assert [scan["name"] for scan in found["scans"]] == ["p0", "p1", "p2"]
+    assert found["unpaired"] == {"predictions": 0, "labels": 0}
+    assert found["notes"] == ["label classes by their values: 1, 2; --classes names them"]
 
 
-def test_voxels_that_nobody_annotated_are_in_no_count(files):
-    label, pred = volumes(10), volumes(0)
-    label[:4] = 255
-    save(files / "l" / "x.nii.gz", label)
-    save(files / "p" / "x.nii.gz", pred)
-    found = toolkit.evaluate(files / "p", files / "l", ignore_value=255, surface=False)["scans"][0]["classes"]["10"]
-    assert found["tp"] == np.count_nonzero((pred[4:] == 10) & (label[4:] == 10))
-    assert found["fp"] == np.count_nonzero((pred[4:] == 10) & (label[4:] != 10))
+def test_without_json_a_table_is_shown_on_stderr_and_stdout_stays_empty(ssmtl, folders):
+    done = ssmtl("evaluate", "--pred", "out", "--label", "labels", "--classes", "[red]left=1,right=2,none=9")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("class"))
+    for word in ("IoU (pooled)", "Dice", "HD95 mm", "surface Dice (1 mm)", "undefined", "penalised"):
+        assert word in lines[head]
+    assert lines[head + 1].split() == ["[red]left", "0.6667", "0.8000", "±", "0.0000", "0.80", "±", "0.00"] + [
+        "1.0000",
+        "±",
+        "0.0000",
+    ]
+    assert lines[head + 3].split() == ["none", "-", "-", "-", "-", "3"]
+    assert lines[head + 4].split() == ["mean", "0.6667", "0.8000", "0.80", "1.0000"]
+    assert scores.RULE in done.stderr
 
 
-def test_what_has_no_partner_is_named_and_counted(files, ssmtl):
-    save(files / "pred" / "alone.nii.gz", volumes(5))
-    (files / "label" / "s0.nii.gz").rename(files / "label" / "other.nii.gz")
-    done = ssmtl("evaluate", "--pred", "pred", "--label", "label", "--no-surface", "--json")
-    assert json.loads(done.stdout)["unpaired"] == {"predictions": 2, "labels": 1}
-    assert "2 predictions have no label and are not scored: alone, s0" in done.stderr
-    assert "1 labels have no prediction and are not scored: other" in done.stderr
+def test_the_tolerance_of_surface_dice_is_in_mm_and_surface_scores_can_be_left_out(ssmtl, folders):
+    assert scored(ssmtl, "--tolerance", 0.5)["mean"]["surface_dice"] < 1
+    found = scored(ssmtl, "--no-surface")
+    assert list(found["mean"]) == ["iou", "dice"]
+    assert "hd95" not in found["classes"]["1"]
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "said"),
-    [
-        (lambda f: save(f / "pred" / "s1.nii.gz", volumes(1)[1:]), 3, "6 x 6 x 5 voxels, its label has 7 x 6 x 5"),
-        (lambda f: save(f / "pred" / "s1.nii.gz", volumes(1), np.diag([1, 1, 4, 1])), 3, "--ignore-affine"),
-        (lambda f: save(f / "label" / "s1.nii.gz", volumes(1) * np.float32(0.37)), 3, "whole numbers"),
-        (lambda f: save(f / "label" / "s1.nii.gz", np.where(volumes(1) > 0, np.nan, 0)), 3, "NaN"),
-        (lambda f: (f / "label" / "s1.nii.gz").write_bytes(b"x"), 3, "s1.nii.gz"),
-        (lambda f: save(f / "label" / "s1.nii", volumes(1)), 3, "has the same name as"),
-    ],
-)
-def test_files_that_cannot_be_compared_are_refused_by_name(files, ssmtl, change, code, said):
-    change(files)
-    done = ssmtl("evaluate", "--pred", "pred", "--label", "label", "--no-surface")
-    assert done.returncode == code
-    assert said in done.stderr
+def test_a_file_is_scored_against_a_file_whatever_their_names(ssmtl, folders):
+    found = scored(ssmtl, pred="out/p0.nii.gz", label="labels/p1.nii.gz")
+    assert [scan["name"] for scan in found["scans"]] == ["p0.nii.gz"]
+    assert scored(ssmtl, pred="labels/p1.nii.gz", label="labels/p1.nii.gz")["mean"]["iou"] == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["--pred", "no", "--label", "label"], 3, "no: no such file or folder; check --pred"),
-        (["--pred", "pred"], 2, "--label"),
-        (["--pred", "pred", "--label", "label", "--classes", "a"], 2, "name=value"),
-        (["--pred", "pred", "--label", "label", "--tolerance", "-1"], 2, "tolerance"),
-        (["--pred", "pred", "--label", "label", "--classes", "a=10"], 3, "20"),
-    ],
-)
-def test_wrong_use_is_told(files, ssmtl, arguments, code, said):
-    done = ssmtl("evaluate", *arguments)
+def test_files_are_paired_by_their_paths_without_suffix(ssmtl, tmp_path):
+    write(tmp_path / "labels/a/x.nii", label_map(0))
+    write(tmp_path / "labels/b/x.nii", label_map(1))
+    write(tmp_path / "out/a/x.nii.gz", label_map(0))
+    write(tmp_path / "out/b/x.nii.gz", label_map(1))
+    write(tmp_path / "out/.hidden/x.nii.gz", label_map(1))
+    (tmp_path / "out/b/loop").symlink_to(tmp_path / "out")
+    found = scored(ssmtl)
+    assert [scan["name"] for scan in found["scans"]] == ["a/x", "b/x"]
+    assert found["mean"]["dice"] == 1
+
+
+def test_what_has_no_counterpart_is_named_and_counted(ssmtl, folders):
+    for i in range(13):
+        write(folders / "labels" / f"more{i:02}.nii.gz", label_map())
+    write(folders / "out" / "extra.nii.gz", label_map())
+    done = ssmtl("evaluate", "--pred", "out", "--label", "labels", "--json")
+    assert json.loads(done.stdout)["unpaired"] == {"predictions": 1, "labels": 13}
+    assert "1 predictions have no label and are not scored: extra" in done.stderr
+    assert "13 labels have no prediction and are not scored: more00, more01" in done.stderr
+    assert "more09, … and 3 more" in done.stderr
+
+
+def test_scores_are_written_as_csv_with_a_line_for_each_scan_and_class(ssmtl, folders):
+    write(folders / "labels" / "=cmd.nii.gz", label_map())
+    write(folders / "out" / "=cmd.nii.gz", np.where(label_map() == 1, 1, 0))
+    found = scored(ssmtl, "--classes", "a=1,b=2", "--csv", "tables/scores.csv")
+    with (folders / "tables/scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert rows[0]["scan"] == "'=cmd"  # no formula
+    assert (rows[1]["class"], rows[1]["iou"], rows[1]["penalised"]) == ("b", "0.0", "True")
+    assert float(rows[2]["hd95"]) == found["scans"][1]["classes"]["a"]["hd95"]
+
+
+# What the values mean
+
+
+def test_classes_merge_values_and_predictions_may_write_any_of_them(ssmtl, tmp_path):
+    write(tmp_path / "labels/x.nii.gz", label_map(values=(420, 421)), dtype=np.uint16)
+    write(tmp_path / "out/x.nii.gz", np.where(label_map() > 0, 420, 0), dtype=np.uint16)
+    assert scored(ssmtl, "--classes", "LA=420+421")["classes"]["LA"]["iou"] == 1
+
+
+def test_predictions_say_by_their_json_what_their_values_mean(ssmtl, folders):
+    classes = Classes.parse("whole=1+2")
+    (folders / "out/prediction.json").write_text(json.dumps({"classes": classes.to_json(), "other": 1}))
+    found = scored(ssmtl)
+    assert list(found["classes"]) == ["whole"]
+    assert found["class_values"] == classes.to_json()
+    assert found["notes"] == []
+    assert list(scored(ssmtl, pred="out/p0.nii.gz", label="labels/p0.nii.gz")["classes"]) == ["whole"]
+
+
+def test_classes_that_are_not_chosen_count_as_background(ssmtl, folders):
+    known = Classes.parse("left=1,right=2")
+    (folders / "out/prediction.json").write_text(json.dumps({"classes": known.to_json()}))
+    found = scored(ssmtl, "--classes", "right")
+    assert list(found["classes"]) == ["right"]
+    assert found["classes"]["right"]["iou"] == pytest.approx(2 / 3)
+    done = ssmtl("evaluate", "--pred", "out", "--label", "labels", "--classes", "rihgt")
+    assert done.returncode == 2
+    assert "did you mean 'right'?" in done.stderr
+
+
+def test_a_damaged_json_beside_the_predictions_is_named(ssmtl, folders):
+    for text in ("{", "[]", '{"classes": {}}'):
+        (folders / "out/prediction.json").write_text(text)
+        done = ssmtl("evaluate", "--pred", "out", "--label", "labels")
+        assert done.returncode == 3
+        assert "out/prediction.json: " in done.stderr
+
+
+def test_ignored_voxels_count_in_no_score(ssmtl, tmp_path):
+    label = label_map()
+    pred = moved(label)
+    hidden = np.where((pred != label), 255, label)  # nobody annotated where they differ
+    write(tmp_path / "labels/x.nii.gz", hidden)
+    write(tmp_path / "out/x.nii.gz", pred)
+    found = scored(ssmtl, "--ignore-value", 255)
+    assert list(found["classes"]) == ["1", "2"]
+    assert found["mean"] == {"iou": 1, "dice": 1, "hd95": 0, "surface_dice": 1}
+
+
+def test_a_prediction_of_not_annotated_is_refused(ssmtl, tmp_path):
+    write(tmp_path / "labels/x.nii.gz", label_map())
+    write(tmp_path / "out/x.nii.gz", np.where(label_map() == 2, 255, 1))
+    done = ssmtl("evaluate", "--pred", "out", "--label", "labels", "--ignore-value", 255)
+    assert done.returncode == 3
+    assert "out/x.nii.gz: has label values that are of no class: 255 (60 voxels)" in done.stderr
+
+
+# Wrong use
+
+
+def refused(ssmtl, code, *words, options=(), pred="out", label="labels"):
+    done = ssmtl("evaluate", "--pred", pred, "--label", label, *options)
     assert done.returncode == code, done.stderr
-    assert said in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("error: ") == 1
+    for word in words:
+        assert word in done.stderr
 
 
-def test_real_labels_against_themselves_are_perfect_and_moved_ones_are_not(hippocampus, tmp_path):
-    for i, file in enumerate(sorted((hippocampus / "labels").iterdir())[:3]):
-        image = nib.load(file)
-        array = np.asanyarray(image.dataobj).astype(np.uint8)
-        save(tmp_path / "same" / file.name, array, image.affine)
-        save(tmp_path / "moved" / file.name, np.roll(array, 1, axis=i), image.affine)
-    same = toolkit.evaluate(tmp_path / "same", hippocampus / "labels", surface=True)
-    assert same["mean"] == {"iou": 1, "dice": 1, "hd95": 0, "surface_dice": 1}
-    moved = toolkit.evaluate(tmp_path / "moved", hippocampus / "labels", surface=True)
-    assert moved["mean"]["hd95"] == pytest.approx(1.0)
-    assert 0.5 < moved["mean"]["iou"] < 0.95
+def test_missing_and_empty_folders_are_named_with_their_option(ssmtl, folders):
+    (folders / "empty").mkdir()
+    refused(ssmtl, 3, "nowhere: no such file or folder; check --pred", pred="nowhere")
+    refused(ssmtl, 3, "nowhere: no such file or folder; check --label", label="nowhere")
+    refused(ssmtl, 3, "empty: no file in this folder", "--pred", pred="empty")
+    (folders / "notes.txt").write_text("x")
+    refused(ssmtl, 3, "notes.txt: no installed reader", pred="notes.txt", label="labels/p0.nii.gz")
+
+
+def test_folders_without_a_common_name_are_refused_with_names_of_both(ssmtl, folders):
+    write(folders / "other/q.nii.gz", label_map())
+    refused(ssmtl, 3, "no prediction below out has the name of a label below other", "p0, p1, p2", "q", label="other")
+
+
+def test_two_files_of_one_name_are_refused(ssmtl, folders):
+    write(folders / "out/p1.nii", label_map())
+    refused(ssmtl, 3, "out/p1.nii", "out/p1.nii.gz", "keep one")
+
+
+def test_wrong_options_are_refused(ssmtl, folders):
+    for text in ("a=0", "a=1,a=2", "a=1,b=1", "LV"):
+        refused(ssmtl, 2, "class" if text != "a=1,b=1" else "label value 1", options=("--classes", text))
+    refused(ssmtl, 2, "the value 1, which means not annotated", options=("--classes", "a=1", "--ignore-value", 1))
+    for tolerance in ("-1", "nan", "inf"):
+        refused(ssmtl, 2, "--tolerance is a distance in mm", options=("--tolerance", tolerance))
+    refused(ssmtl, 2, "out: is a folder", options=("--csv", "out"))
+    done = ssmtl("evaluate", "--pred", "out")
+    assert done.returncode == 2
+    assert "--label" in done.stderr
+
+
+def test_a_csv_that_cannot_be_written_is_named(ssmtl, folders):
+    refused(ssmtl, 1, "out/p0.nii.gz/scores.csv: cannot be written", options=("--csv", "out/p0.nii.gz/scores.csv"))
+
+
+def test_other_shapes_and_places_are_refused_and_places_can_be_ignored(ssmtl, folders):
+    write(folders / "out/p1.nii.gz", label_map()[1:])
+    refused(ssmtl, 3, "out/p1.nii.gz: has 11 x 10 x 6 voxels, its label has 12 x 10 x 6")
+    elsewhere = AFFINE.copy()
+    elsewhere[2, 3] = 2
+    write(folders / "out/p1.nii.gz", moved(label_map(1)), elsewhere)
+    refused(ssmtl, 3, "out/p1.nii.gz: ", "2 mm away from its label", "--ignore-affine")
+    found = scored(ssmtl, "--ignore-affine")
+    assert "2 mm away from its label" in found["notes"][0]
+    assert found["classes"]["1"]["hd95"]["mean"] == pytest.approx(0.8)
+
+
+def test_files_that_are_no_label_maps_are_named(ssmtl, folders):
+    soft = label_map(1).astype(np.float32)
+    soft[0, 0, :3] = (0.25, 0.5, 0.75)
+    write(folders / "labels/p1.nii.gz", soft, dtype=np.float32)
+    refused(ssmtl, 3, "labels/p1.nii.gz: 3 voxels of this label map are no whole numbers (0.25, 0.5, 0.75")
+    soft[0, 0, :3] = np.nan
+    write(folders / "labels/p1.nii.gz", soft, dtype=np.float32)
+    refused(ssmtl, 3, "labels/p1.nii.gz: 3 voxels of this label map are NaN or infinite")
+
+
+def test_values_of_no_class_are_refused_with_the_file_that_has_them(ssmtl, folders):
+    refused(
+        ssmtl, 3, "labels/p0.nii.gz: has label values that are of no class: 2 (60 voxels)", options=("--classes", "a=1")
+    )
+    odd = label_map(1)
+    odd[0, 0, 0] = 7
+    write(folders / "out/p1.nii.gz", odd)
+    refused(ssmtl, 3, "out/p1.nii.gz: ", "7 (1 voxels)", options=("--classes", "a=1,b=2"))
+    assert scored(ssmtl)["classes"]["7"]["hd95"]["penalised"] == 1
+
+
+def test_a_damaged_file_is_refused_and_named(ssmtl, folders):
+    file = folders / "out/p2.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    refused(ssmtl, 3, "out/p2.nii.gz: is damaged or cut short")
+
+
+def test_nothing_but_background_needs_classes_by_name(ssmtl, tmp_path):
+    write(tmp_path / "labels/x.nii.gz", 0 * label_map())
+    write(tmp_path / "out/x.nii.gz", 0 * label_map())
+    refused(ssmtl, 3, "nothing but background")
+    found = scored(ssmtl, "--classes", "a=1")
+    assert found["mean"] == {"iou": None, "dice": None, "hd95": None, "surface_dice": None}
+    assert found["undefined_classes"] == 1
+
+
+def test_without_monai_surface_scores_are_left_out_with_a_note_unless_asked_for(ssmtl, folders, monkeypatch):
+    monkeypatch.setattr(scores, "find_spec", lambda name: None)
+    found = scored(ssmtl)
+    assert not found["surface"]
+    assert "pip install 'ssmtl-toolkit[metrics]'" in found["notes"][0]
+    refused(ssmtl, 2, "--surface", "pip install 'ssmtl-toolkit[metrics]'", options=("--surface",))
+
+
+# From Python, on real labels
+
+
+def test_python_gives_the_same_and_the_same_errors(ssmtl, folders):
+    assert evaluate("out", "labels", classes="a=1,b=2") == scored(ssmtl, "--classes", "a=1,b=2")
+    with pytest.raises(UsageError, match="tolerance"):
+        evaluate("out", "labels", tolerance=-1.0)
+    with pytest.raises(DataError, match="no such file"):
+        evaluate("out", "nowhere")
+
+
+def test_real_labels_against_themselves_are_perfect(ssmtl, hippocampus, tmp_path):
+    (tmp_path / "some").mkdir()
+    for file in sorted((hippocampus / "labels").iterdir())[:10]:
+        shutil.copy(file, tmp_path / "some")
+    found = scored(ssmtl, "--classes", "anterior=1,posterior=2", pred="some", label="some")
+    assert len(found["scans"]) == 10
+    assert found["mean"] == {"iou": 1, "dice": 1, "hd95": 0, "surface_dice": 1}
+
+
+@pytest.mark.parametrize("how", ["eroded", "shifted"])
+def test_changed_real_labels_get_what_distance_maps_give(ssmtl, hippocampus, tmp_path, how):
+    file = sorted((hippocampus / "labels").iterdir())[0]
+    image = nib.load(file)
+    label = np.asarray(image.dataobj).astype(np.uint8)
+    spacing = (1.0, 1.5, 2.0)
+    pred = np.zeros_like(label)
+    for value in (1, 2):
+        mask = label == value
+        pred[binary_erosion(mask) if how == "eroded" else np.roll(mask, 1, axis=1)] = value
+    write(tmp_path / "labels/x.nii.gz", label, np.diag([*spacing, 1.0]))
+    write(tmp_path / "out/x.nii.gz", pred, np.diag([*spacing, 1.0]))
+    found = scored(ssmtl, "--tolerance", 1.2)["scans"][0]["classes"]
+    for value in (1, 2):
+        ours, theirs = (a == value for a in (pred, label))
+        edges = [mask & ~binary_erosion(mask) for mask in (ours, theirs)]
+        there = distance_transform_edt(~edges[1], sampling=spacing)[edges[0]]
+        back = distance_transform_edt(~edges[0], sampling=spacing)[edges[1]]
+        near = (np.sum(there <= 1.2) + np.sum(back <= 1.2)) / (len(there) + len(back))
+        one = found[str(value)]
+        assert (one["iou"], one["dice"]) == pytest.approx(brute(pred, label, value))
+        assert one["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1e-5)
+        assert one["surface_dice"] == pytest.approx(near)
+        assert 0 < one["surface_dice"] < 1

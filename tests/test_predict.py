@@ -308,3 +308,10 @@ def test_a_blank_scan_is_refused_from_python(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 4), np.int16), np.eye(4)), tmp_path / "x.nii.gz")
     with pytest.raises(DataError, match="is blank"):
         predictor(BrightSpec(), "axial", 16).labels(read_volume(tmp_path / "x.nii.gz", readers()))
+
+
+def test_a_folder_with_nothing_but_earlier_predictions_is_refused(tuned, ssmtl, tmp_path):
+    write_scan(tmp_path / "scans" / "out" / "x.nii.gz")
+    done = ssmtl("predict", "--from", tuned, "scans", "-o", "scans/out", "--existing", "overwrite")
+    assert done.returncode == 3
+    assert "no scan to predict in scans" in done.stderr

@@ -126,9 +126,12 @@ def _jobs(
     """List the scans and where their predictions go; nothing may be written twice, nor over a scan."""
     jobs: dict[Path, _Job] = {}
     left_out = []
+    target = out.resolve()
     for item in given:
+        place = Path(item).resolve()
+        asked_for = place == target or target in place.parents
         for scan in list_scans(registry().dataset(str(item)), default_cache()):
-            if out.resolve() in scan.path.resolve().parents and out.resolve() != Path(item).resolve():
+            if target in scan.path.resolve().parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
                 left_out.append({"scan": scan.name, "reason": scan.unfit})
@@ -141,6 +144,8 @@ def _jobs(
                     f"{printable(job.file)}; predict them into two folders"
                 )
             jobs[job.file] = job
+    if not jobs and not left_out:
+        raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
     _check_targets(jobs, existing, wanted)
     if existing == "skip":
         jobs = {file: job for file, job in jobs.items() if not file.exists()}
