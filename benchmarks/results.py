@@ -53,9 +53,7 @@ class Setting:
 
 
 SETTINGS = [
-    Setting(
-        "msd_hippocampus", "coronal", 48, 1, 1000, 30, 40, 5, 4, ((1, 300), (2, 300), (4, 300), (1, 1000))
-    ),
+    Setting("msd_hippocampus", "coronal", 48, 1, 1000, 30, 40, 5, 4, ((1, 300), (2, 300), (4, 300), (1, 1000))),
     Setting("sunnybrook_lv", "acquisition", 64, 1, 1000, 10, 20, 10, 5, ((1, 300), (2, 300), (1, 1000))),
 ]
 
