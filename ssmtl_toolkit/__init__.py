@@ -10,6 +10,7 @@ from ssmtl_toolkit.hookspecs import hookimpl
 if TYPE_CHECKING:
     from ssmtl_toolkit.config import FinetuneConfig, RunConfig
     from ssmtl_toolkit.engine.evaluate import evaluate
+    from ssmtl_toolkit.engine.experiment import Compared, experiment
     from ssmtl_toolkit.engine.finetune import Finetuned, finetune
     from ssmtl_toolkit.engine.predict import predict
     from ssmtl_toolkit.engine.pretrain import Run, pretrain
@@ -19,13 +20,16 @@ _LAZY = {
     "Finetuned": "ssmtl_toolkit.engine.finetune",
     "Run": "ssmtl_toolkit.engine.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
+    "Compared": "ssmtl_toolkit.engine.experiment",
     "evaluate": "ssmtl_toolkit.engine.evaluate",
+    "experiment": "ssmtl_toolkit.engine.experiment",
     "finetune": "ssmtl_toolkit.engine.finetune",
     "predict": "ssmtl_toolkit.engine.predict",
     "pretrain": "ssmtl_toolkit.engine.pretrain",
 }
 
 __all__ = [
+    "Compared",
     "DataError",
     "FinetuneConfig",
     "Finetuned",
@@ -34,6 +38,7 @@ __all__ = [
     "SsmtlError",
     "UsageError",
     "evaluate",
+    "experiment",
     "finetune",
     "hookimpl",
     "predict",

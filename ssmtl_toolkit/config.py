@@ -34,7 +34,7 @@ from ssmtl_toolkit.specs import (
 )
 
 RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad", "head"})
-RESUMABLE |= {"without", "accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
+RESUMABLE |= {"without", "snapshot_every", "accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
 """What may differ when a run goes on: how long, what is kept, where the scans lie (their contents are compared), and on
 which machine (then not bit for bit)."""
 
@@ -156,6 +156,9 @@ class RunConfig(Config):
     skip_bad: bool = Field(False, description="Go on without scans that cannot be read.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=0, description="How many checkpoints to keep; 0: all.")
+    snapshot_every: int | None = Field(
+        None, ge=1, description="Keep the backbone as it is after every so many epochs, in snapshots/."
+    )
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
 
     @field_validator("tasks", mode="before")

@@ -185,3 +185,35 @@ def tuned(labelled: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFac
         out=base / "run",
         cache=base / "cache",
     ).folder
+
+
+@pytest.fixture(scope="session")
+def mmwhs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fake MM-WHS download: 20 + 20 phantom patients with its names, values and orientations; do not write there.
+
+    Every third pixel and second slice only, so that it is quick. Odd as the real one: LA is 421 in one file, six of
+    the MR scans were not acquired sagittally, names and suffixes vary, there are unlabelled test scans.
+    """
+    from ssmtl_datasets.phantom import make_scan
+
+    root = tmp_path_factory.mktemp("mmwhs")
+    for modality, word in (("ct", "ct"), ("mri", "mr")):
+        for i in range(20):
+            made = make_scan(i + 1, modality, seed=7)
+            image, label = made.image[::3, ::3, ::2], made.label[::3, ::3, ::2]
+            affine = made.affine @ np.diag([3, 3, 2, 1])
+            if word == "ct" and i == 3:
+                label = np.where(label == 420, 421, label)
+            if word == "mr" and i in (0, 2, 5, 9, 12, 19):
+                image, label = image.transpose(0, 2, 1), label.transpose(0, 2, 1)
+                affine = affine[:, [0, 2, 1, 3]]
+            folder = root / f"{word}_train"
+            folder.mkdir(exist_ok=True)
+            suffix = ".nii" if i == 1 else ".nii.gz"
+            nib.save(nib.Nifti1Image(image.astype(np.int16), affine), folder / f"{word}_train_{1001 + i}_image{suffix}")
+            kind = np.float32 if i == 2 else np.uint16
+            nib.save(nib.Nifti1Image(label.astype(kind), affine), folder / f"{word}_train_{1001 + i}_label{suffix}")
+        unlabelled = root / f"{word}_test"
+        unlabelled.mkdir()
+        nib.save(nib.Nifti1Image(image.astype(np.int16), affine), unlabelled / f"{word}_test_2001_image.nii.gz")
+    return root

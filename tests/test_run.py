@@ -443,3 +443,13 @@ def test_names_with_brackets_and_control_characters_are_printed_harmlessly(ssmtl
     refused = ssmtl_process("run", *FLAGS, "--data", scans, "--steps", 1, LC_ALL="C", PYTHONIOENCODING="ascii")
     assert refused.returncode == 3
     assert "[red]x[bold].nii.gz" in refused.stderr
+
+
+def test_a_snapshot_is_the_backbone_of_a_run_of_so_many_epochs_and_changes_nothing(scans, tmp_path):
+    options = {"tasks": ["reconstruct_prev:t=1"], "batch_size": 5, "steps": None}  # 44 anchors: 8.8 steps an epoch
+    whole = pretrain(scans, tmp_path / "whole", epochs=3, snapshot_every=2, **options)
+    assert [file.name for file in (whole.folder / "snapshots").iterdir()] == ["epoch-0002.safetensors"]
+    short = pretrain(scans, tmp_path / "short", epochs=2, **options)
+    assert equal(load_file(whole.folder / "snapshots" / "epoch-0002.safetensors"), load_file(short.backbone))
+    plain = pretrain(scans, tmp_path / "plain", epochs=3, **options)
+    assert equal(load_file(plain.backbone), load_file(whole.backbone))

@@ -115,12 +115,16 @@ class MmWhs(DatasetSpec):
 
     root: Path = Field(description="The folder with the files, or above it.")
     modality: Literal["ct", "mr"] = Field("ct", description="Which of the two sets.")
+    acquired: Literal["any", "axial", "coronal", "sagittal"] = Field(
+        "any", description="Leave out scans acquired along another axis (the paper: sagittal, 14 of the MR scans)."
+    )
     test: bool = Field(False, description="Take the unlabelled test scans too (the paper: the 20 training scans).")
 
     def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
-        from ssmtl_datasets.folder import list_mmwhs
+        from ssmtl_datasets.folder import list_mmwhs, unless_acquired
 
-        return list_mmwhs(self.root, self.modality, self.test, readable)
+        scans = list_mmwhs(self.root, self.modality, self.test, readable)
+        return scans if self.acquired == "any" else [unless_acquired(scan, self.acquired) for scan in scans]
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         return WHOLE_HEART

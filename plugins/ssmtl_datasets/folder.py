@@ -7,7 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+
+from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan
@@ -66,6 +70,22 @@ def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) ->
             f"{modality}_train_1001_image.nii.gz"
         )
     return sorted(found, key=lambda scan: scan.name)
+
+
+def unless_acquired(scan: Scan, axis: str) -> Scan:
+    """Mark a NIfTI scan as unfit whose header says that it was acquired along another anatomical axis.
+
+    What cannot be read is left to the reader, which says what is wrong.
+    """
+    try:
+        image: Any = nib.load(scan.path)
+        zooms = tuple(float(z) for z in image.header.get_zooms()[:3])
+        found = acquired_axis(image.affine, stepped_axis(zooms, image.header.get_dim_info()[2]))
+    except (DataError, nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+        return scan
+    if found == axis:
+        return scan
+    return replace(scan, unfit=f"{printable(scan.path)}: was acquired along the {found} axis, {axis} is wanted")
 
 
 def walk(folder: Path, readable: ReadableTest) -> Iterator[Path]:

@@ -84,13 +84,3 @@ def _compare_forms(
 
 def _mm(lengths: NDArray[np.float64]) -> str:
     return " x ".join(f"{x:.4g}" for x in lengths)
-
-
-def slice_axis(header: Header, spacing: tuple[float, float, float]) -> int:
-    """Return the axis that the header names, else one spaced over 1.5 times as wide as both others, else the last."""
-    named = header.fields.get_dim_info()[2]
-    if named is not None:
-        return int(named)
-    widest = int(np.argmax(spacing))
-    others = max(s for axis, s in enumerate(spacing) if axis != widest)
-    return widest if spacing[widest] > 1.5 * others else 2

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_nifti import images_of
-from ssmtl_nifti.geometry import geometry, slice_axis
+from ssmtl_nifti.geometry import geometry
 from ssmtl_nifti.header import Header, by, read_header
 from ssmtl_nifti.source import AGAIN, DEFLATE, FileError, Source, blaming
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.names import printable
 
 _EXTENSIONS = 1000  # records whose sizes are followed; more would be a way to keep us busy
@@ -47,7 +47,8 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
         with np.errstate(all="ignore"):  # overflow and NaN are looked for, not warned of
             array, replaced = _values(raw, header, notes)
             affine, spacing = geometry(header, notes)
-    return Volume(array, affine, spacing, slice_axis(header, spacing), tuple(notes), replaced, header.fields)
+    axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
+    return Volume(array, affine, spacing, axis, tuple(notes), replaced, header.fields)
 
 
 def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:

@@ -16,6 +16,8 @@ COMMANDS = {
     "finetune": "Fine-tune on few labelled slices, and test on other patients.",
     "predict": "Write predictions for scans, on the scans' own grid.",
     "evaluate": "Score predicted label maps against labels.",
+    "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
+    "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
     "plugins": "Show what is installed: tasks, backbones, heads, balancers, readers, datasets.",
     "data": "Make data.",
 }

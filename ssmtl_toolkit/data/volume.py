@@ -54,14 +54,28 @@ class Volume:
 
     def axis(self, wanted: Axis | Literal["acquisition"]) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
-        if wanted != "acquisition":
-            return wanted
-        world = nib.orientations.io_orientation(self.affine)[self.slice_axis, 0]
-        if np.isnan(world):
-            raise DataError(
-                "the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal"
-            )
-        return _AXIS_OF_WORLD[int(world)]
+        return acquired_axis(self.affine, self.slice_axis) if wanted == "acquisition" else wanted
+
+
+def stepped_axis(spacing: tuple[float, ...], named: int | None = None) -> int:
+    """Which voxel axis the scanner stepped along: as named, else one spaced 1.5 times as wide as the others, or 2."""
+    if named is not None:
+        return int(named)
+    widest = int(np.argmax(spacing))
+    others = max(s for axis, s in enumerate(spacing) if axis != widest)
+    return widest if spacing[widest] > 1.5 * others else 2
+
+
+def acquired_axis(affine: NDArray[np.float64], slice_axis: int) -> Axis:
+    """The anatomical axis nearest to voxel axis `slice_axis`.
+
+    Raises:
+        DataError: the affine does not say.
+    """
+    world = nib.orientations.io_orientation(affine)[slice_axis, 0]
+    if np.isnan(world):
+        raise DataError("the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal")
+    return _AXIS_OF_WORLD[int(world)]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "summary.json",
     "checkpoints",
 )
+SNAPSHOTS = "snapshots"
 PREDICTION = "prediction.json"  # beside predictions: by which model, and which value is which class
 FINETUNE, SPLIT, MODEL, SCORES, RECEIPT = (
     "finetune.toml",
@@ -27,6 +28,11 @@ FINETUNE, SPLIT, MODEL, SCORES, RECEIPT = (
     "scores.json",
     "receipt.json",
 )
+
+
+def snapshot(folder: Path, epoch: int) -> Path:
+    """Where a run keeps its backbone as it was after `epoch` epochs."""
+    return folder / SNAPSHOTS / f"epoch-{epoch:04d}.safetensors"
 
 
 @contextlib.contextmanager
@@ -49,6 +55,11 @@ def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
     except OSError as error:
         raise SsmtlError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
     with lock:
-        for part in [*folder.glob("*.part"), *folder.glob(".*.part"), *(folder / CHECKPOINTS).glob(".*.part")]:
+        for part in [
+            *folder.glob("*.part"),
+            *folder.glob(".*.part"),
+            *(folder / SNAPSHOTS).glob(".*.part"),
+            *(folder / CHECKPOINTS).glob(".*.part"),
+        ]:
             shutil.rmtree(part) if part.is_dir() else part.unlink()  # left by a run that was killed while writing
         yield

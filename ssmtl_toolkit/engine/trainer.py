@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
 from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.device import choose_precision, seed_all
-from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY
+from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.metrics import MetricLog, Window
@@ -125,6 +127,7 @@ class Trainer:
         images, clock = 0, time.perf_counter()
         while self.step < self.steps:
             self._update()
+            self._snapshot()
             self.progress.stepped(self.step)
             images += self.images_per_step
             if first_step is None:  # its time holds warm-up and is left out of images/s
@@ -136,7 +139,9 @@ class Trainer:
                     self._save()
             self._leave_if_asked()
         if first_step is None and self.fabric.is_global_zero:
-            self._save_backbone()  # killed between its last checkpoint and this file, the run has an older one
+            self._save_backbone(
+                self.folder / BACKBONE
+            )  # killed between its last checkpoint and this file, the run has an older one
         seconds = time.perf_counter() - clock
         self._sum_up(images / seconds if images else 0.0, time.perf_counter() - started, first_step or 0.0)
         self.progress.done()
@@ -183,32 +188,56 @@ class Trainer:
         return f"the checkpoint of step {self.saved} is good" if self.saved > 0 else "there is no checkpoint yet"
 
     def _save(self) -> None:
-        """Write checkpoint and backbone on the first rank; all ranks learn whether it could be done."""
+        """Write checkpoint and backbone."""
+        self._check_finite()
+
+        def write() -> None:
+            about = {"step": self.step, "scans": self.store.fingerprint, "version": our_version(), **self._machine()}
+            folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
+            checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
+            self._save_backbone(self.folder / BACKBONE)
+
+        if self.saved != self.step:
+            self._on_first_rank(write)
+        self.saved = self.step
+
+    def _snapshot(self) -> None:
+        """Keep the backbone where this step completes one of the epochs to keep it after."""
+        every, anchors = self.config.snapshot_every, len(self.plan.anchors)
+        if every is None:
+            return
+        before, now = ((step * self.images_per_step) // anchors for step in (self.step - 1, self.step))
+        wanted = [epoch for epoch in range(before + 1, now + 1) if epoch % every == 0]
+        if wanted:
+            self._check_finite()
+        for epoch in wanted:
+            self._on_first_rank(functools.partial(self._save_backbone, snapshot(self.folder, epoch)))
+
+    def _check_finite(self) -> None:
         for name, tensor in self.model.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise SsmtlError(
                     f"weights of {name!r} are not finite after step {self.step}; {self._last_good()}; "
                     f"try a lower --lr, --clip 1 or --precision 32"
                 )
+
+    def _on_first_rank(self, write: Callable[[], None]) -> None:
+        """Write something on the first rank; all ranks learn whether it could be done."""
         problem = ""
-        if self.saved != self.step and self.fabric.is_global_zero:
-            about = {"step": self.step, "scans": self.store.fingerprint, "version": our_version(), **self._machine()}
-            folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
+        if self.fabric.is_global_zero:
             try:
-                checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
-                self._save_backbone()
+                write()
             except SsmtlError as error:
                 problem = str(error)
         problem = self.fabric.broadcast(problem)
         if problem:
             raise SsmtlError(problem)
-        self.saved = self.step
 
-    def _save_backbone(self) -> None:
+    def _save_backbone(self, file: Path) -> None:
         try:
-            checkpoint.save_backbone(self.folder / BACKBONE, self.model.backbone, self._about())
+            checkpoint.save_backbone(file, self.model.backbone, self._about())
         except (OSError, SafetensorError) as error:
-            raise SsmtlError(f"{self.folder / BACKBONE}: cannot be written: {error}; {self._last_good()}") from error
+            raise SsmtlError(f"{file}: cannot be written: {error}; {self._last_good()}") from error
 
     def _about(self) -> dict[str, Any]:
         """What backbone.safetensors tells of itself; no paths, no patient names."""

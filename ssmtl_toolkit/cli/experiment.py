@@ -1,0 +1,107 @@
+"""`ssmtl experiment`: rows of pre-training and fine-tuning from a TOML file, compared in one table."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.experiments import Matrix, read_experiment
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shared_options(function: F) -> F:
+    """What `experiment` and `reproduce` have in common."""
+    for option in reversed(
+        [
+            click.option("--data", metavar="SPEC", help="Labelled scans: a folder, or a dataset by name."),
+            click.option("--out", type=click.Path(path_type=Path), help="Folder for runs and tables."),
+            click.option("--row", "rows", multiple=True, metavar="NAME", help="Do this row only; repeat it."),
+            click.option("--quick", is_flag=True, help="Small and short, as the file's table [quick] says."),
+            click.option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
+            click.option(
+                "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. pretrain.batch_size=8; repeat it."
+            ),
+            click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices."),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("experiment", short_help="Compare rows of pre-training and fine-tuning, from a TOML file.")
+@click.argument("file", type=click.Path(path_type=Path))
+@shared_options
+def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | None, as_json: bool, **how: Any) -> None:
+    """Do what FILE.toml says, row by row, and write the table as Markdown, CSV and JSON.
+
+    The same command goes on where it was stopped; several at once with the same --out share the work.
+
+    \b
+      ssmtl experiment mine.toml --out runs/mine
+      ssmtl experiment mine.toml --row ssmtl --set pretrain.epochs=10
+    """
+    matrix = matrix_of(file, **how)
+    run_matrices([matrix], out or Path("runs") / matrix.name, rows, cache, as_json)
+
+
+def matrix_of(file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]) -> Matrix:
+    """Read an experiment as the shared options say."""
+    return read_experiment(file, data, quick=quick, seeds=seeds, settings=dict(map(_setting, settings)))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Read KEY=VALUE; the value as TOML, or as the text that it is."""
+    key, equals, value = text.partition("=")
+    if not (equals and all(key.split("."))):
+        raise UsageError(f"--set {text!r}: write KEY=VALUE, such as pretrain.epochs=10")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool) -> None:
+    """Do experiments one after another in one folder, and show their tables."""
+    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.engine.experiment import experiment  # torch is imported from here on
+    from ssmtl_toolkit.engine.interrupt import interrupts
+
+    force_utf8()
+    console = stderr()
+    progress = RichProgress(console)
+    summaries = []
+    with interrupts:
+        for matrix in matrices:
+            try:
+                done = experiment(matrix, out=out, rows=rows, cache=cache, progress=progress)
+            finally:
+                progress.done()
+            summaries.append(done.summary)
+            _show(console, done.summary)
+    if as_json:
+        print_json(summaries[0] if len(summaries) == 1 else {"experiments": summaries})
+    else:
+        for matrix in matrices:
+            click.echo(out / f"{matrix.name}.md")
+
+
+def _show(console: Any, summary: dict[str, Any]) -> None:
+    from ssmtl_toolkit.cli.output import table
+    from ssmtl_toolkit.engine.comparison import headings, lines, remarks
+
+    title = f"{summary['title'] or summary['experiment']} — {summary['data']}"
+    for heads, cells in zip(headings(summary), lines(summary), strict=True):
+        if len(heads) > 1:
+            console.print()
+            console.print(table(title, heads, cells))
+        published = any(row["published"] for row in summary["rows"])
+        title = "by class: ours (published)" if published else "by class"
+    for remark in [*remarks(summary), *([summary["figure"]] if "figure" in summary else [])]:
+        console.print(remark)

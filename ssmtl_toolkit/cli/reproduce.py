@@ -1,0 +1,92 @@
+"""`ssmtl reproduce`: the paper's tables, each an experiment that comes with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssmtl_toolkit.cli.experiment import matrix_of, run_matrices, shared_options
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.specs import did_you_mean
+
+TABLES = Path(__file__).parents[1] / "tables"
+
+
+@click.command("reproduce", short_help="Repeat the paper's tables, and show the difference to the published numbers.")
+@click.argument("names", nargs=-1, metavar="[TABLE]... | all")
+@click.option("--list", "listed", is_flag=True, help="List the tables and their rows.")
+@shared_options
+def command(
+    names: Sequence[str],
+    listed: bool,
+    out: Path | None,
+    rows: Sequence[str],
+    cache: Path | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Repeat tables of the paper: pre-train, fine-tune and test every row, and set our numbers beside the published.
+
+    What rows and tables share is done once; the same command goes on where it was stopped; several at once with the
+    same --out, each on its GPU, share the work.
+
+    \b
+      ssmtl reproduce --list
+      ssmtl reproduce table2 table3 --data mmwhs:/data/mmwhs --out repro/
+      ssmtl reproduce all --data phantom --quick
+    """
+    known = {file.stem: file for file in sorted(TABLES.glob("[!_]*.toml"), key=_in_print)}
+    wrong = next((name for name in names if name not in known and name != "all"), None)
+    if wrong is not None:
+        raise UsageError(f"no table {wrong!r}{did_you_mean(wrong, known)} (known: {', '.join(known)}, all)")
+    chosen = list(known) if "all" in names or (listed and not names) else list(dict.fromkeys(names))
+    if listed:
+        _list([known[name] for name in chosen], as_json, how)
+        return
+    if not chosen:
+        raise UsageError(f"which table? give one or more of {', '.join(known)}, or all")
+    if how["data"] is None:
+        raise UsageError("--data is needed: mmwhs:DIR for the paper's own, phantom, or a folder of labelled scans")
+    if rows and len(chosen) > 1:
+        raise UsageError("--row is of one table; give one")
+    matrices = [matrix_of(known[name], **how) for name in chosen]
+    run_matrices(matrices, out or Path("runs") / "reproduce", rows, cache, as_json)
+
+
+def _in_print(file: Path) -> tuple[bool, str]:
+    return file.stem.startswith("fig"), file.stem
+
+
+def _list(files: Sequence[Path], as_json: bool, how: dict[str, Any]) -> None:
+    """Show what each table compares."""
+    from ssmtl_toolkit.cli.output import print_json, stderr, table
+
+    matrices = [matrix_of(file, **{**how, "data": how["data"] or "phantom"}) for file in files]
+    if as_json:
+        print_json({matrix.name: _about(matrix) for matrix in matrices})
+        return
+    console = stderr()
+    for matrix in matrices:
+        console.print(f"{matrix.name}  {matrix.experiment.title}")
+        cells = [[f"  {job.id}", job.name, _tasks(job), *_lengths(job)] for job in matrix.jobs]
+        console.print(table("", ["  row", "", "pretext tasks", "pre-training", "fine-tuning"], cells))
+        console.print()
+
+
+def _about(matrix: Any) -> dict[str, Any]:
+    return {
+        "title": matrix.experiment.title,
+        "rows": [{"id": job.id, "name": job.name, "published": dict(job.published)} for job in matrix.jobs],
+    }
+
+
+def _tasks(job: Any) -> str:
+    return "" if job.pretrain is None else " ".join(str(task) for task in job.pretrain.tasks)
+
+
+def _lengths(job: Any) -> list[str]:
+    epochs = "" if job.pretrain is None else f"{job.snapshot or job.pretrain.epochs} epochs"
+    return [epochs, f"{job.finetune.seeds} x {job.finetune.steps} steps"]

@@ -1,0 +1,289 @@
+"""Does an experiment, row by row: what is finished stays, several processes share the work, the table is written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+from ssmtl_toolkit.data import split as splitting
+from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.data.split import Split
+from ssmtl_toolkit.engine.comparison import compare, write_comparison
+from ssmtl_toolkit.engine.finetune import finetune
+from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
+from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
+from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, pretrain
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.experiments import Job, Matrix, read_experiment
+from ssmtl_toolkit.specs import HeadSpec, Scan, did_you_mean
+
+_WAIT = 2.0  # seconds between two looks at what another process is doing
+_SAME_RUN = frozenset({"accelerator", "store", "skip_bad", "log_every", "keep", "checkpoint_every", "without"})
+_SAME_TUNING = frozenset({"accelerator", "skip_bad", "log_every", "seeds", "source", "split"})
+"""Options that change no number of a run, or are told apart otherwise: runs that differ in these alone are one."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished experiment: where its files are, and what `--json` prints."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def experiment(
+    source: str | os.PathLike[str] | Matrix,
+    /,
+    *,
+    out: str | Path,
+    data: str | None = None,
+    quick: bool = False,
+    seeds: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    rows: Sequence[str] = (),
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Compared:
+    """Pre-train, fine-tune and test every row of an experiment, and compare them.
+
+    What `out` holds already is not done again: not a pre-training that other rows or other experiments share, nor a
+    finished row. Processes that are given the same `out` share the work.
+
+    Args:
+        source: the TOML file, or what `read_experiment` made of it; then data, quick, seeds and settings are its own.
+        out: folder for the runs (`pretrain/`, `finetune/`) and the tables (NAME.md, .csv, .json).
+        data: labelled scans, instead of those that the file names.
+        quick: as the file's table [quick] says.
+        seeds: repetitions of each fine-tuning.
+        settings: other values for keys of the file, such as {"pretrain.epochs": 10}.
+        rows: short names of the rows to do; all others stay as they are.
+        cache: folder for prepared slices; by default the user's cache directory.
+        progress: hears what happens.
+
+    Raises:
+        UsageError: the file, or an option in it, is wrong; nothing was trained.
+        SsmtlError: rows failed; the others are done, and the table is written.
+    """
+    progress = progress or Progress()
+    matrix = source
+    if not isinstance(matrix, Matrix):
+        matrix = read_experiment(Path(matrix), data, quick=quick, settings=settings or {}, seeds=seeds)
+    wanted = _chosen(matrix, rows)
+    with interrupts:
+        work = _Work(matrix, Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
+        failed = work.run(wanted)
+        summary = work.summary(failed)
+        write_comparison(work.out, matrix.name, summary, matrix.write())
+    if failed:
+        listed = "\n".join(f"row {id!r}: {reason}" for id, reason in failed.items())
+        raise SsmtlError(
+            f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / matrix.name}.md:\n{listed}"
+        )
+    return Compared(work.out, summary)
+
+
+def _chosen(matrix: Matrix, rows: Sequence[str]) -> list[Job]:
+    known = {
+        name: [job for job in matrix.jobs if name in (job.id, job.id.partition("@")[0])] for name in _names(matrix)
+    }
+    for row in rows:
+        if row not in known:
+            raise UsageError(f"no row {row!r}{did_you_mean(row, known)} (known: {', '.join(known)}); check --row")
+    return list({job.id: job for row in rows for job in known[row]}.values()) if rows else list(matrix.jobs)
+
+
+def _names(matrix: Matrix) -> list[str]:
+    return list(dict.fromkeys(name for job in matrix.jobs for name in (job.id.partition("@")[0], job.id)))
+
+
+class _Work:
+    """The runs of one experiment, below one folder."""
+
+    def __init__(self, matrix: Matrix, out: Path, cache: Path, progress: Progress) -> None:
+        self.matrix, self.out, self.cache, self.progress = matrix, out, cache, progress
+        parts = matrix.experiment.split
+        whole = self._split()
+        self.split = self._written(whole)
+        self.without = self.split if parts.pretrain_on == "train" else None
+        if parts.score == "validation":
+            self.split = self._written(replace(whole, test=whole.validation, validation=()))
+
+    def _split(self) -> Split:
+        """Part the patients of the labelled scans: in the order that is written down, or drawn."""
+        parts = self.matrix.experiment.split
+        scans = [scan for scan in list_scans(self.matrix.dataset, self.cache) if not scan.unfit]
+        head = self.matrix.jobs[0].finetune.head
+        if isinstance(head, HeadSpec) and head.output == "labels":
+            scans = [scan for scan in scans if scan.label]
+        pattern = self.matrix.jobs[0].finetune.patient
+        scans, notes = splitting.with_patients(scans, pattern)
+        for note in notes:
+            self.progress.note(note)
+        if not scans:
+            raise DataError(f"{self.matrix.dataset}: none of its scans has a label map; check --data")
+        return self._in_order(scans, pattern) if parts.order else self._drawn(scans, pattern)
+
+    def _in_order(self, scans: Sequence[Scan], pattern: str | None) -> Split:
+        parts, there = self.matrix.experiment.split, {scan.patient for scan in scans}
+        patients = [patient for patient in parts.order if patient in there]
+        train = len(patients) if parts.train is None else parts.train
+        rest = patients[train + parts.validation :]
+        if not rest:
+            raise DataError(
+                f"{self.matrix.dataset}: has {len(patients)} of the {len(parts.order)} patients that the experiment "
+                f"names, too few for {train} to train on and others to test on; check --data"
+            )
+        chosen = rest if parts.test is None else rest[: parts.test]
+        if parts.test is not None and len(chosen) < parts.test:
+            self.progress.note(f"{len(chosen)} patients to test on, not {parts.test}: the others are not in the data")
+        return Split(tuple(patients[:train]), tuple(patients[train : train + parts.validation]), tuple(chosen), pattern)
+
+    def _drawn(self, scans: Sequence[Scan], pattern: str | None) -> Split:
+        parts, test = self.matrix.experiment.split, self.matrix.experiment.split.test
+        if test is not None and parts.train is not None and parts.train + parts.validation + test > len(scans):
+            few = max(1, (len(scans) - parts.validation) * test // (parts.train + test))
+            self.progress.note(f"{len(scans)} labelled scans: {few} to test on, not {test}")
+            test = few
+        return splitting.make(scans, test, parts.validation, parts.seed, pattern)
+
+    def _written(self, split: Split) -> Path:
+        file = (self.out / "splits" / f"{_digest(split.to_json())}.json").absolute()
+        if not file.is_file():
+            try:
+                write_json(file, split.to_json())
+            except OSError as error:
+                raise SsmtlError(f"{self.out}: cannot be written ({error.strerror}); choose another --out") from error
+        return file
+
+    def run(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Do every job; those that another process is at wait for it. Returns the jobs that failed, with reasons."""
+        waiting, failed = list(jobs), dict[str, str]()
+        while waiting:
+            busy = []
+            for job in waiting:
+                try:
+                    self._pretrain(job)
+                    self._finetune(job)
+                except _BusyError:
+                    busy.append(job)
+                except InterruptedRunError as error:
+                    state = str(error).partition(";")[0]
+                    raise InterruptedRunError(f"{state}; the same command goes on", error.exit_code - 128) from None
+                except SsmtlError as error:
+                    failed[job.id] = str(error)
+                    self.progress.note(f"{job.name} failed: {error}")
+            if len(busy) == len(waiting):
+                interrupts.check("the same command goes on")
+                time.sleep(_WAIT)
+            waiting = busy
+        return failed
+
+    def _pretrain(self, job: Job) -> None:
+        """Do the pre-training of a job, unless it is done."""
+        folder = self.pretraining(job)
+        if job.pretrain is None or folder is None or (folder / SUMMARY).is_file():
+            return
+        with self._alone(folder):
+            if (folder / SUMMARY).is_file():
+                return
+            self.progress.say(f"\n{job.name}: pre-training in {folder}")
+            config = job.pretrain.model_copy(update={"without": self.without})
+            resume = (folder / CONFIG).is_file()
+            pretrain(config, out=folder, cache=self.cache, resume=resume, progress=self.progress)
+
+    def _finetune(self, job: Job) -> None:
+        """Do the fine-tuning of a job, or what is missing of its repetitions."""
+        folder, run = self.finetuning(job), self.pretraining(job)
+        if self._repetitions(folder) >= job.finetune.seeds:
+            return
+        source = None
+        if run is not None:
+            source = run / BACKBONE if job.snapshot is None else snapshot(run, job.snapshot)
+            if not source.is_file():
+                raise DataError(f"{source}: is not there; remove {run}, and the same command pre-trains again")
+        with self._alone(folder):
+            if self._repetitions(folder) >= job.finetune.seeds:
+                return
+            self.progress.say(f"\n{job.name}: fine-tuning in {folder}")
+            config = job.finetune.model_copy(update={"source": source, "split": self.split})
+            resume = (folder / FINETUNE).is_file()
+            finetune(None, config, out=folder, cache=self.cache, resume=resume, progress=self.progress)
+
+    @contextlib.contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Hold a run for this process.
+
+        Raises:
+            _BusyError: another process does.
+        """
+        locks = self.out / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{folder.name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise _BusyError from None
+        with lock:
+            yield
+
+    def pretraining(self, job: Job) -> Path | None:
+        """The run folder of a job's pre-training, named by what it is: equal ones are one."""
+        if job.pretrain is None:
+            return None
+        seen = None if self.without is None else self.without.stem
+        name = "-".join(getattr(spec, "name", "") for spec in (job.pretrain.backbone, *job.pretrain.tasks))
+        return self.out / "pretrain" / f"{name[:60]}-{_digest(_options(job.pretrain, _SAME_RUN), seen)}"
+
+    def finetuning(self, job: Job) -> Path:
+        """The folder of a job's fine-tuning."""
+        run = self.pretraining(job)
+        start = None if run is None else [run.name, job.snapshot]
+        name = f"{getattr(job.finetune.head, 'name', '')}-{'scratch' if run is None else run.name[:50]}"
+        return self.out / "finetune" / f"{name}-{_digest(_options(job.finetune, _SAME_TUNING), self.split.stem, start)}"
+
+    @staticmethod
+    def _repetitions(folder: Path) -> int:
+        return len(_read(folder / SUMMARY).get("seeds", ()))
+
+    def summary(self, failed: Mapping[str, str]) -> dict[str, Any]:
+        """Compare what is finished."""
+        found = {}
+        for job in self.matrix.jobs:
+            run = self.pretraining(job)
+            found[job.id] = {
+                "finetune": _read(self.finetuning(job) / SUMMARY),
+                "pretrain": {} if run is None else _read(run / SUMMARY),
+                "failed": failed.get(job.id, ""),
+            }
+        return compare(self.matrix, found)
+
+
+class _BusyError(Exception):
+    """Another process does this run."""
+
+
+def _options(config: RunConfig | FinetuneConfig, leave_out: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in leave_out}
+
+
+def _digest(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a finished run says; nothing while there is none."""
+    if not file.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,362 @@
+"""`ssmtl experiment`: the file and its overlays, rows that share and resume, the table, what is refused."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import ssmtl_toolkit as toolkit
+from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.experiments import read_experiment
+
+TINY = """
+title = "Tiny"
+published_on = "mmwhs"
+
+[backbones]
+small = "unet:encoder=plain,width=4"
+
+[pretrain]
+size = 32
+batch_size = 8
+epochs = 2
+snapshot_every = 1
+
+[finetune]
+classes = "big=10,small=20"
+train_scans = 2
+slices_per_scan = 2
+steps = 4
+seeds = 2
+surface = false
+
+[split]
+train = 2
+test = 4
+
+[rows.scratch]
+name = "from scratch"
+backbone = "small"
+
+[rows.end]
+name = "SSMTL"
+backbone = "small"
+tasks = ["reconstruct_prev:t=1", "reconstruct_next:t=1"]
+published = { big = 0.5, mIoU = 0.4, other = 0.1 }
+
+[rows.epochs]
+name = "SSMTL, {epoch} epochs"
+backbone = "small"
+tasks = ["reconstruct_prev:t=1", "reconstruct_next:t=1"]
+snapshots = [1, 2]
+
+[on.folder]
+dataset = { channel = 0 }
+
+[quick.pretrain]
+steps = 2
+snapshot_every = 1
+
+[quick.rows.end]
+name = "SSMTL, short"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path / "tiny.toml"
+
+
+@pytest.fixture(scope="module")
+def done(labelled, tmp_path_factory):
+    """The tiny experiment, done; do not write there."""
+    base = tmp_path_factory.mktemp("done")
+    (base / "tiny.toml").write_text(TINY)
+    return toolkit.experiment(base / "tiny.toml", data=str(labelled), out=base / "out", cache=base / "cache")
+
+
+def folders(out, kind):
+    return sorted(path.name for path in (out / kind).iterdir())
+
+
+def test_every_row_has_the_scores_of_its_own_fine_tuning(done):
+    rows = {row["id"]: row for row in done.summary["rows"]}
+    assert list(rows) == ["scratch", "end", "epochs@1", "epochs@2"]
+    for row in rows.values():
+        arm = "scratch" if row["id"] == "scratch" else "pretrained"
+        folder = done.folder / "finetune" / row["finetune"]["folder"].rpartition("/")[2]
+        each = [json.loads((folder / f"{arm}-{seed}" / "scores.json").read_text()) for seed in (0, 1)]
+        for label in ("big", "small"):
+            values = [one["classes"][label]["iou"] for one in each]
+            assert row["columns"][label]["values"] == values
+            assert row["columns"][label]["mean"] == pytest.approx(np.mean(values))
+            assert row["columns"][label]["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert row["columns"]["mIoU"]["values"] == pytest.approx(
+            [np.mean([one["classes"][label]["iou"] for label in ("big", "small")]) for one in each]
+        )
+
+
+def test_the_gain_is_paired_with_the_same_network_from_scratch(done):
+    rows = {row["id"]: row for row in done.summary["rows"]}
+    ours, theirs = (rows[name]["columns"]["mIoU"]["values"] for name in ("end", "scratch"))
+    difference = np.subtract(ours, theirs)
+    gain = rows["end"]["gain"]
+    assert gain["over"] == "scratch"
+    assert gain["mean"] == pytest.approx(difference.mean())
+    low, high = stats.t.interval(0.95, 1, difference.mean(), stats.sem(difference))
+    assert gain["ci95"] == pytest.approx([low, high])
+    assert rows["scratch"]["gain"] is None
+
+
+def test_rows_share_slices_and_one_pretraining_and_equal_rows_are_one(done):
+    assert len(folders(done.folder, "pretrain")) == 1
+    splits = [json.loads(file.read_text()) for file in done.folder.glob("finetune/*/split.json")]
+    assert len(splits) == 4
+    assert all(split == splits[0] for split in splits)
+    assert len(splits[0]["slices"]) == 2
+
+
+def test_the_last_snapshot_scores_like_the_end_of_the_run(done):
+    rows = {row["id"]: row for row in done.summary["rows"]}
+    assert rows["epochs@2"]["columns"]["mIoU"]["values"] == rows["end"]["columns"]["mIoU"]["values"]
+    assert rows["epochs@1"]["columns"]["mIoU"]["values"] != rows["end"]["columns"]["mIoU"]["values"]
+
+
+def test_published_values_stand_beside_ours_and_say_whether_they_compare(done):
+    found = done.summary
+    assert found["columns"] == ["big", "small", "mIoU", "other"]
+    assert (found["comparable"], found["not_comparable_because"]) == (False, ["other data (folder)"])
+    end = next(row for row in found["rows"] if row["id"] == "end")
+    assert end["columns"]["big"]["difference"] == pytest.approx(end["columns"]["big"]["mean"] - 0.5)
+    text = (done.folder / "tiny.md").read_text()
+    assert "published (not comparable)" in text
+    assert "NOT COMPARABLE" in text
+    assert "(0.100)" in text  # of a class that we do not have: shown all the same
+    with (done.folder / "tiny.csv").open() as file:
+        lines = {(line["row"], line["column"]): line for line in csv.DictReader(file)}
+    assert len(lines) == 4 * 4
+    assert float(lines["end", "mIoU"]["mean"]) == end["columns"]["mIoU"]["mean"]
+    assert float(lines["end", "other"]["published"]) == 0.1
+    assert lines["end", "other"]["mean"] == ""
+
+
+def test_the_figure_shows_every_snapshot(done):
+    drawn = (done.folder / "tiny.svg").read_text()
+    assert drawn.startswith("<?xml")
+    assert "epochs of pre-training" in drawn
+    assert "from scratch" in drawn
+
+
+def test_the_resolved_file_says_the_same_without_overlays(done, labelled):
+    resolved = read_experiment(done.folder / "tiny.toml")
+    again = read_experiment(done.folder.parent / "tiny.toml", str(labelled))
+    assert resolved.jobs == again.jobs
+
+
+def test_what_is_done_is_not_done_again_and_more_seeds_are_added(labelled, tiny, ssmtl, tmp_path):
+    call = ("experiment", tiny, "--data", labelled, "--out", "out", "--row", "scratch", "--row", "end")
+    first = ssmtl(*call, "--json")
+    assert first.returncode == 0, first.stderr
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    assert len(times) > 4
+    second = ssmtl(*call, "--json")
+    assert json.loads(second.stdout) == json.loads(first.stdout)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == times
+    more = ssmtl(*call, "--json", "--seeds", 3)
+    assert more.returncode == 0, more.stderr
+    assert all(path.stat().st_mtime_ns == when for path, when in times.items())
+    for before, after in zip(json.loads(first.stdout)["rows"][:2], json.loads(more.stdout)["rows"][:2], strict=True):
+        assert after["columns"]["mIoU"]["values"][:2] == before["columns"]["mIoU"]["values"]
+        assert after["columns"]["mIoU"]["n"] == 3
+
+
+def test_rows_done_alone_and_in_another_order_give_the_same_numbers(labelled, tiny, done, tmp_path):
+    for row in ("epochs@2", "scratch"):
+        found = toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "out", cache=tmp_path / "c", rows=[row])
+    status = {row["id"]: row["status"] for row in found.summary["rows"]}
+    assert status == {"scratch": "done", "end": "missing", "epochs@1": "missing", "epochs@2": "done"}
+    whole = {row["id"]: row["columns"] for row in done.summary["rows"]}
+    assert all(row["columns"] == whole[row["id"]] for row in found.summary["rows"] if row["status"] == "done")
+    assert "| SSMTL | missing |" in (tmp_path / "out" / "tiny.md").read_text()
+
+
+def start(tmp_path, *arguments):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "160"}
+    command = [sys.executable, "-m", "ssmtl_toolkit", "experiment", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_matrix_goes_on_where_it_was(labelled, tiny, done, ssmtl, tmp_path):
+    process = start(tmp_path, tiny, "--data", labelled, "--out", "out")
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("out/pretrain/*/summary.json")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    models = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/**/*.safetensors")}
+    again = ssmtl("experiment", tiny, "--data", labelled, "--out", "out", "--json")
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == when for path, when in models.items())
+    for ours, whole in zip(json.loads(again.stdout)["rows"], done.summary["rows"], strict=True):
+        assert ours["columns"] == whole["columns"]
+
+
+def test_two_processes_share_the_work(labelled, tiny, done, tmp_path):
+    both = [start(tmp_path, tiny, "--data", labelled, "--out", "out", "--json") for _ in range(2)]
+    ended = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    said = "".join(err for _, err in ended)
+    assert said.count("pre-training in") == 1
+    assert said.count("fine-tuning in") == 4
+    for out, _ in ended:
+        assert [row["columns"] for row in json.loads(out)["rows"]] == [row["columns"] for row in done.summary["rows"]]
+
+
+def test_a_signal_ends_it_with_what_is_done_kept(labelled, tiny, ssmtl, tmp_path):
+    process = start(tmp_path, tiny, "--data", labelled, "--out", "out", "--set", "finetune.steps=5000")
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("out/finetune/*/*/metrics.jsonl")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.splitlines()[-1].endswith("the same command goes on")
+
+
+def test_a_row_that_cannot_be_does_not_stop_the_others(labelled, tiny, ssmtl, tmp_path):
+    tiny.write_text(
+        TINY.replace(
+            'tasks = ["reconstruct_prev:t=1", "reconstruct_next:t=1"]\npub', 'tasks = ["reconstruct_prev:t=50"]\npub'
+        )
+    )
+    failed = ssmtl("experiment", tiny, "--data", labelled, "--out", "out", "--row", "end", "--row", "scratch")
+    assert failed.returncode == 1
+    assert "1 of 2 rows failed" in failed.stderr
+    assert "row 'end': task 'reconstruct_prev:t=50': no scan has slices far enough apart" in failed.stderr
+    rows = {row["id"]: row for row in json.loads((tmp_path / "out" / "tiny.json").read_text())["rows"]}
+    assert (rows["end"]["status"], rows["scratch"]["status"]) == ("failed", "done")
+    assert "SSMTL: failed: task" in (tmp_path / "out" / "tiny.md").read_text()
+
+
+def test_validation_patients_can_be_scored_and_held_out_of_pretraining(labelled, tiny, tmp_path):
+    parts = 'train = 2\nvalidation = 4\ntest = 2\nscore = "validation"\npretrain_on = "train"\n'
+    tiny.write_text(TINY.replace("train = 2\ntest = 4\n", parts))
+    toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "out", cache=tmp_path / "c", rows=["end"])
+    (run,) = tmp_path.glob("out/pretrain/*")
+    (tuned,) = tmp_path.glob("out/finetune/*")
+    whole = json.loads(Path(tomllib.loads((run / "run.toml").read_text())["without"]).read_text())
+    used = json.loads((tuned / "split.json").read_text())
+    assert len(whole["validation"]) == 2  # of 4 scans
+    assert used["test"] == whole["validation"]
+    assert json.loads((run / "summary.json").read_text())["scans"]["used"] == 2 * len(whole["train"])
+    assert json.loads((tuned / "summary.json").read_text())["scans"]["test_seen_in_pretraining"] == 0
+
+
+# The file
+
+
+def test_overlays_lie_over_each_other(tiny, labelled, tmp_path):
+    (tmp_path / "over.toml").write_text(
+        'base = "tiny.toml"\ndata = "scans"\n[pretrain]\nsize = 48\n'
+        "[on.folder.pretrain]\nbatch_size = 5\n[on.phantom.pretrain]\nbatch_size = 6\n"
+    )
+    (tmp_path / "scans").mkdir()
+    plain = read_experiment(tmp_path / "over.toml").jobs[1].pretrain
+    assert (plain.size, plain.batch_size, plain.epochs, plain.steps) == (48, 5, 2, None)
+    assert plain.data.root == tmp_path / "scans"  # relative to the file, wherever one is
+    quick = read_experiment(tmp_path / "over.toml", "phantom", quick=True, settings={"pretrain.size": 40}, seeds=7)
+    run = quick.jobs[1].pretrain
+    assert (run.size, run.batch_size, run.steps) == (40, 6, 2)
+    assert quick.jobs[1].name == "SSMTL, short"
+    assert quick.jobs[0].finetune.seeds == 7
+    assert quick.apart == ("other data (phantom)", "--quick", "pretrain.size = 40")
+    longer = read_experiment(tiny, str(labelled), quick=True, settings={"pretrain.epochs": 3}).jobs[1].pretrain
+    assert (longer.epochs, longer.steps) == (3, None)
+
+
+def test_fine_tuning_sees_the_same_slices_as_pre_training_from_scratch_too(tiny, labelled):
+    jobs = read_experiment(tiny, str(labelled), settings={"pretrain.axis": "coronal"}).jobs
+    assert {(job.finetune.axis, job.finetune.size) for job in jobs} == {("coronal", 32)}
+
+
+def test_dataset_options_fill_in_only_what_was_not_given(tmp_path):
+    (tmp_path / "x.toml").write_text("[on.phantom.dataset]\npatients = 3\nseed = 4\n[rows.a]\n")
+    assert str(read_experiment(tmp_path / "x.toml", "phantom").dataset) == "phantom:patients=3,seed=4"
+    assert str(read_experiment(tmp_path / "x.toml", "phantom:seed=1").dataset) == "phantom:patients=3,seed=1"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("steps = 4", "stps = 4"), "row 'scratch': options: no option 'stps'; did you mean 'steps'?"),
+        (("[split]", "[spilt]"), "no key 'spilt'; did you mean 'split'?"),
+        (("train = 2\ntest", "trian = 2\ntest"), "no key 'split.trian'; did you mean 'train'?"),
+        (('backbone = "small"', 'bakcbone = "small"'), "no key 'rows.scratch.bakcbone'; did you mean 'backbone'?"),
+        (("reconstruct_prev", "reconstruct_pre"), "row 'end': no task named 'reconstruct_pre'"),
+        (('backbone = "small"', 'backbone = "smal"'), "row 'scratch': no backbone named 'smal'"),
+        (("[quick.rows.end]", "[quick.rows.ned]"), "speaks of row 'ned'"),
+        (("snapshots = [1, 2]", "snapshots = [1, 9]"), "row 'epochs': has snapshots after its 2 epochs"),
+        (("snapshot_every = 1\n\n", "\n"), "row 'epochs': its snapshots need a snapshot_every"),
+        (("snapshots = [1, 2]", "snapshots = [0]"), "rows.epochs.snapshots: expected different epochs"),
+        (("big = 0.5", 'big = "x"'), "rows.end.published.big"),
+        (("size = 32", 'size = 32\nwithout = "x"'), "[pretrain] without is set by the experiment itself"),
+        (("steps = 4", 'steps = 4\nsource = "x"'), "[finetune] source is set by the experiment itself"),
+        (("size = 32", "size = 32\ndevices = 2"), "several devices"),
+        (('title = "Tiny"', 'title = "Tiny'), "cannot be read as an experiment"),
+        (('title = "Tiny"', 'base = "tiny.toml"'), "leads back to itself"),
+        (('title = "Tiny"', 'base = "no.toml"'), "no.toml: no such file"),
+        (("[on.folder]", "[other.folder]"), "no key 'other'"),
+        (("channel = 0", "chanel = 0"), "[dataset] folder: no option 'chanel'; did you mean 'channel'?"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_before_anything_is_trained(tiny, labelled, ssmtl, tmp_path, change, said):
+    assert change[0] in TINY
+    tiny.write_text(TINY.replace(*change, 1))
+    done = ssmtl("experiment", tiny, "--data", labelled, "--out", "out")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "tiny.toml" in done.stderr or "no.toml" in done.stderr or "[dataset]" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("no.toml",), 2, "no.toml: no such file"),
+        (("tiny.toml",), 2, "names no data; give them by --data"),
+        (("tiny.toml", "--data", "nowhere"), 3, "nowhere: no such file or folder"),
+        (("tiny.toml", "--data", "phantom", "--row", "ned"), 2, "no row 'ned'; did you mean 'end'?"),
+        (("tiny.toml", "--data", "phantom", "--set", "x"), 2, "write KEY=VALUE"),
+        (("tiny.toml", "--data", "phantom", "--set", "pretrain.size=big"), 2, "size"),
+        (("bare.toml", "--data", "phantom", "--quick"), 2, "has no table [quick]"),
+    ],
+)
+def test_wrong_use_is_told(tiny, ssmtl, tmp_path, arguments, code, said):
+    (tmp_path / "bare.toml").write_text("[rows.a]\n")
+    done = ssmtl("experiment", *arguments, "--out", "out")
+    assert done.returncode == code
+    assert said in done.stderr
+
+
+def test_python_says_the_same(tiny, labelled, tmp_path):
+    with pytest.raises(UsageError, match="no row"):
+        toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "out", rows=["x"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SsmtlError, match="cannot be written"):
+        toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "file" / "out", cache=tmp_path / "c")
