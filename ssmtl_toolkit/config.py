@@ -347,9 +347,17 @@ class FinetuneConfig(Config):
         backbone = None if self.backbone is None else found.resolve(BackboneSpec, self.backbone)
         if backbone:
             check_needs(backbone, [head])
-        if self.source is None and (self.baseline == "scratch" or self.freeze != "none"):
-            what = "--baseline scratch" if self.baseline == "scratch" else f"--freeze {self.freeze}"
-            raise UsageError(f"{what} needs a pre-training to compare with; give it by --from")
+        if self.source is None and self.baseline == "scratch":
+            raise UsageError("--baseline scratch needs a pre-training to compare with; give it by --from")
+        if self.source is None and self.freeze != "none":
+            raise UsageError(f"--freeze {self.freeze}: without --from there are no pre-trained weights to keep")
+        for part, frozen in (("encoder", {"encoder", "backbone"}), ("decoder", {"backbone"})):
+            if self.freeze in frozen and getattr(self, f"{part}_lr") is not None:
+                raise UsageError(f"--{part}-lr: the {part} does not learn under --freeze {self.freeze}; leave one out")
+        for option in ("test_scans", "validation_scans"):
+            if self.split is not None and getattr(self, option):
+                flag = option.replace("_", "-")
+                raise UsageError(f"--{flag}: the parts are those of {self.split}; leave out --split or --{flag}")
         if self.patient is not None:
             check_pattern(self.patient)
         if head.output == "image" and self.classes is not None:

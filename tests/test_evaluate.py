@@ -76,18 +76,17 @@ def test_folders_are_scored_by_class_and_scan_and_summed_up(ssmtl, folders):
     assert found["notes"] == ["label classes by their values: 1, 2; --classes names them"]
 
 
-def test_without_json_a_table_is_shown_on_stderr_and_stdout_stays_empty(ssmtl, folders):
+def test_without_json_the_table_is_the_result_on_stdout(ssmtl, folders):
     done = ssmtl("evaluate", "--pred", "out", "--label", "labels", "--classes", "[red]left=1,right=2,none=9")
     assert done.returncode == 0
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
+    lines = done.stdout.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("class"))
     for word in ("IoU (pooled)", "Dice", "HD95 mm", "surface Dice (1 mm)", "undefined", "penalised"):
         assert word in lines[head]
     assert " ".join(lines[head + 1].split()) == "[red]left 0.6667 0.8000 ± 0.0000 0.80 ± 0.00 1.0000 ± 0.0000"
     assert lines[head + 3].split() == ["none", "-", "-", "-", "-", "3"]
     assert lines[head + 4].split() == ["mean", "0.6667", "0.8000", "0.80", "1.0000"]
-    assert scores.RULE in done.stderr
+    assert scores.RULE in done.stdout
 
 
 def test_the_tolerance_of_surface_dice_is_in_mm_and_surface_scores_can_be_left_out(ssmtl, folders):
@@ -136,6 +135,17 @@ def test_scores_are_written_as_csv_with_a_line_for_each_scan_and_class(ssmtl, fo
     assert rows[0]["scan"] == "'=cmd"  # no formula
     assert (rows[1]["class"], rows[1]["iou"], rows[1]["penalised"]) == ("b", "0.0", "True")
     assert float(rows[2]["hd95"]) == found["scans"][1]["classes"]["a"]["hd95"]
+
+
+def test_companions_of_predictions_are_no_predictions_and_nnunet_channels_are_left_off(ssmtl, folders):
+    for file in list((folders / "out").iterdir()):
+        shutil.copy(file, folders / "out" / file.name.replace(".nii.gz", "_probabilities.nii.gz"))
+    shutil.move(folders / "out" / "p1.nii.gz", folders / "out" / "p1_0000.nii.gz")
+    shutil.move(folders / "out" / "p1_probabilities.nii.gz", folders / "out" / "p1_0000_probabilities.nii.gz")
+    (folders / "out" / "prediction.json").write_text("{}")
+    found = scored(ssmtl)
+    assert [scan["name"] for scan in found["scans"]] == ["p0", "p1", "p2"]
+    assert found["unpaired"] == {"predictions": 0, "labels": 0}
 
 
 # What the values mean

@@ -24,6 +24,7 @@ from ssmtl_toolkit.engine.downstream import Recipe
 from ssmtl_toolkit.engine.progress import Progress
 
 QUICK = {"surface": False, "steps": 4, "slices_per_scan": 2, "train_scans": 2, "test_scans": 2}
+GIVEN = {k: v for k, v in QUICK.items() if k != "test_scans"}  # with a split
 
 
 class Notes(Progress):
@@ -138,7 +139,7 @@ def test_more_seeds_can_be_added_and_other_options_are_refused(labelled, pretrai
 def test_a_split_that_is_given_is_used_with_its_slices(labelled, pretrained, tmp_path):
     split = {"train": ["a", "b"], "validation": [], "test": ["c"], "slices": [{"a_pre": [4, 5], "b_post": [5]}]}
     (tmp_path / "s.json").write_text(json.dumps(split))
-    done = toolkit.finetune(pretrained, data=str(labelled), split=tmp_path / "s.json", out=tmp_path / "f", **QUICK)
+    done = toolkit.finetune(pretrained, data=str(labelled), split=tmp_path / "s.json", out=tmp_path / "f", **GIVEN)
     assert done.summary["training_slices"] == [3]
     assert [
         scan["name"] for scan in json.loads((done.folder / "pretrained-0" / "scores.json").read_text())["scans"]
@@ -169,7 +170,7 @@ def test_repetitions_that_are_added_take_the_slices_of_the_given_split(labelled,
 def test_slices_that_cannot_be_are_refused(labelled, pretrained, tmp_path, slices, said):
     (tmp_path / "s.json").write_text(json.dumps({"train": ["a"], "test": ["c"], "slices": [slices]}))
     with pytest.raises(DataError, match=said):
-        toolkit.finetune(pretrained, data=str(labelled), split=tmp_path / "s.json", out=tmp_path / "f", **QUICK)
+        toolkit.finetune(pretrained, data=str(labelled), split=tmp_path / "s.json", out=tmp_path / "f", **GIVEN)
 
 
 def test_frozen_parts_keep_every_bit_batch_norm_included(labelled, pretrained, tmp_path):
@@ -247,7 +248,7 @@ def test_a_class_on_no_training_slice_is_named(labelled, pretrained, tmp_path):
         label[label == 20] = 0
         nib.save(nib.Nifti1Image(label, image.affine), root / "labels" / f"{name}.nii.gz")
     (tmp_path / "s.json").write_text(json.dumps(split))
-    toolkit.finetune(pretrained, data=str(root), split=tmp_path / "s.json", out=tmp_path / "f", progress=heard, **QUICK)
+    toolkit.finetune(pretrained, data=str(root), split=tmp_path / "s.json", out=tmp_path / "f", progress=heard, **GIVEN)
     assert "class '20' is on none of the 1 training slices of seed 0" in heard.notes
     assert any("label classes by their values: 10 (in 3 of 3 scans), 20 (in 2 of 3 scans)" in n for n in heard.notes)
 
@@ -318,6 +319,9 @@ def test_it_tells_how_many_test_scans_the_pretraining_has_seen(tuned, labelled, 
         (["--axis", "up"], "axial"),
         (["--freze", "encoder"], "--freeze"),
         (["--baseline", "none", "--seeds", "0"], "seeds"),
+        (["--freeze", "encoder", "--encoder-lr", "1e-4"], "does not learn under --freeze encoder"),
+        (["--freeze", "backbone", "--decoder-lr", "1e-4"], "does not learn under --freeze backbone"),
+        (["--split", "s.json", "--test-scans", "3"], "leave out --split or --test-scans"),
     ],
 )
 def test_wrong_use_is_told_with_exit_code_2(options, said, ssmtl, labelled, pretrained):
@@ -331,6 +335,9 @@ def test_without_a_pretraining_there_is_no_baseline_to_compare_with(ssmtl, label
     done = ssmtl("finetune", "--data", labelled, "--baseline", "scratch")
     assert done.returncode == 2
     assert "--from" in done.stderr
+    done = ssmtl("finetune", "--data", labelled, "--freeze", "encoder")
+    assert done.returncode == 2
+    assert "no pre-trained weights to keep" in done.stderr
 
 
 def test_a_folder_without_labels_is_refused_with_what_would_be_read(ssmtl, scans, pretrained):
@@ -418,3 +425,27 @@ def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pre
     assert "Traceback" not in told
     assert (tmp_path / "f" / "pretrained-0" / "model.safetensors").exists()
     assert not (tmp_path / "f" / "summary.json").exists()
+
+
+def test_a_rare_label_value_is_named_with_its_file_and_a_negative_one_is_refused(tmp_path, pretrained):
+    for i in range(4):
+        write_pair(tmp_path / "d", f"p{i}", seed=i)
+    file = tmp_path / "d" / "labels" / "p2.nii.gz"
+    label = nib.load(file)
+    told = Notes()
+
+    def tune(value, out):
+        array = np.asanyarray(label.dataobj).astype(np.int16)
+        array[0, 0, 0] = value
+        nib.save(nib.Nifti1Image(array, label.affine), file)
+        options = {**QUICK, "train_scans": 9, "test_scans": 1}
+        toolkit.finetune(pretrained, data=str(tmp_path / "d"), out=tmp_path / out, progress=told, **options)
+
+    tune(255, "a")
+    (note,) = [note for note in told.notes if note.startswith("label classes by their values")]
+    assert "255 (in 1 of 4 scans: " in note
+    assert "p2.nii.gz)" in note
+    assert "--ignore-value 255" in note
+    assert "--train-scans 9: there are 3, all of them are taken" in told.notes
+    with pytest.raises(DataError, match=r"p2.nii.gz: has the label value -1 .* --ignore-value=-1"):
+        tune(-1, "b")

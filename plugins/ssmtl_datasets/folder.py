@@ -19,6 +19,7 @@ from ssmtl_toolkit.specs import ReadableTest, Scan
 _IMAGE_FOLDERS = ("images", "imagesTr")
 _SUFFIX = re.compile(r"(\.nii|\.hdr)?(\.gz)?$|\.[A-Za-z0-9]{1,5}$", re.IGNORECASE)
 _LABEL = re.compile(r"(^|[-_.])(labels?|seg|dseg|segmentation|masks?|gt)([-_](manual|auto))?", re.IGNORECASE)
+_PREDICTION = "prediction.json"  # what `ssmtl predict` writes beside its files
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 
 
@@ -47,12 +48,16 @@ def _paired(scans: list[Scan], labels: Path, readable: ReadableTest) -> list[Sca
 
 
 def _unless_label(scan: Scan, root: Path) -> Scan:
-    """Mark what is a label map by its name (`x_label`, `x_seg`, `x-mask`) or by its folder (`labels…`)."""
+    """Mark what is a label map by its name (`x_label`, `x_seg`, `x-mask`) or folder (`labels…`), or a prediction."""
     folders = scan.path.relative_to(root).parts[:-1]
     named = _LABEL.search(Path(scan.name).name)
     label = (named and named.end() == len(Path(scan.name).name)) or any(f.lower().startswith("labels") for f in folders)
-    reason = f"{printable(scan.path)}: a label map by its name, not a scan; give it alone if it is one"
-    return replace(scan, unfit=reason) if label else scan
+    reason = ""
+    if label:
+        reason = "a label map by its name, not a scan; give it alone if it is one"
+    elif scan.path.parent != root and (scan.path.parent / _PREDICTION).is_file():
+        reason = f"lies beside a {_PREDICTION}: a prediction, not a scan; give that folder if these are scans"
+    return replace(scan, unfit=reason and f"{printable(scan.path)}: {reason}")
 
 
 def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) -> list[Scan]:
@@ -116,9 +121,9 @@ def walk(folder: Path, readable: ReadableTest) -> Iterator[Path]:
 
 def _check(root: Path) -> None:
     if not root.exists():
-        raise DataError(f"{printable(root)}: no such file or folder; check --data")
+        raise DataError(f"{printable(root)}: no such file or folder; check its path")
     if not root.is_dir():
-        raise DataError(f"{printable(root)}: is neither a file nor a folder; check --data")
+        raise DataError(f"{printable(root)}: is neither a file nor a folder; check its path")
 
 
 def _scan(file: Path, root: Path) -> Scan:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_datasets.folder import stem
+from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import Scan, did_you_mean
@@ -28,7 +29,7 @@ def list_manifest(file: Path) -> list[Scan]:
     scans: dict[Path, Scan] = {}
     for where, row in _rows(file):
         scan = _scan(file, where, row)
-        key = scan.path.resolve()
+        key = real(scan.path)
         if key in scans:
             raise DataError(f"{where}: the image {printable(scan.path)} is listed twice; list it once")
         scans[key] = scan
@@ -61,7 +62,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each row and where it is."""
     name = printable(file)
     if not file.is_file():
-        raise DataError(f"{name}: no such file; check --data")
+        raise DataError(f"{name}: no such file; check its path")
     if file.suffix.lower() == ".toml":
         tables = _toml(file).get("scan", [])
         if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):

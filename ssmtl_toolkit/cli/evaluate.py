@@ -54,7 +54,7 @@ def command(table_file: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(result)
     else:
-        _report(console, result)
+        _report(result)
 
 
 def _write(file: Path, result: dict[str, Any]) -> None:
@@ -77,10 +77,11 @@ def _inert(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _report(console: Any, result: dict[str, Any]) -> None:
-    """The scores of each class for a person, and their mean."""
-    from ssmtl_toolkit.cli.output import table
+def _report(result: dict[str, Any]) -> None:
+    """The scores of each class for a person, and their mean; they are the result, so on stdout."""
+    from ssmtl_toolkit.cli.output import stdout, table
 
+    console = stdout()
     surface = result["surface"]
     columns = ["class", "IoU (pooled)", "Dice"]
     columns += ["HD95 mm", f"surface Dice ({result['tolerance_mm']:g} mm)"] if surface else []

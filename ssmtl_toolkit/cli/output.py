@@ -21,6 +21,11 @@ def stderr() -> Console:
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
+def stdout() -> Console:
+    """The same on stdout, for tables that are the result."""
+    return Console(markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(content: Any) -> None:
     """Print one JSON object on stdout, alone."""
     click.echo(json.dumps(content, indent=2, ensure_ascii=True))

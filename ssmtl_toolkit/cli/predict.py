@@ -60,7 +60,9 @@ def _run(scans: tuple[str, ...], source: Path, as_json: bool, options: dict[str,
         for file in result["written"]:
             click.echo(file)
         per_slice = 1000 * result["seconds"] / max(result["slices"], 1)
-        console.print(f"{len(result['written'])} scans, {result['slices']} slices, {per_slice:.1f} ms a slice")
+        left = f", {len(result['left_out'])} left out" if result["left_out"] else ""
+        speed = f", {result['slices']} slices, {per_slice:.1f} ms a slice" if result["slices"] else ""
+        console.print(f"{len(result['written'])} scans{speed}{left}")
     if result["failed"]:
         listed = [item["reason"] for item in result["failed"][:20]]
         number = len(result["failed"])

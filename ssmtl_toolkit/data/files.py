@@ -36,6 +36,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def real(path: Path) -> Path:
+    """The path behind all links; of a link that leads to itself, that link."""
+    return Path(os.path.realpath(path))
+
+
 def share(path: Path) -> None:
     """Give a file the permissions of any new file; safetensors makes its own readable by the owner alone."""
     path.chmod(0o666 & ~_UMASK)

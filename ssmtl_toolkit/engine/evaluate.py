@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values
 from ssmtl_toolkit.data.output import output_name
 from ssmtl_toolkit.data.reading import read_volume
@@ -125,6 +127,7 @@ def _pair(pred: Path, label: Path, readers: Sequence[ReaderSpec]) -> _Pairing:
     ours, theirs = _files(pred, readable, "--pred"), _files(label, readable, "--label")
     if pred in ours.values() and label in theirs.values():  # one file against one file, whatever they are called
         return _Pairing((_Pair(printable(pred.name), pred, label),))
+    ours = {_case(name, theirs): file for name, file in ours.items() if not _is_companion(name, ours)}
     both = [name for name in ours if name in theirs]
     if not both:
         raise DataError(
@@ -136,6 +139,18 @@ def _pair(pred: Path, label: Path, readers: Sequence[ReaderSpec]) -> _Pairing:
         tuple(name for name in ours if name not in theirs),
         tuple(name for name in theirs if name not in ours),
     )
+
+
+def _case(name: str, labels: Mapping[str, Path]) -> str:
+    """The name of the label: of nnU-Net's CASE_0000 without the channel, where no label is called so."""
+    case = re.sub(r"_\d{4}$", "", name)
+    return case if name not in labels and case in labels else name
+
+
+def _is_companion(name: str, predictions: Mapping[str, Path]) -> bool:
+    """Whether `ssmtl predict --probabilities` wrote this beside a prediction."""
+    base = name.removesuffix("_probabilities")
+    return base != name and base in predictions and (predictions[name].parent / PREDICTION).is_file()
 
 
 def _files(root: Path, readable: ReadableTest, option: str) -> dict[str, Path]:
@@ -167,9 +182,9 @@ def _stem(file: Path) -> str:
 
 def _walk(folder: Path, readable: ReadableTest, seen: set[Path]) -> Iterator[Path]:
     """Every file or folder that a reader is meant for; links are followed, each folder is visited once."""
-    if folder.resolve() in seen:
+    if real(folder) in seen:
         return
-    seen.add(folder.resolve())
+    seen.add(real(folder))
     for entry in sorted(folder.iterdir()):
         if readable(entry):
             yield entry

@@ -158,6 +158,8 @@ class _Finetuning:
             if unknown := [name for names in given for name in names if name not in known]:
                 raise DataError(f"its slices are of {unknown[0]!r}, which is no training scan here; check --split")
             drawn = [[known[name] for name in names] for names in given]
+        elif (self.config.train_scans or 0) > (there := len(split.of(scans, "train"))):
+            self.progress.note(f"--train-scans {self.config.train_scans}: there are {there}, all of them are taken")
         training = _once([scan for repetition in drawn for scan in repetition])
         validation, test = split.of(scans, "validation"), split.of(scans, "test")
         self._check(training, validation, test)
@@ -204,7 +206,9 @@ class _Finetuning:
                 f"same names, a dataset.json, or a manifest (.csv, .toml) with the columns image and label"
             )
         if len(scans) < len(fit):
-            self.progress.note(f"{len(fit) - len(scans)} of {len(fit)} scans have no label map and are not used")
+            bare = [printable(scan.name) for scan in fit if not scan.label]
+            listed = f"{', '.join(bare[:3])}{' …' * (len(bare) > 3)}"
+            self.progress.note(f"{len(bare)} of {len(fit)} scans have no label map and are not used: {listed}")
         for item in self.left_out[:10]:
             self.progress.note(f"left out: {item.reason}")
         return scans

@@ -108,19 +108,38 @@ def find_classes(scans: Iterable[Scan], readers: Sequence[ReaderSpec], ignore: i
 
     Returns:
         The classes, and how many of the scans show each, in words.
+
+    Raises:
+        DataError: there is nothing but background, or a negative value, which is hardly a class.
     """
     shown: Counter[int] = Counter()
+    first: dict[int, str] = {}
     number = 0
     for scan in scans:
         assert scan.label is not None
         number += 1
         values = label_values(read_volume(scan.label, readers), printable(scan.label))
-        shown.update(int(value) for value in np.unique(values))
+        for value in map(int, np.unique(values)):
+            shown[value] += 1
+            first.setdefault(value, printable(scan.label))
     classes = Classes.of_values(shown, ignore)
     if not len(classes):
         raise DataError(f"the label maps of these {number} scans hold nothing but background; check the labels")
-    listed = ", ".join(f"{one.name} (in {shown[one.values[0]]} of {number} scans)" for one in classes.classes)
-    return classes, f"label classes by their values: {listed}; --classes names or chooses them"
+    for value in (one.values[0] for one in classes.classes):
+        if value < 0:
+            raise DataError(
+                f"{first[value]}: has the label value {value} (in {shown[value]} of {number} scans); if it means not "
+                f"annotated, say so by --ignore-value={value}, or name the classes by --classes"
+            )
+    listed = [_shown_in(one.values[0], shown[one.values[0]], number, first) for one in classes.classes]
+    hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
+    return classes, f"label classes by their values: {', '.join(listed)}; --classes names or chooses them{hint}"
+
+
+def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:
+    """In how many scans a value is; where they are few, in which."""
+    where = f": {first[value]}" if scans == 1 < total else ""
+    return f"{value} (in {scans} of {total} scans{where})"
 
 
 def try_each(

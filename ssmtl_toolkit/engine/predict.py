@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.data.files import real, write_json
 from ssmtl_toolkit.data.output import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.data.reading import read_volume
 from ssmtl_toolkit.data.volume import Stack, Volume
@@ -126,19 +126,19 @@ def _jobs(
     """List the scans and where their predictions go; nothing may be written twice, nor over a scan."""
     jobs: dict[Path, _Job] = {}
     left_out = []
-    target = out.resolve()
+    target = real(out)
     for item in given:
-        place = Path(item).resolve()
+        place = real(Path(item))
         asked_for = place == target or target in place.parents
         for scan in list_scans(registry().dataset(str(item)), default_cache()):
-            if target in scan.path.resolve().parents and not asked_for:
+            if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
                 left_out.append({"scan": scan.name, "reason": scan.unfit})
                 continue
             job = _Job(scan, out / f"{scan.name}.nii.gz")
             other = jobs.get(job.file)
-            if other and other.scan.path.resolve() != scan.path.resolve():
+            if other and real(other.scan.path) != real(scan.path):
                 raise UsageError(
                     f"{printable(other.scan.path)} and {printable(scan.path)} would both be written to "
                     f"{printable(job.file)}; predict them into two folders"
@@ -148,16 +148,21 @@ def _jobs(
         raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
     _check_targets(jobs, existing, wanted)
     if existing == "skip":
+        left_out += [
+            {"scan": job.scan.name, "reason": f"{printable(file)}: is there already"}
+            for file, job in jobs.items()
+            if file.exists()
+        ]
         jobs = {file: job for file, job in jobs.items() if not file.exists()}
     return list(jobs.values()), left_out
 
 
 def _check_targets(jobs: dict[Path, _Job], existing: Existing, wanted: Wanted) -> None:
-    sources = {job.scan.path.resolve() for job in jobs.values()}
+    sources = {real(job.scan.path) for job in jobs.values()}
     endings = [".nii.gz", *(["_probabilities.nii.gz"] * wanted.probabilities), *([".png"] * wanted.overlay)]
     targets = [job.beside(ending) for job in jobs.values() for ending in endings]
     for target in targets:
-        if target.resolve() in sources:
+        if real(target) in sources:
             raise UsageError(
                 f"{printable(target)}: is one of the scans, and would be overwritten; choose another --out"
             )
