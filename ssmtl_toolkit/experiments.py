@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -252,6 +253,8 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
         backbone = registry().resolve(BackboneSpec, experiment.backbones.get(row.backbone, row.backbone))
         tasks = tuple(registry().resolve(TaskSpec, task) for task in row.tasks)
         options = {**experiment.pretrain, **row.pretrain, "data": dataset, "backbone": backbone}
+        if row.snapshots:
+            options.setdefault("snapshot_every", math.gcd(*row.snapshots))
         run, _ = RunConfig.of({**options, **({"tasks": tasks} if tasks else {})}).resolve()
         if run.devices * run.nodes > 1:
             raise UsageError("rows train on one device each, not several devices; start the command once for each GPU")
@@ -262,8 +265,8 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
         finetune = FinetuneConfig.of(tuning).resolve()
     except UsageError as error:
         raise UsageError(f"{where}: row {key!r}: {error}") from None
-    if any(run.snapshot_every is None or epoch % run.snapshot_every for epoch in row.snapshots):
-        raise UsageError(f"{where}: row {key!r}: its snapshots need a snapshot_every in [pretrain] that divides them")
+    if any(epoch % (run.snapshot_every or epoch) for epoch in row.snapshots):
+        raise UsageError(f"{where}: row {key!r}: its snapshots are no multiples of snapshot_every {run.snapshot_every}")
     if row.snapshots and run.steps is None and max(row.snapshots) > run.epochs:
         raise UsageError(f"{where}: row {key!r}: has snapshots after its {run.epochs} epochs of pre-training")
     name, pretrain = row.name or key, run if tasks else None

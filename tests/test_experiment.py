@@ -312,7 +312,7 @@ def test_dataset_options_fill_in_only_what_was_not_given(tmp_path):
         (('backbone = "small"', 'backbone = "smal"'), "row 'scratch': no backbone named 'smal'"),
         (("[quick.rows.end]", "[quick.rows.ned]"), "speaks of row 'ned'"),
         (("snapshots = [1, 2]", "snapshots = [1, 9]"), "row 'epochs': has snapshots after its 2 epochs"),
-        (("snapshot_every = 1\n\n", "\n"), "row 'epochs': its snapshots need a snapshot_every"),
+        (("snapshot_every = 1\n\n", "snapshot_every = 2\n\n"), "row 'epochs': its snapshots are no multiples of"),
         (("snapshots = [1, 2]", "snapshots = [0]"), "rows.epochs.snapshots: expected different epochs"),
         (("big = 0.5", 'big = "x"'), "rows.end.published.big"),
         (("size = 32", 'size = 32\nwithout = "x"'), "[pretrain] without is set by the experiment itself"),

@@ -31,7 +31,9 @@ def below(graph, package):
         ("errors", ["specs", "registry", "config", "data", "engine", "cli"]),
         ("text", ["specs", "registry", "config", "data", "engine", "cli"]),
         ("specs", ["registry", "config", "cli"]),
-        ("registry", ["config", "cli"]),
+        ("registry", ["config", "experiments", "cli"]),
+        ("config", ["experiments", "engine", "cli"]),
+        ("experiments", ["data", "engine", "cli"]),
         ("data", ["config", "registry", "engine", "cli"]),
         ("engine", ["cli"]),
     ],
@@ -81,6 +83,7 @@ def test_plugins_import_only_the_toolkit_its_data_and_its_engine_and_no_other_pl
     [
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
+        *(["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
     ],
 )
 def test_start_up_imports_nothing_heavy(arguments, tmp_path):
@@ -125,7 +128,7 @@ def test_the_wheel_holds_everything_and_its_plugins_are_found_in_a_clean_target(
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"ssmtl_toolkit/py.typed", "ssmtl_moco/module.py"} <= set(names)
+    assert {"ssmtl_toolkit/py.typed", "ssmtl_moco/module.py", "ssmtl_toolkit/tables/_ct.toml"} <= set(names)
     assert {name.partition("/")[0] for name in names if not name.startswith("ssmtl_toolkit-")} == {
         "ssmtl_toolkit",
         *PLUGINS,
