@@ -139,7 +139,7 @@ def test_published_values_stand_beside_ours_and_say_whether_they_compare(done):
     end = next(row for row in found["rows"] if row["id"] == "end")
     assert end["columns"]["big"]["difference"] == pytest.approx(end["columns"]["big"]["mean"] - 0.5)
     text = (done.folder / "tiny.md").read_text()
-    assert "published (not comparable)" in text
+    assert "| published* |" in text
     assert "NOT COMPARABLE" in text
     assert "(0.100)" in text  # of a class that we do not have: shown all the same
     with (done.folder / "tiny.csv").open() as file:

@@ -123,7 +123,7 @@ def test_all_tables_run_on_a_download_of_mmwhs(mmwhs, ssmtl, tmp_path):
     text = (tmp_path / "repro" / "table3.md").read_text()
     assert "| SSMTL, t = 1 (for 5) | " in text
     assert "0.427" in text
-    assert "NOT COMPARABLE with ours here: --quick" in text
+    assert "* Published values are NOT COMPARABLE with ours here: --quick" in text
 
 
 def test_the_figure_comes_from_the_snapshots_of_one_run(mmwhs, ssmtl, tmp_path):

@@ -101,7 +101,7 @@ def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] 
 
 def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Column headings of the table of means and of that by class."""
-    published = "published" if summary["comparable"] else "published (not comparable)"
+    published = "published" if summary["comparable"] else "published*"
     mean = summary["mean"] or "mean"
     also = [_ALSO[name] for name in _also(summary)]
     has = any(row["published"] for row in summary["rows"])
@@ -143,7 +143,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     said = [HOW]
     if not summary["comparable"] and any(row["published"] for row in summary["rows"]):
         because = ", ".join(summary["not_comparable_because"])
-        said.append(f"Published values are shown and NOT COMPARABLE with ours here: {because}.")
+        said.insert(0, f"* Published values are NOT COMPARABLE with ours here: {because}.")
     noisy = next((row["input"] for row in summary["rows"] if row.get("input") is not None), None)
     if noisy is not None:
         said.append(f"The noisy input itself has a PSNR of {noisy:.2f}.")
@@ -242,7 +242,7 @@ def figure(summary: Mapping[str, Any]) -> str:
             if scratch:
                 axes.axhline(scratch["columns"][mean]["mean"], ls="--", color="gray", label=scratch["name"])
     axes.set(xlabel="epochs of pre-training", ylabel=f"{mean} (test scans)", title=summary["title"])
-    axes.legend(frameon=False)
+    axes.legend()
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "ssmtl", "svg.fonttype": "none"}):
         drawn.savefig(stream, format="svg", metadata={"Date": None})

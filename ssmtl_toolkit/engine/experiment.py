@@ -94,17 +94,14 @@ def experiment(
 
 
 def _chosen(matrix: Matrix, rows: Sequence[str]) -> list[Job]:
-    known = {
-        name: [job for job in matrix.jobs if name in (job.id, job.id.partition("@")[0])] for name in _names(matrix)
-    }
+    known: dict[str, list[Job]] = {}
+    for job in matrix.jobs:
+        for name in dict.fromkeys((job.id.partition("@")[0], job.id)):
+            known.setdefault(name, []).append(job)
     for row in rows:
         if row not in known:
             raise UsageError(f"no row {row!r}{did_you_mean(row, known)} (known: {', '.join(known)}); check --row")
     return list({job.id: job for row in rows for job in known[row]}.values()) if rows else list(matrix.jobs)
-
-
-def _names(matrix: Matrix) -> list[str]:
-    return list(dict.fromkeys(name for job in matrix.jobs for name in (job.id.partition("@")[0], job.id)))
 
 
 class _Work:
@@ -123,8 +120,8 @@ class _Work:
         """Part the patients of the labelled scans: in the order that is written down, or drawn."""
         parts = self.matrix.experiment.split
         scans = [scan for scan in list_scans(self.matrix.dataset, self.cache) if not scan.unfit]
-        head = self.matrix.jobs[0].finetune.head
-        if isinstance(head, HeadSpec) and head.output == "labels":
+        heads = [job.finetune.head for job in self.matrix.jobs]
+        if any(isinstance(head, HeadSpec) and head.output == "labels" for head in heads):
             scans = [scan for scan in scans if scan.label]
         pattern = self.matrix.jobs[0].finetune.patient
         scans, notes = splitting.with_patients(scans, pattern)

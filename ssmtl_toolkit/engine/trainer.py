@@ -18,13 +18,13 @@ from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler, step_seed
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
 from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.device import choose_precision, seed_all
 from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.engine.probe import probe
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -52,10 +52,10 @@ class Trainer:
             progress,
         )
         self.plan = plan
-        self.store = store.to(fabric.device) if _on_gpu(store, config, fabric) else store
+        self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
         self.model = MultiTask.build(specs.backbone, specs.tasks, specs.balancer)
-        _try_once(self.model, config, specs)
+        try_once(self.model, config, specs)
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.compile:
@@ -313,57 +313,3 @@ class Trainer:
 def no_pair(scan: StoredScan) -> str:
     """Why a scan is left out that gives no task anything to do."""
     return f"its slices along the {scan.axis} axis ({scan.count}) give no pair for any task; a smaller t would"
-
-
-def _on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
-    """Whether the store goes to the GPU: when asked, or when it takes less than a quarter of its free memory."""
-    if fabric.device.type != "cuda":
-        if config.store == "gpu":
-            raise UsageError(f"--store gpu: the run is on {fabric.device}; choose auto, ram or disk")
-        return False
-    if config.store == "auto":
-        free, _ = torch.cuda.mem_get_info(fabric.device)
-        return store.slices.nbytes < free // 4
-    return config.store == "gpu"
-
-
-def _try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
-    """Run the network forward and backward on noise, so that what it cannot take is told before training.
-
-    Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
-
-    Raises:
-        UsageError: the image size or batch size does not fit.
-        SsmtlError: the backbone says other channels than it gives.
-    """
-    backbone, size = model.backbone, config.size
-    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
-    needs = {feature for task in specs.tasks for feature in task.needs}
-    backbone.train()
-    try:
-        features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
-        pooled, dense = features.pooled, features.dense if "dense" in needs else None
-        read = [] if dense is None else [dense.sum()]
-        if dense is None or needs - {"dense"}:
-            read.append(pooled.sum())
-        torch.stack(read).sum().backward()
-    except (RuntimeError, ValueError, AssertionError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(
-            f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
-            f"({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
-        ) from error
-    _check_channels(backbone, pooled, dense)
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
-        parameter.grad = None
-    with torch.no_grad():
-        for name, buffer in backbone.named_buffers():
-            buffer.copy_(buffers[name])
-
-
-def _check_channels(backbone: Backbone, pooled: torch.Tensor, dense: torch.Tensor | None) -> None:
-    found = {"pooled": pooled.shape[1], "dense": backbone.dense_channels if dense is None else dense.shape[1]}
-    said = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
-    if found != said:
-        raise SsmtlError(f"{type(backbone).__name__}: gives {found} channels, but says {said}; mend the backbone")

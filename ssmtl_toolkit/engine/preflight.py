@@ -1,0 +1,66 @@
+"""What is found out before the first step: whether the slices fit on the GPU, and the network on the slices."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+
+from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.errors import SsmtlError, UsageError
+
+
+def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
+    """Whether the store goes to the GPU: when asked, or when it takes less than a quarter of its free memory."""
+    if fabric.device.type != "cuda":
+        if config.store == "gpu":
+            raise UsageError(f"--store gpu: the run is on {fabric.device}; choose auto, ram or disk")
+        return False
+    if config.store == "auto":
+        free, _ = torch.cuda.mem_get_info(fabric.device)
+        return store.slices.nbytes < free // 4
+    return config.store == "gpu"
+
+
+def try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
+    """Run the network forward and backward on noise, so that what it cannot take is told before training.
+
+    Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
+
+    Raises:
+        UsageError: the image size or batch size does not fit.
+        SsmtlError: the backbone says other channels than it gives.
+    """
+    backbone, size = model.backbone, config.size
+    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    needs = {feature for task in specs.tasks for feature in task.needs}
+    backbone.train()
+    try:
+        features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
+        pooled, dense = features.pooled, features.dense if "dense" in needs else None
+        read = [] if dense is None else [dense.sum()]
+        if dense is None or needs - {"dense"}:
+            read.append(pooled.sum())
+        torch.stack(read).sum().backward()
+    except (RuntimeError, ValueError, AssertionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
+            f"({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
+        ) from error
+    _check_channels(backbone, pooled, dense)
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+    with torch.no_grad():
+        for name, buffer in backbone.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _check_channels(backbone: Backbone, pooled: torch.Tensor, dense: torch.Tensor | None) -> None:
+    found = {"pooled": pooled.shape[1], "dense": backbone.dense_channels if dense is None else dense.shape[1]}
+    said = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
+    if found != said:
+        raise SsmtlError(f"{type(backbone).__name__}: gives {found} channels, but says {said}; mend the backbone")
