@@ -121,7 +121,7 @@ def test_all_tables_run_on_a_download_of_mmwhs(mmwhs, ssmtl, tmp_path):
         assert [*row["columns"]] == ["LV", "RV", "LA", "RA", "mIoU"]
     assert found["table6"]["rows"][0]["input"] == pytest.approx(noisy_psnr(mmwhs, range(1006, 1021)), abs=0.1)
     text = (tmp_path / "repro" / "table3.md").read_text()
-    assert "| SSMTL, t = 1 (for 5) | " in text
+    assert "| SSMTL, t = 4 (for 5) | " in text
     assert "0.427" in text
     assert "* Published values are NOT COMPARABLE with ours here: --quick" in text
 
