@@ -106,7 +106,8 @@ def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     also = [_ALSO[name] for name in _also(summary)]
     has = any(row["published"] for row in summary["rows"])
     first = ["", mean, *([published, "difference"] if has else []), "gain over scratch", "95 % interval", *also]
-    return first, ["", *(column for column in summary["columns"] if column != mean)]
+    classes = [column for column in summary["columns"] if column != mean]
+    return first, ["", *(classes if len(classes) > 1 else [])]
 
 
 def _also(summary: Mapping[str, Any]) -> list[str]:
