@@ -28,6 +28,8 @@ def write_docs(name: str, text: str) -> None:
     if not mark:
         raise SystemExit(f"{file}: has no line {START.format(name=name)!r}")
     _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{file}: has no line {END!r} after that of {name!r}")
     file.write_text(f"{before}{mark}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 

@@ -207,7 +207,7 @@ class RunConfig(Config):
         found = registry()
         head = None if self.head is None else found.resolve(HeadSpec, self.head)
         specs = RunSpecs(
-            dataset=_absolute(found.dataset(self.data)),
+            dataset=with_absolute_paths(found.dataset(self.data)),
             backbone=found.resolve(BackboneSpec, self.backbone),
             tasks=tuple(found.resolve(TaskSpec, task) for task in self.tasks),
             balancer=found.resolve(BalancerSpec, self.balancer),
@@ -238,7 +238,7 @@ class RunConfig(Config):
         return [f"{k} is {ours[k]!r}, was {theirs[k]!r}" for k in changed]
 
 
-def _absolute(dataset: DatasetSpec) -> DatasetSpec:
+def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:
     """Make paths absolute, so that run.toml repeats the run from any folder."""
     for name, value in dataset:
         if isinstance(value, Path):
@@ -362,7 +362,9 @@ class FinetuneConfig(Config):
             check_pattern(self.patient)
         if head.output == "image" and self.classes is not None:
             raise UsageError(f"head {head.name!r} uses no labels; leave out --classes")
-        return self.model_copy(update={"head": head, "backbone": backbone, "data": _absolute(found.dataset(self.data))})
+        return self.model_copy(
+            update={"head": head, "backbone": backbone, "data": with_absolute_paths(found.dataset(self.data))}
+        )
 
 
 def check_pattern(pattern: str) -> re.Pattern[str]:

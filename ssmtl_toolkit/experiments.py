@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+from ssmtl_toolkit.config import FinetuneConfig, RunConfig, with_absolute_paths
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec, did_you_mean
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec, did_you_mean
 
 SAME_SLICES = ("axis", "size", "volume", "window")
 """Options of pre-training that fine-tuning takes over, from scratch too: all rows see the same slices."""
@@ -60,6 +60,12 @@ class Parts(_Table):
         "all", description="Whether pre-training sees (without labels) the scans of validation and test too."
     )
 
+    @model_validator(mode="after")
+    def _something_to_score(self) -> Self:
+        if self.score == "validation" and not self.validation:
+            raise ValueError("score = 'validation' needs validation scans")
+        return self
+
 
 class Experiment(_Table):
     """A table: what is common to its rows, and the rows."""
@@ -72,6 +78,7 @@ class Experiment(_Table):
     backbones: dict[str, str] = Field({}, description="Names for backbones, for the rows.")
     pretrain: dict[str, Any] = Field({}, description="Options of ssmtl run.")
     finetune: dict[str, Any] = Field({}, description="Options of ssmtl finetune.")
+    apart: tuple[str, ...] = Field((), description="What makes published values not comparable with ours.")
     rows: dict[str, Row] = Field(min_length=1, description="The lines of the table, by short names.")
 
 
@@ -83,7 +90,7 @@ class Job:
         id: the row's short name, with @epoch for a snapshot.
         pretrain: None: from scratch.
         snapshot: the epoch of pre-training to start from; None: its end.
-        finetune: without source and split.
+        finetune: its source is a placeholder and its split missing: they are known when the run is done.
     """
 
     id: str
@@ -93,6 +100,18 @@ class Job:
     finetune: FinetuneConfig
     published: Mapping[str, float]
 
+    @property
+    def start(self) -> int | None:
+        """The epoch to start from, None for the end of pre-training, be it written as an epoch or not."""
+        at_end = self.pretrain and self.pretrain.steps is None and self.snapshot == self.pretrain.epochs
+        return None if at_end else self.snapshot
+
+    @property
+    def output(self) -> str:
+        """What the head gives: labels or image."""
+        assert isinstance(self.finetune.head, HeadSpec)
+        return self.finetune.head.output
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -100,14 +119,17 @@ class Matrix:
 
     Attributes:
         name: of the file, without its suffix.
-        apart: what makes published values not comparable, in words; empty: nothing.
     """
 
     name: str
     experiment: Experiment
     dataset: DatasetSpec
     jobs: tuple[Job, ...]
-    apart: tuple[str, ...]
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """What makes published values not comparable, in words; empty: nothing."""
+        return self.experiment.apart
 
     def write(self) -> str:
         """Return the resolved experiment as TOML: it says the same without overlays."""
@@ -137,6 +159,11 @@ def read_experiment(
     for key, overlay in overlays.items():
         if not isinstance(overlay, dict):
             raise UsageError(f"{where}: [{key}] must be a table")
+    for name in overlays["on"]:
+        try:
+            registry().find(DatasetSpec, name)
+        except UsageError as error:
+            raise UsageError(f"{where}: [on.{name}]: {error}") from None
     if quick and not overlays["quick"]:
         raise UsageError(f"{where}: has no table [quick] that says what a quick run is; leave out --quick")
     dataset = _dataset(document, data, file)
@@ -150,14 +177,42 @@ def read_experiment(
     if seeds is not None:
         document = _merged(document, {"finetune": {"seeds": seeds}}, where)
     experiment = _validated(document, where)
-    dataset = _with_options(dataset, experiment.dataset)
-    jobs = tuple(job for key, row in experiment.rows.items() for job in _jobs(experiment, key, row, dataset, where))
+    given = {name: getattr(dataset, name) for name in dataset.model_fields_set & experiment.dataset.keys()}
+    dataset = with_absolute_paths(_with_options(dataset, experiment.dataset))
+    jobs = [job for key, row in experiment.rows.items() for job in _jobs(experiment, key, row, dataset, where)]
+    if len({job.output for job in jobs}) > 1:
+        raise UsageError(f"{where}: heads that give labels and heads that give images are not of one table; make two")
     apart = [
+        *experiment.apart,
         *([f"other data ({dataset.name})"] if experiment.published_on not in ("", dataset.name) else []),
         *(["--quick"] if quick else []),
         *(f"{key} = {value}" for key, value in settings.items()),
+        *(f"{dataset.name}'s {k} = {v}" for k, v in given.items() if v != experiment.dataset[k]),
     ]
-    return Matrix(file.stem, experiment, dataset, jobs, tuple(apart))
+    experiment = experiment.model_copy(update={"apart": tuple(dict.fromkeys(apart))})
+    return Matrix(file.stem, experiment, dataset, tuple(_sharing(jobs)))
+
+
+def _sharing(jobs: Sequence[Job]) -> list[Job]:
+    """Let pre-trainings that differ in their snapshots only be one, with the snapshots of all."""
+    every: dict[str, int] = {}
+    for job in jobs:
+        if job.pretrain is not None:
+            every[_apart_from_snapshots(job)] = math.gcd(
+                every.get(_apart_from_snapshots(job), 0), job.pretrain.snapshot_every or 0
+            )
+    made = []
+    for job in jobs:
+        if job.pretrain is not None:
+            shared = every[_apart_from_snapshots(job)] or None
+            job = replace(job, pretrain=job.pretrain.model_copy(update={"snapshot_every": shared}))
+        made.append(job)
+    return made
+
+
+def _apart_from_snapshots(job: Job) -> str:
+    assert job.pretrain is not None
+    return job.pretrain.model_copy(update={"snapshot_every": None}).write()
 
 
 def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -181,7 +236,7 @@ def _merged(under: Mapping[str, Any], over: Any, where: str) -> dict[str, Any]:
     """Lay one document over another, table by table; of steps and epochs, which say the same, the upper one stays."""
     if not isinstance(over, Mapping):
         raise UsageError(f"{where}: {over!r} stands where a table is expected")
-    made = {key: value for key, value in under.items() if _ONE_OF.get(key) not in over}
+    made = {k: v for k, v in under.items() if _ONE_OF.get(k) not in over or isinstance(v, Mapping)}
     for key, value in over.items():
         both = isinstance(made.get(key), dict) and isinstance(value, dict)
         made[key] = _merged(made[key], value, where) if both else value
@@ -189,10 +244,13 @@ def _merged(under: Mapping[str, Any], over: Any, where: str) -> dict[str, Any]:
 
 
 def _check_rows(document: Mapping[str, Any], overlays: Sequence[Any], where: str) -> None:
-    """Refuse overlays that speak of rows which are not there."""
+    """Refuse overlays that speak of rows which are not there, or of other data."""
     rows = document.get("rows", {})
     for overlay in overlays:
-        for name in overlay.get("rows", {}) if isinstance(overlay, dict) else ():
+        over = overlay if isinstance(overlay, dict) else {}
+        if "data" in over:
+            raise UsageError(f"{where}: an overlay or --set names other data; give them by --data")
+        for name in over["rows"] if isinstance(over.get("rows"), dict) else ():
             if name not in rows:
                 raise UsageError(f"{where}: an overlay or --set speaks of row {name!r}{did_you_mean(name, rows)}")
 
@@ -252,7 +310,7 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
     try:
         backbone = registry().resolve(BackboneSpec, experiment.backbones.get(row.backbone, row.backbone))
         tasks = tuple(registry().resolve(TaskSpec, task) for task in row.tasks)
-        options = {**experiment.pretrain, **row.pretrain, "data": dataset, "backbone": backbone}
+        options = _merged(experiment.pretrain, row.pretrain, where) | {"data": dataset, "backbone": backbone}
         if row.snapshots:
             options.setdefault("snapshot_every", math.gcd(*row.snapshots))
         run, _ = RunConfig.of({**options, **({"tasks": tasks} if tasks else {})}).resolve()
@@ -260,6 +318,7 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
             raise UsageError("rows train on one device each, not several devices; start the command once for each GPU")
         slices = {name: getattr(run, name) for name in SAME_SLICES}
         tuning = {**slices, **experiment.finetune, **row.finetune, "data": run.data, "backbone": backbone}
+        tuning |= {"source": Path("pretraining")} if tasks else {}
         if experiment.split.train is not None:
             tuning.setdefault("train_scans", experiment.split.train)
         finetune = FinetuneConfig.of(tuning).resolve()
@@ -267,7 +326,9 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
         raise UsageError(f"{where}: row {key!r}: {error}") from None
     if any(epoch % (run.snapshot_every or epoch) for epoch in row.snapshots):
         raise UsageError(f"{where}: row {key!r}: its snapshots are no multiples of snapshot_every {run.snapshot_every}")
-    if row.snapshots and run.steps is None and max(row.snapshots) > run.epochs:
+    if row.snapshots and run.steps is not None:
+        raise UsageError(f"{where}: row {key!r}: snapshots are after epochs; give its pre-training epochs, not steps")
+    if row.snapshots and max(row.snapshots) > run.epochs:
         raise UsageError(f"{where}: row {key!r}: has snapshots after its {run.epochs} epochs of pre-training")
     name, pretrain = row.name or key, run if tasks else None
     if not row.snapshots:

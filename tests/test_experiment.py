@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import stats
@@ -63,8 +65,7 @@ snapshots = [1, 2]
 dataset = { channel = 0 }
 
 [quick.pretrain]
-steps = 2
-snapshot_every = 1
+epochs = 3
 
 [quick.rows.end]
 name = "SSMTL, short"
@@ -121,7 +122,7 @@ def test_the_gain_is_paired_with_the_same_network_from_scratch(done):
 def test_rows_share_slices_and_one_pretraining_and_equal_rows_are_one(done):
     assert len(folders(done.folder, "pretrain")) == 1
     splits = [json.loads(file.read_text()) for file in done.folder.glob("finetune/*/split.json")]
-    assert len(splits) == 4
+    assert len(splits) == 3  # the end and its last snapshot are one
     assert all(split == splits[0] for split in splits)
     assert len(splits[0]["slices"]) == 2
 
@@ -184,10 +185,10 @@ def test_rows_done_alone_and_in_another_order_give_the_same_numbers(labelled, ti
     for row in ("epochs@2", "scratch"):
         found = toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "out", cache=tmp_path / "c", rows=[row])
     status = {row["id"]: row["status"] for row in found.summary["rows"]}
-    assert status == {"scratch": "done", "end": "missing", "epochs@1": "missing", "epochs@2": "done"}
+    assert status == {"scratch": "done", "end": "done", "epochs@1": "missing", "epochs@2": "done"}
     whole = {row["id"]: row["columns"] for row in done.summary["rows"]}
     assert all(row["columns"] == whole[row["id"]] for row in found.summary["rows"] if row["status"] == "done")
-    assert "| SSMTL | missing |" in (tmp_path / "out" / "tiny.md").read_text()
+    assert "| SSMTL, 1 epochs | missing |" in (tmp_path / "out" / "tiny.md").read_text()
 
 
 def start(tmp_path, *arguments):
@@ -221,7 +222,7 @@ def test_two_processes_share_the_work(labelled, tiny, done, tmp_path):
     assert [process.returncode for process in both] == [0, 0], ended
     said = "".join(err for _, err in ended)
     assert said.count("pre-training in") == 1
-    assert said.count("fine-tuning in") == 4
+    assert said.count("fine-tuning in") == 3
     for out, _ in ended:
         assert [row["columns"] for row in json.loads(out)["rows"]] == [row["columns"] for row in done.summary["rows"]]
 
@@ -268,6 +269,50 @@ def test_validation_patients_can_be_scored_and_held_out_of_pretraining(labelled,
     assert json.loads((tuned / "summary.json").read_text())["scans"]["test_seen_in_pretraining"] == 0
 
 
+def test_a_folder_that_was_moved_goes_on_and_changed_labels_make_another_run(labelled, tiny, ssmtl, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(labelled, data)
+    call = ("experiment", tiny, "--data", data, "--row", "end", "--json")
+    assert ssmtl(*call, "--out", "out").returncode == 0
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    more = ssmtl(*call, "--out", "moved", "--seeds", 3)
+    assert more.returncode == 0, more.stderr
+    assert len(folders(tmp_path / "moved", "finetune")) == 1
+    label = nib.load(data / "labels" / "a_pre.nii.gz")
+    changed = np.asanyarray(label.dataobj).copy()
+    changed[0, 0, 0] = 10
+    nib.save(nib.Nifti1Image(changed, label.affine), data / "labels" / "a_pre.nii.gz")
+    assert ssmtl(*call, "--out", "moved").returncode == 0
+    assert len(folders(tmp_path / "moved", "finetune")) == 2
+
+
+def test_the_gain_is_over_the_row_from_scratch_with_the_same_slices_whatever_the_repetitions(labelled, tiny, ssmtl):
+    tiny.write_text(
+        TINY.replace('name = "SSMTL"\n', 'name = "SSMTL"\nfinetune = { seeds = 3, freeze = "encoder" }\n')
+        + '\n[rows.many]\nbackbone = "small"\nfinetune = { slices_per_scan = 3 }\n'
+    )
+    done = ssmtl("experiment", tiny, "--data", labelled, "--out", "o", "--row", "scratch", "--row", "end", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["id"]: row for row in json.loads(done.stdout)["rows"]}
+    end = rows["end"]
+    assert (end["gain"]["over"], end["gain"]["n"], end["columns"]["mIoU"]["n"]) == ("scratch", 2, 3)
+    assert rows["many"]["gain"] is None
+
+
+def test_a_table_of_which_nothing_is_done_shows_the_published_values(labelled, tiny, ssmtl, tmp_path):
+    tiny.write_text(TINY.replace("t=1", "t=50"))
+    failed = ssmtl("experiment", tiny, "--data", labelled, "--out", "o", "--row", "end", "--row", "epochs")
+    assert failed.returncode == 1
+    assert failed.stderr.count("pre-training in") == 1  # what failed for one row is not tried again for others
+    assert "| SSMTL | failed | 0.400 | - |" in (tmp_path / "o" / "tiny.md").read_text()
+
+
+def test_what_makes_values_not_comparable_is_kept_in_the_resolved_file(labelled, tiny, tmp_path):
+    matrix = read_experiment(tiny, str(labelled), quick=True)
+    (tmp_path / "again.toml").write_text(matrix.write())
+    assert read_experiment(tmp_path / "again.toml").apart == ("other data (folder)", "--quick")
+
+
 # The file
 
 
@@ -282,12 +327,22 @@ def test_overlays_lie_over_each_other(tiny, labelled, tmp_path):
     assert plain.data.root == tmp_path / "scans"  # relative to the file, wherever one is
     quick = read_experiment(tmp_path / "over.toml", "phantom", quick=True, settings={"pretrain.size": 40}, seeds=7)
     run = quick.jobs[1].pretrain
-    assert (run.size, run.batch_size, run.steps) == (40, 6, 2)
+    assert (run.size, run.batch_size, run.epochs) == (40, 6, 3)
     assert quick.jobs[1].name == "SSMTL, short"
     assert quick.jobs[0].finetune.seeds == 7
     assert quick.apart == ("other data (phantom)", "--quick", "pretrain.size = 40")
-    longer = read_experiment(tiny, str(labelled), quick=True, settings={"pretrain.epochs": 3}).jobs[1].pretrain
-    assert (longer.epochs, longer.steps) == (3, None)
+
+
+def test_of_steps_and_epochs_the_upper_one_stays(tmp_path):
+    (tmp_path / "x.toml").write_text(
+        '[pretrain]\nepochs = 5\n[rows.epochs]\ntasks = ["moco_v2"]\n'
+        '[rows.steps]\ntasks = ["moco_v2"]\npretrain = { steps = 3 }\n'
+    )
+    by_epochs, by_steps = read_experiment(tmp_path / "x.toml", "phantom", settings={"rows.steps.name": "S"}).jobs
+    assert (by_epochs.pretrain.epochs, by_epochs.pretrain.steps, by_steps.pretrain.steps) == (5, None, 3)
+    assert by_steps.name == "S"
+    (longer, _) = read_experiment(tmp_path / "x.toml", "phantom", settings={"pretrain.steps": 7}).jobs
+    assert longer.pretrain.steps == 7
 
 
 def test_fine_tuning_sees_the_same_slices_as_pre_training_from_scratch_too(tiny, labelled):
@@ -322,6 +377,12 @@ def test_dataset_options_fill_in_only_what_was_not_given(tmp_path):
         (('title = "Tiny"', 'base = "tiny.toml"'), "leads back to itself"),
         (('title = "Tiny"', 'base = "no.toml"'), "no.toml: no such file"),
         (("[on.folder]", "[other.folder]"), "no key 'other'"),
+        (("[on.folder]", "[on.foldr]"), "no dataset named 'foldr'; did you mean 'folder'?"),
+        (("[quick.rows.end]", "[on.folder.rows.x]\n[quick.rows.end]"), "speaks of row 'x'"),
+        (("[quick.pretrain]", '[quick]\ndata = "phantom"\n[quick.pretrain]'), "give them by --data"),
+        (("test = 4", 'test = 4\nscore = "validation"'), "needs validation scans"),
+        (("epochs = 2", "steps = 2"), "snapshots are after epochs"),
+        (('name = "SSMTL"', 'name = "SSMTL"\nfinetune = { head = "denoising", classes = "" }'), "row 'end'"),
         (("channel = 0", "chanel = 0"), "[dataset] folder: no option 'chanel'; did you mean 'channel'?"),
     ],
 )

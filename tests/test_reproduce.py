@@ -1,6 +1,7 @@
 """`ssmtl reproduce`: the paper's protocol as data, its numbers, and all tables on a fake MM-WHS download."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -59,6 +60,8 @@ def test_anything_that_departs_from_the_paper_makes_published_values_not_compara
     assert table("table2", "phantom").apart == ("other data (phantom)",)
     assert table("table2", quick=True).apart == ("--quick",)
     assert table("table2", settings={"pretrain.epochs": 3}).apart == ("pretrain.epochs = 3",)
+    assert table("table3", "mmwhs:/data,acquired=any").apart == ("mmwhs's acquired = any",)
+    assert table("table3", "mmwhs:/data,acquired=sagittal").apart == ()
 
 
 def test_the_scans_that_were_not_acquired_sagittally_are_left_out_by_name(mmwhs, tmp_path):
@@ -133,6 +136,19 @@ def test_the_figure_comes_from_the_snapshots_of_one_run(mmwhs, ssmtl, tmp_path):
     assert [row["epochs"] for row in json.loads(done.stdout)["rows"]] == [None, 1, 2]
     assert len(list((tmp_path / "repro" / "pretrain").iterdir())) == 1
     assert "SSMTL" in (tmp_path / "repro" / "fig7.svg").read_text()
+
+
+def test_a_table_that_cannot_be_does_not_stop_the_others(mmwhs, ssmtl, tmp_path):
+    shutil.copytree(mmwhs / "ct_train", tmp_path / "half")
+    for file in (tmp_path / "half").glob("ct_train_101[0-9]*"):
+        file.unlink()
+    options = ("--set", "pretrain.steps=2", "--data", "mmwhs:half", "--out", "r", *TINY)
+    done = ssmtl("reproduce", "table3", "table2", *options)
+    assert done.returncode == 3
+    assert "no MM-WHS scan of modality 'mr' found" in done.stderr
+    assert done.stdout.split() == ["r/table2.md"]
+    found = json.loads((tmp_path / "r" / "table2.json").read_text())
+    assert "5 patients to test on, not 15" in found["not_comparable_because"]
 
 
 def test_a_value_of_421_counts_as_left_atrium(mmwhs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def unless_acquired(scan: Scan, axis: str) -> Scan:
         image: Any = nib.load(scan.path)
         zooms = tuple(float(z) for z in image.header.get_zooms()[:3])
         found = acquired_axis(image.affine, stepped_axis(zooms, image.header.get_dim_info()[2]))
-    except (DataError, nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+    except (DataError, nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error):
         return scan
     if found == axis:
         return scan

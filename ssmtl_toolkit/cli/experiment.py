@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Matrix, read_experiment
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,26 +70,36 @@ def _setting(text: str) -> tuple[str, Any]:
 def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool) -> None:
     """Do experiments one after another in one folder, and show their tables."""
     from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.experiment import experiment  # torch is imported from here on
-    from ssmtl_toolkit.engine.interrupt import interrupts
+    from ssmtl_toolkit.engine.experiment import RowsFailedError, experiment  # torch is imported from here on
+    from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
 
     force_utf8()
     console = stderr()
     progress = RichProgress(console)
-    summaries = []
+    summaries, failed = [], list[SsmtlError]()
     with interrupts:
         for matrix in matrices:
             try:
-                done = experiment(matrix, out=out, rows=rows, cache=cache, progress=progress)
+                summaries.append(experiment(matrix, out=out, rows=rows, cache=cache, progress=progress).summary)
+            except InterruptedRunError:
+                raise
+            except SsmtlError as error:  # the other tables are done all the same
+                failed.append(error)
+                if isinstance(error, RowsFailedError):
+                    summaries.append(error.summary)
             finally:
                 progress.done()
-            summaries.append(done.summary)
-            _show(console, done.summary)
+            if summaries and summaries[-1]["experiment"] == matrix.name:
+                _show(console, summaries[-1])
     if as_json:
-        print_json(summaries[0] if len(summaries) == 1 else {"experiments": summaries})
+        print_json(summaries[0] if len(matrices) == 1 and summaries else {"experiments": summaries})
     else:
-        for matrix in matrices:
-            click.echo(out / f"{matrix.name}.md")
+        for summary in summaries:
+            click.echo(out / f"{summary['experiment']}.md")
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise SsmtlError("\n".join(str(error) for error in failed))
 
 
 def _show(console: Any, summary: dict[str, Any]) -> None:

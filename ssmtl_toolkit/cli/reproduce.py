@@ -88,5 +88,6 @@ def _tasks(job: Any) -> str:
 
 
 def _lengths(job: Any) -> list[str]:
-    epochs = "" if job.pretrain is None else f"{job.snapshot or job.pretrain.epochs} epochs"
-    return [epochs, f"{job.finetune.seeds} x {job.finetune.steps} steps"]
+    run = job.pretrain
+    length = "" if run is None else f"{run.steps} steps" if run.steps else f"{job.snapshot or run.epochs} epochs"
+    return [length, f"{job.finetune.seeds} x {job.finetune.steps} steps"]

@@ -16,18 +16,23 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.experiments import Job, Matrix
 
 HOW = (
-    "Ours: mean ± standard deviation over repetitions of the fine-tuning (equal seeds, slices and steps in all rows; "
-    "one pre-training, seed 0). Gain: paired difference to the row from scratch with the same network, and its 95 % "
-    "interval (Student's t over repetitions)."
+    "Ours: mean ± standard deviation over repetitions of the fine-tuning, each with training slices of its own, which "
+    "all rows share; one pre-training. Gain: difference to the row from scratch with the same network, slices and "
+    "steps, paired by repetition, and its 95 % interval (Student's t over repetitions)."
 )
 """How the numbers of a table are made."""
 
 _MEAN = {"iou": "mIoU", "psnr": "PSNR"}
+_LOADED = {"source", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "min_transfer"}
+"""Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
 _ALSO = {"dice": "Dice", "hd95": "HD95, mm", "surface_dice": "surface Dice", "ssim": "SSIM"}
 
 
-def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the rows together; `found` holds for each job what its runs say of themselves, or why it failed."""
+def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = ()) -> dict[str, Any]:
+    """Put the rows together; `found` holds for each job what its runs say of themselves, or why it failed.
+
+    `apart` adds to what makes published values not comparable.
+    """
     rows = [_row(job, found[job.id]) for job in matrix.jobs]
     for job, row in zip(matrix.jobs, rows, strict=True):
         scratch = next((r for j, r in zip(matrix.jobs, rows, strict=True) if _is_scratch_of(j, job)), None)
@@ -35,15 +40,16 @@ def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]]) -> dict[str,
     done = [row for row in rows if row["columns"]]
     ours = list(dict.fromkeys(column for row in done for column in row["columns"]))
     published = list(dict.fromkeys(column for row in rows for column in row["published"]))
-    metric = done[0]["metric"] if done else None
+    metric = _metric(matrix.jobs[0])
+    because = [*matrix.apart, *apart]
     return {
         "experiment": matrix.name,
         "title": matrix.experiment.title,
         "data": str(matrix.dataset),
-        "comparable": not matrix.apart,
-        "not_comparable_because": list(matrix.apart),
+        "comparable": not because,
+        "not_comparable_because": because,
         "metric": metric,
-        "mean": _MEAN[metric] if metric else None,
+        "mean": _MEAN[metric],
         "columns": [*ours, *(column for column in published if column not in ours)],
         "rows": rows,
         "how": HOW,
@@ -51,8 +57,12 @@ def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 
 def _is_scratch_of(scratch: Job, job: Job) -> bool:
-    same = scratch.finetune.backbone == job.finetune.backbone and scratch.finetune.head == job.finetune.head
-    return same and scratch.pretrain is None and job.pretrain is not None
+    ours, theirs = (one.finetune.model_dump(mode="json", exclude=_LOADED) for one in (job, scratch))
+    return ours == theirs and scratch.pretrain is None and job.pretrain is not None
+
+
+def _metric(job: Job) -> str:
+    return "iou" if job.output == "labels" else "psnr"
 
 
 def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,13 +76,13 @@ def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": job.snapshot,
         "published": dict(job.published),
         "columns": {},
-        "metric": None,
+        "metric": _metric(job),
     }
     if status != "done":
         return row
     arm = "scratch" if job.pretrain is None else "pretrained"
     scores, seeds = tuned["arms"][arm], job.finetune.seeds
-    metric = "iou" if "iou" in scores else "psnr"
+    metric = _metric(job)
     values = {label: one[metric]["values"] for label, one in scores.get("classes", {}).items()}
     values[_MEAN[metric]] = scores[metric]["values"]
     columns = {column: report.spread(numbers[:seeds]) for column, numbers in values.items()}
@@ -80,7 +90,6 @@ def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         known, mean = job.published.get(column), one["mean"]
         one |= {"published": known, "difference": None if known is None or mean is None else mean - known}
     return row | {
-        "metric": metric,
         "columns": columns,
         "also": {name: report.spread(scores[name]["values"][:seeds]) for name in _ALSO if name in scores},
         "input": scores.get("noisy", {}).get(metric),
@@ -96,13 +105,14 @@ def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] 
         return None
     mean = _MEAN[row["metric"]]
     ours, theirs = (one["columns"][mean]["values"] for one in (row, scratch))
-    return {"over": scratch["id"], **report.paired(ours, theirs)}
+    number = min(len(ours), len(theirs))
+    return {"over": scratch["id"], **report.paired(ours[:number], theirs[:number])}
 
 
 def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Column headings of the table of means and of that by class."""
     published = "published" if summary["comparable"] else "published*"
-    mean = summary["mean"] or "mean"
+    mean = summary["mean"]
     also = [_ALSO[name] for name in _also(summary)]
     has = any(row["published"] for row in summary["rows"])
     first = ["", mean, *([published, "difference"] if has else []), "gain over scratch", "95 % interval", *also]
@@ -121,10 +131,10 @@ def lines(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]
     has = any(row["published"] for row in summary["rows"])
     first, second = [], []
     for row in summary["rows"]:
-        metric = summary["metric"] or "iou"
+        metric = summary["metric"]
         one, gain = row["columns"].get(mean), row.get("gain")
         ours = _spread(one, metric) if one else row["status"]
-        known = row["published"].get(mean or "mIoU")
+        known = row["published"].get(mean)
         cells = [row["name"], ours]
         if has:
             cells += [_number(known, metric), _number(one["difference"], metric, sign=True) if one else "-"]
@@ -207,12 +217,12 @@ def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -
     Raises:
         SsmtlError: the disk is full or not writable.
     """
-    texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(summary), "json": json.dumps(summary, indent=1)}
     points = [row for row in summary["rows"] if row["epochs"] is not None and row["columns"]]
-    if points and find_spec("matplotlib"):
-        texts["svg"] = figure(summary)
-    elif points:
-        summary["figure"] = "not drawn: pip install 'ssmtl-toolkit[plots]'"
+    drawn = bool(points and find_spec("matplotlib"))
+    if points and not drawn:
+        summary["figure"] = "the figure is not drawn: pip install 'ssmtl-toolkit[plots]'"
+    texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(summary), "json": json.dumps(summary, indent=1)}
+    texts |= {"svg": figure(summary)} if drawn else {}
     try:
         for suffix, text in texts.items():
             with replacing(out / f"{name}.{suffix}") as temporary:
@@ -228,7 +238,7 @@ def figure(summary: Mapping[str, Any]) -> str:
 
     mean, curves = summary["mean"], dict[str, list[Any]]()
     for row in summary["rows"]:
-        if row["epochs"] is not None and row["columns"]:
+        if row["epochs"] is not None and row["columns"] and row["columns"][mean]["mean"] is not None:
             curves.setdefault(row["id"].partition("@")[0], []).append(row)
     drawn = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = drawn.add_subplot()
@@ -238,10 +248,9 @@ def figure(summary: Mapping[str, Any]) -> str:
         label = rows[0]["name"].partition(",")[0]
         epochs = [row["epochs"] for row in rows]
         axes.errorbar(epochs, [one["mean"] for one in scores], deviations, marker="o", capsize=3, label=label)
-        for row in rows[:1]:
-            scratch = next((r for r in summary["rows"] if row["gain"] and r["id"] == row["gain"]["over"]), None)
-            if scratch:
-                axes.axhline(scratch["columns"][mean]["mean"], ls="--", color="gray", label=scratch["name"])
+        over = rows[0]["gain"] and next(row for row in summary["rows"] if row["id"] == rows[0]["gain"]["over"])
+        if over and over["columns"][mean]["mean"] is not None:
+            axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])
     axes.set(xlabel="epochs of pre-training", ylabel=f"{mean} (test scans)", title=summary["title"])
     axes.legend()
     stream = io.StringIO()

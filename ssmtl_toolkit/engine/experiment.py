@@ -16,22 +16,23 @@ from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.config import FinetuneConfig, RunConfig
 from ssmtl_toolkit.data import split as splitting
-from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.data.files import DigestMemo, write_json
+from ssmtl_toolkit.data.reading import content_digest, reader_for
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.engine.comparison import compare, write_comparison
 from ssmtl_toolkit.engine.finetune import finetune
 from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
 from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
-from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, pretrain
+from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, pretrain, readers
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Job, Matrix, read_experiment
 from ssmtl_toolkit.specs import HeadSpec, Scan, did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
-_SAME_RUN = frozenset({"accelerator", "store", "skip_bad", "log_every", "keep", "checkpoint_every", "without"})
-_SAME_TUNING = frozenset({"accelerator", "skip_bad", "log_every", "seeds", "source", "split"})
-"""Options that change no number of a run, or are told apart otherwise: runs that differ in these alone are one."""
+_SAME_RUN = frozenset({"accelerator", "store", "log_every", "keep", "checkpoint_every", "without"})
+_SAME_TUNING = frozenset({"accelerator", "log_every", "seeds", "source", "split"})
+"""Options that say where a run is done and what is kept, or are told apart otherwise: with others alike, it is one."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +74,37 @@ def experiment(
 
     Raises:
         UsageError: the file, or an option in it, is wrong; nothing was trained.
-        SsmtlError: rows failed; the others are done, and the table is written.
+        RowsFailedError: rows failed; the others are done, and the table is written.
     """
     progress = progress or Progress()
-    matrix = source
-    if not isinstance(matrix, Matrix):
-        matrix = read_experiment(Path(matrix), data, quick=quick, settings=settings or {}, seeds=seeds)
+    if not isinstance(source, Matrix):
+        matrix = read_experiment(Path(source), data, quick=quick, settings=settings or {}, seeds=seeds)
+    elif data is not None or quick or seeds is not None or settings:
+        raise UsageError(
+            "an experiment that was read already takes no data, quick, seeds and settings; read it with them"
+        )
+    else:
+        matrix = source
     wanted = _chosen(matrix, rows)
     with interrupts:
         work = _Work(matrix, Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
         failed = work.run(wanted)
-        summary = work.summary(failed)
-        write_comparison(work.out, matrix.name, summary, matrix.write())
+        with FileLock(work.out / "locks" / f"{matrix.name}.lock"):  # the last to write has seen all that is done
+            summary = work.summary(failed)
+            write_comparison(work.out, matrix.name, summary, matrix.write())
     if failed:
         listed = "\n".join(f"row {id!r}: {reason}" for id, reason in failed.items())
-        raise SsmtlError(
-            f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / matrix.name}.md:\n{listed}"
-        )
+        said = f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / matrix.name}.md:\n{listed}"
+        raise RowsFailedError(said, summary)
     return Compared(work.out, summary)
+
+
+class RowsFailedError(SsmtlError):
+    """Rows failed; `summary` compares the others."""
+
+    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 def _chosen(matrix: Matrix, rows: Sequence[str]) -> list[Job]:
@@ -109,6 +123,7 @@ class _Work:
 
     def __init__(self, matrix: Matrix, out: Path, cache: Path, progress: Progress) -> None:
         self.matrix, self.out, self.cache, self.progress = matrix, out, cache, progress
+        self.apart: list[str] = []
         parts = matrix.experiment.split
         whole = self._split()
         self.split = self._written(whole)
@@ -129,12 +144,15 @@ class _Work:
             self.progress.note(note)
         if not scans:
             raise DataError(f"{self.matrix.dataset}: none of its scans has a label map; check --data")
+        self.contents = self._contents(scans)
         return self._in_order(scans, pattern) if parts.order else self._drawn(scans, pattern)
 
     def _in_order(self, scans: Sequence[Scan], pattern: str | None) -> Split:
         parts, there = self.matrix.experiment.split, {scan.patient for scan in scans}
         patients = [patient for patient in parts.order if patient in there]
-        train = len(patients) if parts.train is None else parts.train
+        train = parts.train
+        if train is None:
+            train = len(patients) - parts.validation - (parts.test or max(1, round(len(patients) / 5)))
         rest = patients[train + parts.validation :]
         if not rest:
             raise DataError(
@@ -143,16 +161,29 @@ class _Work:
             )
         chosen = rest if parts.test is None else rest[: parts.test]
         if parts.test is not None and len(chosen) < parts.test:
-            self.progress.note(f"{len(chosen)} patients to test on, not {parts.test}: the others are not in the data")
+            self.apart.append(f"{len(chosen)} patients to test on, not {parts.test}")
+            self.progress.note(f"{self.apart[-1]}: the others are not in the data")
         return Split(tuple(patients[:train]), tuple(patients[train : train + parts.validation]), tuple(chosen), pattern)
 
     def _drawn(self, scans: Sequence[Scan], pattern: str | None) -> Split:
         parts, test = self.matrix.experiment.split, self.matrix.experiment.split.test
         if test is not None and parts.train is not None and parts.train + parts.validation + test > len(scans):
             few = max(1, (len(scans) - parts.validation) * test // (parts.train + test))
+            self.apart.append(f"{few} scans to test on, not {test}")
             self.progress.note(f"{len(scans)} labelled scans: {few} to test on, not {test}")
             test = few
         return splitting.make(scans, test, parts.validation, parts.seed, pattern)
+
+    def _contents(self, scans: Sequence[Scan]) -> str:
+        """A digest of all scans and labels: with other contents, a run is another run."""
+        memo, found, digests = DigestMemo(self.cache / "digests.json"), readers(), []
+        for file in (file for scan in scans for file in (scan.path, scan.label) if file is not None):
+            try:
+                digests.append(content_digest(file, reader_for(file, found), memo))
+            except DataError:  # the runs themselves say what is wrong with it
+                digests.append("cannot be read")
+        memo.save()
+        return _digest([scan.name for scan in scans], digests)
 
     def _written(self, split: Split) -> Path:
         file = (self.out / "splits" / f"{_digest(split.to_json())}.json").absolute()
@@ -166,11 +197,20 @@ class _Work:
     def run(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Do every job; those that another process is at wait for it. Returns the jobs that failed, with reasons."""
         waiting, failed = list(jobs), dict[str, str]()
+        lost: dict[Path, str] = {}  # pre-trainings that failed, and why: other rows need not try them again
         while waiting:
             busy = []
             for job in waiting:
+                run = self.pretraining(job)
                 try:
-                    self._pretrain(job)
+                    if run in lost:
+                        raise SsmtlError(lost[run])
+                    try:
+                        self._pretrain(job)
+                    except SsmtlError as error:
+                        if run is not None and not isinstance(error, InterruptedRunError):
+                            lost[run] = str(error)
+                        raise
                     self._finetune(job)
                 except _BusyError:
                     busy.append(job)
@@ -206,7 +246,7 @@ class _Work:
             return
         source = None
         if run is not None:
-            source = run / BACKBONE if job.snapshot is None else snapshot(run, job.snapshot)
+            source = run / BACKBONE if job.start is None else snapshot(run, job.start)
             if not source.is_file():
                 raise DataError(f"{source}: is not there; remove {run}, and the same command pre-trains again")
         with self._alone(folder):
@@ -240,14 +280,18 @@ class _Work:
             return None
         seen = None if self.without is None else self.without.stem
         name = "-".join(getattr(spec, "name", "") for spec in (job.pretrain.backbone, *job.pretrain.tasks))
-        return self.out / "pretrain" / f"{name[:60]}-{_digest(_options(job.pretrain, _SAME_RUN), seen)}"
+        return self.out / "pretrain" / f"{name[:60]}-{_digest(_options(job.pretrain, _SAME_RUN), seen, self.contents)}"
 
     def finetuning(self, job: Job) -> Path:
         """The folder of a job's fine-tuning."""
         run = self.pretraining(job)
-        start = None if run is None else [run.name, job.snapshot]
+        start = None if run is None else [run.name, job.start]
         name = f"{getattr(job.finetune.head, 'name', '')}-{'scratch' if run is None else run.name[:50]}"
-        return self.out / "finetune" / f"{name}-{_digest(_options(job.finetune, _SAME_TUNING), self.split.stem, start)}"
+        return (
+            self.out
+            / "finetune"
+            / f"{name}-{_digest(_options(job.finetune, _SAME_TUNING), self.split.stem, start, self.contents)}"
+        )
 
     @staticmethod
     def _repetitions(folder: Path) -> int:
@@ -263,7 +307,7 @@ class _Work:
                 "pretrain": {} if run is None else _read(run / SUMMARY),
                 "failed": failed.get(job.id, ""),
             }
-        return compare(self.matrix, found)
+        return compare(self.matrix, found, self.apart)
 
 
 class _BusyError(Exception):

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import FinetuneConfig, RunConfig
 from ssmtl_toolkit.data import split as splitting
-from ssmtl_toolkit.data.files import DigestMemo, replacing, write_json
+from ssmtl_toolkit.data.files import DigestMemo, digest, replacing, write_json
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
@@ -25,7 +25,7 @@ from ssmtl_toolkit.data.store import LeftOut
 from ssmtl_toolkit.engine import assess, labelled, report, scores
 from ssmtl_toolkit.engine.device import make_fabric, seed_all
 from ssmtl_toolkit.engine.downstream import Downstream, Predictor, Recipe
-from ssmtl_toolkit.engine.folder import FINETUNE, METRICS, MODEL, RECEIPT, SCORES, SPLIT, SUMMARY, own
+from ssmtl_toolkit.engine.folder import BACKBONE, FINETUNE, METRICS, MODEL, RECEIPT, SCORES, SPLIT, SUMMARY, own
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.labelled import LabelledScans, Shown
 from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, open_store, readers
@@ -95,9 +95,23 @@ def _check_same(config: FinetuneConfig, folder: Path) -> None:
     before = FinetuneConfig.of(FinetuneConfig.read(folder / FINETUNE), str(folder / FINETUNE)).resolve()
     now, then = config.model_dump(mode="json"), before.model_dump(mode="json")
     free = {"seeds", "baseline", "surface", "tolerance", "accelerator", "skip_bad", "data", "log_every"}
+    free |= _moved(config, folder)
     changed = [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k not in free and now[k] != then[k]]
     if changed:
         raise UsageError(f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; start a new run")
+
+
+def _moved(config: FinetuneConfig, folder: Path) -> set[str]:
+    """Which of source and split hold what they held when the run began, wherever they lie now."""
+    same = set()
+    source = config.source and (config.source / BACKBONE if config.source.is_dir() else config.source)
+    if source and source.is_file() and (folder / RECEIPT).is_file():
+        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+        same |= {"source"} if receipt["sha256"] == digest(source) else set()
+    if config.split and config.split.is_file() and (folder / SPLIT).is_file():
+        ours, theirs = Split.read(config.split), Split.read(folder / SPLIT)
+        same |= {"split"} if all(getattr(ours, part) == getattr(theirs, part) for part in splitting.PARTS) else set()
+    return same
 
 
 class _Finetuning:
@@ -282,17 +296,17 @@ class _Finetuning:
         memo = DigestMemo(self.cache / "digests.json")
         known: dict[str, Scan] = {}
         for scan in scans:
-            digest = content_digest(scan.path, reader_for(scan.path, self.readers), memo)
-            if digest in known:
+            found = content_digest(scan.path, reader_for(scan.path, self.readers), memo)
+            if found in known:
                 raise DataError(
-                    f"{printable(scan.path)}: is the same scan as {printable(known[digest].path)}; remove one of them"
+                    f"{printable(scan.path)}: is the same scan as {printable(known[found].path)}; remove one of them"
                 )
-            known[digest] = scan
+            known[found] = scan
         memo.save()
         seen = self.pretrained.scans if self.pretrained else frozenset()
         if seen:
             names = {scan.name for scan in test}
-            self.test_seen = sum(digest[:16] in seen for digest, scan in known.items() if scan.name in names)
+            self.test_seen = sum(found[:16] in seen for found, scan in known.items() if scan.name in names)
 
     def _slices(self, split: Split, drawn: Sequence[Sequence[Scan]]) -> list[Slices]:
         """The training slices of every repetition: as given, or drawn."""
@@ -317,9 +331,9 @@ class _Finetuning:
             self.progress.note(f"class {name!r} is on none of the {number} training slices of seed {seed}")
 
     def _write(self, split: Split) -> None:
-        write_json(self.folder / SPLIT, split.to_json())
-        with replacing(self.folder / FINETUNE) as temporary:
+        with replacing(self.folder / FINETUNE) as temporary:  # first: by it a run that was killed is known
             temporary.write_text(self.config.write(), encoding="utf-8")
+        write_json(self.folder / SPLIT, split.to_json())
 
     def _repetition(
         self,

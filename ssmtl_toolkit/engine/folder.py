@@ -43,7 +43,7 @@ def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
         return
     if resume and not (folder / config).is_file():
         raise UsageError(f"{folder}: there is no run to resume (no {config}); give the folder of an earlier run")
-    if not resume and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+    if not resume and folder.is_dir() and any(p.name != ".lock" and p.suffix != ".part" for p in folder.iterdir()):
         go_on = f", or go on with that run by --resume {folder}" if (folder / config).is_file() else ""
         raise UsageError(f"{folder}: is not empty; choose another --out{go_on}")
     try:

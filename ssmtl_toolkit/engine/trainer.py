@@ -88,9 +88,9 @@ class Trainer:
         if resume:
             self._resume()
         if self.fabric.is_global_zero:
-            self.log.cut(self.step)
-            with replacing(self.folder / CONFIG) as temporary:
+            with replacing(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
                 temporary.write_text(self.config.write(), encoding="utf-8")
+            self.log.cut(self.step)
         self.fabric.barrier()
 
     def _resume(self) -> None:
@@ -153,8 +153,14 @@ class Trainer:
             index = self.step * config.accumulate + part
             seed_all(step_seed(config.seed, index, self.fabric.global_rank), self.fabric.device)
             with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
-                loss, outputs = self.wrapped(self.load(index))
-                self.fabric.backward(loss / config.accumulate)
+                try:
+                    loss, outputs = self.wrapped(self.load(index))
+                    self.fabric.backward(loss / config.accumulate)
+                except torch.OutOfMemoryError as error:
+                    raise SsmtlError(
+                        f"not enough GPU memory for {config.batch_size} slices of {config.size} x {config.size} "
+                        f"pixels; try a smaller --batch-size with --accumulate, or --precision bf16"
+                    ) from error
             self.window.add(outputs)
         if config.clip is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
