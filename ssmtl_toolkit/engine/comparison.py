@@ -252,6 +252,7 @@ def figure(summary: Mapping[str, Any]) -> str:
         if over and over["columns"][mean]["mean"] is not None:
             axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])
     axes.set(xlabel="epochs of pre-training", ylabel=f"{mean} (test scans)", title=summary["title"])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "ssmtl", "svg.fonttype": "none"}):
