@@ -235,6 +235,7 @@ def figure(summary: Mapping[str, Any]) -> str:
     """Score against epochs of pre-training, with error bars; from scratch as a broken line. Returns SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     mean, curves = summary["mean"], dict[str, list[Any]]()
     for row in summary["rows"]:
@@ -252,7 +253,7 @@ def figure(summary: Mapping[str, Any]) -> str:
         if over and over["columns"][mean]["mean"] is not None:
             axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])
     axes.set(xlabel="epochs of pre-training", ylabel=f"{mean} (test scans)", title=summary["title"])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "ssmtl", "svg.fonttype": "none"}):
