@@ -20,14 +20,18 @@ def shared_options(function: F) -> F:
     for option in reversed(
         [
             click.option("--data", metavar="SPEC", help="Labelled scans: a folder, or a dataset by name."),
-            click.option("--out", type=click.Path(path_type=Path), help="Folder for runs and tables."),
+            click.option(
+                "--out", type=click.Path(path_type=Path), help="Folder for runs and tables.  [default: in runs/]"
+            ),
             click.option("--row", "rows", multiple=True, metavar="NAME", help="Do this row only; repeat it."),
             click.option("--quick", is_flag=True, help="Small and short, as the file's table [quick] says."),
             click.option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
             click.option(
                 "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. pretrain.batch_size=8; repeat it."
             ),
-            click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices."),
+            click.option(
+                "--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]"
+            ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
         ]
     ):

@@ -53,7 +53,8 @@ def command(
     if rows and len(chosen) > 1:
         raise UsageError("--row is of one table; give one")
     matrices = [matrix_of(known[name], **how) for name in chosen]
-    run_matrices(matrices, out or Path("runs") / "reproduce", rows, cache, as_json)
+    folder = out or Path("runs") / ("reproduce-quick" if how["quick"] else "reproduce")
+    run_matrices(matrices, folder, rows, cache, as_json)
 
 
 def _in_print(file: Path) -> tuple[bool, str]:
