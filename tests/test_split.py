@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssmtl_toolkit.data import split as splitting
-from ssmtl_toolkit.data.split import Split, choose, make, with_patients
+from ssmtl_toolkit.data.split import Split, choose, fitting, in_order, make, with_patients
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.specs import Scan
 
@@ -129,3 +129,19 @@ def test_sunnybrooks_phases_stay_together(ssmtl, sunnybrook):
     assert (
         "train 40 scans of 20 patients; validation 0 scans of 0 patients; test 20 scans of 10 patients" in done.stderr
     )
+
+
+def test_patients_in_a_given_order_train_first_and_those_that_are_missing_are_passed_over():
+    scans = scans_of("a", "c", "d", "e", "f")
+    split = in_order(scans, ["f", "b", "a", "c", "d"], 2, 1, None)
+    assert (split.train, split.validation, split.test) == (("f", "a"), ("c",), ("d",))
+    assert in_order(scans, list("abcdef"), 1, 0, 2).test == ("c", "d")
+    assert in_order(scans, list("abcdef"), None, 0, 2).train == ("a", "c", "d")
+    with pytest.raises(DataError, match="has 2 of the 3 patients"):
+        in_order(scans, list("abc"), 2, 0, None)
+
+
+def test_where_scans_are_few_the_test_shrinks_in_proportion():
+    assert [fitting(number, 5, 0, 15) for number in (100, 20, 12, 4, 2)] == [15, 15, 9, 3, 1]
+    assert fitting(3, None, 0, 15) == 15
+    assert fitting(3, 5, 0, None) is None

@@ -147,6 +147,40 @@ def make(scans: Sequence[Scan], test: int | None, validation: int, seed: int, pa
     return Split(tuple(sorted(left)), tuple(sorted(stopping)), tuple(sorted(taken)), pattern)
 
 
+def fitting(scans: int, train: int | None, validation: int, test: int | None) -> int | None:
+    """How many of so many scans to test on: `test`, or in the same proportion to `train` where they are too few."""
+    if test is None or train is None or train + validation + test <= scans:
+        return test
+    return max(1, (scans - validation) * test // (train + test))
+
+
+def in_order(
+    scans: Sequence[Scan],
+    order: Sequence[str],
+    train: int | None,
+    validation: int,
+    test: int | None,
+    pattern: str | None = None,
+) -> Split:
+    """Take patients in a given order, those that are there: the first train, the next validate, the others test.
+
+    Raises:
+        DataError: none would be left to test on.
+    """
+    there = {scan.patient for scan in scans}
+    patients = [patient for patient in order if patient in there]
+    if train is None:
+        train = len(patients) - validation - (test or max(1, round(len(patients) / 5)))
+    rest = patients[train + validation :]
+    if train < 1 or not rest:
+        raise DataError(
+            f"has {len(patients)} of the {len(order)} patients that the experiment names, too few for {max(train, 1)} "
+            f"to train on and others to test on"
+        )
+    chosen = rest if test is None else rest[:test]
+    return Split(tuple(patients[:train]), tuple(patients[train : train + validation]), tuple(chosen), pattern)
+
+
 def _until(patients: Sequence[str], count: Mapping[str, int], scans: int) -> list[str]:
     taken: list[str] = []
     for patient in patients:

@@ -145,34 +145,20 @@ class _Work:
         if not scans:
             raise DataError(f"{self.matrix.dataset}: none of its scans has a label map; check --data")
         self.contents = self._contents(scans)
-        return self._in_order(scans, pattern) if parts.order else self._drawn(scans, pattern)
-
-    def _in_order(self, scans: Sequence[Scan], pattern: str | None) -> Split:
-        parts, there = self.matrix.experiment.split, {scan.patient for scan in scans}
-        patients = [patient for patient in parts.order if patient in there]
-        train = parts.train
-        if train is None:
-            train = len(patients) - parts.validation - (parts.test or max(1, round(len(patients) / 5)))
-        rest = patients[train + parts.validation :]
-        if not rest:
-            raise DataError(
-                f"{self.matrix.dataset}: has {len(patients)} of the {len(parts.order)} patients that the experiment "
-                f"names, too few for {train} to train on and others to test on; check --data"
-            )
-        chosen = rest if parts.test is None else rest[: parts.test]
-        if parts.test is not None and len(chosen) < parts.test:
-            self.apart.append(f"{len(chosen)} patients to test on, not {parts.test}")
+        if not parts.order:
+            test = splitting.fitting(len(scans), parts.train, parts.validation, parts.test)
+            if test != parts.test:
+                self.apart.append(f"{test} scans to test on, not {parts.test}")
+                self.progress.note(f"{len(scans)} labelled scans: {test} to test on, not {parts.test}")
+            return splitting.make(scans, test, parts.validation, parts.seed, pattern)
+        try:
+            split = splitting.in_order(scans, parts.order, parts.train, parts.validation, parts.test, pattern)
+        except DataError as error:
+            raise DataError(f"{self.matrix.dataset}: {error}; check --data") from None
+        if parts.test is not None and len(split.test) < parts.test:
+            self.apart.append(f"{len(split.test)} patients to test on, not {parts.test}")
             self.progress.note(f"{self.apart[-1]}: the others are not in the data")
-        return Split(tuple(patients[:train]), tuple(patients[train : train + parts.validation]), tuple(chosen), pattern)
-
-    def _drawn(self, scans: Sequence[Scan], pattern: str | None) -> Split:
-        parts, test = self.matrix.experiment.split, self.matrix.experiment.split.test
-        if test is not None and parts.train is not None and parts.train + parts.validation + test > len(scans):
-            few = max(1, (len(scans) - parts.validation) * test // (parts.train + test))
-            self.apart.append(f"{few} scans to test on, not {test}")
-            self.progress.note(f"{len(scans)} labelled scans: {few} to test on, not {test}")
-            test = few
-        return splitting.make(scans, test, parts.validation, parts.seed, pattern)
+        return split
 
     def _contents(self, scans: Sequence[Scan]) -> str:
         """A digest of all scans and labels: with other contents, a run is another run."""

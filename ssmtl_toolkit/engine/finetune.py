@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -394,7 +394,7 @@ class _Finetuning:
             arm: [json.loads((self.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in self.seeds]
             for arm in self.arms
         }
-        metrics = _metrics(self.labels is not None, surface)
+        metrics = report.metrics_of(self.labels is not None, surface)
         summary: dict[str, Any] = {
             "run": str(self.folder),
             "head": str(self.head),
@@ -412,64 +412,13 @@ class _Finetuning:
                 "notes": self.labels.notes if self.labels else [],
             },
             "training": {arm: [one["training"] for one in found[arm]] for arm in found},
-            "arms": {arm: _arm(found[arm], metrics) for arm in found},
+            "arms": {arm: report.summary_of(found[arm], metrics) for arm in found},
             "how": report.HOW,
             "rule": found[self.arms[0]][0]["rule"],
         }
         if len(found) > 1:
-            summary["difference"] = _difference(found, metrics, {scan.name: scan.patient for scan in test})
+            summary["difference"] = report.difference_of(found, metrics, {scan.name: scan.patient for scan in test})
         return summary
-
-
-def _metrics(labels: bool, surface: bool) -> list[str]:
-    if labels:
-        return ["iou", "dice", *(["hd95", "surface_dice"] if surface else [])]
-    return ["psnr", *(["ssim"] if surface else [])]
-
-
-def _arm(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
-    """Mean and deviation over repetitions: of the mean over classes, and of each class."""
-    made: dict[str, Any] = {name: report.spread([one["mean"][name] for one in found]) for name in metrics}
-    if "classes" in found[0]:
-        made["classes"] = {
-            label: {
-                name: report.spread([_class_value(one["classes"][label][name]) for one in found]) for name in metrics
-            }
-            for label in found[0]["classes"]
-        }
-    if "noisy" in found[0]:
-        made["noisy"] = found[0]["noisy"]
-    return made
-
-
-def _class_value(value: Any) -> float | None:
-    found: float | None = value["mean"] if isinstance(value, dict) else value
-    return found
-
-
-def _difference(
-    found: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], patients: Mapping[str, str]
-) -> dict[str, Any]:
-    """Pretrained minus scratch: over repetitions for every metric, and over test patients for the one of each scan."""
-    ours, theirs = found["pretrained"], found["scratch"]
-    made: dict[str, Any] = {
-        name: report.paired([one["mean"][name] for one in ours], [one["mean"][name] for one in theirs])
-        for name in metrics
-    }
-    per_scan = "psnr" if "psnr" in metrics else "dice"
-    made[per_scan]["over_patients"] = report.over_patients(
-        [_by_patient(one, per_scan, patients) for one in ours], [_by_patient(one, per_scan, patients) for one in theirs]
-    )
-    return made
-
-
-def _by_patient(found: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:
-    """Patient -> a value for each of the patient's scans (and classes)."""
-    grouped: dict[str, list[float | None]] = {}
-    for scan in found["scans"]:
-        values = [one[metric] for one in scan["classes"].values()] if "classes" in scan else [scan[metric]]
-        grouped.setdefault(patients[scan["name"]], []).extend(values)
-    return grouped
 
 
 def _once(scans: Sequence[Scan]) -> list[Scan]:

@@ -72,3 +72,52 @@ def _bootstrap(values: Sequence[float]) -> list[float] | None:
 
     found = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0)).confidence_interval
     return [float(found.low), float(found.high)]
+
+
+def metrics_of(labels: bool, surface: bool) -> list[str]:
+    """Name the scores of a report, the one to look at first."""
+    if labels:
+        return ["iou", "dice", *(["hd95", "surface_dice"] if surface else [])]
+    return ["psnr", *(["ssim"] if surface else [])]
+
+
+def summary_of(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+    """Mean and deviation over repetitions: of the mean over classes, and of each class."""
+    made: dict[str, Any] = {name: spread([one["mean"][name] for one in found]) for name in metrics}
+    if "classes" in found[0]:
+        made["classes"] = {
+            label: {name: spread([_class_value(one["classes"][label][name]) for one in found]) for name in metrics}
+            for label in found[0]["classes"]
+        }
+    if "noisy" in found[0]:
+        made["noisy"] = found[0]["noisy"]
+    return made
+
+
+def _class_value(value: Any) -> float | None:
+    found: float | None = value["mean"] if isinstance(value, dict) else value
+    return found
+
+
+def difference_of(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], patients: Mapping[str, str]
+) -> dict[str, Any]:
+    """Pretrained minus scratch: over repetitions for every metric, and over test patients for the one of each scan."""
+    ours, theirs = found["pretrained"], found["scratch"]
+    made: dict[str, Any] = {
+        name: paired([one["mean"][name] for one in ours], [one["mean"][name] for one in theirs]) for name in metrics
+    }
+    per_scan = "psnr" if "psnr" in metrics else "dice"
+    made[per_scan]["over_patients"] = over_patients(
+        [_by_patient(one, per_scan, patients) for one in ours], [_by_patient(one, per_scan, patients) for one in theirs]
+    )
+    return made
+
+
+def _by_patient(found: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:
+    """Patient -> a value for each of the patient's scans (and classes)."""
+    grouped: dict[str, list[float | None]] = {}
+    for scan in found["scans"]:
+        values = [one[metric] for one in scan["classes"].values()] if "classes" in scan else [scan[metric]]
+        grouped.setdefault(patients[scan["name"]], []).extend(values)
+    return grouped
