@@ -146,6 +146,8 @@ def test_companions_of_predictions_are_no_predictions_and_nnunet_channels_are_le
     found = scored(ssmtl)
     assert [scan["name"] for scan in found["scans"]] == ["p0", "p1", "p2"]
     assert found["unpaired"] == {"predictions": 0, "labels": 0}
+    shutil.copy(folders / "out" / "p1_0000.nii.gz", folders / "out" / "p1_0001.nii.gz")
+    refused(ssmtl, 3, "p1_0001.nii.gz: and ", "are both for the label p1; keep one")
 
 
 # What the values mean

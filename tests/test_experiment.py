@@ -284,6 +284,10 @@ def test_a_folder_that_was_moved_goes_on_and_changed_labels_make_another_run(lab
     nib.save(nib.Nifti1Image(changed, label.affine), data / "labels" / "a_pre.nii.gz")
     assert ssmtl(*call, "--out", "moved").returncode == 0
     assert len(folders(tmp_path / "moved", "finetune")) == 2
+    assert len(folders(tmp_path / "moved", "pretrain")) == 1  # which sees no labels
+    shutil.copy(labelled / "images" / "b_pre.nii.gz", data / "images" / "unlabelled.nii.gz")
+    assert ssmtl(*call, "--out", "moved").returncode == 0
+    assert len(folders(tmp_path / "moved", "pretrain")) == 2
 
 
 def test_the_gain_is_over_the_row_from_scratch_with_the_same_slices_whatever_the_repetitions(labelled, tiny, ssmtl):

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 
 from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
+from ssmtl_toolkit.engine.folder import PREDICTION
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan
@@ -20,7 +21,6 @@ from ssmtl_toolkit.specs import ReadableTest, Scan
 _IMAGE_FOLDERS = ("images", "imagesTr")
 _SUFFIX = re.compile(r"(\.nii|\.hdr)?(\.gz)?$|\.[A-Za-z0-9]{1,5}$", re.IGNORECASE)
 _LABEL = re.compile(r"(^|[-_.])(labels?|seg|dseg|segmentation|masks?|gt)([-_](manual|auto))?", re.IGNORECASE)
-_PREDICTION = "prediction.json"  # what `ssmtl predict` writes beside its files
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 
 
@@ -56,8 +56,8 @@ def _unless_label(scan: Scan, root: Path) -> Scan:
     reason = ""
     if label:
         reason = "a label map by its name, not a scan; give it alone if it is one"
-    elif scan.path.parent != root and (scan.path.parent / _PREDICTION).is_file():
-        reason = f"lies beside a {_PREDICTION}: a prediction, not a scan; give that folder if these are scans"
+    elif scan.path.parent != root and (scan.path.parent / PREDICTION).is_file():
+        reason = f"lies beside a {PREDICTION}: a prediction, not a scan; give that folder if these are scans"
     return replace(scan, unfit=reason and f"{printable(scan.path)}: {reason}")
 
 

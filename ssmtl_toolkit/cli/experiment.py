@@ -95,9 +95,9 @@ def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cac
                 progress.done()
             if summaries and summaries[-1]["experiment"] == matrix.name:
                 _show(console, summaries[-1])
-    if as_json:
-        print_json(summaries[0] if len(matrices) == 1 and summaries else {"experiments": summaries})
-    else:
+    if as_json and summaries:
+        print_json(summaries[0] if len(matrices) == 1 else {"experiments": summaries})
+    elif not as_json:
         for summary in summaries:
             click.echo(out / f"{summary['experiment']}.md")
     if len(failed) == 1:

@@ -127,7 +127,7 @@ def _pair(pred: Path, label: Path, readers: Sequence[ReaderSpec]) -> _Pairing:
     ours, theirs = _files(pred, readable, "--pred"), _files(label, readable, "--label")
     if pred in ours.values() and label in theirs.values():  # one file against one file, whatever they are called
         return _Pairing((_Pair(printable(pred.name), pred, label),))
-    ours = {_case(name, theirs): file for name, file in ours.items() if not _is_companion(name, ours)}
+    ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours)}, theirs)
     both = [name for name in ours if name in theirs]
     if not both:
         raise DataError(
@@ -141,10 +141,18 @@ def _pair(pred: Path, label: Path, readers: Sequence[ReaderSpec]) -> _Pairing:
     )
 
 
-def _case(name: str, labels: Mapping[str, Path]) -> str:
-    """The name of the label: of nnU-Net's CASE_0000 without the channel, where no label is called so."""
-    case = re.sub(r"_\d{4}$", "", name)
-    return case if name not in labels and case in labels else name
+def _by_case(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """Call predictions as their labels: nnU-Net's CASE_0000 without the channel, where no label is called so."""
+    found: dict[str, Path] = {}
+    for name, file in predictions.items():
+        case = re.sub(r"_\d{4}$", "", name)
+        key = case if name not in labels and case in labels else name
+        if key in found:
+            raise DataError(
+                f"{printable(file)}: and {printable(found[key])} are both for the label {printable(key)}; keep one"
+            )
+        found[key] = file
+    return found
 
 
 def _is_companion(name: str, predictions: Mapping[str, Path]) -> bool:

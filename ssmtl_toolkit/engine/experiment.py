@@ -27,7 +27,7 @@ from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, pretrain, r
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Job, Matrix, read_experiment
-from ssmtl_toolkit.specs import HeadSpec, Scan, did_you_mean
+from ssmtl_toolkit.specs import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
 _SAME_RUN = frozenset({"accelerator", "store", "log_every", "keep", "checkpoint_every", "without"})
@@ -135,8 +135,9 @@ class _Work:
         """Part the patients of the labelled scans: in the order that is written down, or drawn."""
         parts = self.matrix.experiment.split
         scans = [scan for scan in list_scans(self.matrix.dataset, self.cache) if not scan.unfit]
-        heads = [job.finetune.head for job in self.matrix.jobs]
-        if any(isinstance(head, HeadSpec) and head.output == "labels" for head in heads):
+        self.images = self._contents({scan.name: scan.path for scan in scans})
+        self.labels = self._contents({scan.name: scan.label for scan in scans if scan.label})
+        if self.matrix.jobs[0].output == "labels":
             scans = [scan for scan in scans if scan.label]
         pattern = self.matrix.jobs[0].finetune.patient
         scans, notes = splitting.with_patients(scans, pattern)
@@ -144,7 +145,6 @@ class _Work:
             self.progress.note(note)
         if not scans:
             raise DataError(f"{self.matrix.dataset}: none of its scans has a label map; check --data")
-        self.contents = self._contents(scans)
         if not parts.order:
             test = splitting.fitting(len(scans), parts.train, parts.validation, parts.test)
             if test != parts.test:
@@ -160,16 +160,16 @@ class _Work:
             self.progress.note(f"{self.apart[-1]}: the others are not in the data")
         return split
 
-    def _contents(self, scans: Sequence[Scan]) -> str:
-        """A digest of all scans and labels: with other contents, a run is another run."""
-        memo, found, digests = DigestMemo(self.cache / "digests.json"), readers(), []
-        for file in (file for scan in scans for file in (scan.path, scan.label) if file is not None):
+    def _contents(self, files: Mapping[str, Path]) -> str:
+        """A digest of files by their names: with other contents, a run is another run."""
+        memo, found, digests = DigestMemo(self.cache / "digests.json"), readers(), {}
+        for name, file in files.items():
             try:
-                digests.append(content_digest(file, reader_for(file, found), memo))
-            except DataError:  # the runs themselves say what is wrong with it
-                digests.append("cannot be read")
+                digests[name] = content_digest(file, reader_for(file, found), memo)
+            except DataError as error:  # the runs themselves say what is wrong with it
+                digests[name] = str(error)
         memo.save()
-        return _digest([scan.name for scan in scans], digests)
+        return _digest(digests)
 
     def _written(self, split: Split) -> Path:
         file = (self.out / "splits" / f"{_digest(split.to_json())}.json").absolute()
@@ -266,18 +266,16 @@ class _Work:
             return None
         seen = None if self.without is None else self.without.stem
         name = "-".join(getattr(spec, "name", "") for spec in (job.pretrain.backbone, *job.pretrain.tasks))
-        return self.out / "pretrain" / f"{name[:60]}-{_digest(_options(job.pretrain, _SAME_RUN), seen, self.contents)}"
+        return self.out / "pretrain" / f"{name[:60]}-{_digest(_options(job.pretrain, _SAME_RUN), seen, self.images)}"
 
     def finetuning(self, job: Job) -> Path:
         """The folder of a job's fine-tuning."""
         run = self.pretraining(job)
         start = None if run is None else [run.name, job.start]
         name = f"{getattr(job.finetune.head, 'name', '')}-{'scratch' if run is None else run.name[:50]}"
-        return (
-            self.out
-            / "finetune"
-            / f"{name}-{_digest(_options(job.finetune, _SAME_TUNING), self.split.stem, start, self.contents)}"
-        )
+        contents = [self.images, self.labels]
+        what = _digest(_options(job.finetune, _SAME_TUNING), self.split.stem, start, contents)
+        return self.out / "finetune" / f"{name}-{what}"
 
     @staticmethod
     def _repetitions(folder: Path) -> int:
