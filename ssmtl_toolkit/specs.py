@@ -106,6 +106,7 @@ class TaskSpec(Spec):
     needs: ClassVar[frozenset[Feature]] = frozenset()
     metrics: ClassVar[tuple[str, ...]] = ()  # what its TaskOutput.metrics holds
     baseline: ClassVar[str | None] = None  # the one of them that the loss should get below: what a trivial answer gives
+    floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
 
     weight: float = Field(1.0, ge=0, description="Weight of this loss in the total.")
 
@@ -159,8 +160,8 @@ class BalancerSpec(Spec):
     kind: ClassVar[str] = "balancer"
 
     @abstractmethod
-    def build(self, weights: Mapping[str, float]) -> Balancer:
-        """Make the balancer for the tasks' labels and weights: `forward(losses: dict[label, scalar]) -> scalar`."""
+    def build(self, tasks: Mapping[str, TaskSpec]) -> Balancer:
+        """Make the balancer for `tasks`, by label; of their specs it uses `weight` and `floor`."""
 
 
 class ReaderSpec(Spec):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import BalancerSpec
+from ssmtl_toolkit.specs import BalancerSpec, TaskSpec
 
 if TYPE_CHECKING:
     from ssmtl_balancers.module import Fixed as FixedModule
@@ -17,10 +17,10 @@ class Fixed(BalancerSpec):
 
     name: ClassVar[str] = "fixed"
 
-    def build(self, weights: Mapping[str, float]) -> FixedModule:
+    def build(self, tasks: Mapping[str, TaskSpec]) -> FixedModule:
         from ssmtl_balancers.module import Fixed as FixedModule
 
-        return FixedModule(weights)
+        return FixedModule({label: task.weight for label, task in tasks.items()})
 
 
 @hookimpl

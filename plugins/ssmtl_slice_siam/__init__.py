@@ -22,6 +22,7 @@ class SliceSiam(TaskSpec):
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("random", "spread")
     baseline: ClassVar[str | None] = "random"
+    floor: ClassVar[float] = -1.0
 
     weight: float = Field(1 / 3, ge=0, description="Weight λ of this loss in the total (eq. 3).")
     t: int = Field(5, ge=1, description="Pairs are t+1 to 2t slices apart, to either side.")

@@ -39,7 +39,7 @@ class MultiTask(nn.Module):
         modules = {str(task): task.build(network) for task in tasks}
         if not any("dense" in task.needs for task in tasks):
             network.decoder.requires_grad_(False)
-        return cls(network, modules, balancer.build({str(task): task.weight for task in tasks}))
+        return cls(network, modules, balancer.build({str(task): task for task in tasks}))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, TaskOutput]]:
         encode = SharedEncoder(self.backbone)
