@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.distance import Distance as Distance
+from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -29,6 +29,10 @@ def images(number=6, seed=0):
     return torch.randn(number, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
+def companion(image, rows=None):
+    return Companion(image, torch.zeros(len(image), dtype=torch.long), rows)
+
+
 def batch(anchor, **companions):
     return Batch(anchor, companions, seed=3)
 
@@ -42,8 +46,8 @@ def test_reconstruction_is_the_mean_squared_error_of_equation_1():
     model = multitask("reconstruct_prev:t=2", "reconstruct_next:t=2")
     anchor, prev, after = images(), images(seed=1), images(seed=2)
     named = {
-        "reconstruct_prev:t=2": {"target": Companion(prev)},
-        "reconstruct_next:t=2": {"target": Companion(after)},
+        "reconstruct_prev:t=2": {"target": companion(prev)},
+        "reconstruct_next:t=2": {"target": companion(after)},
     }
     total, outputs = model(Batch(anchor, named))
     dense = model.backbone(anchor).dense
@@ -75,7 +79,7 @@ def test_positives_are_t_plus_1_to_2t_slices_away_on_both_sides(t):
 def test_slice_siam_is_the_negative_cosine_of_equation_2_with_weight_one_third():
     model = multitask("slice_siam:t=2")
     anchor, positive = images(), images(seed=1)
-    total, outputs = model(batch(anchor, **{"slice_siam:t=2": {"positive": Companion(positive)}}))
+    total, outputs = model(batch(anchor, **{"slice_siam:t=2": {"positive": companion(positive)}}))
     q = model.backbone(anchor).pooled.detach().double().numpy()
     z = model.backbone(positive).pooled.detach().double().numpy()
     first, _, _, second = model.tasks[0].predict
@@ -90,7 +94,7 @@ def test_slice_siam_is_the_negative_cosine_of_equation_2_with_weight_one_third()
 def test_no_gradient_flows_through_the_positive():
     model = multitask("slice_siam:t=2")
     anchor, positive = images().requires_grad_(), images(seed=1).requires_grad_()
-    total, _ = model(batch(anchor, **{"slice_siam:t=2": {"positive": Companion(positive)}}))
+    total, _ = model(batch(anchor, **{"slice_siam:t=2": {"positive": companion(positive)}}))
     total.backward()
     assert anchor.grad.abs().sum() > 0
     assert positive.grad is None
@@ -102,7 +106,7 @@ def test_gradient_reaches_encoder_and_decoder_from_reconstruction_and_only_the_e
         _, outputs = model(
             batch(
                 images(),
-                **{text: {name: Companion(images(seed=1))}, "reconstruct_next": {"target": Companion(images(seed=2))}},
+                **{text: {name: companion(images(seed=1))}, "reconstruct_next": {"target": companion(images(seed=2))}},
             )
         )
         outputs[text].loss.backward()
@@ -115,8 +119,8 @@ def test_two_tasks_that_share_a_slice_do_one_forward():
     calls = Counter()
     model.backbone.encoder.register_forward_hook(lambda m, a, o: calls.update(["encoder"]))
     model.backbone.decoder.register_forward_hook(lambda m, a, o: calls.update(["decoder"]))
-    positive = Companion(images(seed=2))
-    named = {label: {"positive": positive, "target": Companion(images(seed=1))} for label in model.labels}
+    positive = companion(images(seed=2))
+    named = {label: {"positive": positive, "target": companion(images(seed=1))} for label in model.labels}
     model(Batch(images(), named))
     assert calls == {"encoder": 2, "decoder": 1}  # the anchors, and the positives of both
 
@@ -125,9 +129,9 @@ def test_an_anchor_without_companion_changes_nothing_of_that_task():
     for text, name in (("reconstruct_prev", "target"), ("slice_siam", "positive")):
         model = multitask(text).eval()
         anchor, other, rows = images(), images(3, seed=1), torch.tensor([0, 2, 5])
-        step = Step(batch(anchor), SharedEncoder(model.backbone), {name: Companion(other, rows)})
+        step = Step(batch(anchor), SharedEncoder(model.backbone), {name: companion(other, rows)})
         some = model.tasks[0](step)
-        few = Step(batch(anchor[rows]), SharedEncoder(model.backbone), {name: Companion(other)})
+        few = Step(batch(anchor[rows]), SharedEncoder(model.backbone), {name: companion(other)})
         assert some.loss.item() == pytest.approx(model.tasks[0](few).loss.item(), rel=1e-5)
         assert some.pairs == 3
 
@@ -135,7 +139,7 @@ def test_an_anchor_without_companion_changes_nothing_of_that_task():
 @pytest.mark.parametrize(("text", "name"), [("reconstruct_prev", "target"), ("slice_siam", "positive")])
 def test_a_batch_without_any_pair_gives_a_loss_of_zero_that_can_be_descended(text, name):
     model = multitask(text)
-    nothing = Companion(images(0), torch.zeros(0, dtype=torch.long))
+    nothing = companion(images(0), torch.zeros(0, dtype=torch.long))
     total, outputs = model(batch(images(), **{text: {name: nothing}}))
     total.backward()
     assert total.item() == 0
@@ -146,9 +150,9 @@ def test_a_batch_without_any_pair_gives_a_loss_of_zero_that_can_be_descended(tex
 
 def test_a_collapsed_encoder_shows_in_the_random_pairs_and_the_spread():
     model = multitask("slice_siam")
-    healthy = model(batch(images(8), slice_siam={"positive": Companion(images(8, seed=1))}))[1]["slice_siam"]
+    healthy = model(batch(images(8), slice_siam={"positive": companion(images(8, seed=1))}))[1]["slice_siam"]
     same = images(1).expand(8, 1, 32, 32)
-    collapsed = model(batch(same, slice_siam={"positive": Companion(same.clone())}))[1]["slice_siam"]
+    collapsed = model(batch(same, slice_siam={"positive": companion(same.clone())}))[1]["slice_siam"]
     assert float(collapsed.metrics["spread"]) < 1e-3 < float(healthy.metrics["spread"])
     assert float(collapsed.metrics["random"]) == pytest.approx(collapsed.loss.item(), abs=1e-5)
 

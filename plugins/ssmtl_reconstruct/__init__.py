@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import Feature, TaskSpec
+from ssmtl_toolkit.specs import Distance, Feature, TaskSpec, slices_of
 
 if TYPE_CHECKING:
     from ssmtl_reconstruct.module import Reconstruct
@@ -21,10 +21,13 @@ class _ReconstructSpec(TaskSpec):
     baseline: ClassVar[str | None] = "copy"
     sign: ClassVar[int]
 
-    t: int = Field(5, ge=1, description="Distance of the slice to reconstruct, in slices (the paper: 5, 10, 15).")
+    t: Distance = Field(
+        5, description="Distance of the slice to reconstruct, in slices (the paper: 5, 10, 15) or mm, as in 15mm."
+    )
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
-        return {"target": (self.sign * self.t,)}
+        t = slices_of(self.t, spacing)
+        return {"target": (self.sign * t,) if t else ()}
 
     def build(self, backbone: Backbone) -> Reconstruct:
         from ssmtl_reconstruct.module import Reconstruct

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import Feature, TaskSpec
+from ssmtl_toolkit.specs import Distance, Feature, TaskSpec, slices_of
 
 if TYPE_CHECKING:
     from ssmtl_slice_siam.module import SliceSiam as SliceSiamModule
@@ -25,14 +25,15 @@ class SliceSiam(TaskSpec):
     floor: ClassVar[float] = -1.0
 
     weight: float = Field(1 / 3, ge=0, description="Weight λ of this loss in the total (eq. 3).")
-    t: int = Field(5, ge=1, description="Pairs are t+1 to 2t slices apart, to either side.")
+    t: Distance = Field(5, description="Pairs are t+1 to 2t slices apart, to either side; t may be in mm, as in 15mm.")
     norm: Literal["none", "batch"] = Field(
         "none",
         description="Normalisation between the predictor's two layers: none (the paper) or batch (SimSiam).",
     )
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
-        near, far = self.t + 1, 2 * self.t
+        t = slices_of(self.t, spacing)
+        near, far = t + 1, 2 * t
         return {"positive": (*range(-far, -near + 1), *range(near, far + 1))}
 
     def build(self, backbone: Backbone) -> SliceSiamModule:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ssmtl_toolkit.data.sampling import Sampler, step_seed
+from ssmtl_toolkit.data.sampling import Rows, Sampler, step_seed
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.step import Batch, Companion
 
@@ -22,8 +23,8 @@ class Loader:
         rows = np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)])
         anchor, *images = self.store.gather(torch.from_numpy(rows), self.device).split(sizes)
         companions = [
-            Companion(image, None if len(has) == len(anchor) else torch.from_numpy(has).to(self.device))
-            for image, (_, has) in zip(images, draw.companions, strict=True)
+            self._companion(image, rows - draw.anchors[has], None if len(has) == len(anchor) else has)
+            for image, (rows, has) in zip(images, draw.companions, strict=True)
         ]
         named = {
             label: {name: companions[column] for name, column in names.items()}
@@ -31,3 +32,7 @@ class Loader:
         }
         seed = step_seed(self.sampler.seed, index)
         return Batch(anchor, named, seed, first=index % self.accumulate == 0)
+
+    def _companion(self, image: Tensor, offsets: Rows, has: Rows | None) -> Companion:
+        rows = None if has is None else torch.from_numpy(has).to(self.device)
+        return Companion(image, torch.from_numpy(offsets).to(self.device), rows)

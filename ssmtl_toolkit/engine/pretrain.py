@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ssmtl_toolkit.engine.trainer import Trainer, no_pair
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan
+from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -183,18 +183,39 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
     plan = Plan(extents, [offsets[extent.spacing] for extent in extents])
     for label, names in plan.columns.items():
         for name, column in names.items():
+            if not plan.candidates[column].number.any():
+                raise DataError(
+                    f"task {label!r}: no scan has slices near enough together for its {name} (they are "
+                    f"{_range([e.spacing for e in extents])} mm apart); choose a larger distance"
+                )
             if plan.pairs[column] == 0:
                 raise DataError(
                     f"task {label!r}: no scan has slices far enough apart for its {name} (the longest has "
                     f"{max(e.count for e in extents)} slices along the {store.scans[0].axis} axis); "
                     f"choose a smaller t or another --axis"
                 )
-    for remark in (remark for task in specs.tasks for remark in task.remarks(len(plan.anchors))):
-        progress.note(remark)
+    for task in specs.tasks:
+        for remark in [*_distances(task, extents), *task.remarks(len(plan.anchors))]:
+            progress.note(remark)
     for i in plan.idle:
         scan = store.scans[i]
         progress.note(f"{printable(scan.scan.path)}: left out, {no_pair(scan)}")
     return plan
+
+
+def _distances(task: TaskSpec, extents: Sequence[Extent]) -> list[str]:
+    """Tell in slices what a task was told in mm."""
+    if task.companions(1.0) == task.companions(2.0):
+        return []
+    spacings = {extent.spacing for extent in extents}
+    steps = [abs(o) for spacing in spacings for offsets in task.companions(spacing).values() for o in offsets]
+    away, apart = _range(steps), _range(spacings)
+    return [f"{task}: its companions are {away} slices away from the anchor, with {apart} mm between slices"]
+
+
+def _range(numbers: Collection[float]) -> str:
+    low, high = f"{min(numbers):.3g}", f"{max(numbers):.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _check_same(config: RunConfig, folder: Path) -> None:

@@ -18,10 +18,12 @@ class Companion:
 
     Attributes:
         image: (M, C, H, W), the companions that exist, M <= N.
+        offsets: (M,) int64, how many slices behind its anchor each lies (before it: negative).
         rows: (M,) int64, the anchors they belong to; None when all N have one.
     """
 
     image: Tensor
+    offsets: Tensor
     rows: Tensor | None = None
 
     def of(self, anchors: Tensor) -> Tensor:

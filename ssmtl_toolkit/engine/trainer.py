@@ -318,4 +318,4 @@ class Trainer:
 
 def no_pair(scan: StoredScan) -> str:
     """Why a scan is left out that gives no task anything to do."""
-    return f"its slices along the {scan.axis} axis ({scan.count}) give no pair for any task; a smaller t would"
+    return f"its slices along the {scan.axis} axis ({scan.count}) give no pair for any task; another t may"

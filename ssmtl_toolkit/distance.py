@@ -1,0 +1,48 @@
+"""How far apart slices are: a whole number of slices, or millimetres that each scan's own spacing turns into slices."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+_MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
+
+
+def _read(given: Any) -> int | str:
+    if isinstance(given, str):
+        if millimetres := _MM.fullmatch(given):
+            length = float(millimetres[1])
+            if length <= 0:
+                raise ValueError("a distance in mm should be greater than 0")
+            return f"{length:.10g}mm"
+        if re.fullmatch(r"[+-]?\d+", given.strip()):
+            given = int(given)
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise ValueError("should be a whole number of slices, such as 5, or millimetres, such as 15mm")
+    if given < 1:
+        raise ValueError("should be greater than or equal to 1")
+    return given
+
+
+Distance = Annotated[
+    int | str,
+    BeforeValidator(_read),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "format": "millimetres"}]}),
+]
+"""Type of an option such as `t`: `5` (slices, at least 1) or `15mm`."""
+
+
+def slices_of(distance: int | str, spacing: float) -> int:
+    """Turn a `Distance` into slices of a scan that has `spacing` mm between slices: the nearest whole number.
+
+    0 where the distance is less than half the spacing: the scan has no slices so near each other.
+
+    >>> slices_of(5, 2.5), slices_of("15mm", 2.5), slices_of("15mm", 8.0), slices_of("1mm", 3.0)
+    (5, 6, 2, 0)
+    """
+    if isinstance(distance, int):
+        return distance
+    return math.floor(float(distance.removesuffix("mm")) / spacing + 0.5)
