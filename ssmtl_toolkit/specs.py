@@ -174,7 +174,22 @@ class ReaderSpec(Spec):
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
-        """Tell by name alone, without opening the file, whether this reader is meant for `path`."""
+        """Tell whether this reader is meant for `path`, a file or a folder, without reading it.
+
+        The name should do. Where it does not, look cheaply: at the names in a folder, at the first 132 bytes of a file.
+        Never fails: a path that is not there or may not be read is no match, or one by its name.
+        """
+
+    def parts(self, path: Path) -> Mapping[str, Path]:
+        """The scans that a matching `path` holds: for each its name within `path`, and what to give to `read`.
+
+        One scan is called "". Names become parts of file names: letters, digits, - and _, nothing from free text
+        fields of a file, which may name a patient.
+
+        Raises:
+            DataError: what matches is no scan, and why (one line); it is then listed as left out.
+        """
+        return {"": path}
 
     def files(self, path: Path) -> Sequence[Path]:
         """All files that `read(path)` reads, so that a change in any of them is noticed."""
@@ -236,13 +251,26 @@ class DatasetSpec(Spec):
 
 
 class ReadableTest:
-    """Whether one of some readers is meant for a path."""
+    """Which of some readers is meant for a path, if any."""
 
     def __init__(self, readers: Iterable[ReaderSpec]) -> None:
         self.readers = tuple(readers)
 
     def __call__(self, path: Path) -> bool:
-        return any(reader.matches(path) for reader in self.readers)
+        return self.reader(path) is not None
+
+    def reader(self, path: Path) -> ReaderSpec | None:
+        """The first reader that is meant for `path`."""
+        return next((reader for reader in self.readers if reader.matches(path)), None)
+
+    def parts(self, path: Path) -> Mapping[str, Path]:
+        """The scans that a readable `path` holds, as its reader's `parts` says.
+
+        Raises:
+            DataError: it holds none, and why.
+        """
+        reader = self.reader(path)
+        return {"": path} if reader is None else reader.parts(path)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

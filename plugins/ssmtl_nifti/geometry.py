@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from ssmtl_nifti.header import Header
-from ssmtl_nifti.source import FileError
+from ssmtl_toolkit.data.affines import shear, usable
+from ssmtl_toolkit.data.source import FileError
 
 _MM = {1: ("meters", 1000.0), 3: ("microns", 0.001)}  # xyzt_units; 0 (unknown) and 2 are taken as mm
 
@@ -54,10 +54,8 @@ def _affine(header: Header, zooms: NDArray[np.float64] | None, notes: list[str])
     notes.extend(f"its {broken} is invalid, the {name} is used" for broken in coded.keys() - usable.keys())
     if len(usable) == 2:
         _compare_forms(usable["sform"], usable["qform"], header.shape, notes)
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if (cosine := abs(directions.T @ directions - np.eye(3)).max()) > 0.01:
-        angle = math.degrees(math.acos(min(cosine, 1.0)))
-        notes.append(f"its axes are sheared: two meet at {angle:.1f} degrees, not 90")
+    if sheared := shear(affine):
+        notes.append(sheared)
     return affine
 
 
@@ -67,9 +65,7 @@ def _form(get: Callable[[], Any]) -> NDArray[np.float64] | None:
         affine = np.asarray(get(), np.float64)
     except (HeaderDataError, ValueError):
         return None
-    volume = np.linalg.norm(affine[:3, :3], axis=0).prod()
-    good = np.isfinite(affine).all() and volume > 0 and abs(np.linalg.det(affine[:3, :3])) > 1e-6 * volume
-    return affine if good else None
+    return affine if usable(affine) else None
 
 
 def _compare_forms(

@@ -10,7 +10,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ssmtl_nifti.source import AGAIN, FileError, Source
+from ssmtl_toolkit.data.source import AGAIN, FileError, Source
+from ssmtl_toolkit.data.values import by
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _NO_IMAGE = {0: "unknown", 1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128"}
@@ -103,10 +104,6 @@ def _shape(fields: nib.Nifti1Header) -> tuple[tuple[int, int, int], int]:
     if len(dims) > 4:
         raise FileError(f"has {len(dims)} dimensions ({by(dims)}: a warp or vectors); give a 3-D scan")
     return (dims[0], dims[1], dims[2]), math.prod(dims[3:])
-
-
-def by(dims: list[int]) -> str:
-    return " x ".join(map(str, dims))
 
 
 def _voxel_type(fields: nib.Nifti1Header, order: str) -> np.dtype[Any]:

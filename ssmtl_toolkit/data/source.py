@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import os
@@ -9,6 +10,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 
 DEFLATE = 1032  # deflate cannot pack tighter than 1032:1, so a header that claims more is lying
+_BZIP2 = 5_000_000  # nor bzip2 than about this, which only blank data come near to
 AGAIN = "copy or download it again"
 _CHUNK = 1 << 20
 _BLANK = bytes(_CHUNK)
@@ -38,7 +41,7 @@ class Source:
         self.size = os.fstat(self._file.fileno()).st_size
         self.zipped = self._file.read(2) == b"\x1f\x8b"
         self._file.seek(0)
-        self._stream = gzip.GzipFile(fileobj=self._file) if self.zipped else self._file
+        self._stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._file)) if self.zipped else self._file
         self.limit = self.size * DEFLATE if self.zipped else self.size
         self.position = 0
 
@@ -47,6 +50,23 @@ class Source:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+    def unpack(self, packing: Literal["gzip", "bzip2", "zlib"]) -> None:
+        """Take the rest of a plain file as packed: from here on bytes are unpacked, and `position` counts from 0."""
+        self.limit = (self.size - self.position) * (_BZIP2 if packing == "bzip2" else DEFLATE)
+        if packing == "gzip":
+            self._stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._file))
+        elif packing == "bzip2":
+            self._stream = cast("IO[bytes]", bz2.BZ2File(self._file))
+        else:
+            self._stream = cast("IO[bytes]", _Zlib(self._file))
+        self.zipped, self.position = True, 0
+
+    def line(self, longest: int = 1 << 16) -> bytes:
+        """Read a line of a text header without its end; b"" at the end of the file too."""
+        line = self._stream.readline(longest)
+        self.position += len(line)
+        return line.rstrip(b"\r\n")
 
     def peek(self, count: int) -> bytes:
         """Read up to `count` first bytes without counting them."""
@@ -88,6 +108,23 @@ class Source:
         return self.position - end
 
 
+class _Zlib:
+    """A zlib stream without gzip's header, as MetaImage has it; its checksum is compared at its end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._inflate, self._rest = file, zlib.decompressobj(), b""
+
+    def read(self, count: int) -> bytes:
+        found = b""
+        while len(found) < count and not self._inflate.eof:
+            packed = self._rest or self._file.read(_CHUNK)
+            if not packed:
+                raise EOFError("the packed voxels end too early")
+            found += self._inflate.decompress(packed, count - len(found))
+            self._rest = self._inflate.unconsumed_tail
+        return found
+
+
 @contextlib.contextmanager
 def blaming(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside into one `DataError` line that begins with the file's name."""
@@ -99,6 +136,8 @@ def blaming(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         said = f"is damaged or cut short: gzip says {printable(str(error))!r}; {AGAIN}"
     except OSError as error:
+        if error.errno is None:  # bz2's way to say so
+            raise DataError(f"{printable(path)}: is damaged: its packed voxels cannot be unpacked; {AGAIN}") from None
         said = f"cannot be read: {error.strerror or error}; check the path, its links and its permissions"
     except MemoryError:
         said = "does not fit into memory; close other programs or take a smaller scan"
