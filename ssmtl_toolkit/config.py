@@ -34,6 +34,7 @@ from ssmtl_toolkit.specs import (
 )
 
 RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad", "head"})
+RESUMABLE |= {"gradient_norms"}
 RESUMABLE |= {"without", "snapshot_every", "accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
 """What may differ when a run goes on: how long, what is kept, where the scans lie (their contents are compared), and on
 which machine (then not bit for bit)."""
@@ -160,6 +161,9 @@ class RunConfig(Config):
         None, ge=1, description="Keep the backbone as it is after every so many epochs, in snapshots/."
     )
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    gradient_norms: bool = Field(
+        False, description="Log the norm of each task's gradient on the backbone too, at those steps."
+    )
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec
 
 if TYPE_CHECKING:
-    from ssmtl_balancers.module import Fixed as FixedModule
+    from ssmtl_balancers import famo, gradients, module
 
 
 class Fixed(BalancerSpec):
@@ -17,12 +21,115 @@ class Fixed(BalancerSpec):
 
     name: ClassVar[str] = "fixed"
 
-    def build(self, tasks: Mapping[str, TaskSpec]) -> FixedModule:
-        from ssmtl_balancers.module import Fixed as FixedModule
+    def build(self, tasks: Mapping[str, TaskSpec]) -> module.Fixed:
+        from ssmtl_balancers import module
 
-        return FixedModule({label: task.weight for label, task in tasks.items()})
+        return module.Fixed(tasks)
+
+
+class Uncertainty(BalancerSpec):
+    """Learn a variance for each task; losses count by its inverse (Kendall et al., 2018)."""
+
+    name: ClassVar[str] = "uncertainty"
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> module.Uncertainty:
+        from ssmtl_balancers import module
+
+        return module.Uncertainty(tasks)
+
+
+class Dwa(BalancerSpec):
+    """Dynamic weight average: tasks whose loss falls slowly count more (Liu et al., 2019)."""
+
+    name: ClassVar[str] = "dwa"
+
+    window: int = Field(100, ge=1, description="Updates over which a loss is averaged; the original: an epoch.")
+    temperature: float = Field(2.0, gt=0, description="Temperature T of the softmax; the larger, the more even.")
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> module.Dwa:
+        from ssmtl_balancers import module
+
+        return module.Dwa(tasks, self.window, self.temperature)
+
+
+class Rlw(BalancerSpec):
+    """Random loss weighting: weights drawn anew for every update (Lin et al., 2021)."""
+
+    name: ClassVar[str] = "rlw"
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> module.Rlw:
+        from ssmtl_balancers import module
+
+        return module.Rlw(tasks)
+
+
+class Famo(BalancerSpec):
+    """Fast adaptive multitask optimisation: all losses fall by the same share (Liu et al., 2023)."""
+
+    name: ClassVar[str] = "famo"
+
+    lr: float = Field(0.025, gt=0, description="Learning rate of the task logits (Adam).")
+    decay: float = Field(0.001, ge=0, description="Weight decay γ of the task logits.")
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> famo.Famo:
+        from ssmtl_balancers import famo
+
+        return famo.Famo(tasks, self.lr, self.decay)
+
+
+class _GradientSpec(BalancerSpec):
+    """What balancers that look at gradients have in common."""
+
+    at: Literal["features", "trunk"] = Field(
+        "trunk",
+        description="Where gradients are compared: at the backbone's weights, or at the last shared features, cheaper.",
+    )
+
+    def model_post_init(self, context: Any, /) -> None:
+        if find_spec("torchjd") is None:
+            raise UsageError(
+                f"balancer {self.name!r} needs TorchJD, which is not installed: pip install 'ssmtl-toolkit[balancing]'"
+            )
+
+
+class PcGrad(_GradientSpec):
+    """Take from each gradient what goes against another task's (Yu et al., 2020); by TorchJD."""
+
+    name: ClassVar[str] = "pcgrad"
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> gradients.PcGrad:
+        from ssmtl_balancers import gradients
+
+        return gradients.PcGrad(tasks, self.at)
+
+
+class UpGrad(_GradientSpec):
+    """The sum of the gradients, each brought to where no loss rises (Quinton and Rey, 2024); by TorchJD."""
+
+    name: ClassVar[str] = "upgrad"
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> gradients.UpGrad:
+        from ssmtl_balancers import gradients
+
+        return gradients.UpGrad(tasks, self.at)
+
+
+class Mgda(_GradientSpec):
+    """The shortest vector among the mixtures of the gradients (Sener and Koltun, 2018); by TorchJD."""
+
+    name: ClassVar[str] = "mgda"
+
+    at: Literal["features", "trunk"] = Field(
+        "features",
+        description="Where gradients are compared: at the last shared features (MGDA-UB) or at the backbone's weights.",
+    )
+
+    def build(self, tasks: Mapping[str, TaskSpec]) -> gradients.Mgda:
+        from ssmtl_balancers import gradients
+
+        return gradients.Mgda(tasks, self.at)
 
 
 @hookimpl
 def ssmtl_balancers() -> list[type[BalancerSpec]]:
-    return [Fixed]
+    return [Fixed, Uncertainty, Dwa, Rlw, Famo, PcGrad, UpGrad, Mgda]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,8 +18,11 @@ class Features:
 
     @cached_property
     def pyramid(self) -> list[Tensor]:
-        """The encoder's maps, finest first; the deepest is (N, pooled_channels, h, w)."""
-        return list(self._backbone.encoder(self._image))
+        """The encoder's maps, finest first; the deepest is (N, pooled_channels, h, w).
+
+        They are views, so that a gradient at one of them is that of its readers, not of what deeper maps make of it.
+        """
+        return [one.view_as(one) for one in self._backbone.encoder(self._image)]
 
     @cached_property
     def pooled(self) -> Tensor:
@@ -32,6 +36,11 @@ class Features:
         if dense.shape[2:] != self._image.shape[2:]:
             dense = F.interpolate(dense, size=self._image.shape[2:], mode="bilinear", align_corners=False)
         return dense
+
+    def computed(self, part: Literal["pyramid", "dense"]) -> list[Tensor]:
+        """The maps of this part if somebody has read it, else none."""
+        maps = vars(self).get(part, [])
+        return [maps] if isinstance(maps, Tensor) else list(maps)
 
 
 class Backbone(nn.Module):

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.shared import Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
 
 class Balancer(nn.Module):
-    """Base of what `BalancerSpec.build` returns: `forward(losses: Mapping[label, scalar]) -> scalar` to descend."""
+    """Base of what `BalancerSpec.build` returns: `forward(losses: Mapping[label, scalar], shared)`, a scalar.
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        total: Tensor = super().__call__(losses)
+    Balanced is each task's weight x loss. State belongs into buffers or parameters: those are saved and resumed.
+
+    Attributes:
+        hears: what `updated` is called with after each update; `change` costs a forward pass more.
+        weights: what each weight x loss was multiplied by in the last batch, without gradient, for metrics.jsonl;
+            empty where a balancer has nothing to tell.
+    """
+
+    hears: ClassVar[Literal["nothing", "losses", "change"]] = "nothing"
+    weights: Mapping[str, Tensor] = {}
+
+    def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
+        total: Tensor = super().__call__(losses, shared)
         return total
+
+    def updated(self, before: Tensor, after: Tensor | None) -> None:
+        """Hear the losses of an update's batches: means over the pairs of all batches and ranks, (T,), NaN without any.
+
+        `before` are those of the update, `after` those of the same batches, draws and buffers with the weights that
+        came of it (None unless `hears` is `change`). Both are without the tasks' weights, in the order of the tasks.
+        """
+
+
+Watch = Callable[[Mapping[str, Tensor], Shared], None]
+"""Sees the losses of a batch and what they share, while their graph is there."""
 
 
 class MultiTask(nn.Module):
@@ -25,12 +49,16 @@ class MultiTask(nn.Module):
     Parts that no task reads are not trained: with MoCo V2 alone the decoder stays as it was made.
     """
 
-    def __init__(self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer) -> None:
+    def __init__(
+        self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, dense: bool = False
+    ) -> None:
+        """`dense`: the tasks read the decoder's map and nothing else."""
         super().__init__()
         self.backbone = backbone
         self.labels = list(tasks)
         self.tasks = nn.ModuleList(tasks.values())  # labels have dots, which ModuleDict refuses
         self.balancer = balancer
+        self.dense = dense
 
     @classmethod
     def build(cls, backbone: BackboneSpec, tasks: Sequence[TaskSpec], balancer: BalancerSpec) -> MultiTask:
@@ -39,11 +67,22 @@ class MultiTask(nn.Module):
         modules = {str(task): task.build(network) for task in tasks}
         if not any("dense" in task.needs for task in tasks):
             network.decoder.requires_grad_(False)
-        return cls(network, modules, balancer.build({str(task): task for task in tasks}))
+        dense = all(task.needs == {"dense"} for task in tasks)
+        return cls(network, modules, balancer.build({str(task): task for task in tasks}), dense)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, TaskOutput]]:
+    def forward(self, batch: Batch, watch: Watch | None = None) -> tuple[Tensor, dict[str, TaskOutput]]:
+        """The scalar to descend, and each task's output; `watch` looks on at what the balancer gets."""
         encode = SharedEncoder(self.backbone)
+        outputs = self.outputs(batch, encode)
+        losses = {label: output.loss for label, output in outputs.items()}
+        shared = Shared(batch, self.backbone, encode, outputs, self.dense)
+        if watch is not None:
+            watch(losses, shared)
+        return self.balancer(losses, shared), outputs
+
+    def outputs(self, batch: Batch, encode: SharedEncoder) -> dict[str, TaskOutput]:
+        """Each task's output, by label."""
         outputs: dict[str, TaskOutput] = {}
         for label, task in zip(self.labels, self.tasks, strict=True):
             outputs[label] = task(Step(batch, encode, batch.companions.get(label, {})))
-        return self.balancer({label: output.loss for label, output in outputs.items()}), outputs
+        return outputs

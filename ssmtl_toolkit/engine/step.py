@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,3 +98,7 @@ class SharedEncoder:
                 self._backbone(image),
             )  # keeping the image keeps its id from being reused
         return self._done[key][1]
+
+    def maps(self, part: Literal["pyramid", "dense"]) -> list[list[Tensor]]:
+        """For each image that was encoded with gradient, its maps of this part, as far as they were read."""
+        return [features.computed(part) for (_, gradient), (_, features) in self._done.items() if gradient]

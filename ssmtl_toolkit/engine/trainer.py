@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.files import replacing, write_json
-from ssmtl_toolkit.data.sampling import Plan, Sampler, step_seed
+from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
 from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.device import choose_precision, seed_all
@@ -27,6 +27,8 @@ from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.engine.probe import probe
 from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.shared import sum_over_ranks
+from ssmtl_toolkit.engine.update import Updater
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.registry import our_version, registry
 
@@ -68,7 +70,9 @@ class Trainer:
         self.wrapped.train()
         sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate)
-        self.window = Window({str(task): task.metrics for task in specs.tasks}, self._sum)
+        self.window = Window({str(task): task.metrics for task in specs.tasks}, sum_over_ranks)
+        weights = {str(task): task.weight for task in specs.tasks}
+        self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.window, weights)
         self.log = MetricLog(folder / METRICS)
         self.step = 0
         self.saved = -1
@@ -147,33 +151,8 @@ class Trainer:
         self.progress.done()
 
     def _update(self) -> None:
-        """One weight update: forward and backward of `accumulate` batches, then Adam."""
-        config = self.config
-        for part in range(config.accumulate):
-            index = self.step * config.accumulate + part
-            seed_all(step_seed(config.seed, index, self.fabric.global_rank), self.fabric.device)
-            with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
-                try:
-                    loss, outputs = self.wrapped(self.load(index))
-                    self.fabric.backward(loss / config.accumulate)
-                except torch.OutOfMemoryError as error:
-                    raise SsmtlError(
-                        f"not enough GPU memory for {config.batch_size} slices of {config.size} x {config.size} "
-                        f"pixels; try a smaller --batch-size with --accumulate, or --precision bf16"
-                    ) from error
-            self.window.add(outputs)
-        if config.clip is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update(self.step)
         self.step += 1
-
-    def _sum(self, sums: torch.Tensor) -> torch.Tensor:
-        if self.fabric.world_size == 1:
-            return sums
-        total = self.fabric.all_reduce(sums, reduce_op="sum")
-        assert isinstance(total, torch.Tensor)
-        return total
 
     def _flush(self) -> None:
         """Write a line of metrics; a loss that is not a number ends the run before it reaches a checkpoint."""
@@ -186,7 +165,7 @@ class Trainer:
                 )
         if self.fabric.is_global_zero and means:
             epoch = self.step * self.images_per_step / len(self.plan.anchors)
-            record = {"step": self.step, "epoch": round(epoch, 4), **means}
+            record = {"step": self.step, "epoch": round(epoch, 4), **means, **self.update.told()}
             self.log.append(record)
             self.progress.logged(record)
 

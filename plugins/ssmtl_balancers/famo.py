@@ -1,0 +1,63 @@
+"""FAMO: what each loss lost in an update moves its task's weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ssmtl_balancers.module import Weighing
+from ssmtl_toolkit.engine.shared import Shared
+from ssmtl_toolkit.specs import TaskSpec
+
+_SMALL = 1e-8
+_BETA1, _BETA2 = 0.9, 0.999
+
+
+class Famo(Weighing):
+    """Descend c Σ z log(loss - floor), z = softmax(logits), 1/c = Σ z / (loss - floor) (Liu et al., 2023, algorithm 1).
+
+    Its gradient is that of Σ c z / (loss - floor) x loss, with the losses in the weights as means over ranks: so it
+    is descended, and all ranks have equal weights. After an update Adam moves the logits against the decrease of each
+    log loss, measured on the same batches. A task without pairs, or with weight 0, is left out of all this.
+    """
+
+    hears: ClassVar[Literal["nothing", "losses", "change"]] = "change"
+    logits: Tensor
+    mean: Tensor
+    square: Tensor
+    updates: Tensor
+
+    def __init__(self, tasks: Mapping[str, TaskSpec], lr: float, decay: float) -> None:
+        super().__init__(tasks)
+        self.lr, self.decay = lr, decay
+        for name in ("logits", "mean", "square"):
+            self.register_buffer(name, torch.zeros(len(tasks)))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
+        gap = self.above(shared.means(losses))
+        there = gap.isfinite()
+        share = torch.where(there, self.logits.softmax(dim=0) / (gap + _SMALL), 0.0)
+        weights = torch.where(there, share / share.sum(), 1.0)
+        return (self.tell(weights) * self.scaled(losses)).sum()
+
+    @torch.no_grad()
+    def updated(self, before: Tensor, after: Tensor | None) -> None:
+        assert after is not None
+        decrease = (self.above(before) + _SMALL).log() - (self.above(after) + _SMALL).log()
+        decrease = torch.where(decrease.isfinite(), decrease, 0.0)
+        z = self.logits.softmax(dim=0)
+        self._adam(z * (decrease - (z * decrease).sum()))
+
+    def _adam(self, gradient: Tensor) -> None:
+        """A step of Adam, its moments in buffers, so that they are saved and resumed."""
+        gradient = gradient + self.decay * self.logits
+        self.updates += 1
+        self.mean.lerp_(gradient, 1 - _BETA1)
+        self.square.lerp_(gradient.square(), 1 - _BETA2)
+        mean = self.mean / (1 - _BETA1**self.updates)
+        square = self.square / (1 - _BETA2**self.updates)
+        self.logits -= self.lr * mean / (square.sqrt() + _SMALL)

@@ -1,0 +1,138 @@
+"""What the losses of one batch have in common: pairs, draws, and their gradients where the tasks meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor, distributed
+
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
+from ssmtl_toolkit.errors import UsageError
+
+Place = Literal["features", "trunk"]
+"""Where gradients of tasks are compared: at the last maps that tasks share, or at the backbone's parameters."""
+
+
+class Shared:
+    """What a balancer may ask about the batch whose losses it gets. All ranks must ask the same, in one order.
+
+    Attributes:
+        seed: equal on all ranks and new for every batch, for random draws.
+        first: whether this is the first batch since the weights were last updated.
+        pairs: for each task, how many pairs of this rank its loss is a mean over; 0: the loss says nothing.
+    """
+
+    def __init__(
+        self, batch: Batch, backbone: Backbone, encode: SharedEncoder, outputs: Mapping[str, TaskOutput], dense: bool
+    ) -> None:
+        """`dense`: all tasks read the decoder's map and nothing else."""
+        self.seed, self.first = batch.seed, batch.first
+        self.pairs = {label: output.pairs for label, output in outputs.items()}
+        self._backbone, self._encode, self._dense = backbone, encode, dense
+
+    def means(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Means over the pairs of all ranks, (T,) float32 without gradient; NaN where no rank has a pair."""
+        means = PairMeans()
+        means.add(losses, self.pairs)
+        return means.get()
+
+    def gramian(self, losses: Mapping[str, Tensor], at: Place) -> Tensor:
+        """Inner products of the gradients of each two losses (means over ranks), (T, T) float32, equal on all ranks.
+
+        At the features the gradients are those at the decoder's maps where all tasks read nothing else, otherwise at
+        all maps that the encoder hands out, each counted by what reads it from there (the representation Z of Sener
+        and Koltun, 2018, section 3.3). At the trunk they are the gradients of the encoder's and decoder's parameters,
+        which costs a backward pass for each task.
+
+        Raises:
+            UsageError: at the features, and two tasks have read no image in common.
+        """
+        if at == "trunk":
+            return _products(self.trunk(losses))
+        images = self._encode.maps("dense" if self._dense else "pyramid")
+        maps = [one for image in images for one in image]
+        gradients = [_gradients(loss, maps) for loss in losses.values()]
+        _check_common(list(losses), gradients, [len(image) for image in images])
+        total = torch.zeros(len(losses), len(losses), device=maps[0].device)
+        for one, column in zip(maps, zip(*gradients, strict=True), strict=True):
+            total += _products(torch.stack([_flat(gradient, one) for gradient in column]))
+        return sum_over_ranks(total) / _world() ** 2
+
+    def trunk(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Gradients of each loss at all parameters of the backbone that are trained, means over ranks, (T, P)."""
+        parameters = [p for p in self._backbone.parameters() if p.requires_grad]
+        rows = []
+        for loss in losses.values():
+            found = zip(_gradients(loss, parameters), parameters, strict=True)
+            rows.append(torch.cat([_flat(gradient, parameter) for gradient, parameter in found]))
+        return sum_over_ranks(torch.stack(rows)) / _world()
+
+
+class PairMeans:
+    """Means of losses over the pairs of some batches and of all ranks; reading them waits for no device."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(self, losses: Mapping[str, Tensor], pairs: Mapping[str, int]) -> None:
+        """Take in the losses of one batch of this rank, and the numbers of pairs that they are means over."""
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        counts = torch.tensor([float(pairs[label]) for label in losses]).to(values.device, non_blocking=True)
+        sums = torch.stack([values * counts, counts])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def get(self) -> Tensor:
+        """The means, (T,) float32, equal on all ranks; NaN where there was no pair."""
+        assert self._sums is not None
+        sums, counts = sum_over_ranks(self._sums)
+        return sums / counts
+
+
+def sum_over_ranks(part: Tensor) -> Tensor:
+    """The sum of all ranks' tensors, on each of them."""
+    if _world() == 1:
+        return part
+    total = part.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(total)
+    return total
+
+
+def _world() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def _gradients(loss: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Gradients as `backward` would make them, outside autocast, for the graph that it will go through later."""
+    if not loss.requires_grad:
+        return [None] * len(inputs)
+    with torch.autocast(loss.device.type, enabled=False):
+        found: Sequence[Tensor | None] = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        return found
+
+
+def _flat(gradient: Tensor | None, like: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros(like.numel(), device=like.device)
+    return gradient.detach().float().flatten()
+
+
+def _products(rows: Tensor) -> Tensor:
+    with torch.autocast(rows.device.type, enabled=False):
+        products: Tensor = rows @ rows.T
+        return products
+
+
+def _check_common(labels: list[str], gradients: list[Sequence[Tensor | None]], sizes: list[int]) -> None:
+    """Refuse tasks that read different images: their gradients would be orthogonal, whatever they want of the trunk."""
+    image_of = [image for image, size in enumerate(sizes) for _ in range(size)]
+    read = [{image for image, gradient in zip(image_of, row, strict=True) if gradient is not None} for row in gradients]
+    for one, other in combinations(range(len(labels)), 2):
+        if read[one].isdisjoint(read[other]):
+            raise UsageError(
+                f"tasks {labels[one]!r} and {labels[other]!r} read features of different images, so their gradients "
+                f"do not meet there; compare them at the trunk's weights: at=trunk, as in --balancer mgda:at=trunk"
+            )

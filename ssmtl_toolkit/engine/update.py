@@ -1,0 +1,136 @@
+"""One weight update: batches forward and backward, Adam, and what the balancer and the log hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import Tensor
+
+from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.data.sampling import step_seed
+from ssmtl_toolkit.engine.device import seed_all
+from ssmtl_toolkit.engine.loader import Loader
+from ssmtl_toolkit.engine.metrics import Window
+from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.shared import PairMeans, Shared
+from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
+from ssmtl_toolkit.errors import SsmtlError
+
+
+class Updater:
+    """Does weight updates, one after the other."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: RunConfig,
+        wrapped: _FabricModule,
+        optimizer: _FabricOptimizer,
+        load: Loader,
+        window: Window,
+        weights: Mapping[str, float],
+    ) -> None:
+        """`wrapped` and `optimizer` come from `fabric.setup` of a `MultiTask`; `weights` are its tasks' own."""
+        self.fabric, self.config, self.load, self.window = fabric, config, load, window
+        self.wrapped, self.optimizer, self.weights = wrapped, optimizer, weights
+        model = wrapped.module
+        assert isinstance(model, MultiTask)
+        self.model = model
+        self._norms: dict[str, Tensor] = {}
+
+    def __call__(self, step: int) -> None:
+        """Do the update after `step` others: forward and backward of `accumulate` batches, then Adam."""
+        hears = self.model.balancer.hears
+        norms = GradientNorms(self.weights) if self._shows_norms(step + 1) else None
+        buffers = self._buffers() if hears == "change" else {}
+        before = PairMeans()
+        for part in range(self.config.accumulate):
+            outputs = self._descend(step, part, norms)
+            self.window.add(outputs)
+            if hears != "nothing":
+                _add(before, outputs)
+        if self.config.clip is not None:
+            clip = self.config.clip
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if hears != "nothing":
+            self.model.balancer.updated(before.get(), self._again(step, buffers) if hears == "change" else None)
+        self._norms = norms.get() if norms else {}
+
+    def told(self) -> dict[str, float]:
+        """What the log says of the last update beside losses: `label/weight` and `label/gradient`, where known."""
+        weights = {f"{label}/weight": float(weight) for label, weight in self.model.balancer.weights.items()}
+        return weights | {f"{label}/gradient": float(norm) for label, norm in self._norms.items()}
+
+    def _descend(self, step: int, part: int, norms: GradientNorms | None) -> dict[str, TaskOutput]:
+        config = self.config
+        with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
+            try:
+                batch = self._batch(step, part)
+                loss, outputs = self.wrapped(batch, norms) if norms else self.wrapped(batch)
+                self.fabric.backward(loss / config.accumulate)
+            except torch.OutOfMemoryError as error:
+                raise SsmtlError(
+                    f"not enough GPU memory for {config.batch_size} slices of {config.size} x {config.size} "
+                    f"pixels; try a smaller --batch-size with --accumulate, or --precision bf16"
+                ) from error
+        found: dict[str, TaskOutput] = outputs
+        return found
+
+    def _batch(self, step: int, part: int) -> Batch:
+        """A batch of this update; torch's generators are seeded for it."""
+        index = step * self.config.accumulate + part
+        seed_all(step_seed(self.config.seed, index, self.fabric.global_rank), self.fabric.device)
+        return self.load(index)
+
+    @torch.no_grad()
+    def _again(self, step: int, buffers: Mapping[str, Tensor]) -> Tensor:
+        """Losses of this update's batches with the new weights, all else (draws, queues …) as it was before it."""
+        now = self._buffers()
+        self._put_back(buffers)
+        after = PairMeans()
+        for part in range(self.config.accumulate):
+            batch = self._batch(step, part)
+            batch.first = False  # momentum encoders have followed already
+            with self.fabric.autocast():
+                _add(after, self.model.outputs(batch, SharedEncoder(self.model.backbone)))
+        self._put_back(now)
+        return after.get()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+    def _put_back(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[name])
+
+    def _shows_norms(self, step: int) -> bool:
+        return self.config.gradient_norms and step % self.config.log_every == 0
+
+
+class GradientNorms:
+    """Norms of the gradients of each task's weight x loss at the backbone's parameters, over an update's batches."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self._sum: Tensor | None = None
+        self._batches = 0
+
+    def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
+        rows = shared.trunk({label: self._weights[label] * loss for label, loss in losses.items()})
+        self._sum = rows if self._sum is None else self._sum + rows
+        self._batches += 1
+
+    def get(self) -> dict[str, Tensor]:
+        """By label, the norm of the mean over batches and ranks."""
+        assert self._sum is not None
+        norms = (self._sum / self._batches).norm(dim=1)
+        return dict(zip(self._weights, norms, strict=True))
+
+
+def _add(means: PairMeans, outputs: Mapping[str, TaskOutput]) -> None:
+    means.add({k: output.loss for k, output in outputs.items()}, {k: output.pairs for k, output in outputs.items()})
