@@ -31,15 +31,15 @@ class FileError(Exception):
 
 
 class Source:
-    """The bytes of a regular file, unpacked when it is gzip whatever its name, with a count of them."""
+    """The bytes of a regular file, with a count of them; unless `plain`, unpacked when it is gzip whatever its name."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, plain: bool = False) -> None:
         # stat before open: opening a fifo would wait for a writer for ever
         if not stat.S_ISREG(path.stat().st_mode):
             raise FileError("is not a regular file (a folder, pipe or device); give the scan's own file")
         self._file = path.open("rb")
         self.size = os.fstat(self._file.fileno()).st_size
-        self.zipped = self._file.read(2) == b"\x1f\x8b"
+        self.zipped = not plain and self._file.read(2) == b"\x1f\x8b"
         self._file.seek(0)
         self._stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._file)) if self.zipped else self._file
         self.limit = self.size * DEFLATE if self.zipped else self.size

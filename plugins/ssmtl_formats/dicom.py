@@ -1,0 +1,142 @@
+"""From a DICOM series to a `Volume`: headers and pixels by pydicom, JPEG by GDCM or Pillow, checks by us."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmtl_formats.names import dicom_files
+from ssmtl_toolkit.data.affines import lengths
+from ssmtl_toolkit.data.source import FileError, blaming
+from ssmtl_toolkit.data.values import check_memory, clean
+from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+
+if TYPE_CHECKING:
+    from ssmtl_formats.headers import Frame
+    from ssmtl_formats.series import Series
+
+INSTALL = "pip install 'ssmtl-toolkit[formats]'"
+
+
+def parts_of(path: Path) -> dict[str, Path]:
+    """The series of a folder that are scans, by name; a file stands for its own series.
+
+    What cannot be read is taken for one scan, so that `read_dicom` says what is wrong.
+
+    Raises:
+        DataError: none of the series is a scan, and what they are.
+    """
+    if not path.is_dir() or not _installed():
+        return {"": path}
+    from ssmtl_formats.series import nothing, series_of
+
+    try:
+        found = series_of(path)
+    except DataError:
+        return {"": path}
+    fit = [series for series in found if not series.unfit]
+    if not fit:
+        raise DataError(f"{printable(path)}: holds no series of slices: {nothing(found)}")
+    return {"": path} if len(fit) == 1 else {series.name: series.files[0] for series in fit}
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of the series that `path` means; all of the folder where that cannot be told."""
+    folder = path if path.is_dir() else path.parent
+    if _installed():
+        from ssmtl_formats.series import chosen, series_of
+
+        try:
+            return chosen(path, series_of(folder)).files
+        except (DataError, FileError):
+            pass
+    return tuple(dicom_files(folder)) or (path,)
+
+
+def read_dicom(path: Path, volume: int | None) -> Volume:
+    """Read the series in folder `path`, or the one that file `path` belongs to, voxels (column, row, slice).
+
+    Order, spacing and affine come from the positions of the slices; the values are scaled slice by slice.
+
+    Raises:
+        DataError: naming the file or folder, what is wrong, what was got and what to do.
+    """
+    with blaming(path):
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file or directory")
+        if not _installed():
+            raise FileError(f"is DICOM, for which pydicom is needed: {INSTALL}")
+        from ssmtl_formats.series import chosen, series_of
+        from ssmtl_formats.stacking import grid, stacked
+
+        found = series_of(path if path.is_dir() else path.parent)
+        series = chosen(path, found)
+        notes = _left_out(path, found)
+        frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
+        affine = grid(frames, notes)
+        array, replaced = _voxels(frames, notes)
+    return Volume(array, affine, lengths(affine), 2, tuple(notes), replaced)
+
+
+def _installed() -> bool:
+    try:
+        return importlib.util.find_spec("pydicom") is not None
+    except ValueError:  # it was put out of reach
+        return False
+
+
+def _fit(frame: Frame) -> Frame:
+    if frame.unfit:
+        raise FileError(f"holds {frame.unfit} among the slices of its series: {printable(frame.file.name)}; remove it")
+    return frame
+
+
+def _left_out(path: Path, found: Sequence[Series]) -> list[str]:
+    other = [series for series in found if series.unfit]
+    if not path.is_dir() or not other:
+        return []
+    return [f"beside the slices it holds {', '.join(dict.fromkeys(series.unfit for series in other))}, left out"]
+
+
+def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], int]:
+    """Decode and scale all slices into one array (column, row, slice)."""
+    from ssmtl_formats.pixels import Pixels
+
+    scalings = {frame.scaling for frame in frames}
+    whole = all(slope == 1 and inter.is_integer() for slope, inter in scalings)
+    shape = (frames[0].size[1], frames[0].size[0], len(frames))
+    check_memory(shape, np.dtype(np.int32), scaled=True)
+    stored: NDArray[Any] | None = None
+    padded = False
+    pixels = Pixels()
+    for k, frame in enumerate(frames):
+        with blaming(frame.file):
+            plane = pixels.of(frame)
+        padded |= frame.padding is not None and bool((plane == frame.padding).any())
+        if stored is None:
+            kind = np.float32 if plane.dtype.kind == "f" or not whole else np.int32
+            stored = np.empty(shape, kind, order="F")
+        slope, inter = frame.scaling
+        with np.errstate(all="ignore"):  # what overflows is found below
+            stored[..., k] = (plane * np.float64(slope) + inter).T if scalings != {(1.0, 0.0)} else plane.T
+    assert stored is not None
+    if padded:
+        notes.append("holds the scanner's padding value outside of its field of view; --window clips it")
+    if frames[0].inverted:
+        notes.append("is meant to be shown inverted (MONOCHROME1); its values are kept as they are")
+    array, replaced = clean(stored, notes)
+    return _smallest(array), replaced
+
+
+def _smallest(array: NDArray[Any]) -> NDArray[Any]:
+    """Store whole numbers in 16 bits where they fit."""
+    if array.dtype == np.int32 and array.min() >= -(2**15) and array.max() < 2**15:
+        return array.astype(np.int16)
+    return array

@@ -1,0 +1,191 @@
+"""The headers of DICOM files: of each image what places it in space, and nothing that names a patient."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from ssmtl_toolkit.data.source import AGAIN, FileError
+
+Vector = tuple[float, ...]
+
+_TAGS = [
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "InstanceNumber"),
+    *("AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "Rows"),
+    *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
+    *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
+]
+_ORDER = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber")
+_NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC", "OT")
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence pydicom's warnings, which may quote a patient's name; filters are of the process, hence a lock."""
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a DICOM file.
+
+    Attributes:
+        file: where it is.
+        index: which frame of the file it is.
+        series: what is the same for all images of a series; not to be shown.
+        number: the number of the series; None where it has none.
+        instance: what no two images share; not to be shown, "" where it has none.
+        unfit: why it is no slice of a volume, "" where it is one.
+        size: rows and columns.
+        pixel: mm between rows and between columns.
+        directions: along a row, then along a column, in LPS.
+        position: of the first pixel, mm in LPS.
+        scaling: slope and intercept.
+        order: by what images at one position are put in order.
+        padding: the stored value outside of the scanner's field of view.
+        inverted: small values are meant to be shown bright (MONOCHROME1).
+    """
+
+    file: Path
+    index: int
+    series: tuple[str, int | None]
+    number: int | None
+    instance: str
+    unfit: str
+    size: tuple[int, int] = (0, 0)
+    pixel: Vector = ()
+    directions: Vector = ()
+    position: Vector = ()
+    scaling: tuple[float, float] = (1.0, 0.0)
+    order: Vector = ()
+    padding: float | None = None
+    inverted: bool = False
+
+
+def read_frames(file: Path) -> list[Frame]:
+    """Read the header of one file: a frame, or several of a multi-frame file.
+
+    Raises:
+        FileError: it is no DICOM file, or says something impossible.
+    """
+    with quiet():
+        try:
+            data = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=[*_TAGS])
+            return _frames(file, data)
+        except (OSError, FileError, MemoryError):
+            raise
+        except Exception as error:  # damaged data make pydicom fail in many ways, and its words may name the patient
+            raise FileError(f"is damaged or no DICOM file (pydicom: {type(error).__name__}); {AGAIN}") from None
+
+
+def _frames(file: Path, data: Dataset) -> list[Frame]:
+    if "SOPClassUID" not in data and "Rows" not in data:
+        raise FileError(f"is no DICOM file, or has lost its header; {AGAIN}")
+    number = _whole(data, "SeriesNumber")
+    series = (str(data.get("SeriesInstanceUID") or ""), number)
+    instance = str(data.get("SOPInstanceUID") or "")
+    many = _whole(data, "NumberOfFrames") or 1
+    if unfit := _unfit(data, many):
+        return [Frame(file, 0, series, number, instance, unfit)]
+    groups = data.get("PerFrameFunctionalGroupsSequence") or ([data] if many == 1 else [])
+    if len(groups) != many:
+        raise FileError(f"announces {many} frames and describes {len(groups)}; {AGAIN}")
+    shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    return [_frame(file, i, (series, instance), data, [group, shared, data]) for i, group in enumerate(groups)]
+
+
+def _unfit(data: Dataset, many: int) -> str:
+    modality = re.sub("[^A-Z0-9]", "", str(data.get("Modality") or ""))[:16]
+    if "Rows" not in data or "Columns" not in data or modality in _NO_SCANS:
+        return f"no scan ({modality or 'no image'})"
+    if "LOCALIZER" in str(data.get("ImageType") or "").upper():
+        return "a scout (localizer)"
+    if many > 1 and "PerFrameFunctionalGroupsSequence" not in data:
+        return "a multi-frame image without positions"
+    if many == 1 and "ImagePositionPatient" not in data and "PerFrameFunctionalGroupsSequence" not in data:
+        return "an image without a position (a screenshot, or exported without it)"
+    return ""
+
+
+def _frame(
+    file: Path, index: int, names: tuple[tuple[str, int | None], str], data: Dataset, groups: list[Dataset]
+) -> Frame:
+    series, instance = names
+    shown = str(data.get("PhotometricInterpretation") or "")
+    if (_whole(data, "SamplesPerPixel") or 1) != 1 or not shown.startswith("MONOCHROME"):
+        raise FileError("has colours; a scan has one value per pixel: export the original series")
+    if "ModalityLUTSequence" in data:
+        raise FileError("has values by a lookup table, which is not supported; export it with slope and intercept")
+    size = (_whole(data, "Rows") or 0, _whole(data, "Columns") or 0)
+    if min(size) < 1:
+        raise FileError(f"has {size[0]} rows and {size[1]} columns; {AGAIN}")
+    scaling = _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleSlope", 1, (1.0,))
+    scaling += _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
+    if scaling[0] == 0:
+        raise FileError("has a rescale slope of 0, so that all its voxels are one; export the series again")
+    order = [_numbers(groups[-1:], name, 1, (0.0,))[0] for name in _ORDER]
+    padding = _numbers(groups[-1:], "PixelPaddingValue", 1, ())
+    return Frame(
+        file,
+        index,
+        series,
+        series[1],
+        f"{instance}/{index}" if instance else "",
+        "",
+        size,
+        _numbers(_within(groups, "PixelMeasuresSequence"), "PixelSpacing", 2),
+        _numbers(_within(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
+        _numbers(_within(groups, "PlanePositionSequence"), "ImagePositionPatient", 3),
+        (scaling[0], scaling[1]),
+        (*order, float(_whole(data, "InstanceNumber") or 0), float(index)),
+        padding[0] if padding else None,
+        shown == "MONOCHROME1",
+    )
+
+
+def _within(groups: list[Dataset], sequence: str) -> list[Dataset]:
+    """Where a value may be: in this sequence of the frame's or the shared group, or in the file itself."""
+    items = [group.get(sequence) for group in groups]
+    return [item[0] for item in items if item] + groups[-1:]
+
+
+def _numbers(places: list[Dataset], name: str, count: int, default: Vector | None = None) -> Vector:
+    """Read finite numbers from the first place that has them.
+
+    Raises:
+        FileError: there are none and no default, or they are something else.
+    """
+    found = next((data.get(name) for data in places if data.get(name) not in (None, "")), None)
+    if found is None:
+        if default is None:
+            raise FileError(f"has no {name}, without which it cannot be placed; export the series again")
+        return default
+    try:
+        numbers = tuple(float(x) for x in (found if isinstance(found, list | tuple) or count > 1 else [found]))
+    except (TypeError, ValueError):
+        raise FileError(f"has a {name} that is no number; {AGAIN}") from None
+    if len(numbers) < count or not all(map(math.isfinite, numbers)):
+        raise FileError(f"has a {name} of {len(numbers)} numbers, {count} finite ones are needed; {AGAIN}")
+    return numbers[:count]
+
+
+def _whole(data: Any, name: str) -> int | None:
+    value = data.get(name)
+    try:
+        return None if value in (None, "") else int(value)
+    except (TypeError, ValueError):
+        raise FileError(f"has a {name} that is no whole number; {AGAIN}") from None

@@ -1,0 +1,60 @@
+"""From FreeSurfer's .mgh and .mgz files to a `Volume`: the header by nibabel, the voxels behind our checks."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader
+
+from ssmtl_toolkit.data.affines import lengths, shear, usable
+from ssmtl_toolkit.data.source import AGAIN, FileError, Source, blaming
+from ssmtl_toolkit.data.values import check_memory, chosen, clean
+from ssmtl_toolkit.data.volume import Volume, stepped_axis
+
+_START = 284  # where the voxels begin
+_TYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
+
+
+def read_mgh(path: Path, volume: int | None) -> Volume:
+    """Read one 3-D scan, voxels in the file's own order; `volume` chooses from a 4-D file.
+
+    Raises:
+        DataError: naming the file, what is wrong, what was got and what to do.
+    """
+    notes: list[str] = []
+    with blaming(path), Source(path) as source:
+        fields = _header(source.take(_START))
+        dtype = np.dtype(_TYPES[int(fields["type"])])
+        *shape, volumes = (int(n) for n in fields["dims"])
+        count = math.prod(shape) * dtype.itemsize
+        if _START + count * volumes > source.limit:
+            raise FileError(f"is cut short, or its header lies: it claims {_START + count * volumes} bytes; {AGAIN}")
+        index = chosen(volumes, volume)
+        check_memory(shape, dtype)
+        affine = np.asarray(fields.get_affine(), np.float64)
+        if not usable(affine):
+            raise FileError("has no usable affine (NaN, zero or singular); repair its header")
+        if not int(fields["goodRASFlag"]):
+            notes.append("says no orientation; FreeSurfer's coronal one is taken")
+        if sheared := shear(affine):
+            notes.append(sheared)
+        source.skip_to(_START + index * count)
+        raw = source.fill(count).view(dtype).reshape(shape, order="F")
+        source.finish(_START + count * volumes)  # what follows the voxels is about the scanner, not the grid
+        array, replaced = clean(raw, notes)
+    spacing = lengths(affine)
+    return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
+
+
+def _header(head: bytes) -> Any:
+    fields = MGHHeader.from_fileobj(io.BytesIO(head), check=False)
+    if int(fields["version"]) != 1 or int(fields["type"]) not in _TYPES:
+        version, kind = int(fields["version"]), int(fields["type"])
+        raise FileError(f"is not MGH, or of an unknown type: version {version}, voxels of type {kind}; {AGAIN}")
+    if min(int(n) for n in fields["dims"]) < 1:
+        raise FileError(f"has no voxels: its sizes are {tuple(int(n) for n in fields['dims'])}; export the scan again")
+    return fields

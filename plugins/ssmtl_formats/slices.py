@@ -1,0 +1,139 @@
+"""From a folder of PNG slices to a `Volume`; a slices.toml beside them says what PNG cannot."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssmtl_formats.names import SLICES, slice_files
+from ssmtl_toolkit.data.source import AGAIN, FileError, blaming
+from ssmtl_toolkit.data.values import check_memory
+from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
+from ssmtl_toolkit.names import printable
+
+_RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
+_GRAY = {"1": np.uint8, "L": np.uint8, "I;16": np.uint16, "I": np.int32}
+_STRETCHED = {2: 85, 4: 17}  # Pillow makes 0 to 255 of these few values; we take them as stored
+_MAX_PIXELS = 1 << 28  # of one slice
+
+
+class _Said(BaseModel):
+    """What slices.toml may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    spacing: tuple[float, float, float] = Field((1.0, 1.0, 1.0))
+    axis: Axis = "axial"
+
+
+def read_slices(folder: Path) -> Volume:
+    """Read the PNG files of a folder in natural order of their names, voxels (column, row, slice).
+
+    The first slice is the lowest (axial), the one at the front (coronal), or the one at the patient's right (sagittal).
+
+    Raises:
+        DataError: naming the folder or file, what is wrong, what was got and what to do.
+    """
+    files = slice_files(folder)
+    with blaming(folder):
+        if not files:
+            raise FileError("is no folder with two PNG slices or more, and nothing but slices; check the path")
+        notes: list[str] = []
+        said = _said(folder / SLICES, notes)
+        array = _stacked(files, notes)
+    spacing = (said.spacing[2], said.spacing[1], said.spacing[0])
+    affine = np.diag([0.0, 0.0, 0.0, 1.0])
+    for axis, (direction, step) in enumerate(zip(reversed(DIRECTIONS[said.axis]), spacing, strict=True)):
+        affine[_RAS[direction][0], axis] = _RAS[direction][1] * step
+    return Volume(array, affine, spacing, 2, tuple(notes))
+
+
+def _said(file: Path, notes: list[str]) -> _Said:
+    """Read slices.toml, or take 1 mm and axial slices with a note."""
+    if not file.is_file():
+        notes.append(f"PNG has no positions: taken as axial, 1 mm apart, by names; a {SLICES} may say spacing and axis")
+        return _Said()
+    with blaming(file):
+        try:
+            said = _Said.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise FileError(
+                f"{printable(where)}: {first['msg']}; expected spacing = [slices, rows, columns] in mm, and "
+                f"axis = {' or '.join(get_args(Axis))}"
+            ) from None
+        if min(said.spacing) <= 0:
+            raise FileError(f"its spacing is {list(said.spacing)}; distances in mm above 0 are needed")
+    if "spacing" not in said.model_fields_set:
+        notes.append(f"its {SLICES} says no spacing, 1 mm is taken")
+    return said
+
+
+def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
+    """Read all slices (column, row, slice), of the widest type that one of them has."""
+    first = _pixels(files[0], notes)
+    check_memory((*first.shape, len(files)), np.dtype(np.int32))
+    array = np.empty((first.shape[1], first.shape[0], len(files)), first.dtype, order="F")
+    for k, file in enumerate(files):
+        plane = _pixels(file, notes)
+        if plane.shape != first.shape:
+            here, there = (f"{shape[1]} x {shape[0]}" for shape in (plane.shape, first.shape))
+            raise FileError(
+                f"has slices of different sizes: {printable(file.name)} has {here} pixels, {printable(files[0].name)} "
+                f"{there}; put each scan's slices into a folder of its own"
+            )
+        if plane.dtype != array.dtype:
+            array = array.astype(np.promote_types(plane.dtype, array.dtype), order="F")
+        array[..., k] = plane.T
+    return array
+
+
+def _pixels(file: Path, notes: list[str]) -> NDArray[Any]:
+    """Decode one PNG to (rows, columns)."""
+    with blaming(file):
+        try:
+            with Image.open(file, formats=["PNG"]) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise FileError(f"has {image.width} x {image.height} pixels, too many for a slice; crop it")
+                image.verify()  # compares the checksums, which loading does not
+            with Image.open(file, formats=["PNG"]) as image:
+                image.load()
+                return _gray(image, _bits(file), notes)
+        except (SyntaxError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise FileError(f"is damaged or no PNG ({type(error).__name__}); {AGAIN}") from None
+
+
+def _bits(file: Path) -> int:
+    """Bits of a value, from PNG's own header."""
+    with file.open("rb") as stream:
+        return stream.read(25)[24]
+
+
+def _gray(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
+    """The one value of each pixel: gray, the same in all colours, or the index of a coloured palette."""
+    if image.mode in _GRAY:
+        array = np.asarray(image).astype(_GRAY[image.mode])
+        return array // _STRETCHED[bits] if bits in _STRETCHED else array
+    if bits == 16:  # of which Pillow would keep 8
+        raise FileError("has colours or transparency of 16 bits; save it as gray")
+    array = np.asarray(image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB"))
+    if array.shape[2] == 4 and (array[..., 3] != 255).any():
+        raise FileError("is transparent in places; save it as gray")
+    if (array[..., :3] == array[..., :1]).all():
+        return np.ascontiguousarray(array[..., 0])
+    if image.mode != "P":
+        raise FileError("has colours; a slice has one value per pixel: save it as gray")
+    said = "has a coloured palette, whose indices are taken as values"
+    if said not in notes:
+        notes.append(said)
+    return np.asarray(image)

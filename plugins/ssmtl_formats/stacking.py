@@ -1,0 +1,125 @@
+"""Slices put in order by their positions in space, never by names or numbers, and the grid that they lie on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmtl_formats.headers import Frame
+from ssmtl_toolkit.data.affines import LPS_TO_RAS, shear, usable
+from ssmtl_toolkit.data.source import FileError
+from ssmtl_toolkit.data.values import chosen
+
+_SAME_DIRECTION = 1e-3  # of direction cosines, and of pixel spacings
+_SAME_PLACE = 0.01  # mm
+_GAP = 1.5  # times the usual distance: a slice is missing
+_UNEVEN = 0.05  # of the distance: further than that from even spacing is refused
+_ROUNDING = 0.001  # of the distance: less is not worth a note
+
+
+def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> list[Frame]:
+    """Order the frames of one volume along the normal of their plane, against which they were taken.
+
+    Where every position has the same number of images, they are volumes (echoes, times, b-values), in the order of
+    these, and `volume` chooses.
+
+    Raises:
+        FileError: they differ in size, spacing or orientation, or some positions have more images than others.
+    """
+    _check_alike(frames)
+    frames = _without_copies(frames, notes)
+    rows = np.array(frames[0].directions).reshape(2, 3)
+    along = np.array([frame.position for frame in frames]) @ np.cross(rows[0], rows[1])
+    places: list[list[Frame]] = []
+    last = -np.inf
+    for i in np.argsort(along, kind="stable"):
+        if along[i] - last > _SAME_PLACE:
+            places.append([])
+            last = along[i]
+        places[-1].append(frames[i])
+    if len(places) == 1:
+        raise FileError(f"has {len(frames)} images, all at one position: a film, not a volume; give another series")
+    counts = {len(place) for place in places}
+    if len(counts) > 1:
+        at = next(place for place in places if len(place) == max(counts))[0]
+        raise FileError(
+            f"has {min(counts)} to {max(counts)} images at one position ({max(counts)} at {_at(at.position)} mm): "
+            f"several series in one, or an incomplete one; export it again"
+        )
+    index = chosen(counts.pop(), volume)
+    return [sorted(place, key=lambda frame: frame.order)[index] for place in places]
+
+
+def _check_alike(frames: Sequence[Frame]) -> None:
+    first = frames[0]
+    for frame in frames[1:]:
+        if frame.size != first.size:
+            sizes = f"{first.size[0]} x {first.size[1]} and {frame.size[0]} x {frame.size[1]}"
+            raise FileError(f"has images of different sizes ({sizes} pixels) in one series; export them as two series")
+        for name, here, there in (
+            ("orientations", frame.directions, first.directions),
+            ("pixel spacings", frame.pixel, first.pixel),
+        ):
+            if np.abs(np.subtract(here, there)).max() > _SAME_DIRECTION:
+                raise FileError(f"has images of different {name} in one series; export them as two series")
+
+
+def _without_copies(frames: Sequence[Frame], notes: list[str]) -> list[Frame]:
+    """Leave out files that say themselves that they are the same image."""
+    kept: dict[str, Frame] = {}
+    for i, frame in enumerate(frames):
+        kept.setdefault(frame.instance or str(i), frame)
+    if len(kept) < len(frames):
+        notes.append(f"{len(frames) - len(kept)} copies of its images are left out")
+    return list(kept.values())
+
+
+def grid(frames: Sequence[Frame], notes: list[str]) -> NDArray[np.float64]:
+    """The affine of ordered frames, voxel (column, row, slice) -> mm in RAS+; a tilted gantry makes it sheared.
+
+    Raises:
+        FileError: slices are missing, or are unevenly spaced, or the orientation cannot be used.
+    """
+    positions = np.array([frame.position for frame in frames])
+    row, column = np.array(frames[0].directions).reshape(2, 3)
+    step = (positions[-1] - positions[0]) / (len(frames) - 1)
+    affine = np.eye(4)
+    affine[:3, 0] = row * frames[0].pixel[1]
+    affine[:3, 1] = column * frames[0].pixel[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    lengths = np.linalg.norm([row, column], axis=1)
+    if not usable(affine) or abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01 or min(frames[0].pixel) <= 0:
+        raise FileError("has an orientation or a pixel spacing that cannot be used; export the series again")
+    _check_gaps(frames, positions, np.cross(row, column))
+    apart = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(frames)), step), axis=1).max()
+    distance = float(np.linalg.norm(step))
+    if apart > _UNEVEN * distance:
+        raise FileError(
+            f"is unevenly spaced: slices lie up to {apart:.3g} mm away from even distances of {distance:.4g} mm; "
+            f"resample it to even distances"
+        )
+    if apart > max(_ROUNDING * distance, 1e-4):
+        notes.append(f"its slices lie up to {apart:.2g} mm away from even distances of {distance:.4g} mm")
+    if sheared := shear(affine):
+        notes.append(f"{sheared} (a tilted gantry)")
+    return LPS_TO_RAS @ affine
+
+
+def _check_gaps(frames: Sequence[Frame], positions: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
+    steps = np.diff(positions @ normal)
+    usual = float(np.median(steps))
+    wide = np.flatnonzero(steps > _GAP * usual)
+    if len(wide):
+        i = int(wide[0])
+        more = f", and {len(wide) - 1} more such gaps" if len(wide) > 1 else ""
+        raise FileError(
+            f"misses slices: from {_at(frames[i].position)} to {_at(frames[i + 1].position)} mm it is "
+            f"{steps[i]:.4g} mm, elsewhere {usual:.4g} mm{more}; export the whole series"
+        )
+
+
+def _at(position: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{x:.6g}" for x in position) + ")"
