@@ -105,6 +105,10 @@ def _nnunet(root: Path, said: Mapping[str, Any], channel: int, readable: Readabl
         known = ", ".join(f"{number} {name}" for number, name in channels.items())
         raise DataError(f"{printable(root / FILE)}: has no channel {channel} (known: {known})")
     modality, suffix = str(channels.get(str(channel), "")), f"_{channel:04d}{ending}"
+    if not readable(root / f"case{ending}"):
+        raise DataError(
+            f"{printable(root / FILE)}: its files end in {printable(ending)!r}, which no reader is meant for"
+        )
     scans = []
     for part in ("Tr", "Ts"):
         if not (root / f"images{part}").is_dir():

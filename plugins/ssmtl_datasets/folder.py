@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from typing import Any
 
 import nibabel as nib
 
+from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.data.finding import Found, find, parts_of
 from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
 from ssmtl_toolkit.engine.folder import PREDICTION
 from ssmtl_toolkit.errors import DataError
@@ -25,22 +26,34 @@ _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECA
 
 
 def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
-    """All files below `root` that a reader is meant for; labels are given where `labels/` has the same name."""
+    """All that readers are meant for below `root`, and `root` itself; `labels/` has the labels of the same names."""
     if root.is_file():
-        return [_scan(root, root.parent)]
+        return [_scan(Found(root, root), root.parent)]
     _check(root)
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
-    files = list(walk(images or root, readable))
-    if not files:
-        raise DataError(f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz")
-    if images is None:
-        return [_unless_label(_scan(file, root), root) for file in files]
-    return _paired([_scan(file, images) for file in files], root / images.name.replace("images", "labels"), readable)
+    if images is not None:
+        if readable(images):
+            inside = f"{printable(images)}/CASE/"
+            raise DataError(
+                f"{printable(images)}: holds slices; put those of each scan into a folder of its own, {inside}"
+            )
+        found = [_scan(one, images) for one in find(images, readable)]
+        scans = _paired(found, root / images.name.replace("images", "labels"), readable)
+    else:
+        own = [_scan(one, root.parent) for one in parts_of(root, readable)] if readable(root) else []
+        scans = own + [_unless_label(_scan(one, root), root) for one in find(root, readable)]
+    if not scans:
+        raise DataError(
+            f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
+            f"or folders of DICOM or PNG slices"
+        )
+    return scans
 
 
 def _paired(scans: list[Scan], labels: Path, readable: ReadableTest) -> list[Scan]:
     """Give each scan the label of the same name (its suffix may differ), and name the labels that are left over."""
-    found = {_scan(file, labels).name: file for file in walk(labels, readable)} if labels.is_dir() else {}
+    there = find(labels, readable) if scans and labels.is_dir() else ()
+    found = {scan.name: scan.path for scan in (_scan(one, labels) for one in there)}
     paired = [replace(scan, label=found.pop(scan.name, None)) for scan in scans]
     return paired + [
         Scan(file, name, name, unfit=f"{printable(file)}: a label without an image of the same name in images/")
@@ -50,6 +63,8 @@ def _paired(scans: list[Scan], labels: Path, readable: ReadableTest) -> list[Sca
 
 def _unless_label(scan: Scan, root: Path) -> Scan:
     """Mark what is a label map by its name (`x_label`, `x_seg`, `x-mask`) or folder (`labels…`), or a prediction."""
+    if scan.unfit:
+        return scan
     folders = scan.path.relative_to(root).parts[:-1]
     named = _LABEL.search(Path(scan.name).name)
     label = (named and named.end() == len(Path(scan.name).name)) or any(f.lower().startswith("labels") for f in folders)
@@ -95,29 +110,8 @@ def unless_acquired(scan: Scan, axis: str) -> Scan:
 
 
 def walk(folder: Path, readable: ReadableTest) -> Iterator[Path]:
-    """Every file or folder below `folder` that a reader is meant for, in the order of names.
-
-    Links to folders are followed; each folder is visited once.
-    """
-    seen: set[tuple[int, int]] = set()
-
-    def visit(here: Path) -> Iterator[Path]:
-        try:
-            status = here.stat()
-            entries = sorted(here.iterdir(), key=lambda path: os.fsencode(path.name))
-        except OSError as error:
-            raise DataError(f"{printable(here)}: the folder cannot be read ({error.strerror})") from error
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            if entry.is_dir() and not readable(entry):
-                if not entry.name.startswith("."):
-                    yield from visit(entry)
-            elif readable(entry):
-                yield entry
-
-    yield from visit(folder)
+    """Every file or folder below `folder` that a reader is meant for, in the order of names."""
+    yield from dict.fromkeys(found.holder for found in find(folder, readable))
 
 
 def _check(root: Path) -> None:
@@ -127,10 +121,13 @@ def _check(root: Path) -> None:
         raise DataError(f"{printable(root)}: is neither a file nor a folder; check its path")
 
 
-def _scan(file: Path, root: Path) -> Scan:
-    relative = file.relative_to(root)
-    name = printable(relative.with_name(stem(file.name)))
-    return Scan(file, name, name)
+def _scan(found: Found, root: Path) -> Scan:
+    """Name a scan by its path below `root`, and in a folder of several by its own name; their patient is the folder."""
+    holder = found.holder if found.holder.name not in ("", "..") else real(found.holder)
+    relative = holder.relative_to(root) if found.holder == holder else Path(holder.name)
+    if not found.holder.is_dir():
+        relative = relative.with_name(stem(relative.name))
+    return Scan(found.path, printable(relative / found.part), printable(relative), unfit=found.unfit)
 
 
 def stem(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,31 @@ from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+
+_FOREIGN = {
+    ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
+    ".par": "is Philips PAR/REC, which is not read; convert it to .nii.gz (parrec2nii)",
+    ".rec": "is Philips PAR/REC, which is not read; convert it to .nii.gz (parrec2nii)",
+    ".img": "is the voxels of a pair; give the .hdr file beside it",
+    ".img.gz": "is the voxels of a pair; give the .hdr file beside it",
+    ".raw": "is the voxels of a pair; give the .mhd or .nhdr file beside it",
+    "dicomdir": "is an index of DICOM files; give the folder that it is in",
+    ".png": "is one slice; give the folder with all slices of the scan",
+    ".jpg": "is a picture; give a scan, or a folder of slices as PNG",
+    ".jpeg": "is a picture; give a scan, or a folder of slices as PNG",
+    ".tif": "is TIFF, which is not read; convert it to .nii.gz or to a folder of PNG slices",
+    ".tiff": "is TIFF, which is not read; convert it to .nii.gz or to a folder of PNG slices",
+    ".npy": "is a bare array without spacing; save it as .nii.gz",
+    ".npz": "is bare arrays without spacing; save them as .nii.gz",
+    ".h5": "is HDF5, which is not read; convert it to .nii.gz",
+    ".zip": "is an archive; unpack it and give the folder",
+    ".tar": "is an archive; unpack it and give the folder",
+    ".tar.gz": "is an archive; unpack it and give the folder",
+    ".tgz": "is an archive; unpack it and give the folder",
+    ".brik": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
+    ".head": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
+}
 
 
 def reader_for(path: Path, readers: Sequence[ReaderSpec]) -> ReaderSpec:
@@ -18,10 +43,19 @@ def reader_for(path: Path, readers: Sequence[ReaderSpec]) -> ReaderSpec:
     Raises:
         DataError: there is none.
     """
-    reader = next((reader for reader in readers if reader.matches(path)), None)
+    reader = ReadableTest(readers).reader(path)
     if reader is None:
-        raise DataError(f"{printable(path)}: no installed reader is meant for such a file; convert it to .nii.gz")
+        raise DataError(f"{printable(path)}: {_foreign(path)}")
     return reader
+
+
+def _foreign(path: Path) -> str:
+    """Say what a file is that no reader is meant for, and what to do."""
+    name = path.name.lower()
+    if path.is_dir():
+        return "is a folder, and no scan by itself; give a file or a folder of DICOM or PNG slices"
+    known = next((what for ending, what in _FOREIGN.items() if name == ending or name.endswith(ending)), "")
+    return known or "no installed reader is meant for such a file; convert it to .nii.gz"
 
 
 def read_volume(path: Path, readers: Sequence[ReaderSpec], volume: int | None = None) -> Volume:
@@ -44,12 +78,14 @@ def read_volume(path: Path, readers: Sequence[ReaderSpec], volume: int | None = 
 
 
 def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
-    """sha256 of all files that the reader reads for `path`, joined by +.
+    """sha256 of the file that the reader reads for `path`; of several, of their digests in order.
 
     Raises:
         DataError: one of them cannot be read.
     """
     try:
-        return "+".join(memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in reader.files(path))
+        files = reader.files(path)
+        found = [memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in files]
     except OSError as error:
         raise DataError(f"{printable(path)}: cannot be read: {error.strerror}; check it and its permissions") from error
+    return found[0] if len(found) == 1 else hashlib.sha256("+".join(found).encode()).hexdigest()

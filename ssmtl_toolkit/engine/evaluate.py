@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.data.finding import find
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values
 from ssmtl_toolkit.data.output import output_name
 from ssmtl_toolkit.data.reading import read_volume
@@ -168,17 +168,16 @@ def _files(root: Path, readable: ReadableTest, option: str) -> dict[str, Path]:
     if not root.is_dir() or readable(root):
         return {_stem(root): root}
     found: dict[str, Path] = {}
-    try:
-        for file in _walk(root, readable, set()):
-            name = file.relative_to(root).with_name(_stem(file)).as_posix()
-            if name in found:
-                raise DataError(
-                    f"{printable(file)}: has the same name as {printable(found[name])}, so that it is not clear which "
-                    f"of them to take; keep one"
-                )
-            found[name] = file
-    except OSError as error:
-        raise DataError(f"{printable(root)}: cannot be read ({error.strerror}); check its permissions") from error
+    for one in find(root, readable):
+        if one.unfit:
+            continue
+        name = (one.holder.relative_to(root).with_name(_stem(one.holder)) / one.part).as_posix()
+        if name in found:
+            raise DataError(
+                f"{printable(one.path)}: has the same name as {printable(found[name])}, so that it is not clear which "
+                f"of them to take; keep one"
+            )
+        found[name] = one.path
     if not found:
         raise DataError(f"{printable(root)}: no file in this folder that a reader is meant for; check {option}")
     return found
@@ -186,18 +185,6 @@ def _files(root: Path, readable: ReadableTest, option: str) -> dict[str, Path]:
 
 def _stem(file: Path) -> str:
     return output_name(file).removesuffix(".nii.gz")
-
-
-def _walk(folder: Path, readable: ReadableTest, seen: set[Path]) -> Iterator[Path]:
-    """Every file or folder that a reader is meant for; links are followed, each folder is visited once."""
-    if real(folder) in seen:
-        return
-    seen.add(real(folder))
-    for entry in sorted(folder.iterdir()):
-        if readable(entry):
-            yield entry
-        elif entry.is_dir() and not entry.name.startswith("."):
-            yield from _walk(entry, readable, seen)
 
 
 def _find_classes(

@@ -1,0 +1,66 @@
+"""Finds scans below a folder: files, folders that are one scan, and folders that hold several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scan: what to give to the reader, the file or folder that holds it, and its name in there ("": all of it).
+
+    `unfit` says why something that a reader is meant for is no scan; `path` is then `holder`.
+    """
+
+    path: Path
+    holder: Path
+    part: str = ""
+    unfit: str = ""
+
+
+def parts_of(holder: Path, readable: ReadableTest) -> list[Found]:
+    """The scans in a file or folder that a reader is meant for."""
+    try:
+        return [Found(path, holder, part) for part, path in readable.parts(holder).items()]
+    except DataError as error:
+        return [Found(holder, holder, unfit=str(error))]
+
+
+def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
+    """Every scan below `folder`, in the order of names; of `folder` itself only what lies in it is looked at.
+
+    A folder that is one scan may hold others: its own files belong to it, its folders are looked into. Links to folders
+    are followed; each folder is visited once.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def visit(here: Path, owner: ReaderSpec | None) -> Iterator[Found]:
+        try:
+            status = here.stat()
+            entries = sorted(here.iterdir(), key=lambda path: os.fsencode(path.name))
+        except OSError as error:
+            raise DataError(f"{printable(here)}: the folder cannot be read ({error.strerror})") from error
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            is_folder = entry.is_dir()
+            if is_folder and entry.name.startswith("."):
+                continue
+            reader = readable.reader(entry)
+            if reader is not None and (is_folder or reader is not owner):
+                yield from parts_of(entry, readable)
+            if is_folder:
+                yield from visit(entry, reader)
+
+    yield from visit(folder, readable.reader(folder))
