@@ -1,4 +1,4 @@
-"""Bundled datasets: a folder of scans, the embedded phantom, and MM-WHS as downloaded."""
+"""Bundled datasets: a folder of scans, a table, the embedded phantom, MM-WHS as downloaded, BIDS."""
 
 from __future__ import annotations
 
@@ -134,6 +134,29 @@ class MmWhs(DatasetSpec):
         return ct if self.modality == "ct" else {"axis": "sagittal", "size": 256, "epochs": 400}
 
 
+class Bids(DatasetSpec):
+    """A BIDS data set: images by the suffix of their names, patients by `sub-`, label maps `…_dseg` of derivatives."""
+
+    name: ClassVar[str] = "bids"
+    positional: ClassVar[str | None] = "root"
+
+    root: Path = Field(description="The folder with sub-01 and so on.")
+    suffix: str = Field("T1w", min_length=1, description="Which images: T1w, T2w, FLAIR, bold, …")
+    datatype: str = Field("", pattern=r"^[A-Za-z0-9]*$", description="Only those in anat, func, dwi, …; else all.")
+    labels: str = Field("", pattern=r"^[^/.][^/]*$|^$", description="Which folder of derivatives has the label maps.")
+    desc: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: desc-….")
+
+    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+        from ssmtl_datasets.bids import list_bids
+
+        return list_bids(self.root, self.suffix, self.datatype, self.labels, self.desc, readable)
+
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        from ssmtl_datasets.bids import classes_of
+
+        return classes_of(self.root, self.labels, self.desc)
+
+
 WHOLE_HEART: Mapping[str, tuple[int, ...]] = {
     "LV": (500,),
     "RV": (600,),
@@ -148,4 +171,4 @@ WHOLE_HEART: Mapping[str, tuple[int, ...]] = {
 
 @hookimpl
 def ssmtl_datasets() -> list[type[DatasetSpec]]:
-    return [Folder, Manifest, Phantom, MmWhs]
+    return [Folder, Manifest, Phantom, MmWhs, Bids]
