@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import nibabel as nib
@@ -269,6 +269,28 @@ def _fractional(array: NDArray[Any], where: str) -> str:
     )
 
 
+def turned(label: Volume, image: Volume) -> Volume:
+    """Bring the axes of `label` into the order and direction of those of `image`, without resampling.
+
+    Converters store the same grid in different orders: DICOM by dcm2niix has its rows from front to back, by ITK from
+    back to front. Where the orders agree already, `label` is returned as it is.
+    """
+    here, there = (nib.orientations.io_orientation(volume.affine) for volume in (label, image))
+    if np.isnan(here).any() or np.isnan(there).any() or np.array_equal(here, there):
+        return label
+    turn = nib.orientations.ornt_transform(here, there)
+    order = np.argsort(turn[:, 0])
+    spacing = tuple(float(label.spacing[i]) for i in order)
+    return replace(
+        label,
+        array=nib.orientations.apply_orientation(label.array, turn),
+        affine=label.affine @ nib.orientations.inv_ornt_aff(turn, label.array.shape),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        slice_axis=int(turn[label.slice_axis, 0]),
+        header=None,
+    )
+
+
 def check_grid(
     image: Volume, label: Volume, where: str, ignore_affine: bool = False, reference: str = "its image"
 ) -> str | None:
@@ -343,6 +365,7 @@ def read_labels(
     Raises:
         DataError: naming `where`: the grids differ, the voxels are no labels, or `annotated` is outside of the scan.
     """
+    label = label if ignore_affine else turned(label, image)
     grid = check_grid(image, label, where, ignore_affine)
     index, unknown = classes.to_index(label_values(label, where), where, others)
     notes = [*label.notes, *([grid] if grid else [])]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ssmtl_toolkit.data.finding import find
-from ssmtl_toolkit.data.labels import Classes, check_grid, label_values
+from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
 from ssmtl_toolkit.data.output import output_name
 from ssmtl_toolkit.data.reading import read_volume
 from ssmtl_toolkit.engine.folder import PREDICTION
@@ -245,6 +245,7 @@ class _Judge:
         """
         label, pred = read_volume(pair.label, self.readers), read_volume(pair.pred, self.readers)
         ours, theirs = printable(pair.pred), printable(pair.label)
+        pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")
         truth, _ = self.classes.to_index(label_values(label, theirs), theirs)
         # nobody predicts "not annotated"
