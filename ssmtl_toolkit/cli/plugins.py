@@ -1,11 +1,13 @@
-"""`ssmtl plugins`: what is installed, from which distribution, with which options."""
+"""`ssmtl plugins`: what is installed, from which distribution, with which options; and a new one to start from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ssmtl_toolkit.cli.check import command as check
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
 from ssmtl_toolkit.specs import did_you_mean
@@ -14,6 +16,9 @@ from ssmtl_toolkit.specs import did_you_mean
 @click.group("plugins", short_help="Show what is installed.")
 def command() -> None:
     """Show what is installed: tasks, backbones, heads, balancers, readers, datasets."""
+
+
+command.add_command(check)
 
 
 @command.command("list")
@@ -60,6 +65,30 @@ def show(name: str, as_json: bool) -> None:
         console.print(f"{row['kind']} {row['name']}  ({_from(row)})\n{row['help']}")
         options = [[o["name"], o["type"], o["bounds"], o["default"], o["help"]] for o in row["options"]]
         console.print(table("", ["option", "type", "bounds", "default", "help"], options) if options else "no options")
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("--kind", type=click.Choice([kind.kind for kind in HOOKS.values()]), required=True, help="What it adds.")
+@click.option("--out", type=click.Path(path_type=Path), default=".", help="Where to make the folder NAME.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def new(name: str, kind: str, out: Path, as_json: bool) -> None:
+    """Write a plugin package NAME to start from: a small part that works, with its tests.
+
+    \b
+      ssmtl plugins new slice-order --kind task
+    """
+    from ssmtl_toolkit.cli.output import print_json, stderr
+    from ssmtl_toolkit.scaffolding import write_plugin
+
+    written = write_plugin(name, kind, out)
+    if as_json:
+        files = [str(file) for file in written.files]
+        print_json({"folder": str(written.folder), "kind": kind, "files": files, "next": written.commands})
+        return
+    for file in written.files:
+        click.echo(file)
+    stderr().print("\n".join(["next:", *(f"  {line}" for line in written.commands)]))
 
 
 def _find(found: Registry, name: str) -> list[Entry]:

@@ -1,0 +1,86 @@
+"""`ssmtl plugins check`: whether a part keeps what the toolkit builds on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssmtl_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.testing import Case
+
+
+@click.command("check", short_help="Check that a part keeps its contract.")
+@click.argument("name")
+@click.option("--example", type=click.Path(path_type=Path), help="A file or folder to try a reader or dataset on.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(name: str, example: Path | None, as_json: bool) -> None:
+    """Check that the part NAME keeps its contract: text, losses, gradients, masks, resuming, several processes …
+
+    \b
+      ssmtl plugins check slice_siam
+      ssmtl plugins check slice_siam:t=2
+      ssmtl plugins check nifti --example scan.nii.gz
+    """
+    from ssmtl_toolkit import testing
+    from ssmtl_toolkit.cli.output import print_json, stderr
+
+    if example is not None and not example.exists():
+        raise UsageError(f"{example}: no such file or folder; check --example")
+    console = stderr()
+    rows = []
+    found = testing.cases(name, example=example and _example(name, example))
+    for case in found:
+        rows.append(_checked(case))
+        if not as_json:
+            click.echo(f"{'ok    ' if rows[-1]['passed'] else 'BROKEN'}  {case.check.title}")
+            if rows[-1]["problem"]:
+                click.echo(f"        {rows[-1]['problem']}")
+    failed = sum(not row["passed"] for row in rows)
+    if as_json:
+        print_json({"checks": rows, "passed": len(rows) - failed, "failed": failed})
+    for part in dict.fromkeys(f"{case.spec.kind} {case.spec}" for case in found):
+        own = [row for row in rows if row["part"] == part]
+        broken = sum(not row["passed"] for row in own)
+        console.print(f"{part} {f'fails {broken} of' if broken else 'keeps all'} {len(own)} checks")
+    wanting = 0 if example is not None else _wanting_example(found)
+    if wanting:
+        console.print(f"note: {wanting} checks need a file: --example PATH")
+    if failed:
+        raise SystemExit(1)
+
+
+def _example(name: str, path: Path) -> Any:
+    """The path itself for a reader; for a dataset a function that makes it there."""
+    from ssmtl_toolkit.registry import registry
+    from ssmtl_toolkit.specs import DatasetSpec
+    from ssmtl_toolkit.text import split
+
+    known = split(name)[0]
+    for cls in registry().of(DatasetSpec):
+        if cls.name == known and cls.positional is not None:
+            root = cls.positional
+            return lambda folder: cls.model_validate({root: path})
+    return path
+
+
+def _checked(case: Case) -> dict[str, Any]:
+    from ssmtl_toolkit.testing import ContractError
+
+    problem = ""
+    try:
+        case.run()
+    except ContractError as error:
+        problem = str(error).removeprefix(f"{case}: ")
+    part = f"{case.spec.kind} {case.spec}"
+    return {"part": part, "check": case.check.title, "passed": not problem, "problem": problem}
+
+
+def _wanting_example(found: list[Case]) -> int:
+    from ssmtl_toolkit.testing.case import all_checks
+
+    specs = {str(case.spec): case.spec for case in found}.values()
+    return sum(rule.needs_example and isinstance(spec, rule.kind) for spec in specs for rule in all_checks())

@@ -1,0 +1,169 @@
+"""Checks of backbones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.engine.backbone import Backbone, Features
+from ssmtl_toolkit.specs import FEATURES, BackboneSpec, TaskSpec
+from ssmtl_toolkit.testing.case import Bench, check, fail, require
+from ssmtl_toolkit.testing.modules import (
+    reached,
+    repeats,
+    resumes,
+    same_after_loading,
+    some,
+    trains_on_two_ranks,
+    unchanged_in_eval,
+    under_autocast,
+)
+from ssmtl_toolkit.testing.rank import importable
+from ssmtl_toolkit.testing.sample import SIZE, Point, Repeat
+
+
+@check(BackboneSpec, "it gives features of the shapes that it says")
+def shapes_are_true(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    require(
+        spec.provides <= FEATURES and bool(spec.provides),
+        f"provides {sorted(spec.provides)}; it may be any of {sorted(FEATURES)}",
+    )
+    require(isinstance(backbone, Backbone), f"build gives {type(backbone).__name__}; give a Backbone")
+    for channels in (1, 2):
+        made = _build(spec, channels=channels).train()
+        require(made.in_channels == channels, f"of {channels} channels asked for, in_channels says {made.in_channels}")
+        features = made(_images(channels=channels))
+        pooled = tuple(features.pooled.shape)
+        require(
+            pooled == (4, made.pooled_channels),
+            f"pooled is {pooled}, said are {made.pooled_channels} channels; set pooled_channels to the deepest map's",
+        )
+        if "dense" in spec.provides:
+            dense = tuple(features.dense.shape)
+            require(
+                dense == (4, made.dense_channels, SIZE, SIZE),
+                f"dense is {dense}, said are {made.dense_channels} channels; set dense_channels to the decoder's",
+            )
+
+
+@check(BackboneSpec, "encoder and decoder are two modules that share no weights, and nothing is beside them")
+def parts_are_apart(bench: Bench) -> None:
+    _, backbone = _made(bench)
+    encoder = {id(p) for p in backbone.encoder.parameters()}
+    both = [name for name, p in backbone.decoder.named_parameters() if id(p) in encoder]
+    require(not both, f"decoder.{some(both)} are the encoder's too; a frozen encoder would freeze them")
+    beside = [name for name in backbone.state_dict() if not name.startswith(("encoder.", "decoder."))]
+    require(not beside, f"{some(beside)} belong to neither encoder nor decoder and would not be transferred; move them")
+
+
+@check(BackboneSpec, "gradient reaches the encoder, and the decoder where it is read")
+def gradient_reaches_all(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    backbone.train()(_images()).pooled.square().sum().backward()
+    require(reached(backbone.encoder), "no gradient reaches the encoder from the pooled features; do not detach them")
+    require(not reached(backbone.decoder), "reading pooled features runs the decoder; keep the two apart")
+    if "dense" in spec.provides:
+        backbone.zero_grad()
+        backbone(_images()).dense.square().sum().backward()
+        for name in ("encoder", "decoder"):
+            part = getattr(backbone, name)
+            require(reached(part), f"no gradient reaches the {name} from the dense map; do not detach its maps")
+
+
+@check(BackboneSpec, "in eval mode a slice's features do not depend on the others in the batch")
+def slices_are_independent(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    backbone.eval()
+    images = _images()
+    with torch.no_grad():
+        together, alone = backbone(images), backbone(images[:1])
+        pairs = [("pooled", together.pooled[:1], alone.pooled)]
+        if "dense" in spec.provides:
+            pairs.append(("dense", together.dense[:1], alone.dense))
+    for name, a, b in pairs:
+        require(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max() + 1e-6)),
+            f"{name} features of one slice differ by {float((a - b).abs().max()):.2g} when other slices are beside it; "
+            f"a prediction would depend on the batch size: use running statistics in eval mode",
+        )
+
+
+@check(BackboneSpec, "its encoder can be copied, as MoCo V2 does")
+def encoder_can_be_copied(bench: Bench) -> None:
+    _, backbone = _made(bench)
+    backbone.eval()
+    copied = copy.deepcopy(backbone.encoder)
+    with torch.no_grad():
+        ours, theirs = backbone.encoder(_images())[-1], copied(_images())[-1]
+    require(torch.equal(ours, theirs), "a copy of its encoder gives other maps; keep no state outside the module")
+
+
+@check(BackboneSpec, "eval mode changes no state")
+def eval_changes_nothing(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    unchanged_in_eval(backbone, lambda: _read(spec, backbone))
+
+
+@check(BackboneSpec, "its state can be saved and loaded")
+def state_round_trip(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    backbone.train()
+    _read(spec, backbone)
+    same_after_loading(backbone, _build(spec, seed=1), lambda module: _read(spec, cast("Backbone", module)))
+
+
+@check(BackboneSpec, "a resumed run ends with the same bits")
+def run_resumes(bench: Bench) -> None:
+    spec, _ = _made(bench)
+    resumes(bench.folder, tasks=_tasks(spec), backbone=spec)
+
+
+@check(BackboneSpec, "one seed gives the same bits twice")
+def run_repeats(bench: Bench) -> None:
+    spec, _ = _made(bench)
+    repeats(bench.folder, tasks=_tasks(spec), backbone=spec)
+
+
+@check(BackboneSpec, "it trains under bf16 autocast")
+def run_in_bf16(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    under_autocast(lambda: _read(spec, backbone).float().square().mean(), backbone)
+
+
+@check(BackboneSpec, "two processes train it and stay equal", applies=importable)
+def run_on_two_ranks(bench: Bench) -> None:
+    spec, _ = _made(bench)
+    trains_on_two_ranks(bench.folder, tasks=_tasks(spec), backbone=spec)
+
+
+def _made(bench: Bench) -> tuple[BackboneSpec, Backbone]:
+    assert isinstance(bench.spec, BackboneSpec)
+    return bench.spec, _build(bench.spec)
+
+
+def _build(spec: BackboneSpec, seed: int = 0, channels: int = 1) -> Backbone:
+    torch.manual_seed(seed)
+    backbone = spec.build(channels)
+    if not isinstance(backbone, Backbone):
+        fail(f"build gives {type(backbone).__name__}; give a Backbone")
+    return backbone
+
+
+def _images(channels: int = 1) -> Tensor:
+    return torch.randn(4, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def _read(spec: BackboneSpec, backbone: Backbone) -> Tensor:
+    """What it gives for the images, as one tensor."""
+    torch.manual_seed(0)
+    features: Features = backbone(_images())
+    return features.dense if "dense" in spec.provides else features.pooled
+
+
+def _tasks(spec: BackboneSpec) -> Sequence[TaskSpec]:
+    return [Repeat(), Point()] if "dense" in spec.provides else [Point()]

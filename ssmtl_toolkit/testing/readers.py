@@ -1,0 +1,122 @@
+"""Checks of readers, on an example file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.testing.case import Bench, check, fail, require
+
+
+@check(ReaderSpec, "it tells which paths it is meant for, whether they exist or not")
+def matching_never_fails(bench: Bench) -> None:
+    spec = _spec(bench)
+    (bench.folder / "empty").mkdir()
+    (bench.folder / "empty.nii.gz").write_bytes(b"")
+    for path in (bench.folder / "missing", bench.folder / "missing.xyz", bench.folder / "empty", Path("/")):
+        told = spec.matches(path)
+        require(isinstance(told, bool), f"matches({path.name!r}) gives {told!r}; give True or False")
+    require(not spec.matches(bench.folder / ".hidden"), "it matches hidden files, such as macOS's ._ companions")
+    require(not spec.matches(bench.folder / "empty"), "it matches an empty folder; look for the files that it reads")
+    require(spec.revision >= 1, f"revision is {spec.revision}; count from 1")
+
+
+@check(ReaderSpec, "it matches its example and names all files that it reads", needs_example=True)
+def example_is_matched(bench: Bench) -> None:
+    spec, path = _made(bench)
+    require(spec.matches(path), f"matches() says that it is not meant for {path.name}")
+    parts = spec.parts(path)
+    require(bool(parts), f"parts() finds no scan in {path.name}")
+    for part in parts.values():
+        files = list(spec.files(part))
+        missing = [file for file in files if not file.exists()]
+        require(bool(files) and not missing, f"files() names {[f.name for f in missing]}, which are not there")
+
+
+@check(ReaderSpec, "it reads a volume whose spacing and affine agree", needs_example=True)
+def volume_is_sound(bench: Bench) -> None:
+    for volume in _volumes(bench):
+        array = volume.array
+        require(array.dtype.kind in "iufb" and array.dtype.isnative, f"voxels are {array.dtype}; give native numbers")
+        require(bool(np.isfinite(array).all()), "voxels are NaN or infinite; replace and count them (Volume.replaced)")
+        require(array.dtype.itemsize <= 4, f"voxels are {array.dtype}; torch and labels want 32 bits or less")
+        lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)
+        spacing = np.asarray(volume.spacing)
+        require(bool((spacing > 0).all()), f"spacing is {volume.spacing}; it is in mm and above 0")
+        if (abs(spacing / lengths - 1) > 0.01).any():
+            require(bool(volume.notes), f"spacing is {volume.spacing}, the affine's {tuple(lengths)}; note it")
+        require(volume.slice_axis in (0, 1, 2), f"slice_axis is {volume.slice_axis}; it is 0, 1 or 2")
+        stack = Stack.of(volume, "acquisition")
+        back = stack.back(stack.slices)
+        require(np.array_equal(back, array), "its slices do not go back onto its grid; check the affine")
+
+
+@check(ReaderSpec, "reading twice gives the same, and leaves the files alone", needs_example=True)
+def reading_repeats(bench: Bench) -> None:
+    spec, path = _made(bench)
+    before = digest(path)
+    first, second = _read_all(spec, path), _read_all(spec, path)
+    for a, b in zip(first, second, strict=True):
+        same = np.array_equal(a.array, b.array) and np.array_equal(a.affine, b.affine) and a.spacing == b.spacing
+        require(same, "two readings differ; keep no state in the reader")
+    require(digest(path) == before, "reading changes the file")
+
+
+@check(ReaderSpec, "what is missing, empty or damaged is refused in one line that names it", needs_example=True)
+def damage_is_refused(bench: Bench) -> None:
+    spec, path = _made(bench)
+    part = next(iter(spec.parts(path).values()))
+    file = next((f for f in spec.files(part) if f.is_file()), None)
+    missing = bench.folder / "nowhere" / path.name
+    _refused(spec, missing, missing, "a missing file")
+    if file is None or file != path:
+        return
+    data = path.read_bytes()
+    for what, content in (("an empty file", b""), ("half a file", data[: len(data) // 2]), ("noise", b"\x07" * 999)):
+        damaged = bench.folder / what.replace(" ", "-") / path.name
+        damaged.parent.mkdir()
+        damaged.write_bytes(content)
+        _refused(spec, damaged, damaged, what)
+
+
+def _refused(spec: ReaderSpec, path: Path, named: Path, what: str) -> None:
+    try:
+        spec.read(path)
+    except DataError as error:
+        require("\n" not in str(error).strip(), f"of {what} it says more than one line: {str(error)[:100]!r}")
+    except OSError:
+        pass  # the toolkit names the file
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error)[:100]}"
+        fail(f"{what} makes it fail with {said}; raise DataError('{named.name}: …')")
+    else:
+        fail(f"{what} is read as if it were whole; check sizes and checksums, and raise DataError")
+
+
+def _spec(bench: Bench) -> ReaderSpec:
+    assert isinstance(bench.spec, ReaderSpec)
+    return bench.spec
+
+
+def _made(bench: Bench) -> tuple[ReaderSpec, Path]:
+    path = bench.made()
+    if not isinstance(path, Path):
+        fail(f"the example is {path!r}; give the path of a file or folder")
+    return _spec(bench), path
+
+
+def _volumes(bench: Bench) -> list[Volume]:
+    return _read_all(*_made(bench))
+
+
+def _read_all(spec: ReaderSpec, path: Path) -> list[Volume]:
+    volumes = [spec.read(part) for part in spec.parts(path).values()]
+    for volume in volumes:
+        if not isinstance(volume, Volume):
+            fail(f"read gives {type(volume).__name__}; give a Volume")
+    return volumes

@@ -1,0 +1,200 @@
+"""What checks train with: small parts with nothing odd about them, made-up slices, and the real trainer on these."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
+from ssmtl_toolkit.data.store import SliceStore, StoredScan
+from ssmtl_toolkit.engine import checkpoint
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.device import make_fabric
+from ssmtl_toolkit.engine.folder import CHECKPOINTS
+from ssmtl_toolkit.engine.loader import Loader
+from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.pretrain import make_plan
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.step import Batch, Step, TaskOutput
+from ssmtl_toolkit.engine.trainer import Trainer
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, Feature, Scan, TaskSpec
+from ssmtl_toolkit.testing.case import fail
+
+SIZE, SPACING, ANCHORS = 32, 2.5, 8
+
+
+class Small(BackboneSpec):
+    """A network with little in it, to try other parts on."""
+
+    name: ClassVar[str] = "small_sample"
+
+    def build(self, in_channels: int) -> Backbone:
+        return Backbone(_Encoder(in_channels), _Decoder(), in_channels, 16, 8)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        fine = self.first(image)
+        return [fine, self.second(fine)]
+
+
+class _Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Conv2d(16 + 8, 8, 3, padding=1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        fine, coarse = maps
+        dense: Tensor = self.up(torch.cat([F.interpolate(coarse, size=fine.shape[2:]), fine], dim=1)).relu()
+        return dense
+
+
+class Repeat(TaskSpec):
+    """Give the anchor back, from the dense map."""
+
+    name: ClassVar[str] = "repeat_sample"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
+
+    def build(self, backbone: Backbone) -> nn.Module:
+        return _Repeat(backbone.dense_channels, backbone.in_channels)
+
+
+class _Repeat(nn.Module):
+    def __init__(self, dense_channels: int, image_channels: int) -> None:
+        super().__init__()
+        self.decode = nn.Conv2d(dense_channels, image_channels, kernel_size=1)
+
+    def forward(self, step: Step) -> TaskOutput:
+        return TaskOutput(F.mse_loss(self.decode(step.features().dense).float(), step.anchor), pairs=len(step.anchor))
+
+
+class Point(TaskSpec):
+    """Make pooled features point one way; its loss is a cosine, which may be negative."""
+
+    name: ClassVar[str] = "point_sample"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
+    floor: ClassVar[float] = -1.0
+
+    def build(self, backbone: Backbone) -> nn.Module:
+        return _Point(backbone.pooled_channels)
+
+
+class _Point(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.randn(channels))
+
+    def forward(self, step: Step) -> TaskOutput:
+        pooled = step.features().pooled.float()
+        loss = -F.cosine_similarity(pooled, self.direction.expand_as(pooled)).mean()
+        return TaskOutput(loss, pairs=len(pooled))
+
+
+class Nowhere(DatasetSpec):
+    """Stands for the made-up slices in the options of a run."""
+
+    name: ClassVar[str] = "nowhere_sample"
+
+    def scans(self, cache: Path, readable: Any) -> list[Scan]:
+        return []
+
+
+def store_for(tasks: Sequence[TaskSpec]) -> SliceStore:
+    """Three made-up scans, long enough for all companions, whose slices change slowly from one to the next."""
+    offsets = [o for task in tasks for candidates in task.companions(SPACING).values() for o in candidates]
+    count = 8 + 2 * max([4, *map(abs, offsets)])
+    generator = torch.Generator().manual_seed(0)
+    scans, parts = [], []
+    for i in range(3):
+        ends = torch.randn(2, 1, 8, 8, generator=generator)
+        mix = torch.linspace(0, 1, count)[:, None, None]
+        slices = (1 - mix) * ends[0] + mix * ends[1] + 0.1 * torch.randn(count, 8, 8, generator=generator)
+        parts.append(F.interpolate(slices[:, None], (SIZE, SIZE), mode="bilinear")[:, 0].half())
+        scan = Scan(Path(f"made-up-{i}"), f"made-up-{i}", f"p{i}")
+        scans.append(StoredScan(scan, f"key-{i}", f"{i}", i * count, count, SPACING, "axial", 0, ()))
+    return SliceStore(torch.cat(parts), tuple(scans), ())
+
+
+def specs_of(tasks: Sequence[TaskSpec], backbone: BackboneSpec | None, balancer: BalancerSpec | None) -> RunSpecs:
+    found = registry()
+    return RunSpecs(
+        dataset=Nowhere(),
+        backbone=backbone or Small(),
+        tasks=tuple(tasks),
+        balancer=balancer or found.resolve(BalancerSpec, "fixed"),
+    )
+
+
+def batch_for(tasks: Sequence[TaskSpec], number: int = ANCHORS, index: int = 0) -> Batch:
+    """A batch as the trainer makes it."""
+    with torch.autocast("cpu", enabled=False):
+        store = store_for(tasks)
+        plan = _plan(store, tasks)
+        return Loader(store, Sampler(plan, number, seed=0), torch.device("cpu"))(index)
+
+
+def _plan(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:
+    extents = [Extent(scan.start, scan.count, scan.spacing) for scan in store.scans]
+    return Plan(extents, [{str(task): task.companions(SPACING) for task in tasks}] * len(extents))
+
+
+def multitask(
+    tasks: Sequence[TaskSpec],
+    backbone: BackboneSpec | None = None,
+    balancer: BalancerSpec | None = None,
+    seed: int = 0,
+) -> MultiTask:
+    """All modules, from this seed."""
+    specs = specs_of(tasks, backbone, balancer)
+    torch.manual_seed(seed)
+    return MultiTask.build(specs.backbone, specs.tasks, specs.balancer)
+
+
+def train(
+    folder: Path,
+    steps: int,
+    tasks: Sequence[TaskSpec],
+    backbone: BackboneSpec | None = None,
+    balancer: BalancerSpec | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Train by the real trainer, going on where `folder` holds a run, and return all that its last checkpoint holds."""
+    specs = specs_of(tasks, backbone, balancer)
+    chosen = {"size": SIZE, "batch_size": 4, "checkpoint_every": 1, "log_every": 1, "accelerator": "cpu"}
+    config = RunConfig(
+        data=specs.dataset, backbone=specs.backbone, tasks=specs.tasks, balancer=specs.balancer, steps=steps,
+        **{**chosen, "precision": "32", **options},
+    )  # fmt: skip
+    resume = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    fabric = make_fabric(config, Progress())
+    store = store_for(tasks)
+    plan = make_plan(store, specs, Progress())
+    fabric.launch()
+    trainer = Trainer(fabric, config, specs, store, plan, folder, Progress())
+    trainer.start(resume)
+    trainer.run(time.perf_counter())
+    saved = checkpoint.newest(folder / CHECKPOINTS, lambda text: None)
+    if saved is None or saved.step != steps:
+        fail(f"no checkpoint of step {steps} was written")
+    return saved.tensors if fabric.world_size == 1 else dict(trainer.model.state_dict())
+
+
+def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not equal bit for bit."""
+    return sorted(
+        k for k in {*first, *second} if k not in first or k not in second or not torch.equal(first[k], second[k])
+    )

@@ -1,0 +1,232 @@
+"""Checks of pretext tasks."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
+from ssmtl_toolkit.specs import FEATURES, TaskSpec
+from ssmtl_toolkit.testing.case import Bench, check, fail, require
+from ssmtl_toolkit.testing.modules import (
+    finite_scalar,
+    reached,
+    repeats,
+    resumes,
+    same_after_loading,
+    some,
+    trains_on_two_ranks,
+    unchanged_in_eval,
+    under_autocast,
+    without_gradient,
+)
+from ssmtl_toolkit.testing.rank import importable
+from ssmtl_toolkit.testing.sample import Repeat, batch_for, multitask
+
+
+def _has_companions(spec: TaskSpec) -> bool:
+    return bool(spec.companions(2.5))
+
+
+@check(TaskSpec, "its companions are whole offsets, the same whenever asked")
+def companions_are_offsets(bench: Bench) -> None:
+    spec = _spec(bench)
+    for spacing in (0.5, 1.0, 2.5, 8.0):
+        named = spec.companions(spacing)
+        require(
+            {k: tuple(v) for k, v in named.items()} == {k: tuple(v) for k, v in spec.companions(spacing).items()},
+            f"companions({spacing}) gives another answer when asked again; candidates are drawn by the sampler",
+        )
+        for name, offsets in named.items():
+            wrong = [o for o in offsets if not isinstance(o, int) or isinstance(o, bool) or o == 0]
+            require(not wrong, f"companion {name!r} has the offset {wrong[:1]}; offsets are whole numbers, not 0")
+
+
+@check(TaskSpec, "its loss is a finite scalar, beside the metrics that it names")
+def loss_is_a_scalar(bench: Bench) -> None:
+    spec, model, batch = _made(bench)
+    output = _output(model, batch)
+    finite_scalar(output.loss, "the loss")
+    require(
+        float(output.loss.detach()) >= spec.floor - 1e-4,
+        f"the loss {float(output.loss.detach()):g} is below its floor {spec.floor:g}; set `floor` to the least that it "
+        f"can be",
+    )
+    require(
+        set(output.metrics) == set(spec.metrics),
+        f"the metrics are {sorted(output.metrics)}, the spec says {sorted(spec.metrics)}; make `metrics` say the same",
+    )
+    require(spec.baseline is None or spec.baseline in spec.metrics, f"baseline {spec.baseline!r} is not in `metrics`")
+    for name, value in output.metrics.items():
+        finite_scalar(value, f"metric {name!r}")
+        require(not value.requires_grad, f"metric {name!r} has a gradient; detach it")
+    require(
+        isinstance(output.pairs, int) and output.pairs >= 0,
+        f"pairs is {output.pairs!r}; give the whole number of pairs that the loss is a mean over",
+    )
+
+
+@check(TaskSpec, "it reads the features that it needs, and no others")
+def needs_are_true(bench: Bench) -> None:
+    spec = _spec(bench)
+    require(spec.needs <= FEATURES, f"needs {sorted(spec.needs - FEATURES)}; there are {sorted(FEATURES)}")
+    require(bool(spec.needs), "needs nothing; set `needs` to the features that its loss is computed from")
+    _, model, batch = _made(bench)
+    ran: set[str] = set()
+    model.backbone.decoder.register_forward_hook(lambda *_: ran.add("dense"))
+    _output(model, batch)
+    if "dense" in spec.needs:
+        require("dense" in ran, "says that it needs dense features and does not read them; take dense out of `needs`")
+    else:
+        require(not ran, "reads dense features without saying so; add dense to `needs`, or the decoder is not trained")
+
+
+@check(TaskSpec, "gradient reaches the encoder and nothing that it must not")
+def gradient_goes_where_it_should(bench: Bench) -> None:
+    spec = _spec(bench)
+    model, batch = multitask([spec, Repeat()]).train(), batch_for([spec, Repeat()])
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    _output(model, batch).loss.backward()
+    require(reached(model.backbone.encoder), "no gradient reaches the encoder; do not detach the anchor's features")
+    if "dense" in spec.needs:
+        require(reached(model.backbone.decoder), "no gradient reaches the decoder; do not detach the dense map")
+    else:
+        require(not reached(model.backbone.decoder), "it needs no dense features, but gradient reaches the decoder")
+    parameters = dict(model.named_parameters())
+    wrong = [name for name in frozen if parameters[name].grad is not None]
+    require(not wrong, f"{some(wrong)} take a gradient though they are frozen; run that part under torch.no_grad()")
+    idle = without_gradient(model.tasks[0])
+    require(not idle, f"no gradient reaches its own {some(idle)}; use them, or freeze them by requires_grad_(False)")
+    require(not reached(model.tasks[1]), "gradient reaches another task's parameters")
+
+
+@check(TaskSpec, "it does not keep the backbone as a part of itself")
+def backbone_is_not_inside(bench: Bench) -> None:
+    _, model, _ = _made(bench)
+    shared = {id(p) for p in model.backbone.parameters()}
+    twice = [name for name, p in model.tasks[0].named_parameters() if id(p) in shared]
+    require(
+        not twice,
+        f"its {some(twice)} are the backbone's own; use step.features() and step.encode(), or keep it in a list",
+    )
+
+
+@check(TaskSpec, "it leaves the slices that it is given as they are")
+def slices_stay(bench: Bench) -> None:
+    _, model, batch = _made(bench)
+    images = [batch.anchor, *(c.image for named in batch.companions.values() for c in named.values())]
+    before = [image.clone() for image in images]
+    _output(model, batch)
+    require(
+        all(torch.equal(a, b) for a, b in zip(images, before, strict=True)),
+        "it changes slices in place, which other tasks are given too; work on a copy",
+    )
+
+
+@check(TaskSpec, "an anchor without companion changes nothing", applies=_has_companions)
+def masks_are_respected(bench: Bench) -> None:
+    spec, model, batch = _made(bench)
+    model.eval()
+    rows = torch.tensor([1, 4, 6])
+    companions = {
+        name: Companion(companion.image[:3], companion.offsets[:3], rows)
+        for name, companion in batch.companions[str(spec)].items()
+    }
+    changed = batch.anchor.clone()
+    alone = [i for i in range(len(changed)) if i not in rows.tolist()]
+    changed[alone] = torch.randn(changed[alone].shape, generator=torch.Generator().manual_seed(1))
+    losses = [_loss_of(model, anchor, companions) for anchor in (batch.anchor, changed)]
+    require(
+        torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6),
+        f"the loss is {float(losses[0]):g}, and {float(losses[1]):g} with other anchors where there is no companion; "
+        f"take the anchors of a companion by companion.of(…)",
+    )
+    swapped = {name: Companion(c.image.flip(0), c.offsets.flip(0), rows.flip(0)) for name, c in companions.items()}
+    turned = _loss_of(model, batch.anchor, swapped)
+    require(
+        torch.allclose(losses[0], turned, rtol=1e-4, atol=1e-6),
+        f"the loss is {float(losses[0]):g}, and {float(turned):g} with the same pairs in another order; take the "
+        f"anchors of a companion by companion.of(…)",
+    )
+
+
+@check(TaskSpec, "a batch without any companion gives a loss that can be descended", applies=_has_companions)
+def no_pairs_are_no_problem(bench: Bench) -> None:
+    spec, model, batch = _made(bench)
+    none = torch.zeros(0, dtype=torch.long)
+    nothing = {name: Companion(batch.anchor[:0], none, none) for name in batch.companions[str(spec)]}
+    output = _output(model, Batch(batch.anchor, {str(spec): nothing}, seed=batch.seed))
+    finite_scalar(output.loss, "without any pair the loss")
+    require(output.pairs == 0, f"without any companion it says {output.pairs} pairs; say 0")
+    require(
+        output.loss.requires_grad,
+        "without any pair the loss hangs on no graph; give (prediction.sum() * 0), or other processes wait for ever",
+    )
+    output.loss.backward()
+    idle = without_gradient(model.tasks[0])
+    require(not idle, f"without any pair {some(idle)} have no gradient, not even 0; other processes would wait for it")
+
+
+@check(TaskSpec, "eval mode changes no state")
+def eval_changes_nothing(bench: Bench) -> None:
+    _, model, batch = _made(bench)
+    unchanged_in_eval(model, lambda: model(batch))
+
+
+@check(TaskSpec, "its state can be saved and loaded")
+def state_round_trip(bench: Bench) -> None:
+    spec, model, batch = _made(bench)
+    _output(model, batch)  # so that a queue or the like is not as it was made
+    same_after_loading(model, multitask([spec], seed=1), lambda m: _output(cast("MultiTask", m), batch).loss)
+
+
+@check(TaskSpec, "a resumed run ends with the same bits")
+def run_resumes(bench: Bench) -> None:
+    resumes(bench.folder, tasks=[_spec(bench)])
+
+
+@check(TaskSpec, "one seed gives the same bits twice")
+def run_repeats(bench: Bench) -> None:
+    repeats(bench.folder, tasks=[_spec(bench)])
+
+
+@check(TaskSpec, "it trains under bf16 autocast")
+def run_in_bf16(bench: Bench) -> None:
+    _, model, batch = _made(bench)
+    under_autocast(lambda: _output(model, batch).loss, model)
+
+
+@check(TaskSpec, "two processes train it and stay equal", applies=importable)
+def run_on_two_ranks(bench: Bench) -> None:
+    trains_on_two_ranks(bench.folder, tasks=[_spec(bench)])
+
+
+def _spec(bench: Bench) -> TaskSpec:
+    assert isinstance(bench.spec, TaskSpec)
+    return bench.spec
+
+
+def _made(bench: Bench) -> tuple[TaskSpec, MultiTask, Batch]:
+    spec = _spec(bench)
+    return spec, multitask([spec]).train(), batch_for([spec])
+
+
+def _output(model: MultiTask, batch: Batch) -> TaskOutput:
+    """Output of the first task; draws are equal each time."""
+    torch.manual_seed(0)
+    _, outputs = model(batch)
+    output = outputs[model.labels[0]]
+    if not isinstance(output, TaskOutput):
+        fail(f"forward gives {type(output).__name__}; give a TaskOutput")
+    return output
+
+
+def _loss_of(model: MultiTask, anchor: Tensor, companions: dict[str, Companion]) -> Tensor:
+    task: nn.Module = model.tasks[0]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        output: TaskOutput = task(Step(Batch(anchor, {}, seed=3), SharedEncoder(model.backbone), companions))
+    return output.loss

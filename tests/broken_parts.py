@@ -1,0 +1,294 @@
+"""Parts with one deliberate fault each, for the checks of `ssmtl_toolkit.testing` to find; MENDED has none."""
+
+import random
+from pathlib import Path
+from typing import Annotated
+
+import nibabel as nib
+import numpy as np
+import torch
+from pydantic import AfterValidator, ConfigDict, Field
+from torch import distributed, nn
+from torch.nn import functional as F
+
+from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.head import IGNORE, Head
+from ssmtl_toolkit.engine.multitask import Balancer
+from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, Scan, TaskSpec
+
+
+class Faults(nn.Module):
+    """A module that can have those faults which tasks, backbones, heads and balancers have in common.
+
+    `trouble(x)` gives x back, scaled or not as the fault wants it.
+    """
+
+    def __init__(self, fault, width):
+        super().__init__()
+        self.fault = fault
+        self.register_buffer("seen", torch.zeros(()))
+        self.steps = 0
+        self.scale = torch.rand(()) if fault == "state outside" else 1.0
+        self.index = torch.arange(width)
+
+    def trouble(self, x):
+        if self.fault == "state in eval":
+            self.seen += 1
+        if self.fault == "counts outside" and self.training:
+            self.steps += 1
+        if self.fault == "own randomness":
+            x = x * (1 + random.random())
+        if self.fault == "mixes types":  # refused by torch where x is bf16
+            x = x + 0 * torch.zeros(1).index_add(0, torch.zeros(1, dtype=torch.long), x.flatten()[:1]).sum()
+        if self.fault == "ranks differ":
+            with torch.no_grad():
+                self.seen += distributed.get_rank() + 1 if distributed.is_initialized() else 1
+        return x * self.scale * (1 + self.steps)
+
+
+class BrokenTask(TaskSpec):
+    """Tell a slice from its companion; FAULT says what is wrong with it."""
+
+    name = "broken_task"
+    needs = frozenset({"pooled"})
+    metrics = ("chance",)
+    baseline = "chance"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def companions(self, spacing):
+        return {"other": (0,)} if self.fault == "offset 0" else {"other": (-2, 3)}
+
+    def build(self, backbone):
+        return BrokenTaskModule(backbone, self.fault)
+
+
+class Greedy(BrokenTask):
+    """Says that it needs what it does not read."""
+
+    name = "greedy"
+    needs = frozenset({"pooled", "dense"})
+
+
+class BrokenTaskModule(Faults):
+    def __init__(self, backbone, fault):
+        super().__init__(fault, backbone.pooled_channels)
+        self.judge = nn.Linear(backbone.pooled_channels, 1)
+        self.idle = nn.Linear(3, 3) if fault == "idle weights" else nn.Identity()
+        if fault == "keeps the backbone":
+            self.backbone = backbone
+
+    def forward(self, step):
+        fault, other = self.fault, step.companion("other")
+        if fault == "in place":
+            step.anchor.add_(1)
+        features = step.features()
+        pooled = features.pooled + (features.dense.mean() if fault == "reads dense" else 0)
+        pooled = pooled.detach() if fault == "detaches" else pooled
+        first = self.judge(self.trouble(pooled[: len(other.image)] if fault == "ignores rows" else other.of(pooled)))
+        with torch.no_grad():
+            second = step.encode(other.image).pooled.mean(dim=1, keepdim=True)
+        terms = (first.float() - second.float()).square()
+        if not len(terms) and fault != "mean of nothing":
+            return TaskOutput(first.sum() * 0, {"chance": first.new_tensor(0.0)}, pairs=0)
+        loss = {"not a scalar": terms.flatten(), "not finite": terms.mean() / 0}.get(fault, terms.mean())
+        loss = loss - 2 if fault == "below its floor" else loss
+        metrics = {"chances" if fault == "other metrics" else "chance": second.square().mean()}
+        return TaskOutput(loss, metrics, pairs=len(terms))
+
+
+class BrokenBackbone(BackboneSpec):
+    """Two convolutions; FAULT says what is wrong."""
+
+    name = "broken_backbone"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def build(self, in_channels):
+        encoder = BrokenEncoder(self.fault, in_channels)
+        decoder = BrokenDecoder(encoder if self.fault == "shared weights" else None)
+        backbone = Backbone(encoder, decoder, in_channels, 5 if self.fault == "wrong channels" else 8, 4)
+        if self.fault == "weights beside":
+            backbone.extra = nn.Linear(2, 2)
+        return backbone
+
+
+class BrokenEncoder(Faults):
+    def __init__(self, fault, channels):
+        super().__init__(fault, 8)
+        self.convolve = nn.Conv2d(channels, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8, track_running_stats=fault != "statistics of the batch")
+        if fault == "cannot be copied":
+            self.kept = self.convolve.weight * 2
+
+    def forward(self, image):
+        maps = self.norm(self.convolve(image)).relu()
+        return [self.trouble(maps.detach() if self.fault == "detaches" else maps)]
+
+
+class BrokenDecoder(nn.Module):
+    def __init__(self, shared):
+        super().__init__()
+        self.decode = nn.Conv2d(8, 4, 1)
+        if shared is not None:
+            self.again = shared.convolve
+
+    def forward(self, maps):
+        return self.decode(maps[-1])
+
+
+class BrokenHead(HeadSpec):
+    """A convolution and cross-entropy; FAULT says what is wrong."""
+
+    name = "broken_head"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def build(self, backbone, classes):
+        return BrokenHeadModule(self.fault, backbone.dense_channels, classes)
+
+
+class BrokenHeadModule(Faults, Head):
+    def __init__(self, fault, channels, classes):
+        super().__init__(fault, channels)
+        self.classify = nn.Conv2d(channels, classes + (fault == "a class too many"), 1)
+
+    def degrade(self, image):
+        return image.mul_(2) if self.fault == "in place" else image
+
+    def forward(self, features):
+        dense = features.dense.detach() if self.fault == "detaches" else features.dense
+        return self.classify(self.trouble(dense))
+
+    def loss(self, maps, target):
+        if self.fault == "takes what is not annotated":
+            target = torch.where(target == IGNORE, 0, target)
+        counted = (target != IGNORE).sum().clamp(min=1)
+        return F.cross_entropy(maps.float(), target, ignore_index=IGNORE, reduction="sum") / counted
+
+
+class BrokenBalancer(BalancerSpec):
+    """A sum; FAULT says what is wrong."""
+
+    name = "broken_balancer"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def build(self, tasks):
+        return BrokenBalancerModule(self.fault, {label: task.weight for label, task in tasks.items()})
+
+
+class BrokenBalancerModule(Faults, Balancer):
+    def __init__(self, fault, weights):
+        super().__init__(fault, 1)
+        self.weights_of = weights
+
+    def forward(self, losses, shared):
+        weighted = torch.stack([self.weights_of[label] * loss for label, loss in losses.items()])
+        if self.fault == "mixes types":
+            weighted = weighted.bfloat16() if torch.is_autocast_enabled("cpu") else weighted
+        total = self.trouble(weighted)
+        if self.fault == "not a scalar":
+            return total
+        if self.fault == "forgets a task":
+            return next(iter(losses.values()))
+        if self.fault == "spread of one":
+            return total.sum() + ((total - total.mean()) ** 2).sum() / (len(total) - 1)
+        if self.fault == "log of nothing":
+            return (total.abs()).log().sum()
+        return total.sum()
+
+
+class BrokenReader(ReaderSpec):
+    """Raw float32 volumes of 4 x 5 x 6 voxels in files .raw4; FAULT says what is wrong."""
+
+    name = "broken_reader"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def matches(self, path):
+        if self.fault == "opens the path":
+            path.open("rb").close()
+        return path.suffix == ".raw4" and self.fault != "does not match" and not path.name.startswith(".")
+
+    def read(self, path, volume=None):
+        data = path.read_bytes()
+        if self.fault == "writes":
+            path.write_bytes(data + b"x")
+            data = data[:480]
+        if len(data) != 480 and self.fault != "takes half a file":
+            raise DataError(f"{path}: has {len(data)} bytes, expected 480; copy it again")
+        array = np.frombuffer(data[:480].ljust(480, b"\0"), "<f4").reshape(4, 5, 6)
+        return Volume(array, np.diag([1, 1, 2, 1.0]), (1.0, 1.0, 3.0 if self.fault == "other spacing" else 2.0))
+
+
+class BrokenDataset(DatasetSpec):
+    """All scans of a folder; FAULT says what is wrong."""
+
+    name = "broken_dataset"
+    positional = "root"
+
+    root: Path = Field(description="The folder.")
+    fault: str = Field("none", description="What is wrong.")
+
+    def scans(self, cache, readable):
+        if not self.root.is_dir() and self.fault != "no root, no problem":
+            raise DataError(f"{self.root}: no such folder")
+        files = sorted(self.root.glob("*.nii.gz"))
+        if self.fault == "another order":
+            random.shuffle(files)
+        names = ["scan" if self.fault == "one name" else file.name.partition(".")[0] for file in files]
+        return [Scan(file, name, name) for file, name in zip(files, names, strict=True)]
+
+    def classes(self):
+        return {"a": (1,), "b": (1,)} if self.fault == "one value" else {}
+
+    def suggested(self):
+        return {"sizes": 3} if self.fault == "suggests nonsense" else {"size": 64}
+
+
+def shifted(t):
+    return t + 1
+
+
+class Shifting(BrokenTask):
+    """Reads another number than is written."""
+
+    name = "shifting"
+
+    t: Annotated[int, AfterValidator(shifted)] = Field(1, description="A number.")
+
+
+class Lenient(BrokenTask):
+    """Takes options that it does not know."""
+
+    name = "lenient"
+    model_config = ConfigDict(extra="ignore")
+
+
+class Silent(BrokenTask):
+    """Does not say what its option is."""
+
+    name = "silent"
+
+    t: int = 1
+
+
+def raw_example(folder):
+    file = folder / "x.raw4"
+    file.write_bytes(np.random.default_rng(0).normal(size=120).astype("<f4").tobytes())
+    return file
+
+
+def folder_of_scans(fault):
+    def example(folder):
+        root = folder / "scans"
+        root.mkdir()
+        for i in range(8):
+            nib.save(nib.Nifti1Image(np.random.default_rng(i).normal(size=(9, 8, 7)), np.eye(4)), root / f"{i}.nii.gz")
+        return BrokenDataset(root=root, fault=fault)
+
+    return example
