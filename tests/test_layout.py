@@ -11,6 +11,8 @@ import grimp
 import pytest
 from conftest import ROOT
 
+from ssmtl_toolkit.scaffolding import KINDS, templates
+
 HEAVY = {"torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning_fabric", "nibabel", "numpy"}
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
 ALLOWED = {"ssmtl_toolkit.data", "ssmtl_toolkit.engine"}
@@ -84,6 +86,7 @@ def test_plugins_import_only_the_toolkit_its_data_and_its_engine_and_no_other_pl
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
         *(["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
+        ["plugins", "new", "slice-order", "--kind", "task"],
     ],
 )
 def test_start_up_imports_nothing_heavy(arguments, tmp_path):
@@ -129,6 +132,7 @@ def test_the_wheel_holds_everything_and_its_plugins_are_found_in_a_clean_target(
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"ssmtl_toolkit/py.typed", "ssmtl_moco/module.py", "ssmtl_toolkit/tables/_ct.toml"} <= set(names)
+    assert {str(file.relative_to(ROOT)) for kind in KINDS for _, file in templates(kind)} <= set(names)
     assert {name.partition("/")[0] for name in names if not name.startswith("ssmtl_toolkit-")} == {
         "ssmtl_toolkit",
         *PLUGINS,
@@ -146,6 +150,11 @@ def test_the_wheel_holds_everything_and_its_plugins_are_found_in_a_clean_target(
     told = json.loads(listed_by.stdout)
     assert told["broken"] == []
     assert {"unet", "moco_v2", "nifti", "phantom"} <= {row["name"] for row in told["specs"]}
+    code = code.replace("['plugins', 'list', '--json']", "['plugins', 'new', 'my-task', '--kind', 'task']")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
+    # pip has compiled the templates, as all that it installs: that is no part of a new plugin
+    assert (target / "ssmtl_toolkit" / "scaffold" / "task" / "tests" / "__pycache__").is_dir()
+    assert not list((tmp_path / "my-task").rglob("__pycache__"))
 
 
 def test_every_plugin_folder_is_packaged_and_has_an_entry_point():

@@ -1,0 +1,41 @@
+"""How the losses become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from ssmtl_toolkit.engine.multitask import Balancer
+from ssmtl_toolkit.engine.shared import Shared
+from torch import Tensor
+
+
+class GeometricMean(Balancer):
+    """Sum of weight x log(loss - floor + least) over the tasks.
+
+    Its gradient is that of each loss divided by the loss itself, so that a loss pulls as hard as the others in
+    whatever unit it is measured. Losses such as a negative cosine go below zero, where there is no log: each is
+    counted from its floor, the least that it can be.
+    """
+
+    # What changes from update to update, and is not trained, would be a buffer: those are saved, and resumed.
+
+    def __init__(self, exponents: Mapping[str, float], floors: Mapping[str, float], least: float) -> None:
+        super().__init__()
+        self.exponents = dict(exponents)
+        self.floors = dict(floors)
+        self.least = least
+
+    def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
+        terms, factors = [], {}
+        for label, loss in losses.items():
+            height = loss.float() - self.floors[label] + self.least
+            factors[label] = 1 / height.detach()
+            if shared.pairs[label]:
+                terms.append(self.exponents[label] * torch.log(height))
+            else:
+                # A task without a pair in this batch says nothing. Its loss, a zero, stays in the graph: in training
+                # on several devices each waits for the gradients of all parameters.
+                terms.append(loss)
+        self.weights = factors  # the toolkit logs them: what each weight x loss was multiplied by
+        return torch.stack(terms).sum()

@@ -1,0 +1,32 @@
+"""A dataset for ssmtl-toolkit: a folder for each patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+from ssmtl_toolkit import hookimpl
+from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
+
+
+class MyPlugin(DatasetSpec):
+    """ROOT/PATIENT/… with a patient's scans in any folders, and the label map of NAME as NAME_seg beside it."""
+
+    # What users type: --data my_plugin:root=scans/
+    name: ClassVar[str] = "my_plugin"
+    positional: ClassVar[str | None] = "root"  # so that `root=` may be left out
+
+    # Each field is an option.
+    root: Path = Field(description="The folder with the patients' folders.")
+
+    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+        # `readable` knows the installed readers, so that this works for every format that one of them reads.
+        from my_plugin.listing import list_scans
+
+        return list_scans(self.root, readable)
+
+
+@hookimpl
+def ssmtl_datasets() -> list[type[DatasetSpec]]:
+    return [MyPlugin]
