@@ -48,8 +48,9 @@ class Famo(Weighing):
     def updated(self, before: Tensor, after: Tensor | None) -> None:
         assert after is not None
         decrease = (self.above(before) + _SMALL).log() - (self.above(after) + _SMALL).log()
-        decrease = torch.where(decrease.isfinite(), decrease, 0.0)
-        z = self.logits.softmax(dim=0)
+        there = decrease.isfinite()
+        z = torch.where(there, self.logits, -torch.inf).softmax(dim=0).nan_to_num(0.0)
+        decrease = torch.where(there, decrease, 0.0)
         self._adam(z * (decrease - (z * decrease).sum()))
 
     def _adam(self, gradient: Tensor) -> None:

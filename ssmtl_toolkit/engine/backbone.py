@@ -38,9 +38,9 @@ class Features:
         return dense
 
     def computed(self, part: Literal["pyramid", "dense"]) -> list[Tensor]:
-        """The maps of this part if somebody has read it, else none."""
+        """The maps of this part that have a gradient (the image itself has none); none where nobody has read it."""
         maps = vars(self).get(part, [])
-        return [maps] if isinstance(maps, Tensor) else list(maps)
+        return [one for one in ([maps] if isinstance(maps, Tensor) else maps) if one.requires_grad]
 
 
 class Backbone(nn.Module):

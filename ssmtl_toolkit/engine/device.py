@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 
@@ -74,6 +75,16 @@ def _refuse_silent_copies(config: RunConfig) -> None:
             f"they would train {started} copies into one folder; give --devices and --nodes to match (under SLURM in a "
             f"batch script), or start one process"
         )
+
+
+def compile_parts(backbone: Backbone) -> None:
+    """Compile encoder and decoder (torch.compile), so that gradients of single tasks can go through them too."""
+    from torch._functorch import config
+
+    if hasattr(config, "donated_buffer"):  # buffers given away by one backward pass would be missing in the next
+        config.donated_buffer = False
+    backbone.encoder.compile()
+    backbone.decoder.compile()
 
 
 def seed_all(seed: int, device: torch.device) -> None:

@@ -89,7 +89,8 @@ class PairMeans:
         """The means, (T,) float32, equal on all ranks; NaN where there was no pair."""
         assert self._sums is not None
         sums, counts = sum_over_ranks(self._sums)
-        return sums / counts
+        means: Tensor = sums / counts
+        return means
 
 
 def sum_over_ranks(part: Tensor) -> Tensor:

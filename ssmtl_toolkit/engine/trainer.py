@@ -18,7 +18,7 @@ from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
 from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.engine.device import choose_precision, seed_all
+from ssmtl_toolkit.engine.device import choose_precision, compile_parts, seed_all
 from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.loader import Loader
@@ -61,8 +61,7 @@ class Trainer:
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.compile:
-            self.model.backbone.encoder.compile()
-            self.model.backbone.decoder.compile()
+            compile_parts(self.model.backbone)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         fused = fabric.device.type in {"cpu", "cuda"}
         optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
