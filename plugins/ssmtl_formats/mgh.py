@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
+from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.affines import lengths, shear, usable
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, blaming
@@ -46,8 +47,19 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
         raw = source.fill(count).view(dtype).reshape(shape, order="F")
         source.finish(_START + count * volumes)  # what follows the voxels is about the scanner, not the grid
         array, replaced = clean(raw, notes)
-    spacing = lengths(affine)
+        spacing = _spacing(fields, affine, notes)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
+
+
+def _spacing(fields: Any, affine: NDArray[np.float64], notes: list[str]) -> tuple[float, float, float]:
+    """The spacing that the header says, with a note where the affine says another."""
+    said, along = np.asarray(fields["delta"], np.float64), lengths(affine)
+    if not (np.isfinite(said).all() and (said > 0).all()):
+        return along
+    if (abs(said / along - 1) > 0.01).any():
+        listed = " and ".join(" x ".join(f"{x:.4g}" for x in one) for one in (said, along))
+        notes.append(f"its spacing and that of its affine differ ({listed}); the former is used")
+    return float(said[0]), float(said[1]), float(said[2])
 
 
 def _header(head: bytes) -> Any:

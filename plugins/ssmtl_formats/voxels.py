@@ -45,9 +45,7 @@ class Voxels:
         Raises:
             FileError, DataError: they are not all there, or take too much memory.
         """
-        self._check()
         index = chosen(1 if self.volumes is None else self.sizes[self.volumes], volume)
-        check_memory(self.sizes, self.dtype)
         if not self.file:
             data = self._take(source, notes)
         else:
@@ -57,7 +55,8 @@ class Voxels:
         array = data.view(self.dtype).reshape(self.sizes, order="F")
         return array if self.volumes is None else np.asfortranarray(array.take(index, axis=self.volumes))
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
+        """Refuse sizes that no scan has."""
         if min(self.sizes) < 1:
             raise FileError(f"has no voxels: its sizes are {self.sizes}; export the scan again")
         if len(self.sizes) - (self.volumes is not None) != 3:
@@ -77,6 +76,7 @@ class Voxels:
                 f"is cut short, or its header lies: it claims {begin + count} bytes, "
                 f"more than its {source.size} can be; {AGAIN}"
             )
+        check_memory(self.sizes, self.dtype)
         source.skip_to(begin)
         data = source.fill(count)
         if surplus := source.finish(begin + count):

@@ -1,0 +1,473 @@
+"""DICOM: series are put in order by positions; what cannot be read right is refused in one line that says why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from conftest import SMALL, write_scan
+from dicom_files import AFFINE, PATIENT, VOXELS, as_rle, image, save, write_series
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+)
+
+from ssmtl_formats import Dicom
+from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.engine.pretrain import list_scans, readers
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.registry import registry
+
+SPACING = (0.7, 0.8, 2.5)
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def refused(path: Path, volume: int | None = None) -> str:
+    """What is said of `path`, which must be one line that begins with its name."""
+    with pytest.raises(DataError) as error:
+        read_volume(path, readers(), volume)
+    said = str(error.value)
+    assert "\n" not in said
+    assert said.startswith(str(path))
+    return said
+
+
+def same(volume: Volume, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINE) -> None:
+    assert volume.array.shape == voxels.shape
+    assert np.array_equal(volume.array, voxels)
+    assert np.abs(volume.affine - affine).max() < 1e-4
+    assert volume.spacing == pytest.approx(tuple(np.linalg.norm(affine[:3, :3], axis=0)), abs=1e-4)
+    assert volume.header is None
+
+
+def names_of(root: Path) -> list[str]:
+    return [scan.name for scan in list_scans(registry().dataset(str(root)), root / "unused") if not scan.unfit]
+
+
+# ---- DICOM ----
+
+
+def test_a_series_is_ordered_by_positions_and_not_by_names_numbers_or_thickness(tmp_path):
+    volume = Dicom().read(write_series(tmp_path / "scan"))
+    same(volume)
+    assert volume.slice_axis == 2
+    assert volume.notes == ()
+    assert volume.array.dtype == np.int16
+
+
+def test_any_file_of_a_series_stands_for_the_whole(tmp_path):
+    folder = write_series(tmp_path / "scan", name="{}.dcm")
+    same(Dicom().read(folder / "4.dcm"))
+    assert sorted(Dicom().files(folder / "4.dcm")) == sorted(folder.iterdir())
+
+
+def test_gdcm_reads_the_same_grid(tmp_path):
+    """An independent reading of what we wrote: SimpleITK, given the files in the order of positions."""
+    folder = write_series(tmp_path / "scan")
+    series = SimpleITK.ImageSeriesReader()
+    series.SetFileNames([str(folder / f"IM{9 - k}") for k in range(9)])
+    read = series.Execute()
+    assert np.array_equal(SimpleITK.GetArrayFromImage(read).transpose(2, 1, 0), Dicom().read(folder).array)
+    matrix = np.array(read.GetDirection()).reshape(3, 3) @ np.diag(read.GetSpacing())
+    assert np.abs(LPS[:3, :3] @ matrix - Dicom().read(folder).affine[:3, :3]).max() < 1e-4
+
+
+def _jpeg2000(data: Dataset, k: int) -> Dataset:
+    import io
+
+    stream = io.BytesIO()
+    plane = np.frombuffer(data.PixelData, "<u2").reshape(data.Rows, data.Columns)
+    Image.fromarray(plane).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+    data.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    data["PixelData"].VR = "OB"
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    return data
+
+
+def _big_endian(data: Dataset, k: int) -> Dataset:
+    data.PixelData = np.frombuffer(data.PixelData, "<u2").byteswap().tobytes()
+    data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    return data
+
+
+def _as(syntax: str) -> Callable[[Dataset, int], Dataset]:
+    def change(data: Dataset, k: int) -> Dataset:
+        data.file_meta.TransferSyntaxUID = syntax
+        return data
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_jpeg2000, _big_endian, as_rle, _as(ImplicitVRLittleEndian), _as(DeflatedExplicitVRLittleEndian)],
+    ids=["jpeg2000", "big-endian", "rle", "implicit", "deflated"],
+)
+def test_every_transfer_syntax_gives_the_same_voxels(tmp_path, change):
+    voxels = (VOXELS.astype(int) + 2000).astype(np.uint16)
+    same(Dicom().read(write_series(tmp_path / "scan", voxels, change=change)), voxels)
+
+
+def _packed(plain: Path, folder: Path, syntax: str) -> Path:
+    """Pack the files of a folder by GDCM, which is another decoder's encoder where Pillow decodes."""
+    gdcm = pytest.importorskip("gdcm")
+    kinds = gdcm.TransferSyntax
+    kind = kinds.JPEGLosslessProcess14_1 if syntax == JPEGLosslessSV1 else kinds.JPEGLSLossless
+    folder.mkdir()
+    for file in plain.iterdir():
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(kind))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(str(folder / file.name))
+        assert writer.Write()
+        assert pydicom.dcmread(folder / file.name).file_meta.TransferSyntaxUID == syntax
+    return folder
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless], ids=["jpeg-lossless", "jpeg-ls"])
+def test_what_gdcm_packs_gives_the_same_voxels(tmp_path, syntax):
+    voxels = (VOXELS.astype(int) + 2000).astype(np.uint16)
+    packed = _packed(write_series(tmp_path / "plain", voxels), tmp_path / "scan", syntax)
+    same(Dicom().read(packed), voxels)
+
+
+def test_a_file_without_preamble_is_known_by_its_beginning(tmp_path):
+    folder = write_series(tmp_path / "scan", change=_as(ImplicitVRLittleEndian))
+    for file in list(folder.iterdir()):
+        data = pydicom.dcmread(file)
+        del data.file_meta.TransferSyntaxUID
+        raw = Dataset(data)
+        raw.save_as(file, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert file.read_bytes()[128:132] != b"DICM"
+    assert names_of(tmp_path) == ["scan"]
+    same(Dicom().read(folder))
+
+
+def test_unused_bits_and_signs_are_as_the_header_says(tmp_path):
+    stored = (np.arange(20 * 24 * 2).reshape(20, 24, 2) % 4096 - 2048).astype(np.int16)
+    dirty = ((stored.astype(int) & 0xFFF) | 0xA000).astype(np.int16)  # an overlay in the upper bits, as of old
+    bits = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}
+    same(Dicom().read(write_series(tmp_path / "scan", dirty, **bits)), stored)
+
+
+def test_each_slice_is_scaled_by_its_own_slope(tmp_path):
+    def change(data: Dataset, k: int) -> Dataset:
+        data.RescaleSlope, data.RescaleIntercept = f"{0.25 * (k + 1)}", f"{-10 * k}"
+        return data
+
+    volume = Dicom().read(write_series(tmp_path / "scan", change=change))
+    assert volume.array.dtype == np.float32
+    expected = VOXELS * (0.25 * (np.arange(9) + 1)) - 10.0 * np.arange(9)
+    assert np.array_equal(volume.array, expected.astype(np.float32))
+
+
+def test_hounsfield_units_stay_whole_numbers(tmp_path):
+    voxels = (VOXELS.astype(int) + 2000).astype(np.uint16)
+    volume = Dicom().read(write_series(tmp_path / "scan", voxels, RescaleSlope="1", RescaleIntercept="-1024"))
+    assert volume.array.dtype == np.int16
+    assert np.array_equal(volume.array, voxels.astype(int) - 1024)
+
+
+def test_values_of_monochrome1_are_kept_and_noted(tmp_path):
+    volume = Dicom().read(write_series(tmp_path / "scan", PhotometricInterpretation="MONOCHROME1"))
+    same(volume)
+    assert "MONOCHROME1" in volume.notes[0]
+
+
+def test_padding_is_noted(tmp_path):
+    voxels = VOXELS.copy()
+    voxels[0, 0, :] = -2000
+    volume = Dicom().read(write_series(tmp_path / "scan", voxels, PixelPaddingValue=-2000))
+    same(volume, voxels)
+    assert "padding value" in volume.notes[0]
+
+
+def _tilted() -> np.ndarray:
+    """The gantry is tilted by 20 degrees: each slice lies further back than the one before it."""
+    affine = np.diag([-0.7, -0.8, 2.5, 1.0])
+    affine[1, 2] = 2.5 * np.tan(np.radians(20))
+    return affine
+
+
+def test_a_tilted_gantry_makes_a_sheared_affine_from_the_real_positions(tmp_path):
+    volume = Dicom().read(write_series(tmp_path / "scan", affine=_tilted()))
+    same(volume, affine=_tilted())
+    assert "sheared: two meet at 70.0 degrees" in volume.notes[0]
+
+
+def _without(*slices: int) -> Callable[[Dataset, int], Dataset | None]:
+    return lambda data, k: None if k in slices else data
+
+
+def test_a_missing_slice_is_refused_and_told_where(tmp_path):
+    said = refused(write_series(tmp_path / "scan", affine=np.diag([-1.0, -1.0, 2.5, 1]), change=_without(4)))
+    assert "misses slices: from (0, 0, 7.5) to (0, 0, 12.5) mm it is 5 mm, elsewhere 2.5 mm" in said
+    said = refused(write_series(tmp_path / "more", change=_without(2, 5, 6)))
+    assert "and 1 more such gaps" in said
+
+
+@pytest.mark.parametrize("lost", [1, 7])
+def test_a_missing_slice_next_to_the_end_is_found(tmp_path, lost):
+    assert "misses slices" in refused(write_series(tmp_path / "scan", change=_without(lost)))
+
+
+def _moved(by: float) -> Callable[[Dataset, int], Dataset]:
+    def change(data: Dataset, k: int) -> Dataset:
+        x, y, z = map(float, data.ImagePositionPatient)
+        data.ImagePositionPatient = [x, y, f"{z + by * (k == 4):.6f}"]
+        return data
+
+    return change
+
+
+def test_uneven_spacing_is_noted_when_small_and_refused_when_not(tmp_path):
+    straight = np.diag([-1.0, -1.0, 2.5, 1.0])
+    volume = Dicom().read(write_series(tmp_path / "small", affine=straight, change=_moved(0.02)))
+    same(volume, affine=straight)
+    assert "up to 0.02 mm away from even distances of 2.5 mm" in volume.notes[0]
+    said = refused(write_series(tmp_path / "large", affine=straight, change=_moved(0.5)))
+    assert "unevenly spaced: slices lie up to 0.5 mm away" in said
+    assert Dicom().read(write_series(tmp_path / "none", affine=straight, change=_moved(0.001))).notes == ()
+
+
+def test_copies_of_an_image_count_once(tmp_path):
+    folder = write_series(tmp_path / "scan")
+    (folder / "IM3 copy.dcm").write_bytes((folder / "IM3").read_bytes())
+    volume = Dicom().read(folder)
+    same(volume)
+    assert volume.notes == ("1 copies of its images are left out",)
+
+
+@pytest.mark.parametrize("by_position", [True, False])
+def test_several_echoes_at_each_position_are_volumes_to_choose_from(tmp_path, by_position):
+    folder = tmp_path / "scan"
+    for echo in (1, 0):
+        numbers = {k: (2 * k + echo if by_position else 9 * echo + k) + 1 for k in range(9)}
+
+        def change(data: Dataset, k: int, echo: int = echo, numbers: dict[int, int] = numbers) -> Dataset:
+            data.EchoTime, data.InstanceNumber = f"{5 + 10 * echo}", numbers[k]
+            return data
+
+        write_series(folder, VOXELS + 1000 * echo, change=change, name=f"e{echo}-{{}}.dcm")
+    assert "is 4-D with 2 volumes; give --volume i, 0 to 1" in refused(folder)
+    same(Dicom().read(folder, 0))
+    same(Dicom().read(folder, 1), VOXELS + 1000)
+
+
+def test_a_position_with_more_images_than_others_is_refused(tmp_path):
+    folder = write_series(tmp_path / "scan")
+    save(image(VOXELS[..., 0], AFFINE, 2), folder / "again")
+    assert "has 1 to 2 images at one position" in refused(folder)
+    film = tmp_path / "film"
+    film.mkdir()
+    for i in range(4):
+        save(image(VOXELS[..., i], AFFINE, 0), film / f"{i}")
+    assert "has 4 images, all at one position: a film" in refused(film)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "different orientations in one series"),
+        ({"PixelSpacing": [2, 2]}, "different pixel spacings in one series"),
+        ({"Columns": 10, "Rows": 48}, "different sizes (24 x 20 and 48 x 10 pixels) in one series"),
+        ({"PixelData": b"\0" * 100}, "IM5: is cut short: it has 100 bytes of pixels, 960 are needed"),
+        ({"PixelData": None}, "IM5: has no pixels"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "IM5: has colours"),
+        ({"ImagePositionPatient": None}, "an image without a position"),
+        ({"ImagePositionPatient": [0, 0]}, "IM5: has a ImagePositionPatient of 2 numbers, 3 finite ones are needed"),
+        ({"PixelSpacing": None}, "IM5: has no PixelSpacing"),
+        ({"RescaleSlope": "0"}, "IM5: has a rescale slope of 0"),
+        ({"NumberOfFrames": 7}, "a multi-frame image without positions"),
+    ],
+)
+def test_one_slice_that_does_not_fit_is_refused(tmp_path, change, said):
+    def one(data: Dataset, k: int) -> Dataset:
+        for name, value in change.items() if k == 4 else ():
+            delattr(data, name) if value is None else setattr(data, name, value)
+        return data
+
+    folder = write_series(tmp_path / "scan", change=one)
+    with pytest.raises(DataError) as error:
+        read_volume(folder, readers())
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_packed_pixels_are_refused(tmp_path):
+    voxels = (VOXELS.astype(int) + 2000).astype(np.uint16)
+
+    def cut(data: Dataset, k: int) -> Dataset:
+        data = _jpeg2000(data, k)
+        if k == 4:
+            (frame,) = pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1)
+            data.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) // 2]])
+        return data
+
+    with pytest.raises(DataError, match="IM5: has pixels that cannot be decoded"):
+        Dicom().read(write_series(tmp_path / "scan", voxels, change=cut))
+
+
+# ---- folders of DICOM ----
+
+
+def _mixed(folder: Path) -> Path:
+    """A CT and an MR series, a scout, a report and an index in one folder."""
+    write_series(folder, name="a{}", series=3)
+    write_series(folder, VOXELS + 7, name="b{}", series=12)
+    save(image(VOXELS[..., 0], AFFINE, 0, series=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), folder / "scout")
+    report = image(VOXELS[..., 0], AFFINE, 0, series=99, Modality="SR", Rows=None, Columns=None, PixelData=None)
+    save(report, folder / "report.dcm")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (folder / "readme.txt").write_text("hello")
+    return folder
+
+
+def test_each_series_of_a_folder_is_a_scan_and_what_is_no_scan_is_none(tmp_path):
+    scans = list_scans(registry().dataset(str(_mixed(tmp_path / "all" / "p1").parent)), tmp_path)
+    assert [(scan.name, scan.patient) for scan in scans] == [("p1/series-3", "p1"), ("p1/series-12", "p1")]
+    same(read_volume(scans[0].path, readers()))
+    same(read_volume(scans[1].path, readers()), VOXELS + 7)
+    assert "holds 2 series (series-3 with 9 images, series-12 with 9 images); give a file" in refused(
+        tmp_path / "all" / "p1"
+    )
+    assert "is a scout (localizer), not a slice" in refused(tmp_path / "all" / "p1" / "scout")
+
+
+def test_a_folder_without_any_slices_is_listed_as_left_out(tmp_path):
+    folder = tmp_path / "all" / "scout"
+    folder.mkdir(parents=True)
+    save(image(VOXELS[..., 0], AFFINE, 0, series=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), folder / "1")
+    write_scan(tmp_path / "all" / "p1.nii.gz")
+    scans = list_scans(registry().dataset(str(tmp_path / "all")), tmp_path)
+    assert [(scan.name, bool(scan.unfit)) for scan in scans] == [("p1", False), ("scout", True)]
+    assert "holds no series of slices: series-1 is a scout (localizer)" in scans[1].unfit
+
+
+def test_a_damaged_file_stops_rather_than_thins_out_a_series(tmp_path):
+    folder = write_series(tmp_path / "scan", name="{}.dcm")
+    (folder / "1.dcm").write_bytes(b"\0" * 300)
+    assert names_of(tmp_path) == ["scan"]
+    with pytest.raises(DataError, match=r"1\.dcm: is no DICOM file, or has lost its header"):
+        read_volume(folder, readers())
+
+
+def test_folders_of_dicom_stand_beside_other_scans_and_may_hold_some(tmp_path):
+    write_series(tmp_path / "a")
+    write_series(tmp_path / "a" / "inner", VOXELS + 1)
+    write_scan(tmp_path / "a" / "also.nii.gz")
+    write_scan(tmp_path / "b.nii.gz")
+    assert names_of(tmp_path) == ["a", "a/also", "a/inner", "b"]
+    assert names_of(tmp_path / "a") == ["a", "also", "inner"]
+
+
+def test_a_changed_or_added_slice_is_noticed(tmp_path):
+    from ssmtl_toolkit.data.files import DigestMemo
+    from ssmtl_toolkit.data.reading import content_digest
+
+    folder = write_series(tmp_path / "scan")
+    digests = {content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo"))}
+    save(image(VOXELS[..., 0] + 1, AFFINE, 0), folder / "IM9")
+    digests.add(content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo")))
+    save(image(VOXELS[..., 0], AFFINE, 9), folder / "IM10")
+    digests.add(content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo")))
+    assert len(digests) == 3
+    assert Dicom().read(folder).array.shape[2] == 10
+
+
+def test_frames_of_an_enhanced_file_are_placed_one_by_one(tmp_path):
+    def item(**values: Any) -> Sequence:
+        data = Dataset()
+        for name, value in values.items():
+            setattr(data, name, value)
+        return Sequence([data])
+
+    order = [3, 0, 4, 1, 2]
+    slices = [image(VOXELS[..., k], AFFINE, k) for k in order]
+    data = image(VOXELS[..., 0], AFFINE, 0, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    data.NumberOfFrames = 5
+    data.SharedFunctionalGroupsSequence = item(
+        PlaneOrientationSequence=item(ImageOrientationPatient=slices[0].ImageOrientationPatient),
+        PixelMeasuresSequence=item(PixelSpacing=slices[0].PixelSpacing),
+    )
+    data.PerFrameFunctionalGroupsSequence = Sequence(
+        item(
+            PlanePositionSequence=item(ImagePositionPatient=one.ImagePositionPatient),
+            PixelValueTransformationSequence=item(RescaleSlope="2", RescaleIntercept=str(k)),
+        )[0]
+        for one, k in zip(slices, order, strict=True)
+    )
+    data.PixelData = b"".join(one.PixelData for one in slices)
+    file = save(data, tmp_path / "enhanced.dcm")
+    expected = VOXELS[..., :5] * np.float32(2) + np.arange(5, dtype=np.float32)
+    same(Dicom().read(file), expected)
+    same(Dicom().read(tmp_path), expected)
+
+
+def test_nothing_that_is_printed_or_written_names_the_patient(tmp_path, ssmtl):
+    _mixed(tmp_path / "data" / "p1")
+    write_series(tmp_path / "data" / "gap", change=_without(3))
+    write_series(tmp_path / "data" / "odd", change=lambda data, k: setattr(data, "RescaleSlope", "0") or data)
+    done = ssmtl(
+        *("run", "--data", "data", "--size", 16, "--steps", 2, "--backbone", SMALL, "--skip-bad"),
+        *("--task", "reconstruct_next:t=1", "--out", "run", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "misses slices" in done.stderr + done.stdout
+    text = done.stdout + done.stderr
+    text += "".join(f.read_text(errors="ignore") for f in (tmp_path / "run").rglob("*") if f.is_file())
+    assert not [word for word in ("Mustermann", "Erika", "4711") if word in text]
+    assert PATIENT.encode() in (tmp_path / "data" / "gap" / "IM1").read_bytes()
+
+
+def _said_without(module: str, folder: Path) -> str:
+    """What the reader says in a process where a module cannot be imported."""
+    code = f"import sys; sys.modules[{module!r}] = None\nfrom pathlib import Path\nfrom ssmtl_formats import Dicom\n"
+    code += "reader, path = Dicom(), Path(sys.argv[1])\nassert reader.parts(path) == {'': path}\n"
+    code += "assert len(reader.files(path)) == 9\ntry: reader.read(path)\nexcept Exception as error: print(error)"
+    command = [sys.executable, "-c", code, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(tmp_path):
+    folder = write_series(tmp_path / "scan")
+    install = "pip install 'ssmtl-toolkit[formats]'"
+    assert _said_without("pydicom", folder) == f"{folder}: is DICOM, for which pydicom is needed: {install}\n"
+    assert _said_without("gdcm", folder) == ""
+    packed = _packed(folder, tmp_path / "packed", JPEGLSLossless)
+    said = "is packed as JPEG-LS Lossless Image Compression, for which GDCM is needed"
+    assert _said_without("gdcm", packed) == f"{packed / 'IM9'}: {said}: {install}\n"
+
+
+def test_five_hundred_headers_are_read_in_a_few_seconds(tmp_path):
+    write_series(tmp_path / "scan", np.zeros((4, 4, 500), np.int16) + np.arange(500, dtype=np.int16))
+    started = time.perf_counter()
+    assert Dicom().parts(tmp_path / "scan") == {"": tmp_path / "scan"}
+    assert time.perf_counter() - started < 5
+    started = time.perf_counter()
+    Dicom().files(tmp_path / "scan")
+    assert time.perf_counter() - started < 0.5  # remembered
