@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
@@ -108,7 +108,9 @@ class Registry:
         if name not in known:
             broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in self.broken)
             listed = ", ".join(known) or "none"
-            raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}){broken}")
+            raise UsageError(
+                f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}; more come with plugins){broken}"
+            )
         return known[name]
 
     def resolve(self, kind: type[S], given: str | S) -> S:
@@ -130,6 +132,24 @@ class Registry:
                     self.find(DatasetSpec, name)
                 return self.find(DatasetSpec, "folder").model_validate({"root": given})
         return self.resolve(DatasetSpec, given)
+
+    def restore(self, kind: type[S], said: Mapping[str, Any], source: str) -> S:
+        """Make the spec that `origin` has described in the file `source`.
+
+        Raises:
+            UsageError: naming the distribution that has to be installed, or the option that it does not know any more.
+        """
+        try:
+            return self.resolve(kind, said["spec"])
+        except UsageError as error:
+            name, _ = spec_text.split(said["spec"])
+            came = f"{said.get('distribution') or 'an unregistered class'} {said.get('version', '')}".strip()
+            there = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
+            if all(spec.name != name for spec in self.of(kind)) and said.get("distribution") not in there:
+                raise UsageError(
+                    f"{source}: needs the {kind.kind} {name!r} of {came}, which is not installed; install it by pip"
+                ) from None
+            raise UsageError(f"{source}: was made with {came}: {error}") from None
 
     def origin(self, spec: Spec) -> dict[str, Any]:
         """Which distribution and version a spec comes from ("" for a class that was never registered)."""

@@ -96,7 +96,8 @@ class Recipe:
             with safe_open(file, "pt") as opened:
                 said = json.loads((opened.metadata() or {})["ssmtl"])
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-            head, backbone, prepare = said["head"]["spec"], said["backbone"]["spec"], Prepare(**said["prepare"])
+            head, prepare = said["head"], Prepare(**said["prepare"])
+            backbone = {**said["backbone"], "spec": without_weights(said["backbone"]["spec"])}
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{printable(file)}: is not a model of ssmtl finetune ({type(error).__name__}: {error}); "
@@ -104,9 +105,8 @@ class Recipe:
             ) from error
         found = registry()
         classes = said["classes"] and Classes.from_json(said["classes"], printable(file))
-        recipe = cls(
-            found.resolve(BackboneSpec, without_weights(backbone)), found.resolve(HeadSpec, head), prepare, classes
-        )
+        network = found.restore(BackboneSpec, backbone, printable(file))
+        recipe = cls(network, found.restore(HeadSpec, head, printable(file)), prepare, classes)
         model = recipe.build()
         check_tensors(file, tensors, model.state_dict())
         model.load_state_dict(tensors)

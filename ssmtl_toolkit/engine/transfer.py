@@ -108,8 +108,10 @@ class Pretrained:
 
     def spec(self) -> BackboneSpec | None:
         """The backbone that the weights are of, if the file says so."""
-        text = self.about.get("backbone", {}).get("spec")
-        return registry().resolve(BackboneSpec, without_weights(text)) if text else None
+        said = self.about.get("backbone", {})
+        if not said.get("spec"):
+            return None
+        return registry().restore(BackboneSpec, {**said, "spec": without_weights(said["spec"])}, printable(self.file))
 
     @property
     def trained(self) -> Sequence[str]:

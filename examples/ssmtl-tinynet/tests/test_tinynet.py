@@ -1,0 +1,23 @@
+"""What the backbone promises, and the toolkit's own checks."""
+
+import pytest
+import torch
+from ssmtl_tinynet import Tinynet
+
+from ssmtl_toolkit.testing import cases
+
+
+@pytest.mark.parametrize("case", cases("tinynet"), ids=str)
+def test_it_keeps_the_contract(case):
+    case.run()
+
+
+@pytest.mark.parametrize("size", [8, 33, 64])
+def test_it_takes_any_size(size):
+    features = Tinynet().build(1).eval()(torch.randn(1, 1, size, size))
+    assert features.dense.shape == (1, 16, size, size)
+    assert features.pooled.shape == (1, 128)
+
+
+def test_it_is_tiny():
+    assert sum(p.numel() for p in Tinynet().build(1).parameters()) < 40_000
