@@ -139,10 +139,11 @@ class Registry:
         Raises:
             UsageError: naming the distribution that has to be installed, or the option that it does not know any more.
         """
+        text: str = said["spec"]
         try:
-            return self.resolve(kind, said["spec"])
+            return self.resolve(kind, text)
         except UsageError as error:
-            name, _ = spec_text.split(said["spec"])
+            name, _ = spec_text.split(text)
             came = f"{said.get('distribution') or 'an unregistered class'} {said.get('version', '')}".strip()
             there = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
             if all(spec.name != name for spec in self.of(kind)) and said.get("distribution") not in there:

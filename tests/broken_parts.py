@@ -46,6 +46,8 @@ class Faults(nn.Module):
         if self.fault == "ranks differ":
             with torch.no_grad():
                 self.seen += distributed.get_rank() + 1 if distributed.is_initialized() else 1
+        if self.fault == "fails on one rank" and distributed.is_initialized() and distributed.get_rank():
+            raise RuntimeError("only on rank 1")
         return x * self.scale * (1 + self.steps)
 
 

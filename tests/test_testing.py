@@ -94,6 +94,7 @@ BROKEN = [
             "other metrics": "the metrics are ['chances'], the spec says ['chance']",
         }.items()
     ],
+    (BrokenTask(fault="fails on one rank"), "two processes train it and stay equal", "RuntimeError: only on rank 1"),
     (BrokenTask(fault="reads dense"), "it reads the features that it needs, and no others", "add dense to `needs`"),
     (Greedy(), "it reads the features that it needs, and no others", "take dense out of `needs`"),
     *[
