@@ -65,11 +65,13 @@ class Shared:
     def trunk(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Gradients of each loss at all parameters of the backbone that are trained, means over ranks, (T, P)."""
         parameters = [p for p in self._backbone.parameters() if p.requires_grad]
-        rows = []
-        for loss in losses.values():
-            found = zip(_gradients(loss, parameters), parameters, strict=True)
-            rows.append(torch.cat([_flat(gradient, parameter) for gradient, parameter in found]))
-        return sum_over_ranks(torch.stack(rows)) / _world()
+        sizes = [parameter.numel() for parameter in parameters]
+        rows = torch.zeros(len(losses), sum(sizes), device=parameters[0].device)
+        for row, loss in zip(rows, losses.values(), strict=True):
+            for part, gradient in zip(row.split(sizes), _gradients(loss, parameters), strict=True):
+                if gradient is not None:
+                    part.copy_(gradient.detach().flatten())
+        return sum_over_ranks(rows) / _world() if _world() > 1 else rows
 
 
 class PairMeans:

@@ -128,7 +128,7 @@ class GradientNorms:
     def get(self) -> dict[str, Tensor]:
         """By label, the norm of the mean over batches and ranks."""
         assert self._sum is not None
-        norms = (self._sum / self._batches).norm(dim=1)
+        norms = self._sum.norm(dim=1) / self._batches
         return dict(zip(self._weights, norms, strict=True))
 
 
