@@ -95,10 +95,13 @@ def _jpeg2000(data: Dataset, k: int) -> Dataset:
     stream = io.BytesIO()
     plane = np.frombuffer(data.PixelData, "<u2").reshape(data.Rows, data.Columns)
     Image.fromarray(plane).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
-    data.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    return _encapsulated(data, pydicom.encaps.encapsulate([stream.getvalue()]), JPEG2000Lossless)
+
+
+def _encapsulated(data: Dataset, pixels: bytes, syntax: str) -> Dataset:
+    data.PixelData, data.file_meta.TransferSyntaxUID = pixels, syntax
     data["PixelData"].VR = "OB"
     data["PixelData"].is_undefined_length = True
-    data.file_meta.TransferSyntaxUID = JPEG2000Lossless
     return data
 
 
@@ -126,32 +129,45 @@ def test_every_transfer_syntax_gives_the_same_voxels(tmp_path, change):
     same(Dicom().read(write_series(tmp_path / "scan", voxels, change=change)), voxels)
 
 
-def _packed(plain: Path, folder: Path, syntax: str) -> Path:
-    """Pack the files of a folder by GDCM, which is another decoder's encoder where Pillow decodes."""
-    gdcm = pytest.importorskip("gdcm")
-    kinds = gdcm.TransferSyntax
-    kind = kinds.JPEGLosslessProcess14_1 if syntax == JPEGLosslessSV1 else kinds.JPEGLSLossless
+def _jpeg_lossless(folder: Path) -> Callable[[Dataset, int], Dataset]:
+    """Pack by the encoder in SimpleITK."""
     folder.mkdir()
-    for file in plain.iterdir():
-        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-        reader.SetFileName(str(file))
-        assert reader.Read()
-        change.SetTransferSyntax(gdcm.TransferSyntax(kind))
-        change.SetInput(reader.GetImage())
-        assert change.Change()
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(change.GetOutput())
-        writer.SetFileName(str(folder / file.name))
-        assert writer.Write()
-        assert pydicom.dcmread(folder / file.name).file_meta.TransferSyntaxUID == syntax
-    return folder
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetCompressor("JPEG")
+    writer.UseCompressionOn()
+
+    def change(data: Dataset, k: int) -> Dataset:
+        writer.SetFileName(str(folder / f"{k}.dcm"))
+        writer.Execute(SimpleITK.GetImageFromArray(data.pixel_array))
+        packed = pydicom.dcmread(folder / f"{k}.dcm")
+        assert packed.file_meta.TransferSyntaxUID == JPEGLosslessSV1
+        return _encapsulated(data, packed.PixelData, JPEGLosslessSV1)
+
+    return change
 
 
-@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless], ids=["jpeg-lossless", "jpeg-ls"])
-def test_what_gdcm_packs_gives_the_same_voxels(tmp_path, syntax):
+# (np.arange(30).reshape(5, 6) * 137 % 4096).astype(np.uint16), packed by CharLS in the package pyjpegls
+JPEG_LS = bytes.fromhex(
+    "ffd8fff7000b0c0005000601011100ffda000801010000000082885123c2891e000000d8148902388c0a4000000d845110431084809a8822"
+    "01fcfc2399a1f4f87b3d08c0ffd9"
+)
+
+
+def _jpeg_ls(data: Dataset, k: int) -> Dataset:
+    return _encapsulated(data, pydicom.encaps.encapsulate([JPEG_LS]), JPEGLSLossless)
+
+
+def test_jpeg_lossless_gives_the_same_voxels(tmp_path):
     voxels = (VOXELS.astype(int) + 2000).astype(np.uint16)
-    packed = _packed(write_series(tmp_path / "plain", voxels), tmp_path / "scan", syntax)
+    packed = write_series(tmp_path / "scan", voxels, change=_jpeg_lossless(tmp_path / "by_itk"))
     same(Dicom().read(packed), voxels)
+
+
+def test_jpeg_ls_gives_the_same_voxels(tmp_path):
+    plane = (np.arange(30).reshape(5, 6) * 137 % 4096).astype(np.uint16)
+    voxels = np.repeat(plane.T[..., None], 3, axis=2)
+    bits = {"BitsStored": 12, "HighBit": 11}
+    same(Dicom().read(write_series(tmp_path / "scan", voxels, change=_jpeg_ls, **bits)), voxels)
 
 
 def test_a_file_without_preamble_is_known_by_its_beginning(tmp_path):
@@ -367,6 +383,23 @@ def test_a_folder_without_any_slices_is_listed_as_left_out(tmp_path):
     assert "holds no series of slices: series-1 is a scout (localizer)" in scans[1].unfit
 
 
+def test_a_localizer_without_its_name_is_known_by_its_planes(tmp_path):
+    folder = write_series(tmp_path / "p1")
+    for i, plane in enumerate([[1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]]):
+        save(image(VOXELS[..., 0], AFFINE, 0, series=1, ImageOrientationPatient=plane), folder / f"plane{i}")
+    assert names_of(tmp_path) == ["p1"]
+    volume = Dicom().read(folder)
+    same(volume)
+    assert volume.notes == ("beside the slices it holds a localizer, with planes across each other, left out",)
+
+
+def test_micrometres_between_slices_are_no_copies(tmp_path):
+    affine = AFFINE @ np.diag([0.005, 0.005, 0.002, 1])
+    volume = Dicom().read(write_series(tmp_path / "scan", affine=affine))
+    assert np.array_equal(volume.array, VOXELS)
+    assert volume.spacing == pytest.approx((0.0035, 0.004, 0.005), abs=1e-5)
+
+
 def test_a_damaged_file_stops_rather_than_thins_out_a_series(tmp_path):
     folder = write_series(tmp_path / "scan", name="{}.dcm")
     (folder / "1.dcm").write_bytes(b"\0" * 300)
@@ -457,10 +490,10 @@ def test_without_the_extra_one_line_says_how_to_get_it(tmp_path):
     folder = write_series(tmp_path / "scan")
     install = "pip install 'ssmtl-toolkit[formats]'"
     assert _said_without("pydicom", folder) == f"{folder}: is DICOM, for which pydicom is needed: {install}\n"
-    assert _said_without("gdcm", folder) == ""
-    packed = _packed(folder, tmp_path / "packed", JPEGLSLossless)
-    said = "is packed as JPEG-LS Lossless Image Compression, for which GDCM is needed"
-    assert _said_without("gdcm", packed) == f"{packed / 'IM9'}: {said}: {install}\n"
+    assert _said_without("SimpleITK", folder) == ""
+    packed = write_series(tmp_path / "packed", change=_jpeg_ls)
+    said = "is packed as JPEG-LS Lossless Image Compression, for which SimpleITK is needed"
+    assert _said_without("SimpleITK", packed) == f"{packed / 'IM9'}: {said}: {install}\n"
 
 
 def test_five_hundred_headers_are_read_in_a_few_seconds(tmp_path):

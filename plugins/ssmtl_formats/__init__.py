@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Dicom(ReaderSpec):
     """A folder with a DICOM series, or one file of it: order and spacing by the slices' positions, gaps refused.
 
-    It needs pydicom, and python-gdcm for JPEG: pip install 'ssmtl-toolkit[formats]'.
+    It needs pydicom, and SimpleITK for some kinds of JPEG: pip install 'ssmtl-toolkit[formats]'.
     """
 
     name: ClassVar[str] = "dicom"

@@ -1,4 +1,4 @@
-"""From a DICOM series to a `Volume`: headers and pixels by pydicom, JPEG by GDCM or Pillow, checks by us."""
+"""From a DICOM series to a `Volume`: headers and pixels by pydicom, JPEG by Pillow or SimpleITK, checks by us."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _TAGS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
 ]
 _ORDER = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber")
-_NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC", "OT")
+_NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
 _lock = threading.Lock()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.affines import lengths, shear, usable
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, blaming
-from ssmtl_toolkit.data.values import check_memory, chosen, clean
+from ssmtl_toolkit.data.values import by, check_memory, chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 
 _START = 284  # where the voxels begin
@@ -63,10 +64,10 @@ def _spacing(fields: Any, affine: NDArray[np.float64], notes: list[str]) -> tupl
 
 
 def _header(head: bytes) -> Any:
-    fields = MGHHeader.from_fileobj(io.BytesIO(head), check=False)
-    if int(fields["version"]) != 1 or int(fields["type"]) not in _TYPES:
-        version, kind = int(fields["version"]), int(fields["type"])
+    """Check the numbers that the voxels depend on, before nibabel takes them."""
+    version, *dims, kind, _ = struct.unpack(">7i", head[:28])
+    if version != 1 or kind not in _TYPES:
         raise FileError(f"is not MGH, or of an unknown type: version {version}, voxels of type {kind}; {AGAIN}")
-    if min(int(n) for n in fields["dims"]) < 1:
-        raise FileError(f"has no voxels: its sizes are {tuple(int(n) for n in fields['dims'])}; export the scan again")
-    return fields
+    if min(dims) < 1:
+        raise FileError(f"has no voxels: its sizes are {by(dims)}; export the scan again")
+    return MGHHeader.from_fileobj(io.BytesIO(head), check=False)

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from ssmtl_formats.dicom import INSTALL
 from ssmtl_formats.headers import Frame, quiet
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
+_SHAPE = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _TAGS = [
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData", "FloatPixelData"),
+    *(*_SHAPE, "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration", "PixelData", "FloatPixelData"),
     *("DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 ]
+# Which of pydicom's decoders we trust. Pillow refuses half an image. GDCM in its own package ends the whole process on
+# some damaged images, where the GDCM in SimpleITK raises an error; it does what the others cannot.
+_PLUGINS = {
+    "": {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian},
+    "pydicom": {RLELossless},
+    "pillow": {JPEG2000Lossless, JPEG2000, JPEGBaseline8Bit},
+}
+_BY_GDCM = {JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless}
 
 
 class Pixels:
@@ -54,20 +80,42 @@ def _decode(file: Path) -> NDArray[Any]:
                 raise FileError(f"has no pixels; {AGAIN}")
             syntax = _syntax(data)
             _check_length(data, syntax)
-            try:
-                decoder = get_decoder(syntax)
-            except NotImplementedError:
-                raise FileError(f"is packed in a way that is not known ({_named(syntax)}); export it again") from None
-            if not decoder.is_available:
-                raise FileError(f"is packed as {_named(syntax)}, for which GDCM is needed: {INSTALL}")
-            # of the two that know JPEG 2000 and JPEG, Pillow is the one that refuses half an image
-            plugin = "pillow" if "pillow" in decoder.available_plugins else ""
-            array, _ = decoder.as_array(data, raw=True, decoding_plugin=plugin)
+            plugin = next((name for name, known in _PLUGINS.items() if syntax in known), None)
+            if plugin is None and syntax not in _BY_GDCM:
+                raise FileError(f"is packed as {_named(syntax)}, which is not read; export it without compression")
+            if plugin is None:
+                return _by_gdcm(data, syntax)
+            array, _ = get_decoder(syntax).as_array(data, raw=True, decoding_plugin=plugin)
         except (OSError, FileError, MemoryError):
             raise
         except Exception as error:  # its words may quote what the file says
-            raise FileError(f"has pixels that cannot be decoded (pydicom: {type(error).__name__}); {AGAIN}") from None
+            raise FileError(f"has pixels that cannot be decoded ({type(error).__name__}); {AGAIN}") from None
     return array if array.ndim == 3 else array[None]
+
+
+def _by_gdcm(data: Dataset, syntax: UID) -> NDArray[Any]:
+    """Let the GDCM in SimpleITK decode each frame, from a file that holds nothing but its pixels."""
+    try:
+        import SimpleITK
+    except ImportError:
+        raise FileError(f"is packed as {_named(syntax)}, for which SimpleITK is needed: {INSTALL}") from None
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    planes = []
+    with tempfile.TemporaryDirectory() as folder:
+        reader.SetFileName(str(Path(folder) / "frame.dcm"))
+        for frame in generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1)):
+            bare = Dataset()
+            for name in (*_SHAPE, "PhotometricInterpretation"):
+                setattr(bare, name, data[name].value)
+            bare.SOPClassUID, bare.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+            bare.PixelData = encapsulate([frame])
+            bare["PixelData"].VR = "OB"
+            bare.file_meta = FileMetaDataset()
+            bare.file_meta.TransferSyntaxUID = syntax
+            bare.save_as(reader.GetFileName(), enforce_file_format=True)
+            planes.append(SimpleITK.GetArrayFromImage(reader.Execute())[0])
+    return np.stack(planes)
 
 
 def _syntax(data: Dataset) -> UID:

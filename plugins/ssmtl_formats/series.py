@@ -63,7 +63,11 @@ def _unfit(frames: list[Frame]) -> str:
     reasons = Counter(frame.unfit for frame in frames)
     if not reasons[""]:
         return reasons.most_common(1)[0][0]
-    return "a single image" if len(frames) == 1 else ""
+    if len(frames) == 1:
+        return "a single image"
+    planes = Counter(tuple(round(x, 2) for x in frame.directions) for frame in frames if not frame.unfit)
+    # a scout that has got into a series is another matter: that is refused when it is read
+    return "a localizer, with planes across each other" if 2 * max(planes.values()) <= len(frames) else ""
 
 
 def chosen(path: Path, found: tuple[Series, ...]) -> Series:

@@ -13,7 +13,7 @@ from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.values import chosen
 
 _SAME_DIRECTION = 1e-3  # of direction cosines, and of pixel spacings
-_SAME_PLACE = 0.01  # mm
+_SAME_PLACE = 0.02  # pixels
 _GAP = 1.5  # times the usual distance: a slice is missing
 _UNEVEN = 0.05  # of the distance: further than that from even spacing is refused
 _ROUNDING = 0.001  # of the distance: less is not worth a note
@@ -30,12 +30,13 @@ def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> li
     """
     _check_alike(frames)
     frames = _without_copies(frames, notes)
+    near = _SAME_PLACE * min(frames[0].pixel)
     rows = np.array(frames[0].directions).reshape(2, 3)
     along = np.array([frame.position for frame in frames]) @ np.cross(rows[0], rows[1])
     places: list[list[Frame]] = []
     last = -np.inf
     for i in np.argsort(along, kind="stable"):
-        if along[i] - last > _SAME_PLACE:
+        if along[i] - last > near:
             places.append([])
             last = along[i]
         places[-1].append(frames[i])
