@@ -1,4 +1,4 @@
-"""The six hooks a plugin may implement; each returns a list of spec classes."""
+"""The six hooks a plugin may implement; each returns a list of spec classes. The example of each is a whole plugin."""
 
 from __future__ import annotations
 
@@ -12,29 +12,238 @@ hookimpl = pluggy.HookimplMarker("ssmtl")
 
 @hookspec
 def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
-    """Pretext tasks, for `--task`: each a `TaskSpec` whose module turns a `Step` into a `TaskOutput`."""
+    """Pretext tasks, for `--task`: each a `TaskSpec` whose module turns a `Step` into a `TaskOutput`.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import TaskSpec
+
+
+        class Thumbnail(TaskSpec):
+            \"\"\"Tell 4 x 4 pixels of a companion slice from the anchor's pooled features.\"\"\"
+
+            name = "thumbnail"
+            needs = frozenset({"pooled"})
+
+            def companions(self, spacing):
+                return {"next": (1,)}
+
+            def build(self, backbone):
+                from torch import nn
+                from torch.nn import functional as F
+
+                from ssmtl_toolkit.engine.step import TaskOutput
+
+                class Module(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.tell = nn.Linear(backbone.pooled_channels, 16)
+
+                    def forward(self, step):
+                        companion = step.companion("next")
+                        told = self.tell(companion.of(step.features().pooled)).float()
+                        if not len(told):
+                            return TaskOutput.nothing(told)
+                        thumbnail = F.adaptive_avg_pool2d(companion.image, 4).flatten(1)
+                        return TaskOutput(F.mse_loss(told, thumbnail), pairs=len(told))
+
+                return Module()
+
+
+        @hookimpl
+        def ssmtl_tasks():
+            return [Thumbnail]
+    """
 
 
 @hookspec
 def ssmtl_backbones() -> list[type[BackboneSpec]]:  # type: ignore[empty-body]
-    """Networks, for `--backbone`: each a `BackboneSpec` that builds a `Backbone` with encoder and decoder."""
+    """Networks, for `--backbone`: each a `BackboneSpec` that builds a `Backbone` with encoder and decoder.
+
+    Example:
+        from pydantic import Field
+
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import BackboneSpec
+
+
+        class Two(BackboneSpec):
+            \"\"\"Two convolutions, one of them the decoder.\"\"\"
+
+            name = "two"
+
+            width: int = Field(8, ge=1, description="Channels.")
+
+            def build(self, in_channels):
+                from torch import nn
+
+                from ssmtl_toolkit.engine.backbone import Backbone
+
+                class Encoder(nn.Module):
+                    def __init__(self, width):
+                        super().__init__()
+                        self.convolve = nn.Conv2d(in_channels, width, 3, stride=2, padding=1)
+
+                    def forward(self, image):
+                        return [self.convolve(image).relu()]
+
+                class Decoder(nn.Module):
+                    def __init__(self, width):
+                        super().__init__()
+                        self.convolve = nn.Conv2d(width, width, 3, padding=1)
+
+                    def forward(self, maps):
+                        return self.convolve(maps[-1]).relu()
+
+                return Backbone(Encoder(self.width), Decoder(self.width), in_channels, self.width, self.width)
+
+
+        @hookimpl
+        def ssmtl_backbones():
+            return [Two]
+    """
 
 
 @hookspec
 def ssmtl_heads() -> list[type[HeadSpec]]:  # type: ignore[empty-body]
-    """Downstream tasks, for `--head`: each a `HeadSpec` that builds a module on a backbone's features."""
+    """Downstream tasks, for `--head`: each a `HeadSpec` that builds a `Head` on a backbone's features.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import HeadSpec
+
+
+        class Pixels(HeadSpec):
+            \"\"\"A class for each pixel, by cross-entropy.\"\"\"
+
+            name = "pixels"
+
+            def build(self, backbone, classes):
+                from torch import nn
+                from torch.nn import functional as F
+
+                from ssmtl_toolkit.engine.head import IGNORE, Head
+
+                class Module(Head):
+                    def __init__(self):
+                        super().__init__()
+                        self.classify = nn.Conv2d(backbone.dense_channels, classes, 1)
+
+                    def forward(self, features):
+                        return self.classify(features.dense)
+
+                    def loss(self, maps, target):
+                        counted = (target != IGNORE).sum().clamp(min=1)
+                        total = F.cross_entropy(maps.float(), target, ignore_index=IGNORE, reduction="sum")
+                        return total / counted
+
+                return Module()
+
+
+        @hookimpl
+        def ssmtl_heads():
+            return [Pixels]
+    """
 
 
 @hookspec
 def ssmtl_balancers() -> list[type[BalancerSpec]]:  # type: ignore[empty-body]
-    """Ways to make one loss of several, for `--balancer`: each a `BalancerSpec`."""
+    """Ways to make one loss of several, for `--balancer`: each a `BalancerSpec` that builds a `Balancer`.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import BalancerSpec
+
+
+        class Average(BalancerSpec):
+            \"\"\"The mean of the weighted losses: as many tasks as you like, one learning rate.\"\"\"
+
+            name = "average"
+
+            def build(self, tasks):
+                import torch
+
+                from ssmtl_toolkit.engine.multitask import Balancer
+
+                class Module(Balancer):
+                    def forward(self, losses, shared):
+                        return torch.stack([tasks[label].weight * loss for label, loss in losses.items()]).mean()
+
+                return Module()
+
+
+        @hookimpl
+        def ssmtl_balancers():
+            return [Average]
+    """
 
 
 @hookspec
 def ssmtl_readers() -> list[type[ReaderSpec]]:  # type: ignore[empty-body]
-    """File formats: each a `ReaderSpec` that turns a file or folder into a `Volume`."""
+    """File formats: each a `ReaderSpec` that turns a file or folder into a `Volume`.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.errors import DataError
+        from ssmtl_toolkit.specs import ReaderSpec
+
+
+        class Npy(ReaderSpec):
+            \"\"\"Arrays saved by NumPy (.npy), (I, J, K), 1 mm apart.\"\"\"
+
+            name = "npy"
+
+            def matches(self, path):
+                return path.suffix == ".npy" and not path.name.startswith(".")
+
+            def read(self, path, volume=None):
+                import numpy as np
+
+                from ssmtl_toolkit.data.volume import Volume
+
+                try:
+                    array = np.load(path, allow_pickle=False)
+                except (ValueError, EOFError) as error:
+                    raise DataError(f"{path}: is damaged or no array ({error}); save it again") from None
+                return Volume(array, np.eye(4), (1.0, 1.0, 1.0), notes=("says no spacing, 1 mm is taken",))
+
+
+        @hookimpl
+        def ssmtl_readers():
+            return [Npy]
+    """
 
 
 @hookspec
 def ssmtl_datasets() -> list[type[DatasetSpec]]:  # type: ignore[empty-body]
-    """Places where scans are, for `--data`: each a `DatasetSpec` that lists them with patient and modality."""
+    """Places where scans are, for `--data`: each a `DatasetSpec` that lists them with patient and modality.
+
+    Example:
+        from pathlib import Path
+
+        from pydantic import Field
+
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.errors import DataError
+        from ssmtl_toolkit.specs import DatasetSpec, Scan
+
+
+        class Listed(DatasetSpec):
+            \"\"\"Scans whose paths are the lines of a text file; a patient's files begin with P001_ and so on.\"\"\"
+
+            name = "listed"
+            positional = "file"  # so that --data listed:FILE does
+
+            file: Path = Field(description="The text file.")
+
+            def scans(self, cache, readable):
+                if not self.file.is_file():
+                    raise DataError(f"{self.file}: no such file; check its path")
+                paths = [self.file.parent / line for line in self.file.read_text().splitlines() if line]
+                return [Scan(path, path.name.partition(".")[0], path.name.partition("_")[0]) for path in paths]
+
+
+        @hookimpl
+        def ssmtl_datasets():
+            return [Listed]
+    """

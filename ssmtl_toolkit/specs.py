@@ -105,7 +105,7 @@ class TaskSpec(Spec):
     """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
 
     kind: ClassVar[str] = "task"
-    needs: ClassVar[frozenset[Feature]] = frozenset()
+    needs: ClassVar[frozenset[Feature]] = frozenset()  # what it reads: a backbone without it is refused beforehand
     metrics: ClassVar[tuple[str, ...]] = ()  # what its TaskOutput.metrics holds
     baseline: ClassVar[str | None] = None  # the one of them that the loss should get below: what a trivial answer gives
     floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
@@ -121,7 +121,7 @@ class TaskSpec(Spec):
         return {}
 
     def remarks(self, anchors: int) -> Sequence[str]:
-        """What a user should know before this task trains on so many anchor slices, a line each."""
+        """What a user should know before this task trains on `anchors` slices, a line each."""
         return ()
 
     @abstractmethod
@@ -133,7 +133,7 @@ class BackboneSpec(Spec):
     """A network fθ with encoder and decoder."""
 
     kind: ClassVar[str] = "backbone"
-    provides: ClassVar[frozenset[Feature]] = FEATURES
+    provides: ClassVar[frozenset[Feature]] = FEATURES  # take dense out where there is no decoder
 
     @abstractmethod
     def build(self, in_channels: int) -> Backbone:
@@ -148,7 +148,7 @@ class HeadSpec(Spec):
     """
 
     kind: ClassVar[str] = "head"
-    needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
+    needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})  # what it reads: another backbone is refused
     output: ClassVar[Output] = "labels"
 
     @abstractmethod
@@ -197,7 +197,7 @@ class ReaderSpec(Spec):
 
     @abstractmethod
     def read(self, path: Path, volume: int | None = None) -> Volume:
-        """Read one scan; of a 4-D file the volume with index `volume`.
+        """Read the scan at `path`; of a 4-D file the volume with index `volume`.
 
         Raises:
             DataError: naming the file, what is wrong with it, what was got and what to do.

@@ -44,6 +44,15 @@ class TaskOutput(NamedTuple):
     metrics: Mapping[str, Tensor] = {}
     pairs: int = 1
 
+    @classmethod
+    def nothing(cls, tensor: Tensor) -> TaskOutput:
+        """What a task gives for a batch without any pair: a loss of 0 that says nothing.
+
+        It hangs on the graph of `tensor`, which is computed with the task's own weights: all of them get a gradient,
+        of 0. In training on several devices each waits for the gradients of all.
+        """
+        return cls(tensor.sum() * 0, {}, pairs=0)
+
 
 class Batch:
     """One batch on the device; not a dataclass, for Fabric copies those tensor by tensor.

@@ -22,7 +22,7 @@ from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.pretrain import make_plan
 from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.step import Batch, Step, TaskOutput
+from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.engine.trainer import Trainer
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, Feature, Scan, TaskSpec
@@ -198,3 +198,8 @@ def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list
     return sorted(
         k for k in {*first, *second} if k not in first or k not in second or not torch.equal(first[k], second[k])
     )
+
+
+def step(backbone: Backbone, anchor: Tensor, **companions: Companion) -> Step:
+    """What a task sees of one training step with these anchors (N, C, H, W) and companions, to unit-test its module."""
+    return Step(Batch(anchor, {}), SharedEncoder(backbone), companions)

@@ -163,7 +163,7 @@ def no_pairs_are_no_problem(bench: Bench) -> None:
     require(output.pairs == 0, f"without any companion it says {output.pairs} pairs; say 0")
     require(
         output.loss.requires_grad,
-        "without any pair the loss hangs on no graph; give (prediction.sum() * 0), or other processes wait for ever",
+        "without any pair the loss hangs on no graph; give TaskOutput.nothing(…), or other processes wait for ever",
     )
     output.loss.backward()
     idle = without_gradient(model.tasks[0])

@@ -21,8 +21,7 @@ class RelativePosition(nn.Module):
         other = step.companion("other")
         anchor = other.of(step.features().pooled)  # (M, channels): anchors at the end of a scan may have no companion
         if not len(other.image):
-            # Nothing to tell in this batch. The zero hangs on the graph, so that backward() works all the same.
-            return TaskOutput(self.tell(anchor).sum() * 0, pairs=0)
+            return TaskOutput.nothing(self.tell(anchor))  # a loss of 0, on the graph of all weights
         difference = step.encode(other.image).pooled - anchor
         logits = self.tell(difference).float()  # losses in float32, even where the network runs in bfloat16
         behind = (other.offsets > 0).long()
