@@ -167,7 +167,11 @@ class BalancerSpec(Spec):
 
 
 class ReaderSpec(Spec):
-    """A file format: file or folder -> `Volume`."""
+    """A file format: file or folder -> `Volume`.
+
+    For your own `read`: `ssmtl_toolkit.data.source` (bytes, gzip or not, and one line for whatever goes wrong),
+    `data.values` (scaling, NaN, narrowing), `data.affines` (whether one can be used).
+    """
 
     kind: ClassVar[str] = "reader"
     revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are made anew
@@ -223,7 +227,10 @@ class Scan:
 
 
 class DatasetSpec(Spec):
-    """A root on disk -> scans with patient, modality and label."""
+    """A root on disk -> scans with patient, modality and label.
+
+    For your own `scans`: `ssmtl_toolkit.data.finding` lists all that some reader is meant for below a folder.
+    """
 
     kind: ClassVar[str] = "dataset"
 

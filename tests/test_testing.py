@@ -2,8 +2,6 @@
 
 import json
 
-import nibabel as nib
-import numpy as np
 import pytest
 from broken_parts import (
     BrokenBackbone,
@@ -19,8 +17,8 @@ from broken_parts import (
     folder_of_scans,
     raw_example,
 )
-from conftest import write_pair
 from heavy_part import Heavy
+from part_examples import EXAMPLES, nifti
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
@@ -28,21 +26,6 @@ from ssmtl_toolkit.testing import ContractError, cases
 from ssmtl_toolkit.testing.case import all_checks
 
 FASTER = {"unet": "unet:encoder=resnet18", "fcn": "fcn:encoder=resnet18", "smp": "smp:fpn,encoder=resnet18"}
-
-
-def nifti(folder):
-    rng = np.random.default_rng(0)
-    nib.save(nib.Nifti1Image(rng.normal(size=(9, 8, 7)).astype("f4"), np.diag([1, 1, 2, 1])), folder / "x.nii.gz")
-    return folder / "x.nii.gz"
-
-
-def pairs(folder):
-    for name in ("a", "b"):
-        write_pair(folder / "pairs", name)
-    return registry().dataset(str(folder / "pairs"))
-
-
-EXAMPLES = {("reader", "nifti"): nifti, ("dataset", "folder"): pairs}
 
 
 def registered():
@@ -221,6 +204,11 @@ def test_for_every_check_there_is_a_part_that_fails_it():
         if rule.title == title and isinstance(spec, rule.kind)
     }
     assert found == {(rule.kind, rule.title) for rule in all_checks()}
+
+
+def test_every_bundled_reader_and_dataset_is_tried_on_an_example():
+    bundled = {key for key, entry in registry().entries.items() if entry.plugin.distribution == "ssmtl-toolkit"}
+    assert set(EXAMPLES) == {(kind, name) for kind, name in bundled if kind in ("reader", "dataset")}
 
 
 def test_titles_are_unique_for_each_kind_of_part():

@@ -104,11 +104,19 @@ def default_cache() -> Path:
 
 
 def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
-    """List the dataset's scans, making what must be made first."""
+    """List the dataset's scans, making what must be made first.
+
+    Raises:
+        DataError: they cannot be listed.
+        SsmtlError: the cache cannot be written.
+    """
     try:
         return dataset.scans(cache, ReadableTest(readers()))
     except OSError as error:
-        raise SsmtlError(f"{cache}: the cache cannot be written ({error}); choose another --cache") from error
+        place = Path(str(error.filename or cache))
+        if cache == place or cache in place.parents or error.filename is None:
+            raise SsmtlError(f"{cache}: the cache cannot be written ({error}); choose another --cache") from error
+        raise DataError(f"{printable(place)}: cannot be read ({error.strerror}); check it and its permissions") from error
 
 
 def readers() -> list[ReaderSpec]:
