@@ -32,7 +32,7 @@ def image(plane: np.ndarray, affine: np.ndarray, k: int, series: int = 3, **extr
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     data.SeriesInstanceUID, data.SeriesNumber = f"1.2.3.{series}", series
     data.PatientName, data.PatientID, data.SeriesDescription = PATIENT, "4711", f"of {PATIENT}"
-    data.Modality, data.ImageType, data.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], k + 1
+    data.Modality, data.ImageType, data.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], (5 * k) % 9 + 1
     data.ImageOrientationPatient = [f"{x:.8f}" for x in (lps[:3, :2] / lengths).T.ravel()]
     data.ImagePositionPatient = [f"{x:.6f}" for x in lps[:3, 3] + k * lps[:3, 2]]
     data.PixelSpacing = [f"{lengths[1]:.6f}", f"{lengths[0]:.6f}"]

@@ -72,6 +72,18 @@ def test_a_series_is_ordered_by_positions_and_not_by_names_numbers_or_thickness(
     assert volume.array.dtype == np.int16
 
 
+def test_a_series_acquired_the_other_way_round_lies_in_the_same_place(tmp_path):
+    backwards = AFFINE @ np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 8], [0, 0, 0, 1]])
+    same(Dicom().read(write_series(tmp_path / "scan", VOXELS[..., ::-1], backwards)))
+
+
+def test_a_header_that_claims_more_than_memory_holds_is_refused_at_once(tmp_path):
+    folder = write_series(tmp_path / "scan", Rows=65535, Columns=65535)
+    started = time.perf_counter()
+    assert "GiB of memory, more than half" in refused(folder)
+    assert time.perf_counter() - started < 2
+
+
 def test_any_file_of_a_series_stands_for_the_whole(tmp_path):
     folder = write_series(tmp_path / "scan", name="{}.dcm")
     same(Dicom().read(folder / "4.dcm"))
@@ -381,6 +393,17 @@ def test_a_folder_without_any_slices_is_listed_as_left_out(tmp_path):
     scans = list_scans(registry().dataset(str(tmp_path / "all")), tmp_path)
     assert [(scan.name, bool(scan.unfit)) for scan in scans] == [("p1", False), ("scout", True)]
     assert "holds no series of slices: series-1 is a scout (localizer)" in scans[1].unfit
+
+
+def test_series_without_or_with_the_same_number_are_told_apart(tmp_path):
+    for i, number in enumerate([None, None, 2, 2]):
+        uid = {"SeriesInstanceUID": f"1.2.{i}", "SeriesNumber": number} if number else {"SeriesInstanceUID": f"1.2.{i}"}
+        write_series(tmp_path / "p1", VOXELS + i, name=f"{i}-{{}}.dcm", **uid)
+        for file in (tmp_path / "p1").glob(f"{i}-*") if number is None else ():
+            data = pydicom.dcmread(file)
+            del data.SeriesNumber
+            save(data, file)
+    assert names_of(tmp_path) == ["p1/series-2", "p1/series-2-2", "p1/series-none", "p1/series-none-2"]
 
 
 def test_a_localizer_without_its_name_is_known_by_its_planes(tmp_path):

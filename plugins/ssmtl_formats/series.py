@@ -52,7 +52,7 @@ def _series(folder: Path, state: _State) -> tuple[Series, ...]:
     counted: Counter[str] = Counter()
     found = []
     for key in sorted(groups, key=lambda key: (key[1] is None, key[1] or 0, key[0])):
-        name = "series" if key[1] is None else f"series-{key[1]}"
+        name = f"series-{'none' if key[1] is None else key[1]}"
         counted[name] += 1
         again = f"-{counted[name]}" if counted[name] > 1 else ""
         found.append(Series(name + again, tuple(groups[key]), _unfit(groups[key])))

@@ -47,14 +47,15 @@ def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
     def visit(here: Path, owner: ReaderSpec | None) -> Iterator[Found]:
         try:
             status = here.stat()
-            entries = sorted(here.iterdir(), key=lambda path: os.fsencode(path.name))
+            entries = [
+                (path, path.is_dir()) for path in sorted(here.iterdir(), key=lambda path: os.fsencode(path.name))
+            ]
         except OSError as error:
             raise DataError(f"{printable(here)}: the folder cannot be read ({error.strerror})") from error
         if (status.st_dev, status.st_ino) in seen:
             return
         seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            is_folder = entry.is_dir()
+        for entry, is_folder in entries:
             if is_folder and entry.name.startswith("."):
                 continue
             reader = readable.reader(entry)
