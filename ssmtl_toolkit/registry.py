@@ -107,10 +107,8 @@ class Registry:
         known = {spec.name: spec for spec in self.of(kind)}
         if name not in known:
             broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in self.broken)
-            listed = ", ".join(known) or "none"
-            raise UsageError(
-                f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}; more come with plugins){broken}"
-            )
+            listed = ", ".join([*known, "more with plugins"])
+            raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}){broken}")
         return known[name]
 
     def resolve(self, kind: type[S], given: str | S) -> S:

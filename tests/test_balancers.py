@@ -69,7 +69,7 @@ def losses_of(values):
 
 
 def told(balancer):
-    return [float(weight) for weight in balancer.weights.values()]
+    return [float(weight) for weight in balancer.factors.values()]
 
 
 def descend(balancer, values, shared=None):

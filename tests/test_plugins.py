@@ -16,9 +16,9 @@ from ssmtl_toolkit.specs import FEATURES, BackboneSpec, HeadSpec, TaskSpec, chec
 BUNDLED = {
     "task": {"reconstruct_prev", "reconstruct_next", "slice_siam", "moco_v2"},
     "backbone": {"unet", "fcn", "smp"},
-    "balancer": {"fixed"},
-    "reader": {"nifti"},
-    "dataset": {"folder", "phantom", "mmwhs"},
+    "balancer": {"fixed", "uncertainty", "dwa", "rlw", "famo", "pcgrad", "upgrad", "mgda"},
+    "reader": {"nifti", "dicom", "nrrd", "metaimage", "mgh", "slices"},
+    "dataset": {"folder", "phantom", "mmwhs", "manifest", "bids"},
 }
 
 

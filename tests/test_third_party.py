@@ -113,7 +113,7 @@ def test_a_model_of_a_package_that_is_not_installed_says_which_one_is_needed(tra
     done = ssmtl(base, "finetune", "--from", "run", "--data", labelled, "--out", "ft2")
     assert done.returncode == 2
     assert "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0" in done.stderr
-    assert "more come with plugins" in ssmtl(base, "run", "--backbone", "tinynet").stderr
+    assert "more with plugins" in ssmtl(base, "run", "--backbone", "tinynet").stderr
 
 
 def test_the_command_checks_them(installed, tmp_path):

@@ -34,7 +34,7 @@ class Weighing(Balancer):
 
     def tell(self, weights: Tensor) -> Tensor:
         """Keep weights (T,) for the log."""
-        self.weights = dict(zip(self.labels, weights.detach(), strict=True))
+        self.factors = dict(zip(self.labels, weights.detach(), strict=True))
         return weights
 
 
@@ -112,7 +112,7 @@ class Rlw(Weighing):
     """Weights softmax(z), z from N(0, 1), the same on all ranks and for all batches of an update (Lin et al., 2021)."""
 
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
-        if shared.first or not self.weights:
+        if shared.first or not self.factors:
             self._drawn = self._draw(shared.seed, len(losses))
         scaled = self.scaled(losses)
         return (self.tell(self._drawn.to(scaled)) * scaled).sum()

@@ -20,12 +20,12 @@ class Balancer(nn.Module):
 
     Attributes:
         hears: what `updated` is called with after each update; `change` costs a forward pass more.
-        weights: what each weight x loss was multiplied by in the last batch, without gradient, for metrics.jsonl;
+        factors: what each weight x loss was multiplied by in the last batch, without gradient, for metrics.jsonl;
             empty where a balancer has nothing to tell.
     """
 
     hears: ClassVar[Literal["nothing", "losses", "change"]] = "nothing"
-    weights: Mapping[str, Tensor] = {}
+    factors: Mapping[str, Tensor] = {}
 
     def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
         total: Tensor = super().__call__(losses, shared)

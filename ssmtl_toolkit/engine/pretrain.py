@@ -116,7 +116,7 @@ def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
         place = Path(str(error.filename or cache))
         if cache == place or cache in place.parents or error.filename is None:
             raise SsmtlError(f"{cache}: the cache cannot be written ({error}); choose another --cache") from error
-        raise DataError(f"{printable(place)}: cannot be read ({error.strerror}); check it and its permissions") from error
+        raise DataError(f"{printable(place)}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def readers() -> list[ReaderSpec]:

@@ -63,7 +63,7 @@ class Updater:
 
     def told(self) -> dict[str, float]:
         """What the log says of the last update beside losses: `label/weight` and `label/gradient`, where known."""
-        weights = {f"{label}/weight": float(weight) for label, weight in self.model.balancer.weights.items()}
+        weights = {f"{label}/weight": float(weight) for label, weight in self.model.balancer.factors.items()}
         return weights | {f"{label}/gradient": float(norm) for label, norm in self._norms.items()}
 
     def _descend(self, step: int, part: int, norms: GradientNorms | None) -> dict[str, TaskOutput]:

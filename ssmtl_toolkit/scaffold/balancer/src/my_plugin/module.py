@@ -37,5 +37,5 @@ class GeometricMean(Balancer):
                 # A task without a pair in this batch says nothing. Its loss, a zero, stays in the graph: in training
                 # on several devices each waits for the gradients of all parameters.
                 terms.append(loss)
-        self.weights = factors  # the toolkit logs them: what each weight x loss was multiplied by
+        self.factors = factors  # the toolkit logs them: what each weight x loss was multiplied by
         return torch.stack(terms).sum()
