@@ -199,6 +199,7 @@ def test_a_list_of_volumes_may_be_any_axis_of_nrrd(tmp_path):
         ({"type": "block"}, "has voxels of type 'block'"),
         ({"sizes": "20 24 90"}, "is cut short, or its header lies"),
         ({"sizes": "20 24 9 1"}, "contradicts itself: dimension 3 and 4 sizes"),
+        ({"sizes": "20 24 8"}, "holds 960 bytes more than its header says: some size is wrong"),
         ({"sizes": "20 24 0"}, "has no voxels"),
         ({"sizes": "20 24 nine"}, "which are no numbers"),
         ({"sizes": "2000000 2400000 900000", "encoding": "gzip"}, "is cut short, or its header lies"),

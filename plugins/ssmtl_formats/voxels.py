@@ -80,6 +80,8 @@ class Voxels:
         source.skip_to(begin)
         data = source.fill(count)
         if surplus := source.finish(begin + count):
+            if surplus >= self.sizes[0] * self.sizes[1] * self.dtype.itemsize:
+                raise FileError(f"holds {surplus} bytes more than its header says: some size is wrong; {AGAIN}")
             notes.append(f"{surplus} bytes after the last voxel are ignored")
         return data
 
