@@ -393,6 +393,21 @@ def test_pictures_beside_scans_or_a_prediction_are_no_scans(tmp_path):
     assert [scan.name for scan in list_scans(registry().dataset(str(tmp_path)), tmp_path)] == ["a/p1", "d"]
 
 
+def test_figures_and_screenshots_are_left_out_instead_of_stopping(tmp_path):
+    write_slices(tmp_path / "figures", MANY[..., :3])
+    Image.fromarray(MANY[:9, :, 0].T).save(tmp_path / "figures" / "other.png")
+    (tmp_path / "shots").mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((9, 9, 3), [10, 20, 30], np.uint8)).save(tmp_path / "shots" / f"{k}.png")
+    write_scan(tmp_path / "p1.nii.gz")
+    scans = list_scans(registry().dataset(str(tmp_path)), tmp_path)
+    assert [(scan.name, scan.unfit.rpartition(": ")[2]) for scan in scans] == [
+        ("figures", "not the slices of a scan"),
+        ("p1", ""),
+        ("shots", "save it as gray"),
+    ]
+
+
 def test_images_and_labels_may_be_folders_of_slices_and_other_formats(tmp_path):
     write_slices(tmp_path / "images" / "p1.3", MANY)
     write_slices(tmp_path / "labels" / "p1.3", (MANY % 3).astype(np.uint8))

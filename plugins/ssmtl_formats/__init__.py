@@ -114,6 +114,12 @@ class Slices(ReaderSpec):
         """Tell by the names in the folder: two .png or more, and neither scans nor a prediction beside them."""
         return bool(names.slice_files(path))
 
+    def parts(self, path: Path) -> Mapping[str, Path]:
+        """The scan, unless the pictures are figures: of different sizes, or coloured."""
+        from ssmtl_formats.slices import parts_of
+
+        return parts_of(path)
+
     def files(self, path: Path) -> Sequence[Path]:
         """The PNG files, and slices.toml if it is there."""
         said = path / names.SLICES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,25 @@ def read_slices(folder: Path) -> Volume:
     return Volume(array, affine, spacing, 2, tuple(notes))
 
 
+def parts_of(folder: Path) -> dict[str, Path]:
+    """The one scan of a folder, unless its pictures are no slices: of different sizes, or the first one has colours.
+
+    So that figures and screenshots beside scans are left out; what is damaged is for `read_slices` to tell.
+
+    Raises:
+        DataError: they are no slices, and why.
+    """
+    files = slice_files(folder)
+    with blaming(folder), contextlib.suppress(SyntaxError, OSError, ValueError, Image.DecompressionBombError):
+        sizes = {_header(file)[0] for file in files}
+        if len(sizes) > 1:
+            raise FileError("holds pictures of different sizes: not the slices of a scan")
+        for file in files[:1]:
+            with Image.open(file, formats=["PNG"]) as image:
+                _gray(image, _header(file)[1], [])
+    return {"": folder}
+
+
 def _said(file: Path, notes: list[str]) -> _Said:
     """Read slices.toml, or take 1 mm and axial slices with a note."""
     if not file.is_file():
@@ -106,17 +126,18 @@ def _pixels(file: Path, notes: list[str]) -> NDArray[Any]:
                 image.verify()  # compares the checksums, which loading does not
             with Image.open(file, formats=["PNG"]) as image:
                 image.load()
-                return _gray(image, _bits(file), notes)
+                return _gray(image, _header(file)[1], notes)
         except (SyntaxError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise FileError(f"is damaged or no PNG ({type(error).__name__}); {AGAIN}") from None
 
 
-def _bits(file: Path) -> int:
-    """Bits of a value, from PNG's own header."""
+def _header(file: Path) -> tuple[bytes, int]:
+    """Width and height, and the bits of a value, from PNG's own header."""
     with file.open("rb") as stream:
-        return stream.read(25)[24]
+        head = stream.read(25).ljust(25, b"\0")
+    return head[16:24], head[24]
 
 
 def _gray(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
