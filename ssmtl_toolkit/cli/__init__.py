@@ -18,7 +18,7 @@ COMMANDS = {
     "evaluate": "Score predicted label maps against labels.",
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
-    "plugins": "Show what is installed: tasks, backbones, heads, balancers, readers, datasets.",
+    "plugins": "Show, check and make plugins: tasks, backbones, heads, balancers, readers, datasets.",
     "data": "Make data.",
 }
 

@@ -13,9 +13,9 @@ from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
 from ssmtl_toolkit.specs import did_you_mean
 
 
-@click.group("plugins", short_help="Show what is installed.")
+@click.group("plugins", short_help="Show, check and make plugins.")
 def command() -> None:
-    """Show what is installed: tasks, backbones, heads, balancers, readers, datasets."""
+    """Show what is installed (tasks, backbones, heads, balancers, readers, datasets), check it, or make a new one."""
 
 
 command.add_command(check)
@@ -67,7 +67,7 @@ def show(name: str, as_json: bool) -> None:
         console.print(table("", ["option", "type", "bounds", "default", "help"], options) if options else "no options")
 
 
-@command.command("new")
+@command.command("new", short_help="Write a plugin package that works, to start from.")
 @click.argument("name")
 @click.option("--kind", type=click.Choice([kind.kind for kind in HOOKS.values()]), required=True, help="What it adds.")
 @click.option("--out", type=click.Path(path_type=Path), default=".", help="Where to make the folder NAME.")

@@ -147,7 +147,7 @@ def _specs(found: Registry, part: str | type[Spec] | Spec) -> list[Spec]:
         broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in found.broken)
         known = [entry.spec.name for entry in found.entries.values()]
         near = did_you_mean(name, known)
-        raise UsageError(f"nothing is registered as {name!r}{near}; see ssmtl plugins list{broken}")
+        raise UsageError(f"nothing is registered as {name!r}{near} (known: {', '.join(known)}){broken}")
     return [cls.parse(options) if options else sample_of(cls) for cls in classes]
 
 
