@@ -201,7 +201,7 @@ class ReaderSpec(Spec):
 
     @abstractmethod
     def read(self, path: Path, volume: int | None = None) -> Volume:
-        """Read the scan at `path`; of a 4-D file the volume with index `volume`.
+        """Read the scan at `path`; of a 4-D file the volume with index `volume`, which a 3-D one ignores.
 
         Raises:
             DataError: naming the file, what is wrong with it, what was got and what to do.

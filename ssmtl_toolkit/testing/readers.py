@@ -85,7 +85,7 @@ def damage_is_refused(bench: Bench) -> None:
 
 def _refused(spec: ReaderSpec, path: Path, named: Path, what: str) -> None:
     try:
-        spec.read(path)
+        spec.read(path, 0)
     except DataError as error:
         require("\n" not in str(error).strip(), f"of {what} it says more than one line: {str(error)[:100]!r}")
     except OSError:
@@ -114,7 +114,7 @@ def _volumes(bench: Bench) -> list[Volume]:
 
 
 def _read_all(spec: ReaderSpec, path: Path) -> list[Volume]:
-    volumes = [spec.read(part) for part in spec.parts(path).values()]
+    volumes = [spec.read(part, 0) for part in spec.parts(path).values()]
     for volume in volumes:
         if not isinstance(volume, Volume):
             fail(f"read gives {type(volume).__name__}; give a Volume")
