@@ -63,9 +63,8 @@ def test_new_packages_are_well_typed(packages, request):
     # all in one run, for torch's types take longest; and these are kept from one run of the tests to the next
     cache = request.config.cache.mkdir("mypy")
     sources = [folder / part for folder in folders.values() for part in ("src", "tests")]
-    command(
-        "mypy", "--config-file", folders["task"] / "pyproject.toml", "--cache-dir", cache, *sources, env=environment
-    )
+    config = ["--config-file", folders["task"] / "pyproject.toml", "--cache-dir", cache]
+    command(sys.executable, "-m", "mypy", *config, *sources, env=environment)
 
 
 def test_new_packages_are_found_beside_all_that_is_bundled(packages):
@@ -83,8 +82,8 @@ def test_new_packages_are_found_beside_all_that_is_bundled(packages):
 def test_a_new_package_is_tidy_whatever_the_length_of_its_name(tmp_path, kind):
     for name in ("ab", "a-b-c", "zebra", LONG, "z" * 40):
         write_plugin(name, kind, tmp_path)
-    command("ruff", "check", "--no-cache", tmp_path)
-    command("ruff", "format", "--check", "--no-cache", tmp_path)
+    command(sys.executable, "-m", "ruff", "check", "--no-cache", tmp_path)
+    command(sys.executable, "-m", "ruff", "format", "--check", "--no-cache", tmp_path)
 
 
 @pytest.mark.parametrize("kind", NAMES)
