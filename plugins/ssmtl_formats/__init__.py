@@ -46,7 +46,10 @@ class Dicom(ReaderSpec):
 
 
 class Nrrd(ReaderSpec):
-    """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it."""
+    """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it.
+
+    It needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
+    """
 
     name: ClassVar[str] = "nrrd"
 
@@ -56,19 +59,22 @@ class Nrrd(ReaderSpec):
 
     def files(self, path: Path) -> Sequence[Path]:
         """The file, and the one with the voxels where it names another."""
-        from ssmtl_formats.nrrd import data_beside
+        from ssmtl_formats.itk import files_of
 
-        return (path, *data_beside(path))
+        return files_of(path, "NRRD")
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
-        """Read one scan as `ssmtl_formats.nrrd.read_nrrd` does."""
-        from ssmtl_formats.nrrd import read_nrrd
+        """Read one scan as `ssmtl_formats.itk.read_itk` does."""
+        from ssmtl_formats.itk import read_itk
 
-        return read_nrrd(path, volume)
+        return read_itk(path, volume, "NRRD")
 
 
 class MetaImage(ReaderSpec):
-    """MetaImage files: .mha, or .mhd with its voxels in a file beside it."""
+    """MetaImage files: .mha, or .mhd with its voxels in a file beside it.
+
+    It needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
+    """
 
     name: ClassVar[str] = "metaimage"
 
@@ -78,15 +84,15 @@ class MetaImage(ReaderSpec):
 
     def files(self, path: Path) -> Sequence[Path]:
         """The file, and the one with the voxels where it names another."""
-        from ssmtl_formats.metaimage import data_beside
+        from ssmtl_formats.itk import files_of
 
-        return (path, *data_beside(path))
+        return files_of(path, "MetaImage")
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
-        """Read one scan as `ssmtl_formats.metaimage.read_metaimage` does."""
-        from ssmtl_formats.metaimage import read_metaimage
+        """Read one scan as `ssmtl_formats.itk.read_itk` does."""
+        from ssmtl_formats.itk import read_itk
 
-        return read_metaimage(path, volume)
+        return read_itk(path, volume, "MetaImage")
 
 
 class Mgh(ReaderSpec):

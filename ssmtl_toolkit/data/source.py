@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import gzip
 import os
@@ -19,7 +18,6 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 
 DEFLATE = 1032  # deflate cannot pack tighter than 1032:1, so a header that claims more is lying
-_BZIP2 = 5_000_000  # nor bzip2 than about this, which only blank data come near to
 AGAIN = "copy or download it again"
 _CHUNK = 1 << 20
 _BLANK = bytes(_CHUNK)
@@ -51,15 +49,11 @@ class Source:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def unpack(self, packing: Literal["gzip", "bzip2", "zlib"]) -> None:
+    def unpack(self, packing: Literal["gzip", "zlib"]) -> None:
         """Take the rest of a plain file as packed: from here on bytes are unpacked, and `position` counts from 0."""
-        self.limit = (self.size - self.position) * (_BZIP2 if packing == "bzip2" else DEFLATE)
-        if packing == "gzip":
-            self._stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._file))
-        elif packing == "bzip2":
-            self._stream = cast("IO[bytes]", bz2.BZ2File(self._file))
-        else:
-            self._stream = cast("IO[bytes]", _Zlib(self._file))
+        self.limit = (self.size - self.position) * DEFLATE
+        packed = gzip.GzipFile(fileobj=self._file) if packing == "gzip" else _Zlib(self._file)
+        self._stream = cast("IO[bytes]", packed)
         self.zipped, self.position = True, 0
 
     def line(self, longest: int = 1 << 16) -> bytes:
@@ -136,8 +130,6 @@ def blaming(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         said = f"is damaged or cut short: gzip says {printable(str(error))!r}; {AGAIN}"
     except OSError as error:
-        if error.errno is None:  # bz2's way to say so
-            raise DataError(f"{printable(path)}: is damaged: its packed voxels cannot be unpacked; {AGAIN}") from None
         said = f"cannot be read: {error.strerror or error}; check the path, its links and its permissions"
     except MemoryError:
         said = "does not fit into memory; close other programs or take a smaller scan"

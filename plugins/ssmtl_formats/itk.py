@@ -1,0 +1,129 @@
+"""From NRRD and MetaImage to a `Volume`: geometry and voxels by SimpleITK, behind checks of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmtl_formats.dicom import INSTALL
+from ssmtl_formats.stored import Fields, Kind, check_voxels, data_file, fields_of
+from ssmtl_toolkit.data.affines import LPS_TO_RAS, lengths, shear, usable
+from ssmtl_toolkit.data.source import FileError, Source, blaming
+from ssmtl_toolkit.data.values import chosen, clean
+from ssmtl_toolkit.data.volume import Volume, stepped_axis
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
+
+_IO: dict[Kind, str] = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
+_TYPES = ("UInt8", "Int8", "UInt16", "Int16", "UInt32", "Int32", "UInt64", "Int64", "Float32", "Float64")
+_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
+_NO_LENGTHS = {"", "?", "s", "ms"}
+_lock = threading.Lock()
+
+
+def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
+    """Read one 3-D scan, voxels in the file's own order; `volume` chooses from a file with several volumes.
+
+    Raises:
+        DataError: naming the file, what is wrong, what was got and what to do.
+    """
+    notes: list[str] = []
+    with blaming(path), Source(path, plain=True) as source:
+        fields = fields_of(source, kind)
+        file = data_file(path, fields)
+        try:
+            import SimpleITK
+        except ImportError:
+            raise FileError(f"is {kind}, for which SimpleITK is needed: {INSTALL}") from None
+        SimpleITK.ProcessObject_SetGlobalWarningDisplay(False)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO(_IO[kind])
+        reader.SetFileName(str(path))
+        with _one_line(kind):
+            reader.ReadImageInformation()
+        sizes, listed = _sizes(reader)
+        types = {getattr(SimpleITK, f"sitk{of}{name}"): name.lower() for name in _TYPES for of in ("", "Vector")}
+        if reader.GetPixelID() not in types:
+            raise FileError("has voxels of an unusual type, such as complex numbers; convert it to integers or float")
+        volumes = math.prod(sizes[3:])
+        index = chosen(volumes, volume)
+        affine = _affine(reader, fields, notes)
+        with blaming(file), contextlib.nullcontext(source) if file == path else Source(file, plain=True) as data:
+            check_voxels(data, fields, sizes, np.dtype(types[reader.GetPixelID()]), notes)
+        with _one_line(kind):
+            array = SimpleITK.GetArrayFromImage(reader.Execute())  # (volumes, slices, rows, columns, list)
+        array = array.reshape(-1, *sizes[2::-1], volumes if listed else 1)
+        array = array[0, ..., index] if listed else array[index, ..., 0]
+        array, replaced = clean((array.copy() if volumes > 1 else array).T, notes)
+    spacing = lengths(affine)
+    return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
+
+
+def files_of(path: Path, kind: Kind) -> list[Path]:
+    """The header, and the file with the voxels where it names another one that is there."""
+    try:
+        with blaming(path), Source(path, plain=True) as source:
+            return list(dict.fromkeys([path, data_file(path, fields_of(source, kind))]))
+    except DataError:  # `read_itk` says it
+        return [path]
+
+
+@contextlib.contextmanager
+def _one_line(kind: Kind) -> Iterator[None]:
+    """Say the end of ITK's complaint; where NrrdIO complains in two threads at once, the process would end."""
+    try:
+        with _lock if kind == "NRRD" else contextlib.nullcontext():
+            yield
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
+        said = re.sub(r"^.*\(0x\w+\): |^\[nrrd\] ", "", lines[-1])[:200]
+        raise FileError(f"cannot be read by ITK ({printable(said)}); export the scan again") from None
+
+
+def _sizes(reader: Any) -> tuple[tuple[int, ...], bool]:
+    """Columns, rows, slices, and volumes where it has several; whether ITK gives these as the parts of a voxel."""
+    key = "NRRD_kinds[pixel]"
+    kind = reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "vector"
+    parts, sizes = reader.GetNumberOfComponents(), tuple(reader.GetSize())
+    if parts > 1 and kind != "list":
+        raise FileError(f"has {parts} values per voxel ({printable(kind[:40])}); a scan has one: convert it")
+    if not 3 <= len(sizes) <= 4 - (parts > 1):
+        raise FileError(f"has {len(sizes)} dimensions {sizes}; a scan of slices needs 3")
+    return (*sizes, parts) if parts > 1 else sizes, parts > 1
+
+
+def _affine(reader: Any, fields: Fields, notes: list[str]) -> NDArray[np.float64]:
+    """From ITK's geometry to mm in RAS+."""
+    count, zooms = reader.GetDimension(), reader.GetSpacing()
+    directions = np.reshape(reader.GetDirection(), (count, count))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = directions[:3, :3] * zooms[:3], reader.GetOrigin()[:3]
+    said = re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", ""))
+    units = {unit.strip().lower() for unit in said} - _NO_LENGTHS or {"mm"}
+    if len(units) > 1 or not units <= _MM.keys():
+        raise FileError(f"has the units {printable(', '.join(sorted(units))[:60])}; mm are needed, mend the header")
+    unit = units.pop()
+    affine[:3] *= _MM[unit]
+    if not usable(affine) or min(zooms[:3]) <= 0 or directions[:3, 3:].any():
+        raise FileError("has no usable affine (NaN, zero, negative or singular); repair its header")
+    placed = "spacedirections" in fields
+    spacings = fields.get("spacings", "1 1 1" if placed else "").lower().split()
+    if len(spacings) - spacings.count("nan") < 3:
+        notes.append("says no usable spacing, 1 mm is taken")
+    if not placed:
+        notes.append("says no orientation; its axes are taken as left, back, up")
+    elif not re.match("left-|right-|lps|ras|las", space := fields.get("space", ""), re.IGNORECASE):
+        notes.append(f"says no anatomical space ({printable(space[:40]) or 'none'}), left-posterior-superior is taken")
+    if unit != "mm":
+        notes.append(f"its unit is {unit}, converted to mm")
+    if sheared := shear(affine):
+        notes.append(sheared)
+    return LPS_TO_RAS @ affine

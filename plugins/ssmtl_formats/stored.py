@@ -1,0 +1,132 @@
+"""Where the voxels of NRRD and MetaImage are stored, and whether they are all there: what ITK does not make sure of.
+
+Of packed voxels that are damaged, or fewer than the header says, ITK gives wrong ones without an error. So they are
+counted and their checksums compared before it reads them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ssmtl_toolkit.data.source import AGAIN, FileError, Source
+from ssmtl_toolkit.data.values import check_memory
+from ssmtl_toolkit.names import printable
+
+Kind = Literal["NRRD", "MetaImage"]
+Fields = Mapping[str, str]
+
+_META_TYPE = r"MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)"
+_META_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin")
+_META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_MOST_LINES = 10_000  # of a header; Slicer writes some for each segment
+
+
+def fields_of(source: Source, kind: Kind) -> dict[str, str]:
+    """Read the header's lines up to the voxels; NRRD's names without blanks and in lower case."""
+    if kind == "NRRD" and not re.fullmatch(rb"NRRD000\d", source.line()):
+        raise FileError(f"is not NRRD: it does not begin with NRRD0004 or the like; {AGAIN}")
+    fields: dict[str, str] = {}
+    for _ in range(_MOST_LINES):
+        line = source.line().decode("utf-8", "replace")
+        name, sign, value = line.partition(":" if kind == "NRRD" else "=")
+        if sign and not line.startswith("#") and not value.startswith("="):  # `name:=value` is free text
+            fields[name.strip() if kind == "MetaImage" else name.replace(" ", "").lower()] = value.strip()
+        if not line or "ElementDataFile" in fields:
+            break
+    else:
+        raise FileError(f"has a header without an end; {AGAIN}")
+    return fields if kind == "NRRD" else _as_nrrd(fields)
+
+
+def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
+    """Say in NRRD's words what a MetaImage says; refuse what MetaIO would guess or print about."""
+    for name in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
+        if name not in fields:
+            raise FileError(f"is not MetaImage: it has no line `{name} = ...` before its voxels; {AGAIN}")
+    dims = _whole(fields, "NDims", 1, 10)
+    needed = {"DimSize": dims, **dict.fromkeys(_META_VECTORS, dims), **dict.fromkeys(_META_MATRICES, dims * dims)}
+    for name in needed.keys() & fields.keys():
+        words = fields[name].split()
+        number = r"[1-9]\d*" if name == "DimSize" else r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
+        if len(words) != needed[name] or not all(re.fullmatch(number, word, re.IGNORECASE) for word in words):
+            raise FileError(f"has {name} {printable(fields[name][:60])!r}, {needed[name]} numbers are needed; {AGAIN}")
+    if not re.fullmatch(_META_TYPE, fields["ElementType"]):
+        raise FileError(f"has voxels of {printable(fields['ElementType'][:40])}; convert it to one number per voxel")
+    if not _true(fields, "BinaryData", "True"):
+        raise FileError("has its voxels as text; save it as binary")
+    file, packed = fields["ElementDataFile"], _true(fields, "CompressedData")
+    local = file.upper() == "LOCAL"
+    if _whole(fields, "HeaderSize", -1) > 0 and (local or packed):
+        raise FileError(f"has a HeaderSize, which only plain voxels in a file of their own may have; {AGAIN}")
+    return {
+        **fields,
+        "datafile": "" if local else file,
+        "encoding": "zlib" if packed else "raw",
+        "byteskip": fields.get("HeaderSize", "0"),
+        "space": "left-posterior-superior",
+        "spacings": fields.get("ElementSpacing") or fields.get("ElementSize", ""),
+        "spaceunits": f'"{fields.get("DistanceUnits", "")}"',
+        **({"spacedirections": ""} if fields.keys() & {*_META_MATRICES} else {}),
+    }
+
+
+def _true(fields: Fields, name: str, default: str = "False") -> bool:
+    said = fields.get(name, default)
+    if said.lower() not in ("true", "false", "1", "0"):
+        raise FileError(f"has {name} {printable(said[:40])!r}, True or False is needed; {AGAIN}")
+    return said.lower() in ("true", "1")
+
+
+def _whole(fields: Fields, name: str, least: int, most: int = 1 << 50, default: str = "0") -> int:
+    text = fields.get(name, default)
+    if not re.fullmatch(r"-?\d{1,16}", text) or not least <= int(text) <= most:
+        raise FileError(f"has {name} {printable(text[:40])!r}, which makes no sense; {AGAIN}")
+    return int(text)
+
+
+def data_file(path: Path, fields: Fields) -> Path:
+    """The file with the voxels: the header's own, or one beside it or below, nowhere else."""
+    name = fields.get("datafile", "")
+    if name.upper().startswith("LIST") or "%" in name:
+        raise FileError(f"has its voxels in several files; save it as one {path.suffix[:3]}… file")
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise FileError(f"has its voxels elsewhere ({printable(name)}); put that file beside it and mend the header")
+    if name and not (path.parent / name).exists():
+        raise FileError(f"is a header without its voxels; put {printable(name)} beside it")
+    return path.parent / name if name else path
+
+
+def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np.dtype[Any], notes: list[str]) -> None:
+    """Go through the voxels as they lie in their file, without keeping them: all are there, and no more."""
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in ("raw", "gzip", "gz", "zlib"):
+        raise FileError(f"is encoded as {printable(encoding[:40])!r}; save it as raw or gzip")
+    for _ in range(_whole(fields, "lineskip", 0, _MOST_LINES)):
+        data.line()
+    skip = _whole(fields, "byteskip", -1 if encoding == "raw" else 0)
+    count = math.prod(sizes) * dtype.itemsize
+    if encoding != "raw":
+        packed = data.size - data.position
+        said = _whole(fields, "CompressedDataSize", 0, default=str(packed if fields.get("datafile") else 0))
+        if encoding == "zlib" and said != packed:  # without it ITK would unpack the header too
+            raise FileError(f"is cut short, or its CompressedDataSize is wrong or missing; {AGAIN}")
+        data.unpack("zlib" if encoding == "zlib" else "gzip")
+    elif skip == -1:
+        data.skip_to(max(data.position, data.size - count))
+    end = data.position + max(skip, 0) + count
+    if end > data.limit:
+        raise FileError(
+            f"is cut short, or its header lies: it claims {end} bytes, more than its {data.size} can be; {AGAIN}"
+        )
+    check_memory(sizes, dtype, scaled=True)  # numpy has them a second time
+    data.skip_to(end)
+    if surplus := data.finish(end):
+        if surplus >= sizes[0] * sizes[1] * dtype.itemsize:
+            raise FileError(f"holds {surplus} bytes more than its header says: some size is wrong; {AGAIN}")
+        notes.append(f"{surplus} bytes after the last voxel are ignored")
