@@ -1,5 +1,6 @@
 """Balancers against computations by hand and TorchJD's own, alone, on two ranks, in bf16, accumulated and resumed."""
 
+import copy
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from conftest import ROOT, write_scan
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from scipy.optimize import lsq_linear
+from torch import nn
 from torch.nn import functional as F
 from torchjd.aggregation import MGDA, UPGrad
 from torchjd.aggregation import PCGrad as TorchJDPCGrad
@@ -26,6 +28,7 @@ from ssmtl_balancers.gradients import NonNegative
 from ssmtl_toolkit import UsageError
 from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.multitask import Balancer
+from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec
 
@@ -545,6 +548,38 @@ def test_losses_after_an_update_are_of_the_same_batches_draws_and_queue(scans, t
 
 def test_looking_at_the_losses_after_an_update_leaves_no_trace(scans, tmp_path):
     tasks = ["reconstruct_prev:t=1", "slice_siam:weight=1,t=1", "moco_v2:queue=10"]
+    runs = [pretrain(scans, tmp_path / str(b), balancer=b, tasks=tasks, steps=3) for b in ("fixed", Listening())]
+    assert different(*map(state, runs)) == []
+
+
+class Following(TaskSpec):
+    """The pooled features of an encoder that follows at every forward pass, without a look at `step.first`."""
+
+    name: ClassVar[str] = "following"
+    needs: ClassVar = frozenset({"pooled"})
+
+    def build(self, backbone):
+        return Follower(backbone)
+
+
+class Follower(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.predict = nn.Linear(backbone.pooled_channels, backbone.pooled_channels)
+        self.target = copy.deepcopy(backbone.encoder).requires_grad_(False)
+        self._encoder = [backbone.encoder]
+
+    def forward(self, step):
+        with torch.no_grad():
+            if self.training:
+                torch._foreach_lerp_(list(self.target.parameters()), list(self._encoder[0].parameters()), 0.1)
+            target = self.target(step.anchor)[-1].mean(dim=(2, 3))
+        told = self.predict(step.features().pooled)
+        return TaskOutput(F.mse_loss(told, target), pairs=len(told))
+
+
+def test_looking_at_the_losses_after_an_update_does_not_move_a_momentum_encoder(scans, tmp_path):
+    tasks = ["reconstruct_prev:t=1", Following()]
     runs = [pretrain(scans, tmp_path / str(b), balancer=b, tasks=tasks, steps=3) for b in ("fixed", Listening())]
     assert different(*map(state, runs)) == []
 

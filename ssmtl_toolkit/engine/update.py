@@ -89,8 +89,11 @@ class Updater:
 
     @torch.no_grad()
     def _again(self, step: int, buffers: Mapping[str, Tensor]) -> Tensor:
-        """Losses of this update's batches with the new weights, all else (draws, queues …) as it was before it."""
-        now = self._buffers()
+        """Losses of this update's batches with the new weights, all else (draws, queues …) as it was before it.
+
+        Leaves no trace: buffers are put back, and the tasks' parameters, which momentum encoders move by themselves.
+        """
+        now, parameters = self._buffers(), [parameter.clone() for parameter in self.model.tasks.parameters()]
         self._put_back(buffers)
         after = PairMeans()
         for part in range(self.config.accumulate):
@@ -99,6 +102,8 @@ class Updater:
             with self.fabric.autocast():
                 _add(after, self.model.outputs(batch, SharedEncoder(self.model.backbone)))
         self._put_back(now)
+        for parameter, value in zip(self.model.tasks.parameters(), parameters, strict=True):
+            parameter.copy_(value)
         return after.get()
 
     def _buffers(self) -> dict[str, Tensor]:
