@@ -28,7 +28,7 @@ from ssmtl_balancers.gradients import NonNegative
 from ssmtl_toolkit import UsageError
 from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.multitask import Balancer
-from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.engine.step import Batch, TaskOutput
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec
 
@@ -47,7 +47,7 @@ class Alike:
 
     def gramian(self, losses, at):
         scale = [torch.autograd.grad(loss, self.leaf, retain_graph=True)[0].sum() for loss in losses.values()]
-        rows = torch.stack(scale)[:, None] * self.jacobian.float()
+        rows = torch.stack(scale)[:, None] * self.jacobian.float()[["abc".index(label) for label in losses]]
         return rows @ rows.T
 
 
@@ -390,12 +390,63 @@ def test_a_task_without_pairs_leaves_its_state_where_it_is():
         balancer = balancer_of(name, *TASKS)
         balancer.updated(torch.tensor([1.0, torch.nan, 2.0]), torch.tensor([0.5, torch.nan, 1.0]))
         assert float(getattr(balancer, state)[1]) == 0
+    famo = balancer_of("famo:decay=0.1", *TASKS)
+    for after in ([0.5, 0.9, 1.5], [0.5, 0.8, 1.9]):
+        famo.updated(torch.tensor([1.0, 1.0, 2.0]), torch.tensor(after))
+    stood = {name: value.clone() for name, value in famo.state_dict().items()}
+    famo.updated(torch.tensor([1.0, torch.nan, 2.0]), torch.tensor([0.4, torch.nan, 1.9]))
+    moved = {name: (value != stood[name]).tolist() for name, value in famo.state_dict().items()}
+    assert moved == {name: [True, False, True] for name in stood}  # Adam's moments and the decay stand too
     kendall = balancer_of("uncertainty", *TASKS)
     shared = Alike()
     shared.pairs["b"] = 0
     kendall(losses_of([1.0, 0.0, 9.0])[1], shared).backward()
     assert kendall.log_variance.grad[1] == 0
     assert kendall.log_variance.grad[0] != 0
+
+
+def test_the_first_update_of_famo_with_a_task_is_its_first_whenever_that_comes():
+    late, early = balancer_of("famo:decay=0", *TASKS), balancer_of("famo:decay=0", *TASKS)
+    for _ in range(5):  # what falls by as much as the others has no gradient
+        late.updated(torch.tensor([1.0, torch.nan, torch.nan]), torch.tensor([0.5, torch.nan, torch.nan]))
+    for balancer in (late, early):
+        balancer.updated(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.9, 1.5]))
+    assert late.logits[1:].tolist() == early.logits[1:].tolist()
+
+
+SCALES = {"of two": (2.0, 0.0, 1 / 3), "of one": (2.0, 0.0)}
+
+
+@pytest.mark.parametrize("weights", SCALES)
+@pytest.mark.parametrize("balancer", ALL)
+def test_a_task_of_weight_0_takes_no_part_in_balancing(balancer, weights):
+    """The others are weighed as they are without it."""
+    options = {"dwa": "dwa:window=1", "famo": "famo:lr=0.2"}
+    with_it = [Plain(weight=weight) for weight in SCALES[weights]]
+    there = [i for i, task in enumerate(with_it) if task.weight]
+    made = [balancer_of(options.get(balancer, balancer), *tasks) for tasks in (with_it, [with_it[i] for i in there])]
+    draws, jacobian = torch.Generator().manual_seed(4), torch.cat([CONFLICT[:1], -CONFLICT[1:], CONFLICT[1:]])
+    for step in range(6):
+        before, after = torch.rand(2, len(with_it), generator=draws) + 0.5
+        found = []
+        for one, kept in zip(made, (list(range(len(with_it))), there), strict=True):
+            descent = descend(one, before[kept].tolist(), Alike(jacobian[kept], seed=step))[1]
+            found.append(descent if one is made[1] else [descent[i] for i in there])
+            one.updated(before[kept], after[kept])
+        assert found[0] == pytest.approx(found[1], rel=1e-5), step
+        if len(there) == 1 and balancer != "uncertainty":
+            assert found[0] == pytest.approx([2.0], rel=1e-5)
+
+
+def test_a_task_of_weight_0_does_not_change_where_gradients_are_compared():
+    """With it alone reading the pyramid, the others meet at the decoder's map; with views of its own it is let be."""
+    two, found = batch_of(0, (PREV, NEXT)), []
+    for more in ((), ("slice_siam:t=2,weight=0.0",), ("moco_v2:queue=10,dim=8,weight=0.0",)):
+        tasks = (PREV, NEXT, *more)
+        model = model_of("mgda", tasks)
+        model(Batch(two.anchor, batch_of(0, tasks).companions | two.companions, seed=7))
+        found.append(told(model.balancer)[:2])
+    assert found[1] == found[2] == found[0]
 
 
 @pytest.mark.parametrize("balancer", ALL)

@@ -21,7 +21,8 @@ class Famo(Weighing):
 
     Its gradient is that of Σ c z / (loss - floor) x loss, with the losses in the weights as means over ranks: so it
     is descended, and all ranks have equal weights. After an update Adam moves the logits against the decrease of each
-    log loss, measured on the same batches. A task without pairs, or with weight 0, is left out of all this.
+    log loss, measured on the same batches. A task without pairs, or with weight 0, is left out of all this: each has
+    its own count of Adam's steps.
     """
 
     hears: ClassVar[Literal["nothing", "losses", "change"]] = "change"
@@ -33,9 +34,8 @@ class Famo(Weighing):
     def __init__(self, tasks: Mapping[str, TaskSpec], lr: float, decay: float) -> None:
         super().__init__(tasks)
         self.lr, self.decay = lr, decay
-        for name in ("logits", "mean", "square"):
+        for name in ("logits", "mean", "square", "updates"):
             self.register_buffer(name, torch.zeros(len(tasks)))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
         gap = self.above(shared.means(losses))
@@ -51,14 +51,14 @@ class Famo(Weighing):
         there = decrease.isfinite()
         z = torch.where(there, self.logits, -torch.inf).softmax(dim=0).nan_to_num(0.0)
         decrease = torch.where(there, decrease, 0.0)
-        self._adam(z * (decrease - (z * decrease).sum()))
+        self._adam(z * (decrease - (z * decrease).sum()), there)
 
-    def _adam(self, gradient: Tensor) -> None:
-        """A step of Adam, its moments in buffers, so that they are saved and resumed."""
+    def _adam(self, gradient: Tensor, there: Tensor) -> None:
+        """A step of Adam for those which are `there`, its moments in buffers, so that they are saved and resumed."""
         gradient = gradient + self.decay * self.logits
-        self.updates += 1
-        self.mean.lerp_(gradient, 1 - _BETA1)
-        self.square.lerp_(gradient.square(), 1 - _BETA2)
+        self.updates += there
+        self.mean.lerp_(gradient, (1 - _BETA1) * there)
+        self.square.lerp_(gradient.square(), (1 - _BETA2) * there)
         mean = self.mean / (1 - _BETA1**self.updates)
         square = self.square / (1 - _BETA2**self.updates)
-        self.logits -= self.lr * mean / (square.sqrt() + _SMALL)
+        self.logits -= torch.where(there, self.lr * mean / (square.sqrt() + _SMALL), 0.0)

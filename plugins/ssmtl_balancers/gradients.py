@@ -23,7 +23,8 @@ class FromGramian(Weighing):
     """Base: sum of w x weight x loss, w found from the Gramian of the weighted losses, without gradient.
 
     So one backward pass remains, and a task's own layers see w too, which Adam hardly notices. Each batch is balanced
-    by itself. A task whose gradient is 0 has no say and keeps w = 1, as all have where a gradient is no number.
+    by itself. A task whose weight or gradient is 0 has no say and keeps w = 1, as all have where a gradient is no
+    number.
     """
 
     def __init__(self, tasks: Mapping[str, TaskSpec], at: Place) -> None:
@@ -33,13 +34,14 @@ class FromGramian(Weighing):
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
         scaled = self.scaled(losses)
         weights = torch.ones(len(scaled))
-        if torch.is_grad_enabled():
-            weighted = {label: weight * losses[label] for label, weight in zip(self.labels, self.scale, strict=True)}
+        weighted = {self.labels[i]: self.scale[i] * losses[self.labels[i]] for i in self.counted}
+        if torch.is_grad_enabled() and weighted:
             gramian = shared.gramian(weighted, self.at).double().cpu()
             active = gramian.diagonal() > 0
             if gramian.isfinite().all() and active.any():
                 some = gramian[active][:, active]
-                weights[active] = self.weigh(some / some.diagonal().max(), shared.seed).float()
+                found = self.weigh(some / some.diagonal().max(), shared.seed)
+                weights[torch.tensor(self.counted)[active]] = found.float()
         return (self.tell(weights.to(scaled)) * scaled).sum()
 
     @abstractmethod

@@ -21,6 +21,7 @@ class Weighing(Balancer):
         self.scale = [task.weight for task in tasks.values()]
         self.floor = [task.floor for task in tasks.values()]
         self.labels = list(tasks)
+        self.counted = [i for i, weight in enumerate(self.scale) if weight]  # a task of weight 0 takes no part
 
     def scaled(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Weight x loss, (T,)."""
@@ -90,7 +91,9 @@ class Dwa(Weighing):
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
         known = (self.before_last > 0) & (self.last > 0)
         ratio = torch.where(known, self.last / self.before_last, 1.0)
-        weights = len(ratio) * (ratio / self.temperature).softmax(dim=0)
+        counted = ratio.new_tensor(self.scale) > 0
+        share = torch.where(counted, ratio / self.temperature, -torch.inf).softmax(dim=0)
+        weights = torch.where(counted, len(self.counted) * share, 1.0)
         return (self.tell(weights) * self.scaled(losses)).sum()
 
     @torch.no_grad()
@@ -113,7 +116,8 @@ class Rlw(Weighing):
 
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
         if shared.first or not self.factors:
-            self._drawn = self._draw(shared.seed, len(losses))
+            self._drawn = torch.ones(len(losses))
+            self._drawn[self.counted] = self._draw(shared.seed, len(self.counted))
         scaled = self.scaled(losses)
         return (self.tell(self._drawn.to(scaled)) * scaled).sum()
 

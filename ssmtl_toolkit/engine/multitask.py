@@ -52,7 +52,7 @@ class MultiTask(nn.Module):
     def __init__(
         self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, dense: bool = False
     ) -> None:
-        """`dense`: the tasks read the decoder's map and nothing else."""
+        """`dense`: the tasks that count read the decoder's map and nothing else."""
         super().__init__()
         self.backbone = backbone
         self.labels = list(tasks)
@@ -67,7 +67,7 @@ class MultiTask(nn.Module):
         modules = {str(task): task.build(network) for task in tasks}
         if not any("dense" in task.needs for task in tasks):
             network.decoder.requires_grad_(False)
-        dense = all(task.needs == {"dense"} for task in tasks)
+        dense = all(task.needs == {"dense"} for task in tasks if task.weight)
         return cls(network, modules, balancer.build({str(task): task for task in tasks}), dense)
 
     def forward(self, batch: Batch, watch: Watch | None = None) -> tuple[Tensor, dict[str, TaskOutput]]:

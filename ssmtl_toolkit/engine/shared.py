@@ -29,7 +29,7 @@ class Shared:
     def __init__(
         self, batch: Batch, backbone: Backbone, encode: SharedEncoder, outputs: Mapping[str, TaskOutput], dense: bool
     ) -> None:
-        """`dense`: all tasks read the decoder's map and nothing else."""
+        """`dense`: the tasks that count read the decoder's map and nothing else."""
         self.seed, self.first = batch.seed, batch.first
         self.pairs = {label: output.pairs for label, output in outputs.items()}
         self._backbone, self._encode, self._dense = backbone, encode, dense
