@@ -1,11 +1,13 @@
 """`ssmtl run` as a user sees it: it trains, tells, saves, resumes bit for bit, and refuses what is wrong."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from typing import ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +21,7 @@ import ssmtl_toolkit
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine import checkpoint
+from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.registry import Plugin, registry
 from ssmtl_toolkit.specs import TaskSpec
 
@@ -453,3 +456,57 @@ def test_a_snapshot_is_the_backbone_of_a_run_of_so_many_epochs_and_changes_nothi
     assert equal(load_file(whole.folder / "snapshots" / "epoch-0002.safetensors"), load_file(short.backbone))
     plain = pretrain(scans, tmp_path / "plain", epochs=3, **options)
     assert equal(load_file(plain.backbone), load_file(whole.backbone))
+
+
+class Normed(TaskSpec):
+    """Tell apart slices that lie 11 apart, which one pair of each scan does, by a batch norm of its own."""
+
+    name: ClassVar[str] = "normed"
+    needs: ClassVar = frozenset({"pooled"})
+
+    def companions(self, spacing):
+        return {"far": (11,)}
+
+    def build(self, backbone):
+        return NormedModule(backbone.pooled_channels)
+
+
+class NormedModule(torch.nn.Module):
+    error = None
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.BatchNorm1d(channels), torch.nn.Linear(channels, 1))
+
+    def forward(self, step):
+        if self.error:
+            raise self.error
+        pooled = step.companion("far").of(step.features().pooled)
+        if not len(pooled):
+            return TaskOutput.nothing(self.layers(torch.cat([pooled, step.features().pooled])))
+        return TaskOutput(self.layers(pooled).square().mean(), pairs=len(pooled))
+
+
+@pytest.mark.parametrize("balancer", ["fixed", "famo"])
+def test_a_task_that_cannot_take_one_pair_is_named_with_step_pairs_and_remedy(scans, tmp_path, balancer):
+    with pytest.raises(SsmtlError) as told:
+        pretrain(scans, tmp_path / "a", tasks=["reconstruct_prev:t=1", Normed()], balancer=balancer)
+    text = str(told.value)
+    start = r"task 'normed' failed in step [1-6] on a batch of 4 slices with 1 pair: ValueError: Expected more than 1"
+    assert re.match(start, text)
+    assert "a larger --batch-size makes such batches rarer; the task must take 1 pair" in text
+    assert "\n" not in text
+    assert isinstance(told.value.__cause__, ValueError)
+
+
+def test_an_error_inside_a_task_is_told_with_the_task_and_what_shows_where(scans, tmp_path, monkeypatch):
+    tasks = ["reconstruct_prev:t=1", Normed()]
+    monkeypatch.setattr(NormedModule, "error", RuntimeError("shapes differ\n and more"))
+    with pytest.raises(SsmtlError, match=r"task 'normed' failed in step 1 .* RuntimeError: shapes differ; .*--debug"):
+        pretrain(scans, tmp_path / "a", tasks=tasks, batch_size=48)
+    monkeypatch.setattr(NormedModule, "error", torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(SsmtlError, match="not enough GPU memory for 4 slices"):
+        pretrain(scans, tmp_path / "b", tasks=tasks)
+    monkeypatch.setattr(NormedModule, "error", UsageError("told by the task itself"))
+    with pytest.raises(UsageError, match=r"^told by the task itself$"):
+        pretrain(scans, tmp_path / "c", tasks=tasks)

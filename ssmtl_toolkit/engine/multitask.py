@@ -47,7 +47,12 @@ class MultiTask(nn.Module):
     """Hard parameter sharing (paper, Fig. 4b): one backbone, one small module for each task.
 
     Parts that no task reads are not trained: with MoCo V2 alone the decoder stays as it was made.
+
+    Attributes:
+        running: the label of the task whose forward is under way, or failed; None outside of all.
     """
+
+    running: str | None = None
 
     def __init__(
         self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, dense: bool = False
@@ -84,5 +89,7 @@ class MultiTask(nn.Module):
         """Each task's output, by label."""
         outputs: dict[str, TaskOutput] = {}
         for label, task in zip(self.labels, self.tasks, strict=True):
+            self.running = label
             outputs[label] = task(Step(batch, encode, batch.companions.get(label, {})))
+        self.running = None
         return outputs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -68,16 +69,11 @@ class Updater:
 
     def _descend(self, step: int, part: int, norms: GradientNorms | None) -> dict[str, TaskOutput]:
         config = self.config
-        with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
-            try:
-                batch = self._batch(step, part)
+        with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1), self._memory():
+            batch = self._batch(step, part)
+            with self._task(step, batch):
                 loss, outputs = self.wrapped(batch, norms) if norms else self.wrapped(batch)
-                self.fabric.backward(loss / config.accumulate)
-            except torch.OutOfMemoryError as error:
-                raise SsmtlError(
-                    f"not enough GPU memory for {config.batch_size} slices of {config.size} x {config.size} "
-                    f"pixels; try a smaller --batch-size with --accumulate, or --precision bf16"
-                ) from error
+            self.fabric.backward(loss / config.accumulate)
         found: dict[str, TaskOutput] = outputs
         return found
 
@@ -99,12 +95,45 @@ class Updater:
         for part in range(self.config.accumulate):
             batch = self._batch(step, part)
             batch.first = False  # momentum encoders have followed already
-            with self.fabric.autocast():
+            with self._memory(), self._task(step, batch), self.fabric.autocast():
                 _add(after, self.model.outputs(batch, SharedEncoder(self.model.backbone)))
         self._put_back(now)
         for parameter, value in zip(self.model.tasks.parameters(), parameters, strict=True):
             parameter.copy_(value)
         return after.get()
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Say what to do where the GPU's memory is not enough."""
+        config = self.config
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise SsmtlError(
+                f"not enough GPU memory for {config.batch_size} slices of {config.size} x {config.size} "
+                f"pixels; try a smaller --batch-size with --accumulate, or --precision bf16"
+            ) from error
+
+    @contextmanager
+    def _task(self, step: int, batch: Batch) -> Iterator[None]:
+        """Name the task in whose forward an error arises, and its number of pairs: batch norm wants more than one."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            label = self.model.running
+            if label is None:
+                raise
+            companions = batch.companions.get(label, {}).values()
+            pairs = min((len(companion.image) for companion in companions), default=len(batch.anchor))
+            number = f"{pairs} pair{'' if pairs == 1 else 's'}"
+            few = f"a larger --batch-size makes such batches rarer; the task must take {number}; " if pairs < 2 else ""
+            said = (str(error).splitlines() or [""])[0][:200]
+            raise SsmtlError(
+                f"task {label!r} failed in step {step + 1} on a batch of {len(batch.anchor)} slices with {number}: "
+                f"{type(error).__name__}: {said}; {few}ssmtl --debug shows where"
+            ) from error
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}
