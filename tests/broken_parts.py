@@ -15,7 +15,7 @@ from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import IGNORE, Head
 from ssmtl_toolkit.engine.multitask import Balancer
-from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.engine.step import Companion, TaskOutput
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, Scan, TaskSpec
 
@@ -30,6 +30,7 @@ class Faults(nn.Module):
         super().__init__()
         self.fault = fault
         self.register_buffer("seen", torch.zeros(()))
+        self.moved = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.steps = 0
         self.scale = torch.rand(()) if fault == "state outside" else 1.0
         self.index = torch.arange(width)
@@ -45,7 +46,7 @@ class Faults(nn.Module):
             x = x + 0 * torch.zeros(1).index_add(0, torch.zeros(1, dtype=torch.long), x.flatten()[:1]).sum()
         if self.fault == "ranks differ":
             with torch.no_grad():
-                self.seen += distributed.get_rank() + 1 if distributed.is_initialized() else 1
+                self.moved += distributed.get_rank() + 1 if distributed.is_initialized() else 1
         if self.fault == "fails on one rank" and distributed.is_initialized() and distributed.get_rank():
             raise RuntimeError("only on rank 1")
         return x * self.scale * (1 + self.steps)
@@ -62,7 +63,8 @@ class BrokenTask(TaskSpec):
     fault: str = Field("none", description="What is wrong.")
 
     def companions(self, spacing):
-        return {"other": (0,)} if self.fault == "offset 0" else {"other": (-2, 3)}
+        second = {"second": (1,)} if self.fault == "mixes companions" else {}
+        return {"other": (0,)} if self.fault == "offset 0" else {"other": (-2, 3), **second}
 
     def build(self, backbone):
         return BrokenTaskModule(backbone, self.fault)
@@ -79,18 +81,22 @@ class BrokenTaskModule(Faults):
     def __init__(self, backbone, fault):
         super().__init__(fault, backbone.pooled_channels)
         self.judge = nn.Linear(backbone.pooled_channels, 1)
+        self.norm = nn.BatchNorm1d(1) if fault == "batch norm of one" else nn.Identity()
         self.idle = nn.Linear(3, 3) if fault == "idle weights" else nn.Identity()
         if fault == "keeps the backbone":
             self.backbone = backbone
 
     def forward(self, step):
         fault, other = self.fault, step.companion("other")
+        if fault == "mixes companions":
+            other = Companion(step.companion("second").image, other.offsets, other.rows)
         if fault == "in place":
             step.anchor.add_(1)
         features = step.features()
         pooled = features.pooled + (features.dense.mean() if fault == "reads dense" else 0)
         pooled = pooled.detach() if fault == "detaches" else pooled
         first = self.judge(self.trouble(pooled[: len(other.image)] if fault == "ignores rows" else other.of(pooled)))
+        first = self.norm(first) if len(first) else first
         with torch.no_grad():
             second = step.encode(other.image).pooled.mean(dim=1, keepdim=True)
         terms = (first.float() - second.float()).square()
@@ -218,6 +224,8 @@ class BrokenReader(ReaderSpec):
 
     def read(self, path, volume=None):
         data = path.read_bytes()
+        if self.fault == "errors without a number" and len(data) != 480:
+            raise OSError("odd")
         if self.fault == "writes":
             path.write_bytes(data + b"x")
             data = data[:480]

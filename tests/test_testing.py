@@ -19,9 +19,11 @@ from broken_parts import (
 )
 from heavy_part import Heavy
 from part_examples import EXAMPLES, nifti
+from unusual_parts import AnchorsToo, Between, Drawing, NeedsSize
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BalancerSpec
 from ssmtl_toolkit.testing import ContractError, cases
 from ssmtl_toolkit.testing.case import all_checks
 
@@ -64,8 +66,9 @@ BROKEN = [
             "it leaves the slices that it is given as they are": ("in place", "work on a copy"),
             "it does not keep the backbone as a part of itself": ("keeps the backbone", "are the backbone's own"),
             "an anchor without companion changes nothing": ("ignores rows", "companion.of"),
+            "a batch with a single pair can be descended": ("batch norm of one", "batch norm of one"),
             "a batch without any companion gives a loss that can be descended": ("mean of nothing", "the loss is nan"),
-            "two processes train it and stay equal": ("ranks differ", "seen"),
+            "two processes train it and stay equal": ("ranks differ", "moved"),
         }.items()
     ],
     *[
@@ -77,6 +80,12 @@ BROKEN = [
             "other metrics": "the metrics are ['chances'], the spec says ['chance']",
         }.items()
     ],
+    (BrokenTask(fault="mixes companions"), "an anchor without companion changes nothing", "by its own of(…)"),
+    (
+        BrokenReader(fault="errors without a number"),
+        "what is missing, empty or damaged is refused in one line that names it",
+        "OSError: odd; raise DataError",
+    ),
     (BrokenTask(fault="fails on one rank"), "two processes train it and stay equal", "RuntimeError: only on rank 1"),
     (BrokenTask(fault="reads dense"), "it reads the features that it needs, and no others", "add dense to `needs`"),
     (Greedy(), "it reads the features that it needs, and no others", "take dense out of `needs`"),
@@ -103,7 +112,7 @@ BROKEN = [
                 "use running statistics",
             ),
             "its encoder can be copied, as MoCo V2 does": ("cannot be copied", "deepcopy"),
-            "two processes train it and stay equal": ("ranks differ", "seen"),
+            "two processes train it and stay equal": ("ranks differ", "moved"),
         }.items()
     ],
     (
@@ -134,7 +143,7 @@ BROKEN = [
             "gradient reaches the backbone and every task": ("forgets a task", "each loss must be part of the total"),
             "one task alone is trained too": ("spread of one", "alone the total is nan"),
             "a task of weight 0 does no harm": ("log of nothing", "with a weight of 0 the total is -inf"),
-            "two processes train with it and stay equal": ("ranks differ", "seen"),
+            "two processes train with it and stay equal": ("ranks differ", "moved"),
         }.items()
     ],
     *[
@@ -196,6 +205,14 @@ def test_the_same_parts_without_the_fault_pass(case):
     case.run()
 
 
+@pytest.mark.parametrize(
+    "case", cases(Drawing(), AnchorsToo(), Between(), NeedsSize()), ids=lambda case: str(case).replace("its ", "")
+)
+def test_parts_that_are_right_in_an_unusual_way_pass(case):
+    if case.check.title != "importing it imports no torch":
+        case.run()
+
+
 def test_for_every_check_there_is_a_part_that_fails_it():
     found = {
         (rule.kind, rule.title)
@@ -209,6 +226,16 @@ def test_for_every_check_there_is_a_part_that_fails_it():
 def test_every_bundled_reader_and_dataset_is_tried_on_an_example():
     bundled = {key for key, entry in registry().entries.items() if entry.plugin.distribution == "ssmtl-toolkit"}
     assert set(EXAMPLES) == {(kind, name) for kind, name in bundled if kind in ("reader", "dataset")}
+
+
+def test_what_wants_an_option_or_an_extra_does_not_hide_the_other_parts(monkeypatch):
+    def missing(self, context):
+        raise UsageError("balancer 'mgda' needs TorchJD")
+
+    monkeypatch.setattr(registry().find(BalancerSpec, "mgda"), "model_post_init", missing)
+    left = {case.spec.name for case in cases()}
+    assert "mgda" not in left
+    assert left >= {"slice_siam", "unet", "smp", "fixed", "folder", "nifti"}
 
 
 def test_titles_are_unique_for_each_kind_of_part():
@@ -258,6 +285,11 @@ def test_the_command_says_which_checks_want_an_example(ssmtl, tmp_path):
     assert "4 checks need a file: --example PATH" in done.stderr
     with_one = ssmtl("plugins", "check", "nifti", "--example", nifti(tmp_path))
     assert "keeps all 9 checks" in with_one.stderr
+    unfit = ssmtl("plugins", "check", "folder", "--example", tmp_path)
+    assert (unfit.returncode, "a dataset is tried where it lies" in unfit.stderr) == (2, True)
+    assert "3 checks need scans: folder:DIR" in ssmtl("plugins", "check", "folder").stderr
+    tried = ssmtl("plugins", "check", f"folder:{tmp_path}")
+    assert "keeps all 9 checks" in tried.stderr, tried.stdout
     wrong = ssmtl("plugins", "check", "nifti", "--example", tmp_path / "none.nii.gz")
     assert wrong.returncode == 2
     assert "no such file" in wrong.stderr

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Check that a part keeps its contract.")
 @click.argument("name")
-@click.option("--example", type=click.Path(path_type=Path), help="A file or folder to try a reader or dataset on.")
+@click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(name: str, example: Path | None, as_json: bool) -> None:
     """Check that the part NAME keeps its contract: text, losses, gradients, masks, resuming, several processes …
@@ -24,6 +24,7 @@ def command(name: str, example: Path | None, as_json: bool) -> None:
       ssmtl plugins check slice_siam
       ssmtl plugins check slice_siam:t=2
       ssmtl plugins check nifti --example scan.nii.gz
+      ssmtl plugins check bids:DIR,suffix=T1w
     """
     from ssmtl_toolkit import testing
     from ssmtl_toolkit.cli.output import print_json, stderr
@@ -32,7 +33,11 @@ def command(name: str, example: Path | None, as_json: bool) -> None:
         raise UsageError(f"{example}: no such file or folder; check --example")
     console = stderr()
     rows = []
-    found = testing.cases(name, example=example and _example(name, example))
+    found = testing.cases(name, example=example)
+    if example is not None and not any(case.spec.kind == "reader" for case in found):
+        raise UsageError(
+            f"--example is for readers; a dataset is tried where it lies, as in {name.partition(':')[0]}:DIR"
+        )
     for case in found:
         rows.append(_checked(case))
         if not as_json:
@@ -46,25 +51,11 @@ def command(name: str, example: Path | None, as_json: bool) -> None:
         own = [row for row in rows if row["part"] == part]
         broken = sum(not row["passed"] for row in own)
         console.print(f"{part} {f'fails {broken} of' if broken else 'keeps all'} {len(own)} checks")
-    wanting = 0 if example is not None else _wanting_example(found)
-    if wanting:
-        console.print(f"note: {wanting} checks need a file: --example PATH")
+    for kind, todo in (("reader", "a file: --example PATH"), ("dataset", f"scans: {name.partition(':')[0]}:DIR")):
+        if wanting := _wanting(found, kind):
+            console.print(f"note: {wanting} checks need {todo}")
     if failed:
         raise SystemExit(1)
-
-
-def _example(name: str, path: Path) -> Any:
-    """The path itself for a reader; for a dataset a function that makes it there."""
-    from ssmtl_toolkit.registry import registry
-    from ssmtl_toolkit.specs import DatasetSpec
-    from ssmtl_toolkit.text import split
-
-    known = split(name)[0]
-    for cls in registry().of(DatasetSpec):
-        if cls.name == known and cls.positional is not None:
-            root = cls.positional
-            return lambda folder: cls.model_validate({root: path})
-    return path
 
 
 def _checked(case: Case) -> dict[str, Any]:
@@ -79,8 +70,9 @@ def _checked(case: Case) -> dict[str, Any]:
     return {"part": part, "check": case.check.title, "passed": not problem, "problem": problem}
 
 
-def _wanting_example(found: list[Case]) -> int:
+def _wanting(found: list[Case], kind: str) -> int:
+    """How many checks of a part of this kind were left out for want of an example."""
     from ssmtl_toolkit.testing.case import all_checks
 
-    specs = {str(case.spec): case.spec for case in found}.values()
+    specs = {str(case.spec): case.spec for case in found if case.spec.kind == kind and case.example is None}.values()
     return sum(rule.needs_example and isinstance(spec, rule.kind) for spec in specs for rule in all_checks())

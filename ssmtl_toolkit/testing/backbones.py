@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import cast
 
 import torch
@@ -23,7 +24,9 @@ from ssmtl_toolkit.testing.modules import (
     under_autocast,
 )
 from ssmtl_toolkit.testing.rank import importable
-from ssmtl_toolkit.testing.sample import SIZE, Point, Repeat
+from ssmtl_toolkit.testing.sample import Point, Repeat
+
+SIZES = (32, 64, 128, 224)
 
 
 @check(BackboneSpec, "it gives features of the shapes that it says")
@@ -34,10 +37,11 @@ def shapes_are_true(bench: Bench) -> None:
         f"provides {sorted(spec.provides)}; it may be any of {sorted(FEATURES)}",
     )
     require(isinstance(backbone, Backbone), f"build gives {type(backbone).__name__}; give a Backbone")
+    size = size_for(spec)
     for channels in (1, 2):
         made = _build(spec, channels=channels).train()
         require(made.in_channels == channels, f"of {channels} channels asked for, in_channels says {made.in_channels}")
-        features = made(_images(channels=channels))
+        features = made(_images(spec, channels))
         pooled = tuple(features.pooled.shape)
         require(
             pooled == (4, made.pooled_channels),
@@ -46,7 +50,7 @@ def shapes_are_true(bench: Bench) -> None:
         if "dense" in spec.provides:
             dense = tuple(features.dense.shape)
             require(
-                dense == (4, made.dense_channels, SIZE, SIZE),
+                dense == (4, made.dense_channels, size, size),
                 f"dense is {dense}, said are {made.dense_channels} channels; set dense_channels to the decoder's",
             )
 
@@ -64,12 +68,12 @@ def parts_are_apart(bench: Bench) -> None:
 @check(BackboneSpec, "gradient reaches the encoder, and the decoder where it is read")
 def gradient_reaches_all(bench: Bench) -> None:
     spec, backbone = _made(bench)
-    backbone.train()(_images()).pooled.square().sum().backward()
+    backbone.train()(_images(spec)).pooled.square().sum().backward()
     require(reached(backbone.encoder), "no gradient reaches the encoder from the pooled features; do not detach them")
     require(not reached(backbone.decoder), "reading pooled features runs the decoder; keep the two apart")
     if "dense" in spec.provides:
         backbone.zero_grad()
-        backbone(_images()).dense.square().sum().backward()
+        backbone(_images(spec)).dense.square().sum().backward()
         for name in ("encoder", "decoder"):
             part = getattr(backbone, name)
             require(reached(part), f"no gradient reaches the {name} from the dense map; do not detach its maps")
@@ -79,7 +83,7 @@ def gradient_reaches_all(bench: Bench) -> None:
 def slices_are_independent(bench: Bench) -> None:
     spec, backbone = _made(bench)
     backbone.eval()
-    images = _images()
+    images = _images(spec)
     with torch.no_grad():
         together, alone = backbone(images), backbone(images[:1])
         pairs = [("pooled", together.pooled[:1], alone.pooled)]
@@ -95,11 +99,11 @@ def slices_are_independent(bench: Bench) -> None:
 
 @check(BackboneSpec, "its encoder can be copied, as MoCo V2 does")
 def encoder_can_be_copied(bench: Bench) -> None:
-    _, backbone = _made(bench)
+    spec, backbone = _made(bench)
     backbone.eval()
     copied = copy.deepcopy(backbone.encoder)
     with torch.no_grad():
-        ours, theirs = backbone.encoder(_images())[-1], copied(_images())[-1]
+        ours, theirs = backbone.encoder(_images(spec))[-1], copied(_images(spec))[-1]
     require(torch.equal(ours, theirs), "a copy of its encoder gives other maps; keep no state outside the module")
 
 
@@ -120,13 +124,13 @@ def state_round_trip(bench: Bench) -> None:
 @check(BackboneSpec, "a resumed run ends with the same bits")
 def run_resumes(bench: Bench) -> None:
     spec, _ = _made(bench)
-    resumes(bench.folder, tasks=_tasks(spec), backbone=spec)
+    resumes(bench.folder, tasks=_tasks(spec), backbone=spec, size=size_for(spec))
 
 
 @check(BackboneSpec, "one seed gives the same bits twice")
 def run_repeats(bench: Bench) -> None:
     spec, _ = _made(bench)
-    repeats(bench.folder, tasks=_tasks(spec), backbone=spec)
+    repeats(bench.folder, tasks=_tasks(spec), backbone=spec, size=size_for(spec))
 
 
 @check(BackboneSpec, "it trains under bf16 autocast")
@@ -138,7 +142,7 @@ def run_in_bf16(bench: Bench) -> None:
 @check(BackboneSpec, "two processes train it and stay equal", applies=importable)
 def run_on_two_ranks(bench: Bench) -> None:
     spec, _ = _made(bench)
-    trains_on_two_ranks(bench.folder, tasks=_tasks(spec), backbone=spec)
+    trains_on_two_ranks(bench.folder, tasks=_tasks(spec), backbone=spec, size=size_for(spec))
 
 
 def _made(bench: Bench) -> tuple[BackboneSpec, Backbone]:
@@ -154,14 +158,29 @@ def _build(spec: BackboneSpec, seed: int = 0, channels: int = 1) -> Backbone:
     return backbone
 
 
-def _images(channels: int = 1) -> Tensor:
-    return torch.randn(4, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+def _images(spec: BackboneSpec, channels: int = 1) -> Tensor:
+    size = size_for(spec)
+    return torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@cache
+def size_for(spec: BackboneSpec) -> int:
+    """The first size of images that a network can be trained on; the smallest where it takes none."""
+    for size in SIZES:
+        backbone = _build(spec).train()
+        try:
+            features = backbone(torch.randn(4, 1, size, size))
+            _ = features.pooled, features.dense if "dense" in spec.provides else None
+        except (RuntimeError, ValueError, AssertionError):
+            continue
+        return size
+    return SIZES[0]
 
 
 def _read(spec: BackboneSpec, backbone: Backbone) -> Tensor:
     """What it gives for the images, as one tensor."""
     torch.manual_seed(0)
-    features: Features = backbone(_images())
+    features: Features = backbone(_images(spec))
     return features.dense if "dense" in spec.provides else features.pooled
 
 

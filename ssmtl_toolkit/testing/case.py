@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args, get_origin
 
 from pydantic import ValidationError
 
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import Registry, registry
-from ssmtl_toolkit.specs import Spec, did_you_mean
+from ssmtl_toolkit.specs import DatasetSpec, Spec, did_you_mean
 
 Example: TypeAlias = Path | Callable[[Path], Path | Spec]
 """What a reader or dataset is tried on: the path of a file, or a function `folder -> path` that writes one; for a
@@ -106,19 +107,38 @@ class Case:
 
 
 def cases(*parts: str | type[Spec] | Spec, example: Example | None = None) -> list[Case]:
-    """List the checks of these parts, or of everything installed.
+    """List the checks of these parts, or of everything installed that can be made without options.
 
     Args:
         parts: names or texts of registered parts (`my_task`, `my_task:t=2`; of equal names of several kinds all are
             meant), spec classes or specs.
-        example: for readers and datasets; those checks that need one are left out without it.
+        example: for readers and datasets; those checks that need one are left out without it. A dataset that is given
+            with its options is its own example.
 
     Raises:
         UsageError: a name that nothing is registered under, or a wrong option.
     """
     found = registry()
-    given: Iterable[str | type[Spec] | Spec] = parts or [entry.spec for entry in found.entries.values()]
-    return [case for part in given for spec in _specs(found, part) for case in _cases_of(spec, example)]
+    if not parts:
+        return [case for entry in found.entries.values() for case in _cases_if_made(entry.spec)]
+    listed = []
+    for part in parts:
+        for spec in _specs(found, part):
+            written = isinstance(part, Spec) or (isinstance(part, str) and ":" in part)
+            own = example is None and written and isinstance(spec, DatasetSpec)
+            listed += _cases_of(spec, partial(_itself, spec) if own else example)
+    return listed
+
+
+def _itself(spec: Spec, folder: Path) -> Spec:
+    return spec
+
+
+def _cases_if_made(cls: type[Spec]) -> list[Case]:
+    try:
+        return _cases_of(sample_of(cls), None)
+    except UsageError:  # an option or an extra is needed
+        return []
 
 
 def all_checks() -> list[Check]:
@@ -151,6 +171,10 @@ def _specs(found: Registry, part: str | type[Spec] | Spec) -> list[Spec]:
     return [cls.parse(options) if options else sample_of(cls) for cls in classes]
 
 
+def _is_choice(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal
+
+
 def sample_of(cls: type[Spec]) -> Spec:
     """Make a spec with default options; one that is needed takes its first example, choice, or a path.
 
@@ -160,7 +184,7 @@ def sample_of(cls: type[Spec]) -> Spec:
     needed = {name: field for name, field in cls.model_fields.items() if field.is_required()}
     values: dict[str, Any] = {}
     for name, field in needed.items():
-        choices = [*(field.examples or ()), *get_args(field.annotation)]
+        choices = [*(field.examples or ()), *(get_args(field.annotation) if _is_choice(field.annotation) else ())]
         if field.annotation is Path:
             choices.append(Path("scans"))
         if not choices:

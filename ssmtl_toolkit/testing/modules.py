@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +90,25 @@ def repeats(folder: Path, **parts: Any) -> None:
     )
 
 
-def trains_on_two_ranks(folder: Path, backbone: Spec | None = None, balancer: Spec | None = None, **parts: Any) -> None:
+def trains_on_two_ranks(
+    folder: Path,
+    tasks: Sequence[Spec],
+    backbone: Spec | None = None,
+    balancer: Spec | None = None,
+    **options: Any,
+) -> None:
     """Refuse what fails in two processes, or leaves them with different weights."""
-    roles = {"tasks": parts["tasks"], "backbone": [backbone], "balancer": [balancer]}
-    first, second = train_on_two_ranks(
-        folder / "ranks", {role: specs for role, specs in roles.items() if specs[0] is not None}
-    )
-    different = [name for name in first if first[name] != second[name] and "running_" not in name]
+    roles = {"tasks": tasks}
+    if backbone is not None:
+        roles["backbone"] = [backbone]
+    if balancer is not None:
+        roles["balancer"] = [balancer]
+    first, second = train_on_two_ranks(folder / "ranks", roles, **options)
+    different = [name for name in first if first[name] != second[name]]
     require(
         not different,
-        f"two processes end with different {some(different)}; what is drawn or computed from one process's batch must "
-        f"be made equal (step.seed is equal on all, torch.distributed gathers)",
+        f"two processes end with different {some(different)}; weights that no optimizer moves must be moved alike "
+        f"(step.seed is equal on all, torch.distributed gathers)",
     )
 
 

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -24,6 +25,8 @@ from ssmtl_toolkit.testing.case import fail
 from ssmtl_toolkit.testing.sample import train
 
 _MANY_SECONDS = 180
+# what torchrun and SLURM tell their processes, which are not these two
+_OF_A_LAUNCHER = ("SLURM_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_")
 
 
 def importable(spec: Spec) -> bool:
@@ -32,7 +35,7 @@ def importable(spec: Spec) -> bool:
 
 
 def train_on_two_ranks(folder: Path, roles: Mapping[str, Sequence[Spec]], **options: Any) -> list[dict[str, str]]:
-    """Train two steps in two processes on the CPU; return for each rank the digest of every parameter and buffer.
+    """Train two steps in two processes on the CPU; return for each rank the digest of every parameter.
 
     `roles` are the arguments `tasks`, `backbone`, `balancer` of `train`, each as a list of specs.
 
@@ -60,7 +63,8 @@ class _Pair:
     def __init__(self) -> None:
         command = [sys.executable, "-m", "ssmtl_toolkit.testing.rank"]
         path = os.pathsep.join(filter(None, sys.path))
-        common = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NODE_RANK": "0"}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
+        common = {**ours, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NODE_RANK": "0"}
         self._ranks = [
             subprocess.Popen(
                 command,
@@ -81,9 +85,10 @@ class _Pair:
         """Give both the job and wait for their answers; after a failure both are gone."""
         with ThreadPoolExecutor(2) as pool:
             answers = [pool.submit(self._ask, rank, job) for rank in self._ranks]
+            started = time.monotonic()
             done, _ = wait(answers, _MANY_SECONDS, FIRST_COMPLETED)
             failed = any("failed" in answer.result() for answer in done)
-            done, waiting = wait(answers, 2 if failed else _MANY_SECONDS)
+            done, waiting = wait(answers, 2 if failed else max(0.0, started + _MANY_SECONDS - time.monotonic()))
             told = [answer.result() for answer in answers if answer in done]
             if waiting and not failed:
                 told.append({"failed": f"two steps took more than {_MANY_SECONDS} s: one waits for the other"})

@@ -112,7 +112,7 @@ class Nowhere(DatasetSpec):
         return []
 
 
-def store_for(tasks: Sequence[TaskSpec]) -> SliceStore:
+def store_for(tasks: Sequence[TaskSpec], size: int = SIZE) -> SliceStore:
     """Three made-up scans, long enough for all companions, whose slices change slowly from one to the next."""
     offsets = [o for task in tasks for candidates in task.companions(SPACING).values() for o in candidates]
     count = 8 + 2 * max([4, *map(abs, offsets)])
@@ -122,7 +122,7 @@ def store_for(tasks: Sequence[TaskSpec]) -> SliceStore:
         ends = torch.randn(2, 1, 8, 8, generator=generator)
         mix = torch.linspace(0, 1, count)[:, None, None]
         slices = (1 - mix) * ends[0] + mix * ends[1] + 0.1 * torch.randn(count, 8, 8, generator=generator)
-        parts.append(F.interpolate(slices[:, None], (SIZE, SIZE), mode="bilinear")[:, 0].half())
+        parts.append(F.interpolate(slices[:, None], (size, size), mode="bilinear")[:, 0].half())
         scan = Scan(Path(f"made-up-{i}"), f"made-up-{i}", f"p{i}")
         scans.append(StoredScan(scan, f"key-{i}", f"{i}", i * count, count, SPACING, "axial", 0, ()))
     return SliceStore(torch.cat(parts), tuple(scans), ())
@@ -181,7 +181,7 @@ def train(
     resume = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(config, Progress())
-    store = store_for(tasks)
+    store = store_for(tasks, config.size)
     plan = make_plan(store, specs, Progress())
     fabric.launch()
     trainer = Trainer(fabric, config, specs, store, plan, folder, Progress())
@@ -190,7 +190,8 @@ def train(
     saved = checkpoint.newest(folder / CHECKPOINTS, lambda text: None)
     if saved is None or saved.step != steps:
         fail(f"no checkpoint of step {steps} was written")
-    return saved.tensors if fabric.world_size == 1 else dict(trainer.model.state_dict())
+    # buffers of all processes but the first are overwritten at each step
+    return saved.tensors if fabric.world_size == 1 else dict(trainer.model.named_parameters())
 
 
 def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:

@@ -1,0 +1,134 @@
+"""Parts that are right in ways that the bundled ones are not: no check may take them for broken."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.specs import BackboneSpec, TaskSpec
+
+
+class Drawing(TaskSpec):
+    """Masks each companion at random, in training and test."""
+
+    name = "drawing"
+    needs = frozenset({"pooled"})
+
+    def companions(self, spacing):
+        return {"other": (-2, 2)}
+
+    def build(self, backbone):
+        return DrawingModule(backbone.pooled_channels)
+
+
+class DrawingModule(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.predict = nn.Linear(channels, channels)
+
+    def forward(self, step):
+        other = step.companion("other")
+        told = self.predict(other.of(step.features().pooled)).float()
+        if not len(told):
+            return TaskOutput.nothing(told)
+        masked = other.image * (torch.rand_like(other.image) > 0.3)
+        with torch.no_grad():
+            truth = step.encode(masked).pooled.float()
+        return TaskOutput(F.mse_loss(told, truth), pairs=len(told))
+
+
+class AnchorsToo(TaskSpec):
+    """Learns from all anchors, and more from those with a companion."""
+
+    name = "anchors_too"
+    needs = frozenset({"dense"})
+
+    def companions(self, spacing):
+        return {"next": (1,)}
+
+    def build(self, backbone):
+        return AnchorsTooModule(backbone.dense_channels, backbone.in_channels)
+
+
+class AnchorsTooModule(nn.Module):
+    def __init__(self, channels, images):
+        super().__init__()
+        self.decode = nn.Conv2d(channels, images, 1)
+
+    def forward(self, step):
+        after = step.companion("next")
+        told = self.decode(step.features().dense).float()
+        loss = F.mse_loss(told, step.anchor)
+        if len(after.image):
+            loss = loss + F.mse_loss(after.of(told), after.image)
+        return TaskOutput(loss, pairs=len(told))
+
+
+class Between(TaskSpec):
+    """Reconstructs the anchor from two neighbours, where both are there; trains the encoder by the neighbours alone."""
+
+    name = "between"
+    needs = frozenset({"dense"})
+
+    def companions(self, spacing):
+        return {"before": (-1,), "behind": (1,)}
+
+    def build(self, backbone):
+        return BetweenModule(backbone.dense_channels, backbone.in_channels)
+
+
+class BetweenModule(nn.Module):
+    def __init__(self, channels, images):
+        super().__init__()
+        self.decode = nn.Conv2d(2 * channels, images, 1)
+
+    def forward(self, step):
+        maps, known = [], []
+        for name in ("before", "behind"):
+            companion = step.companion(name)
+            number = len(step.anchor)
+            place = torch.arange(number) if companion.rows is None else companion.rows
+            known.append(torch.zeros(number, dtype=torch.bool).index_fill(0, place, True))
+            dense = step.encode(companion.image if len(companion.image) else step.anchor[:1]).dense
+            whole = dense.new_zeros(number, *dense.shape[1:])
+            maps.append(whole.index_copy(0, place, dense[: len(place)]))
+        both = known[0] & known[1]
+        told = self.decode(torch.cat(maps, dim=1)).float()
+        if not both.any():
+            return TaskOutput.nothing(told)
+        return TaskOutput(F.mse_loss(told[both], step.anchor[both]), pairs=int(both.sum()))
+
+
+class NeedsSize(BackboneSpec):
+    """Halves its images five times and normalises each map by itself: 32 pixels are too few."""
+
+    name = "needs_size"
+
+    def build(self, in_channels):
+        return Backbone(SizedEncoder(in_channels), nn.Sequential(Last(), nn.Conv2d(8, 4, 1)), in_channels, 8, 4)
+
+
+class SizedEncoder(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, 8, 3, stride=2, padding=1), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU())
+            for a in (channels, 8, 8, 8, 8)
+        )
+        self.moving_mean: torch.Tensor
+        self.register_buffer("moving_mean", torch.zeros(8))
+
+    def forward(self, image):
+        maps = [image]
+        for level in self.levels:
+            maps.append(level(maps[-1]))
+        if self.training:
+            with torch.no_grad():
+                self.moving_mean.lerp_(maps[-1].float().mean(dim=(0, 2, 3)), 0.1)
+        return maps[1:]
+
+
+class Last(nn.Module):
+    def forward(self, maps):
+        return maps[-1]
