@@ -476,14 +476,43 @@ def test_evaluation_without_gradient_gives_a_total(balancer):
     assert total.isfinite()
 
 
-def test_two_ranks_have_equal_weights_those_of_one_process_with_the_whole_batch(tmp_path):
+@pytest.fixture(scope="module")
+def both_ranks(tmp_path_factory):
+    """What `two_ranks.py` found, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(ROOT / "tests" / "two_ranks.py"), str(tmp_path)],
+        [*command, str(ROOT / "tests" / "two_ranks.py"), str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
+    return [load_file(folder / f"rank-{rank}.safetensors") for rank in (0, 1)]
+
+
+def descended(*parts):
+    """Weights after one step of gradient descent on the mean of the totals of these batches."""
+    model = model_of("fixed")
+    (sum(model(part)[0] for part in parts) / len(parts)).backward()
+    return {name: (p - 0.1 * p.grad).detach() for name, p in model.named_parameters()}
+
+
+def near(found, wanted):
+    return all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6) for name in wanted)
+
+
+def test_with_unequal_numbers_of_pairs_ranks_and_accumulated_batches_count_alike(both_ranks):
+    """What is descended is the mean of the means of each rank's batches, as docs/balancers.md says."""
+    halves = [two_ranks.uneven_of(i, part=part) for i in range(2) for part in (slice(0, 4), slice(4, 8))]
+    assert [len(half.companions[PREV]["target"].image) for half in halves] == [4, 1, 2, 0]
+    by_halves, by_batches = descended(*halves), descended(*map(two_ranks.uneven_of, range(2)))
+    for ranks in both_ranks:
+        assert near({name.removeprefix("uneven "): tensor for name, tensor in ranks.items()}, by_halves)
+    assert near(two_ranks.train_unevenly(Fabric(accelerator="cpu", devices=1)), by_batches)
+    assert not near(by_halves, by_batches)
+
+
+def test_two_ranks_have_equal_weights_those_of_one_process_with_the_whole_batch(both_ranks):
+    first, second = ({k: v for k, v in found.items() if "uneven" not in k} for found in both_ranks)
     for ranks in (first, second):
         assert ranks.pop("means").nan_to_num(-7).tolist() == pytest.approx([5 / 4, 5, -7])  # of 3 + 1, 0 + 1, 0 pairs
     alone = two_ranks.train_all(Fabric(accelerator="cpu", devices=1))

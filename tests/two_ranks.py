@@ -80,7 +80,20 @@ def batch_of(index, tasks=TASKS, number=8, part=slice(None), first=True):
     return Batch(images[0], named, seed=7 + index, first=first)
 
 
-def updater_of(fabric, balancer, tasks=TASKS, lr=0.1, **options):
+UNEVEN = ((0, 1, 2, 3, 4), (1, 2))
+"""Which of the 8 anchors of two batches have a slice before them: 4 of one rank and 1 of the other; 2 and none."""
+
+
+def uneven_of(index, tasks=TASKS, part=slice(None), first=True):
+    """Such a batch in which few anchors have a slice before them."""
+    batch = batch_of(index, tasks, part=part, first=first)
+    rows = torch.tensor([i for i, row in enumerate(range(8)[part]) if row in UNEVEN[index]], dtype=torch.long)
+    whole = batch.companions[PREV]["target"]
+    batch.companions[PREV]["target"] = Companion(whole.image[rows], whole.offsets[rows], rows)
+    return batch
+
+
+def updater_of(fabric, balancer, tasks=TASKS, lr=0.1, make=batch_of, **options):
     """An updater on such batches, by plain gradient descent."""
     model = model_of(balancer, tasks)
     wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=lr))
@@ -91,7 +104,7 @@ def updater_of(fabric, balancer, tasks=TASKS, lr=0.1, **options):
     window = Window({str(task): task.metrics for task in specs}, sum_over_ranks)
 
     def load(index):
-        return batch_of(index, tasks, part=part, first=index % config.accumulate == 0)
+        return make(index, tasks, part=part, first=index % config.accumulate == 0)
 
     weights = {str(task): task.weight for task in specs}
     return Updater(fabric, config, wrapped, optimizer, load, window, weights)
@@ -109,10 +122,17 @@ def train_all(fabric):
     return found
 
 
+def train_unevenly(fabric):
+    """All weights after one update on batches with unequal numbers of pairs."""
+    update = updater_of(fabric, "fixed", make=uneven_of)
+    update(0)
+    return {name: p.detach().clone() for name, p in update.model.named_parameters()}
+
+
 def main(folder):
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
-    found = train_all(fabric)
+    found = train_all(fabric) | {f"uneven {name}": p for name, p in train_unevenly(fabric).items()}
     means, rank = PairMeans(), fabric.global_rank
     means.add(
         {"a": torch.tensor(1.0 + rank), "b": torch.tensor(5.0), "c": torch.tensor(0.0)},

@@ -1,4 +1,8 @@
-"""One weight update: batches forward and backward, Adam, and what the balancer and the log hear of it."""
+"""One weight update: batches forward and backward, Adam, and what the balancer and the log hear of it.
+
+Descended is the plain mean, over ranks and accumulated batches, of what each one's losses (means over its own pairs)
+come to, whether they have equally many pairs or not. Balancers and the log hear means over all pairs.
+"""
 
 from __future__ import annotations
 
