@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,31 @@ def test_hounsfield_units_stay_whole_numbers(tmp_path):
     assert np.array_equal(volume.array, voxels.astype(int) - 1024)
 
 
+def test_whole_numbers_beyond_32_bits_with_a_sign_do_not_wrap(tmp_path):
+    voxels = VOXELS.astype(np.int64) + 3_000_000_000
+    volume = Dicom().read(write_series(tmp_path / "unsigned", voxels.astype(np.uint32)))
+    assert np.array_equal(volume.array, voxels.astype(np.float32))
+    assert "rounded to float32" in volume.notes[0]
+    top = np.full((4, 4, 3), 2**31 - 10, np.int32)
+    volume = Dicom().read(write_series(tmp_path / "shifted", top, RescaleSlope="1", RescaleIntercept="1000"))
+    assert np.array_equal(volume.array, np.full(top.shape, np.float32(2**31 + 990)))
+
+
+def test_one_slice_of_a_wider_type_widens_the_whole(tmp_path):
+    def change(data: Dataset, k: int) -> Dataset:
+        if k == 4:
+            plane = np.frombuffer(data.PixelData, "<i2").astype("<u4")  # below zero: beyond int32
+            data.PixelData, data.PixelRepresentation = plane.tobytes(), 0
+            data.BitsAllocated = data.BitsStored = 32
+            data.HighBit = 31
+        return data
+
+    expected = VOXELS.astype(np.int64)
+    expected[..., 4] %= 2**32
+    volume = Dicom().read(write_series(tmp_path / "scan", change=change))
+    assert np.array_equal(volume.array, expected.astype(np.float32))
+
+
 def test_values_of_monochrome1_are_kept_and_noted(tmp_path):
     volume = Dicom().read(write_series(tmp_path / "scan", PhotometricInterpretation="MONOCHROME1"))
     same(volume)
@@ -229,6 +256,19 @@ def test_padding_is_noted(tmp_path):
     voxels = VOXELS.copy()
     voxels[0, 0, :] = -2000
     volume = Dicom().read(write_series(tmp_path / "scan", voxels, PixelPaddingValue=-2000))
+    same(volume, voxels)
+    assert "padding value" in volume.notes[0]
+
+
+def test_padding_below_zero_is_noted_where_types_are_implicit_too(tmp_path):
+    voxels = VOXELS.copy()
+    voxels[0, 0, :] = -2000
+
+    def change(data: Dataset, k: int) -> Dataset:
+        data.PixelPaddingValue = -2000
+        return _as(ImplicitVRLittleEndian)(data, k)
+
+    volume = Dicom().read(write_series(tmp_path / "scan", voxels, change=change))
     same(volume, voxels)
     assert "padding value" in volume.notes[0]
 
@@ -305,6 +345,31 @@ def test_several_echoes_at_each_position_are_volumes_to_choose_from(tmp_path, by
     same(Dicom().read(folder, 1), VOXELS + 1000)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("EchoTime", "echo times (10 and 20)"),
+        ("DiffusionBValue", "b-values (10 and 20)"),
+        ("TemporalPositionIdentifier", "temporal positions (10 and 20)"),
+    ],
+)
+def test_a_volume_that_would_mix_images_of_several_is_refused(tmp_path, name, said):
+    for i in range(2):
+
+        def change(data: Dataset, k: int, i: int = i) -> Dataset:
+            setattr(data, name, 10 * (i + 1 + (k == 2)))  # at one position the first one is lost, and there is a third
+            return data
+
+        write_series(tmp_path / "scan", VOXELS + 1000 * i, change=change, name=f"{i}-{{}}.dcm")
+    assert f"mixes images of different {said} in one volume" in refused(tmp_path / "scan", 0)
+
+
+def test_one_name_on_all_images_makes_no_copies_of_them(tmp_path):
+    volume = Dicom().read(write_series(tmp_path / "scan", SOPInstanceUID="1.2.3"))
+    same(volume)
+    assert volume.notes == ()
+
+
 def test_a_position_with_more_images_than_others_is_refused(tmp_path):
     folder = write_series(tmp_path / "scan")
     save(image(VOXELS[..., 0], AFFINE, 2), folder / "again")
@@ -357,6 +422,30 @@ def test_damaged_packed_pixels_are_refused(tmp_path):
 
     with pytest.raises(DataError, match="IM5: has pixels that cannot be decoded"):
         Dicom().read(write_series(tmp_path / "scan", voxels, change=cut))
+
+
+def _deflated_bomb(file: Path, size: int) -> Path:
+    """A DICOM file that goes on with `size` zeros behind its last element, packed to a thousandth of them."""
+    save(_as(DeflatedExplicitVRLittleEndian)(image(VOXELS[..., 0], AFFINE, 0), 0), file)
+    raw = file.read_bytes()
+    start = 144 + pydicom.dcmread(file).file_meta.FileMetaInformationGroupLength
+    pack = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    parts = [raw[:start], pack.compress(zlib.decompress(raw[start:], -zlib.MAX_WBITS))]
+    parts += [pack.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+    file.write_bytes(b"".join([*parts, pack.flush()]))
+    return file
+
+
+def test_a_small_file_that_inflates_without_end_is_refused_before_memory_is_taken(tmp_path):
+    folder = write_series(tmp_path / "scan")
+    assert _deflated_bomb(folder / "bomb", 500 << 20).stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert "bomb: is deflated and holds over 128 MiB; export it without compression" in refused(folder)
+        assert names_of(tmp_path) == ["scan"]
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
 
 
 # ---- folders of DICOM ----
@@ -482,6 +571,48 @@ def test_frames_of_an_enhanced_file_are_placed_one_by_one(tmp_path):
     expected = VOXELS[..., :5] * np.float32(2) + np.arange(5, dtype=np.float32)
     same(Dicom().read(file), expected)
     same(Dicom().read(tmp_path), expected)
+
+
+def test_files_of_many_frames_are_decoded_once_whatever_the_order_of_their_slices(tmp_path, monkeypatch):
+    from ssmtl_formats import pixels
+
+    for i in range(2):  # one has the even slices, the other the odd ones
+        ks = range(i, 8, 2)
+        data = image(VOXELS[..., 0], AFFINE, 0, NumberOfFrames=4)
+        data.PerFrameFunctionalGroupsSequence = Sequence([Dataset() for _ in ks])
+        for group, k in zip(data.PerFrameFunctionalGroupsSequence, ks, strict=True):
+            place = Dataset()
+            place.ImagePositionPatient = image(VOXELS[..., k], AFFINE, k).ImagePositionPatient
+            group.PlanePositionSequence = Sequence([place])
+        data.PixelData = b"".join(np.ascontiguousarray(VOXELS[..., k].T).tobytes() for k in ks)
+        save(data, tmp_path / f"{i}.dcm")
+    decoded = []
+    decode = pixels._decode
+    monkeypatch.setattr(pixels, "_decode", lambda file: decoded.append(file.name) or decode(file))
+    same(Dicom().read(tmp_path), VOXELS[..., :8])
+    assert sorted(decoded) == ["0.dcm", "1.dcm"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("CT", "DOEJOHN19700101"), ("1.2.840.10008.1.2.1", "DOE^JOHN 19700101")],
+    ids=["modality", "transfer-syntax"],
+)
+def test_a_name_in_a_field_for_codes_is_not_printed(tmp_path, change):
+    there, name = change
+    folder = tmp_path / "scan"
+    if there == "CT":
+        folder.mkdir()
+        report = image(VOXELS[..., 0], AFFINE, 0, Modality=name, Rows=None, Columns=None, PixelData=None)
+        save(report, folder / "report")
+    else:
+        write_series(folder)
+        file = folder / "IM9"
+        file.write_bytes(file.read_bytes().replace(there.ljust(20, "\0").encode(), name.ljust(20, "\0").encode(), 1))
+    with pytest.raises(DataError) as error:
+        read_volume(folder, readers())
+    assert "no scan (of an unknown kind)" in str(error.value) or "as an unknown transfer syntax" in str(error.value)
+    assert not [word for word in ("DOE", "JOHN", "1970") if word in str(error.value)]
 
 
 def test_nothing_that_is_printed_or_written_names_the_patient(tmp_path, ssmtl):

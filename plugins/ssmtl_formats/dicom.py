@@ -113,26 +113,41 @@ def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], in
     whole = all(slope == 1 and inter.is_integer() for slope, inter in scalings)
     shape = (frames[0].size[1], frames[0].size[0], len(frames))
     check_memory(shape, np.dtype(np.int32), scaled=True)
-    stored: NDArray[Any] | None = None
+    stored: NDArray[Any] = np.empty((0, 0, 0), np.int32)
     padded = False
     pixels = Pixels()
+    first: dict[Path, int] = {}
     for k, frame in enumerate(frames):
+        first.setdefault(frame.file, k)
+    for k in sorted(range(len(frames)), key=lambda k: first[frames[k].file]):  # file by file, to decode each once
+        frame = frames[k]
         with blaming(frame.file):
             plane = pixels.of(frame)
         padded |= frame.padding is not None and bool((plane == frame.padding).any())
-        if stored is None:
-            kind = np.float32 if plane.dtype.kind == "f" or not whole else np.int32
-            stored = np.empty(shape, kind, order="F")
         slope, inter = frame.scaling
-        with np.errstate(all="ignore"):  # what overflows is found below
+        with np.errstate(all="ignore"):  # what overflows is found by `clean`
+            kind = _kind(plane, slope, inter, whole)
+            if not stored.size:
+                stored = np.empty(shape, kind, order="F")
+            elif (wider := np.result_type(stored, kind)) != stored.dtype:
+                check_memory(shape, wider, scaled=True)
+                stored = stored.astype(wider)
             stored[..., k] = (plane * np.float64(slope) + inter).T if scalings != {(1.0, 0.0)} else plane.T
-    assert stored is not None
     if padded:
         notes.append("holds the scanner's padding value outside of its field of view; --window clips it")
     if frames[0].inverted:
         notes.append("is meant to be shown inverted (MONOCHROME1); its values are kept as they are")
     array, replaced = clean(stored, notes)
     return _smallest(array), replaced
+
+
+def _kind(plane: NDArray[Any], slope: float, inter: float, whole: bool) -> np.dtype[Any]:
+    """The type that holds the scaled values of a slice; where 32 bits do not, `clean` narrows them and says so."""
+    ends = [float(end) * slope + inter for end in (np.fmin.reduce(plane, None), np.fmax.reduce(plane, None))]
+    if plane.dtype.kind != "f" and whole:
+        wide, most = np.dtype(np.int32), max(map(abs, ends))
+        return wide if most < 2**31 else np.dtype(np.int64 if most < 2**62 else np.float64)
+    return np.dtype(np.float64 if any(abs(end) > np.finfo(np.float32).max for end in ends) else np.float32)
 
 
 def _smallest(array: NDArray[Any]) -> NDArray[Any]:

@@ -7,13 +7,16 @@ import math
 import re
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
@@ -24,10 +27,13 @@ _TAGS = [
     *("AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "Rows"),
     *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
+    "PixelRepresentation",  # without which the padding value of an implicit file has no sign
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
 ]
 _ORDER = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber")
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
+_SHOWN = (*_NO_SCANS, "CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "OT", "SC", "ECG", "RTIMAGE")
+_DEFLATED = 128 << 20  # bytes of a file that is deflated; a slice has less than one
 _lock = threading.Lock()
 
 
@@ -84,12 +90,38 @@ def read_frames(file: Path) -> list[Frame]:
     """
     with quiet():
         try:
-            data = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=[*_TAGS])
-            return _frames(file, data)
+            return _frames(file, dataset_of(file, _TAGS, stop_before_pixels=True))
         except (OSError, FileError, MemoryError):
             raise
         except Exception as error:  # damaged data make pydicom fail in many ways, and its words may name the patient
             raise FileError(f"is damaged or no DICOM file (pydicom: {type(error).__name__}); {AGAIN}") from None
+
+
+def dataset_of(file: Path, tags: list[str], stop_before_pixels: bool = False) -> Dataset:
+    """Let pydicom read some tags of a file, which need not have a preamble.
+
+    Raises:
+        FileError: it is deflated, and pydicom, which inflates all of it, would take more memory than it is worth.
+    """
+    with file.open("rb") as stream:
+        read_preamble(stream, force=True)
+        start = stream.tell()
+        for implicit in (False, True):  # as pydicom tries it
+            stream.seek(start)
+            meta = read_dataset(stream, implicit, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+            with contextlib.suppress(NotImplementedError):
+                if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                    _check_inflated(stream)
+                break
+    return pydicom.dcmread(file, force=True, stop_before_pixels=stop_before_pixels, specific_tags=[*tags])
+
+
+def _check_inflated(stream: BinaryIO) -> None:
+    inflate, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not inflate.eof and (packed := inflate.unconsumed_tail or stream.read(1 << 16)):
+        count += len(inflate.decompress(packed, 1 << 20))
+        if count > _DEFLATED:
+            raise FileError(f"is deflated and holds over {_DEFLATED >> 20} MiB; export it without compression")
 
 
 def _frames(file: Path, data: Dataset) -> list[Frame]:
@@ -111,7 +143,9 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
 def _unfit(data: Dataset, many: int) -> str:
     modality = re.sub("[^A-Z0-9]", "", str(data.get("Modality") or ""))[:16]
     if "Rows" not in data or "Columns" not in data or modality in _NO_SCANS:
-        return f"no scan ({modality or 'no image'})"
+        # what is no known code may be anything, also a name
+        shown = modality if modality in _SHOWN else "of an unknown kind" if modality else "no image"
+        return f"no scan ({shown})"
     if "LOCALIZER" in str(data.get("ImageType") or "").upper():
         return "a scout (localizer)"
     if many > 1 and "PerFrameFunctionalGroupsSequence" not in data:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 from ssmtl_formats.dicom import INSTALL
-from ssmtl_formats.headers import Frame, quiet
+from ssmtl_formats.headers import Frame, dataset_of, quiet
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 _SHAPE = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -50,7 +50,7 @@ _BY_GDCM = {JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JP
 
 
 class Pixels:
-    """Decodes the frames of one series; a multi-frame file is decoded once."""
+    """Decodes the frames of one series; a multi-frame file is decoded once, if its frames are asked for in a row."""
 
     def __init__(self) -> None:
         self._file: Path | None = None
@@ -75,14 +75,14 @@ def _decode(file: Path) -> NDArray[Any]:
     """Decode all frames of a file, (frames, rows, columns)."""
     with quiet():
         try:
-            data = pydicom.dcmread(file, force=True, specific_tags=[*_TAGS])
+            data = dataset_of(file, _TAGS)
             if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
                 raise FileError(f"has no pixels; {AGAIN}")
             syntax = _syntax(data)
-            _check_length(data, syntax)
             plugin = next((name for name, known in _PLUGINS.items() if syntax in known), None)
             if plugin is None and syntax not in _BY_GDCM:
                 raise FileError(f"is packed as {_named(syntax)}, which is not read; export it without compression")
+            _check_length(data, syntax)
             if plugin is None:
                 return _by_gdcm(data, syntax)
             array, _ = get_decoder(syntax).as_array(data, raw=True, decoding_plugin=plugin)
@@ -137,4 +137,6 @@ def _check_length(data: Dataset, syntax: UID) -> None:
 
 
 def _named(syntax: UID) -> str:
-    return syntax.name if syntax.name != syntax else f"transfer syntax {str(syntax)[:64]}"
+    if syntax.name != syntax:
+        return syntax.name
+    return f"transfer syntax {syntax}" if re.fullmatch(r"[\d.]{1,64}", syntax) else "an unknown transfer syntax"
