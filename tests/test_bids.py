@@ -78,6 +78,38 @@ def test_of_two_pipelines_one_must_be_chosen(tree):
         listed(f"{tree},labels=manul")
 
 
+def test_of_two_segmentations_one_is_chosen_by_its_entity(tree):
+    manual = "derivatives/manual/sub-02/ses-2/anat/sub-02_ses-2_run-1"
+    (tree / f"{manual}_desc-all_dseg.nii.gz").unlink()
+    touch(tree, f"{manual}_seg-lobes_dseg.nii.gz", f"{manual}_seg-tissue_dseg.nii.gz")
+    with pytest.raises(DataError, match=r"has 2 label maps, .*; choose by seg=NAME, or take none by labels=none$"):
+        listed(str(tree))
+    assert str(listed(f"{tree},seg=tissue")[2].label).endswith("seg-tissue_dseg.nii.gz")
+    (tree / "seg-lobes_dseg.tsv").write_text("index\tname\n1\tfrontal\n")
+    (tree / "seg-tissue_dseg.tsv").write_text("index\tname\n1\tgray\n")
+    assert registry().dataset(f"bids:{tree},seg=tissue").classes() == {"gray": (1,)}
+
+
+def test_who_needs_no_labels_need_not_choose_any(tree):
+    touch(tree, "derivatives/auto/sub-01/anat/sub-01_dseg.nii.gz")
+    with pytest.raises(DataError, match=r"choose by labels=FOLDER \(below derivatives\), or take none by labels=none$"):
+        listed(str(tree))
+    assert [scan.label for scan in listed(f"{tree},labels=none")] == [None, None, None]
+    (tree / "derivatives" / "manual" / "dseg.tsv").write_text("index\tname\n1\tgray\n")
+    assert registry().dataset(f"bids:{tree},labels=none").classes() == {}
+
+
+def test_of_two_images_that_a_label_map_may_belong_to_the_one_of_its_shape_gets_it(tmp_path):
+    for name, slices in (("T1w", 10), ("T2w", 5), ("PDw", 10)):
+        for file in ("sub-1", "sub-2"):
+            write_scan(tmp_path / file / "anat" / f"{file}_{name}.nii.gz", slices)
+    write_scan(tmp_path / "derivatives" / "m" / "sub-1" / "anat" / "sub-1_dseg.nii.gz", 10)
+    write_scan(tmp_path / "derivatives" / "m" / "sub-2" / "anat" / "sub-2_space-T2w_dseg.nii.gz", 10)
+    found = {name: [bool(scan.label) for scan in listed(f"{tmp_path},suffix={name}")] for name in ("T1w", "T2w", "PDw")}
+    # what names its image is taken by its word, so that its reader says what is wrong with it
+    assert found == {"T1w": [True, False], "T2w": [False, True], "PDw": [True, False]}
+
+
 def test_class_names_come_from_the_table_and_contradicting_tables_say_nothing(tree):
     spec = registry().dataset(f"bids:{tree}")
     assert spec.classes() == {}

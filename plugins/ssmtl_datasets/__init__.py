@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
+
+if TYPE_CHECKING:
+    from ssmtl_datasets.bids import LabelMaps
 
 
 class Folder(DatasetSpec):
@@ -143,18 +146,26 @@ class Bids(DatasetSpec):
     root: Path = Field(description="The folder with sub-01 and so on.")
     suffix: str = Field("T1w", min_length=1, description="Which images: T1w, T2w, FLAIR, bold, …")
     datatype: str = Field("", pattern=r"^[A-Za-z0-9]*$", description="Only those in anat, func, dwi, …; else all.")
-    labels: str = Field("", pattern=r"^[^/.][^/]*$|^$", description="Which folder of derivatives has the label maps.")
+    labels: str | None = Field(
+        "", pattern=r"^[^/.][^/]*$|^$", description="Which folder of derivatives has the label maps; none: take none."
+    )
     desc: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: desc-….")
+    seg: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: seg-….")
 
     def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
         from ssmtl_datasets.bids import list_bids
 
-        return list_bids(self.root, self.suffix, self.datatype, self.labels, self.desc, readable)
+        return list_bids(self.root, self.suffix, self.datatype, self._label_maps(), readable)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets.bids import classes_of
 
-        return classes_of(self.root, self.labels, self.desc)
+        return classes_of(self.root, self._label_maps())
+
+    def _label_maps(self) -> LabelMaps | None:
+        from ssmtl_datasets.bids import LabelMaps
+
+        return None if self.labels is None else LabelMaps(self.labels, {"desc": self.desc, "seg": self.seg})
 
 
 WHOLE_HEART: Mapping[str, tuple[int, ...]] = {

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import nibabel as nib
 
 from ssmtl_datasets.folder import stem
 from ssmtl_toolkit.errors import DataError
@@ -20,8 +24,22 @@ _OWN = {"space", "res", "den", "desc", "label", "seg"}  # entities that a label 
 _SAME_GRID = {"", "orig", "native", "individual"}  # values of `space`; or the suffix of the image
 
 
-def list_bids(root: Path, suffix: str, datatype: str, labels: str, desc: str, readable: ReadableTest) -> list[Scan]:
+@dataclass(frozen=True)
+class LabelMaps:
+    """Which label maps are meant: of one folder of derivatives, with some values of entities; "" means any."""
+
+    pipeline: str
+    entities: Mapping[str, str]
+
+    def mean(self, entities: Mapping[str, str]) -> bool:
+        """Whether a name with these entities is meant."""
+        return all(entities.get(key) == value for key, value in self.entities.items() if value)
+
+
+def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, readable: ReadableTest) -> list[Scan]:
     """List the images `…_SUFFIX` of all subjects and sessions, each with its label map, if there is one.
+
+    `labels` says which label maps are meant where there are several; None: none.
 
     Raises:
         DataError: `root` is no BIDS data set, has no such image or derivative, or it is not clear which label map to
@@ -38,25 +56,27 @@ def list_bids(root: Path, suffix: str, datatype: str, labels: str, desc: str, re
         raise DataError(
             f"{printable(root)}: has no image named …_{printable(suffix)}{where}{hint} (there are: {known})"
         )
-    maps = _label_maps(root, labels, desc, readable)
-    scans = [_scan(file, maps) for file in named]
+    maps = {} if labels is None else _label_maps(root, labels, readable)
+    others = {_source(_split(file)[0]) for file in images if _split(file)[1] != suffix}
+    scans = [_scan(file, _label(root, file, maps, others)) for file in named]
     twice = [name for name, number in Counter(scan.name for scan in scans).items() if number > 1]
     if twice:
         raise DataError(f"{printable(root)}: has two images {printable(twice[0])}, which BIDS forbids; remove one")
     return scans
 
 
-def classes_of(root: Path, labels: str, desc: str) -> dict[str, tuple[int, ...]]:
+def classes_of(root: Path, labels: LabelMaps | None) -> dict[str, tuple[int, ...]]:
     """Class name -> values, from the tables `…dseg.tsv`; none where there are none, or where they contradict.
 
     Raises:
         DataError: a table has no columns `index` and `name`, or an index is no whole number.
     """
+    if labels is None:
+        return {}
     found: dict[int, str] = {}
-    tables = [*sorted(root.glob("*dseg.tsv")), *sorted(_derivatives(root, labels, f"*{_LABEL}.tsv"))]
+    tables = [*sorted(root.glob("*dseg.tsv")), *sorted(_derivatives(root, labels.pipeline, f"*{_LABEL}.tsv"))]
     for file in tables:
-        entities, _ = _split(file)
-        if desc and entities.get("desc", desc) != desc:
+        if not labels.mean({**labels.entities, **_split(file)[0]}):  # a table may be of all
             continue
         for index, name in _rows(file):
             if found.setdefault(index, name) != name:
@@ -105,12 +125,12 @@ def _derivatives(root: Path, pipeline: str, pattern: str) -> Iterable[Path]:
     return (folder / pipeline).rglob(pattern)
 
 
-def _label_maps(root: Path, labels: str, desc: str, readable: ReadableTest) -> dict[frozenset[str], list[Path]]:
+def _label_maps(root: Path, labels: LabelMaps, readable: ReadableTest) -> dict[frozenset[str], list[Path]]:
     """The label maps on the grids of their images, by the entities that both have."""
     found: dict[frozenset[str], list[Path]] = {}
-    for file in sorted(_derivatives(root, labels, f"sub-*_{_LABEL}.*")):
+    for file in sorted(_derivatives(root, labels.pipeline, f"sub-*_{_LABEL}.*")):
         entities, suffix = _split(file)
-        if suffix == _LABEL and readable(file) and (not desc or entities.get("desc") == desc):
+        if suffix == _LABEL and readable(file) and labels.mean(entities):
             found.setdefault(_source(entities), []).append(file)
     return found
 
@@ -120,19 +140,50 @@ def _source(entities: dict[str, str]) -> frozenset[str]:
     return frozenset(f"{key}-{value}" for key, value in entities.items() if key not in _OWN)
 
 
-def _scan(file: Path, maps: dict[frozenset[str], list[Path]]) -> Scan:
+def _label(
+    root: Path, file: Path, maps: Mapping[frozenset[str], list[Path]], others: Collection[frozenset[str]]
+) -> Path | None:
+    """The label map of an image; `others` are the entities of images with other suffixes, which it may belong to."""
     entities, suffix = _split(file)
-    there = maps.get(_source(entities), [])
-    fitting = [label for label in there if _split(label)[0].get("space", "") in {*_SAME_GRID, suffix}]
+    source = _source(entities)
+    fitting = []
+    for label in maps.get(source, []):
+        space = _split(label)[0].get("space", "")
+        if space == suffix or (space in _SAME_GRID and (source not in others or _may_fit(file, label))):
+            fitting.append(label)
     if len(fitting) > 1:
         listed = " and ".join(printable(label) for label in fitting[:2])
         raise DataError(
             f"{printable(file)}: has {len(fitting)} label maps, {listed}; "
-            f"choose by labels=FOLDER (below derivatives) or desc=NAME"
+            f"{_choices(root, fitting)}, or take none by labels=none"
         )
+    return fitting[0] if fitting else None
+
+
+def _choices(root: Path, labels: list[Path]) -> str:
+    """By which options one can choose."""
+    found = [_split(label)[0] for label in labels]
+    ways = [f"{key}=NAME" for key in ("desc", "seg") if len({entities.get(key) for entities in found}) > 1]
+    if len({label.relative_to(root / "derivatives").parts[0] for label in labels}) > 1:
+        ways.insert(0, "labels=FOLDER (below derivatives)")
+    return f"choose by {' or '.join(ways)}" if ways else "remove all but one"
+
+
+def _may_fit(image: Path, label: Path) -> bool:
+    """Whether both have the same shape, by their headers, in whichever order of axes; so too where one cannot tell."""
+    try:
+        loaded: list[Any] = [nib.load(file) for file in (image, label)]
+        shapes = [sorted(each.shape[:3]) for each in loaded]
+    except Exception:  # no format of nibabel's, or damaged: its reader says so
+        return True
+    return shapes[0] == shapes[1]
+
+
+def _scan(file: Path, label: Path | None) -> Scan:
+    entities, suffix = _split(file)
     name, patient = printable(stem(file.name)), f"sub-{printable(entities.get('sub', ''))}"
     unfit = "" if file.is_file() else f"{printable(file)}: is a link to nothing; get its content (datalad get)"
-    return Scan(file, name, patient, printable(suffix), fitting[0] if fitting else None, unfit)
+    return Scan(file, name, patient, printable(suffix), label, unfit)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, str]]:
