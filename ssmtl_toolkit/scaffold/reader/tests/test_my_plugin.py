@@ -1,5 +1,6 @@
 """What the reader should do; and the checks that every reader passes."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_what_is_no_scan_is_refused_in_one_line_that_names_the_file(
         MyPlugin().read(write(tmp_path / "scan.npz", **arrays))
     assert str(tmp_path / "scan.npz") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_header_that_claims_more_than_memory_holds_is_refused_before_it_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "scan.npz"
+    with zipfile.ZipFile(file, "w") as archive, archive.open("array.npy", "w") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (20000, 20000, 20000)}
+        np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(file, "a") as archive, archive.open("affine.npy", "w") as stream:
+        np.lib.format.write_array(stream, AFFINE)
+    with pytest.raises(DataError, match="more than half of this machine's"):
+        MyPlugin().read(file)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])

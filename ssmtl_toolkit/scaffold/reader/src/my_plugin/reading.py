@@ -5,13 +5,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ssmtl_toolkit.data.affines import lengths, usable
 from ssmtl_toolkit.data.source import FileError, blaming
-from ssmtl_toolkit.data.values import chosen, clean
+from ssmtl_toolkit.data.values import check_memory, chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 
 
@@ -48,6 +48,15 @@ def _load(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
             for name in ("array", "affine"):
                 if name not in archive.files:
                     raise FileError(f"has no {name!r}, but {archive.files}; save both by np.savez")
+                with archive.zip.open(f"{name}.npy") as stream:  # a small file may hold or claim more than memory does
+                    check_memory(*_header(stream))
             return archive["array"], archive["affine"]
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"is damaged, or not made by np.savez ({error}); write it or copy it again") from error
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array, without its values."""
+    old = np.lib.format.read_magic(stream) == (1, 0)
+    shape, _, dtype = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(stream)
+    return shape, dtype
