@@ -145,6 +145,16 @@ def test_a_reader_that_fails_by_a_fault_of_its_own_names_the_scan(scans, tmp_pat
         build(scans, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("method", ["read", "files"])
+def test_an_error_without_a_number_is_told_in_its_own_words(scans, tmp_path, monkeypatch, method):
+    def fail(*_):
+        raise OSError("no codec\nof that name")
+
+    monkeypatch.setattr(Nifti, method, fail)
+    with pytest.raises(DataError, match=r"p0\.nii\.gz: cannot be read: no codec.+of that name; check it"):
+        build(scans, tmp_path / "cache")
+
+
 def test_a_cache_that_cannot_be_written_is_told(scans, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SsmtlError, match="choose another --cache"):

@@ -71,10 +71,15 @@ def read_volume(path: Path, readers: Sequence[ReaderSpec], volume: int | None = 
     except DataError as error:
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
     except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}; check it and its permissions") from error
+        raise DataError(f"{name}: {_unreadable(error)}") from error
     except Exception as error:  # a fault of the reader's own, which must not hide which file it was
         said = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
         raise DataError(f"{name}: {said}; leave it out or tell the reader's authors") from error
+
+
+def _unreadable(error: OSError) -> str:
+    """Say what the system said, or, of an error that is a library's own, the library."""
+    return f"cannot be read: {printable(error.strerror or str(error))}; check it and its permissions"
 
 
 def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
@@ -87,5 +92,5 @@ def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
         files = reader.files(path)
         found = [memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in files]
     except OSError as error:
-        raise DataError(f"{printable(path)}: cannot be read: {error.strerror}; check it and its permissions") from error
+        raise DataError(f"{printable(path)}: {_unreadable(error)}") from error
     return found[0] if len(found) == 1 else hashlib.sha256("+".join(found).encode()).hexdigest()
