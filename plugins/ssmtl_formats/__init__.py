@@ -21,6 +21,7 @@ class Dicom(ReaderSpec):
     """
 
     name: ClassVar[str] = "dicom"
+    revision: ClassVar[int] = 2  # 1 wrapped whole numbers beyond 32 bits
 
     def matches(self, path: Path) -> bool:
         """Tell by the suffix, or by the first 132 bytes of a file without one; a folder by the files in it."""
