@@ -658,3 +658,17 @@ def test_five_hundred_headers_are_read_in_a_few_seconds(tmp_path):
     started = time.perf_counter()
     Dicom().files(tmp_path / "scan")
     assert time.perf_counter() - started < 0.5  # remembered
+
+
+@pytest.mark.parametrize("name", ["IM{}", "1.2.840.{}", "IM{}.dcm"])
+def test_a_slice_that_was_lost_in_a_copy_is_not_left_out_silently(tmp_path, name):
+    folder = write_series(tmp_path / "series", name=name)
+    (folder / name.format(9)).write_bytes(b"")  # the first slice: no gap would tell
+    assert f"{name.format(9)}: is empty: copy it again" in refused(folder)
+
+
+def test_empty_files_that_are_no_slices_change_nothing(tmp_path):
+    folder = write_series(tmp_path / "series")
+    for name in (".done", "notes.txt", "DICOMDIR"):
+        (folder / name).touch()
+    assert read_volume(folder, readers()).array.shape == VOXELS.shape

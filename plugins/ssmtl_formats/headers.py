@@ -88,6 +88,8 @@ def read_frames(file: Path) -> list[Frame]:
     Raises:
         FileError: it is no DICOM file, or says something impossible.
     """
+    if file.stat().st_size == 0:
+        raise FileError("is empty: copy it again, or remove it if it is no slice")
     with quiet():
         try:
             return _frames(file, dataset_of(file, _TAGS, stop_before_pixels=True))

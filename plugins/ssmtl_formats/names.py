@@ -60,14 +60,26 @@ def begins_as_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path, *, first: bool = False) -> list[Path]:
-    """The DICOM files that lie directly in a folder, in the order of names; with `first` only one of them."""
+    """The DICOM files that lie directly in a folder, in the order of names; with `first` only one of them.
+
+    An empty file whose name would do is taken for one that was lost: who reads it will say so.
+    """
     found: list[Path] = []
+    some = False
     for path in _entries(folder):
-        if is_dicom(path) and is_file(path):
+        if not is_file(path):
+            continue
+        dicom = is_dicom(path)
+        if dicom or (not first and _is_lost(path)):
             found.append(path)
-            if first:
-                break
-    return found
+        some = some or dicom
+        if some and first:
+            break
+    return found if some else []
+
+
+def _is_lost(path: Path) -> bool:
+    return bool(_NO_SUFFIX.fullmatch(path.name)) and path.name.upper() != "DICOMDIR" and path.stat().st_size == 0
 
 
 def slice_files(folder: Path) -> list[Path]:
