@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +22,7 @@ from pydantic import (
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.registry import OURS, registry
 from ssmtl_toolkit.specs import (
     BackboneSpec,
     BalancerSpec,
@@ -33,6 +34,7 @@ from ssmtl_toolkit.specs import (
     did_you_mean,
 )
 
+_NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad", "head"})
 RESUMABLE |= {"gradient_norms"}
 RESUMABLE |= {"without", "snapshot_every", "accelerator", "devices", "nodes", "strategy", "compile", "channels_last"}
@@ -99,7 +101,36 @@ class Config(BaseModel):
 
     def write(self) -> str:
         """Return the TOML text that reads back to this configuration."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return self.needs() + tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def needs(self) -> str:
+        """Comments that name the distributions of those parts that are not bundled, a line each."""
+        lines = []
+        for _, value in self:
+            for spec in value if isinstance(value, tuple) else (value,):
+                origin = registry().origin(spec) if isinstance(spec, Spec) else {"distribution": ""}
+                if isinstance(spec, Spec) and origin["distribution"] not in ("", OURS):
+                    lines.append(f"# needs {spec.kind} {spec.name} of {origin['distribution']} {origin['version']}\n")
+        return "".join(lines)
+
+
+@contextlib.contextmanager
+def naming_what_is_missing(file: Path | None) -> Iterator[None]:
+    """Where a configuration cannot be resolved for want of a plugin that its file names, say which.
+
+    Raises:
+        UsageError: as inside, or naming the distribution to install.
+    """
+    try:
+        yield
+    except UsageError:
+        lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+        for kind, name, came in (match.groups() for match in map(_NEEDS.fullmatch, lines) if match):
+            if (kind, name) not in registry().entries:
+                raise UsageError(
+                    f"{file}: needs the {kind} {name!r} of {came}, which is not installed; install it by pip"
+                ) from None
+        raise
 
 
 class RunConfig(Config):
@@ -200,7 +231,7 @@ class RunConfig(Config):
         options = self.model_dump(mode="json", exclude_none=True)
         if self.steps is not None:
             del options["epochs"]
-        return tomli_w.dumps(options)
+        return self.needs() + tomli_w.dumps(options)
 
     def resolve(self) -> tuple[RunConfig, RunSpecs]:
         """Turn texts into specs, check that they go together, and fill in what the dataset suggests.

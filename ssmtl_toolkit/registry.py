@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -71,9 +73,12 @@ class Registry:
             found: list[type[Spec]] = []
             error = ""
             try:
-                found = _specs_of(point)
+                with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of ours
+                    found = _specs_of(point)
             except (Exception, SystemExit) as problem:  # a broken plugin must not take the others with it
                 error = f"{type(problem).__name__}: {problem}"
+            if not found and not error:
+                error = "registers nothing; is @hookimpl above its hook, and the hook in the module of the entry point?"
             plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
             self.plugins.append(plugin)
             for spec in found:
@@ -84,7 +89,9 @@ class Registry:
         if there.spec is not spec:
             raise SsmtlError(
                 f"two plugins claim the {spec.kind} {spec.name!r}: {there.plugin} (entry point {there.plugin.name!r}) "
-                f"and {plugin} (entry point {plugin.name!r}); uninstall one of them"
+                f"and {plugin} (entry point {plugin.name!r}); uninstall or rename "
+                f"{'it in ' + plugin.distribution if there.plugin.distribution == OURS else 'one of them'} "
+                f"(SSMTL_DISABLE_PLUGINS=1 leaves out all that are not bundled)"
             )
 
     @property
@@ -107,7 +114,7 @@ class Registry:
         known = {spec.name: spec for spec in self.of(kind)}
         if name not in known:
             broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in self.broken)
-            listed = ", ".join([*known, "more with plugins"])
+            listed = ", ".join([*known, "plugins are switched off" if _switched_off() else "more with plugins"])
             raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}){broken}")
         return known[name]
 
@@ -162,9 +169,13 @@ class Registry:
 def registry() -> Registry:
     """Load the installed plugins, once. `SSMTL_DISABLE_PLUGINS=1` leaves out those that are not bundled."""
     points = list(entry_points(group=GROUP))
-    if os.environ.get("SSMTL_DISABLE_PLUGINS", "") not in {"", "0"}:
+    if _switched_off():
         points = [p for p in points if _distribution(p) == OURS]
     return Registry(points)
+
+
+def _switched_off() -> bool:
+    return os.environ.get("SSMTL_DISABLE_PLUGINS", "") not in {"", "0"}
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -175,11 +186,17 @@ def _specs_of(point: EntryPoint) -> list[type[Spec]]:
     """Load one entry point and check all that its hooks return."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    manager.register(point.load(), name=point.name)
+    module = point.load()
+    manager.register(module, name=point.name)
+    for name in vars(module):
+        if name.startswith("ssmtl_") and name not in HOOKS and callable(getattr(module, name)):
+            raise TypeError(f"there is no hook {name}{did_you_mean(name, HOOKS)} (there are {', '.join(HOOKS)})")
     manager.check_pending()
     found: list[type[Spec]] = []
     for hook, kind in HOOKS.items():
         for classes in getattr(manager.hook, hook)():
+            if not isinstance(classes, list | tuple):
+                raise TypeError(f"{hook} must return a list of classes, got {classes!r}")
             for spec in classes:
                 if not (isinstance(spec, type) and issubclass(spec, kind)):
                     raise TypeError(f"{hook} must return subclasses of {kind.__name__}, got {spec!r}")

@@ -160,6 +160,7 @@ class BalancerSpec(Spec):
     """How the losses of several tasks become one scalar to descend."""
 
     kind: ClassVar[str] = "balancer"
+    weighs: ClassVar[bool] = True  # False where a task's weight cancels out by design, as under a logarithm
 
     @abstractmethod
     def build(self, tasks: Mapping[str, TaskSpec]) -> Balancer:

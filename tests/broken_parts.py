@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -101,11 +101,13 @@ class BrokenTaskModule(Faults):
             second = step.encode(other.image).pooled.mean(dim=1, keepdim=True)
         terms = (first.float() - second.float()).square()
         if not len(terms) and fault != "mean of nothing":
-            return TaskOutput(first.sum() * 0, {"chance": first.new_tensor(0.0)}, pairs=0)
+            return TaskOutput.nothing(first)
         loss = {"not a scalar": terms.flatten(), "not finite": terms.mean() / 0}.get(fault, terms.mean())
         loss = loss - 2 if fault == "below its floor" else loss
         metrics = {"chances" if fault == "other metrics" else "chance": second.square().mean()}
-        return TaskOutput(loss, metrics, pairs=len(terms))
+        if fault == "gives a tensor":
+            return loss
+        return TaskOutput(loss, metrics, pairs=1 if fault == "says no pairs" else len(terms))
 
 
 class BrokenBackbone(BackboneSpec):
@@ -201,6 +203,12 @@ class BrokenBalancerModule(Faults, Balancer):
         total = self.trouble(weighted)
         if self.fault == "not a scalar":
             return total
+        if self.fault == "ignores weights":
+            return torch.stack(list(losses.values())).sum()
+        if self.fault == "means of nothing":
+            return (total / shared.means(losses)).sum()
+        if self.fault == "other labels":
+            self.factors = {"a": total[0].detach()}
         if self.fault == "forgets a task":
             return next(iter(losses.values()))
         if self.fault == "spread of one":
@@ -277,6 +285,13 @@ class Lenient(BrokenTask):
 
     name = "lenient"
     model_config = ConfigDict(extra="ignore")
+
+
+class Misspelt(BrokenTask):
+    """Has a baseline that nobody reads."""
+
+    name = "misspelt"
+    basline: ClassVar[str] = "chance"
 
 
 class Silent(BrokenTask):

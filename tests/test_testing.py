@@ -12,6 +12,7 @@ from broken_parts import (
     BrokenTask,
     Greedy,
     Lenient,
+    Misspelt,
     Shifting,
     Silent,
     folder_of_scans,
@@ -57,6 +58,7 @@ BROKEN = [
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),
+    (Misspelt(), "its class attributes are those that the toolkit reads", "did you mean 'baseline'"),
     (Heavy(), "importing it imports no torch", "imports numpy, torch"),
     *[
         (BrokenTask(fault=fault), title, told)
@@ -77,9 +79,18 @@ BROKEN = [
             "not a scalar": "the loss has shape (8,), not ()",
             "not finite": "the loss is inf",
             "below its floor": "is below its floor 0",
+            "gives a tensor": "its forward gives Tensor; give TaskOutput",
+            "says no pairs": "pairs is 1 of 8 anchors",
             "other metrics": "the metrics are ['chances'], the spec says ['chance']",
         }.items()
     ],
+    (BrokenTask(fault="own randomness"), "an anchor without companion changes nothing", "two calls with one seed give"),
+    (
+        BrokenBalancer(fault="other labels"),
+        "a batch in which a task has no pairs does no harm, nor to the next one",
+        "factors are told of ['a'], which are no tasks",
+    ),
+    (BrokenBalancer(fault="ignores weights"), "a task of weight 0 does no harm", "a task of weight 0 is trained"),
     (BrokenTask(fault="mixes companions"), "an anchor without companion changes nothing", "by its own of(…)"),
     (
         BrokenReader(fault="errors without a number"),
@@ -141,6 +152,8 @@ BROKEN = [
             "a resumed run that accumulates batches ends with the same bits": ("counts outside", "resumed"),
             "the total is a finite scalar": ("not a scalar", "the total has shape (3,)"),
             "gradient reaches the backbone and every task": ("forgets a task", "each loss must be part of the total"),
+            "a task's weight counts": ("ignores weights", "balance weight x loss"),
+            "a batch in which a task has no pairs does no harm, nor to the next one": ("means of nothing", "is nan"),
             "one task alone is trained too": ("spread of one", "alone the total is nan"),
             "a task of weight 0 does no harm": ("log of nothing", "with a weight of 0 the total is -inf"),
             "two processes train with it and stay equal": ("ranks differ", "moved"),
@@ -259,7 +272,7 @@ def test_the_command_prints_what_holds_and_ends_with_0(ssmtl):
     done = ssmtl("plugins", "check", "segmentation")
     assert done.returncode == 0, done.stderr
     assert "pixels that nobody annotated count for nothing" in done.stdout
-    assert "head segmentation keeps all 13 checks" in done.stderr
+    assert "head segmentation keeps all 14 checks" in done.stderr
 
 
 def test_the_command_reports_as_json_and_ends_with_1_where_something_is_broken(ssmtl, monkeypatch):
@@ -284,12 +297,12 @@ def test_the_command_says_which_checks_want_an_example(ssmtl, tmp_path):
     assert done.returncode == 0
     assert "4 checks need a file: --example PATH" in done.stderr
     with_one = ssmtl("plugins", "check", "nifti", "--example", nifti(tmp_path))
-    assert "keeps all 9 checks" in with_one.stderr
+    assert "keeps all 10 checks" in with_one.stderr
     unfit = ssmtl("plugins", "check", "folder", "--example", tmp_path)
     assert (unfit.returncode, "a dataset is tried where it lies" in unfit.stderr) == (2, True)
     assert "3 checks need scans: folder:DIR" in ssmtl("plugins", "check", "folder").stderr
     tried = ssmtl("plugins", "check", f"folder:{tmp_path}")
-    assert "keeps all 9 checks" in tried.stderr, tried.stdout
+    assert "keeps all 10 checks" in tried.stderr, tried.stdout
     wrong = ssmtl("plugins", "check", "nifti", "--example", tmp_path / "none.nii.gz")
     assert wrong.returncode == 2
     assert "no such file" in wrong.stderr

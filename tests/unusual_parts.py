@@ -84,20 +84,12 @@ class BetweenModule(nn.Module):
         self.decode = nn.Conv2d(2 * channels, images, 1)
 
     def forward(self, step):
-        maps, known = [], []
-        for name in ("before", "behind"):
-            companion = step.companion(name)
-            number = len(step.anchor)
-            place = torch.arange(number) if companion.rows is None else companion.rows
-            known.append(torch.zeros(number, dtype=torch.bool).index_fill(0, place, True))
-            dense = step.encode(companion.image if len(companion.image) else step.anchor[:1]).dense
-            whole = dense.new_zeros(number, *dense.shape[1:])
-            maps.append(whole.index_copy(0, place, dense[: len(place)]))
-        both = known[0] & known[1]
-        told = self.decode(torch.cat(maps, dim=1)).float()
-        if not both.any():
-            return TaskOutput.nothing(told)
-        return TaskOutput(F.mse_loss(told[both], step.anchor[both]), pairs=int(both.sum()))
+        before, behind = step.together("before", "behind")
+        if not len(before.image):
+            return TaskOutput.nothing(self.decode(step.features().dense.repeat(1, 2, 1, 1)))
+        maps = torch.cat([step.encode(before.image).dense, step.encode(behind.image).dense], dim=1)
+        anchors = before.of(step.anchor)
+        return TaskOutput(F.mse_loss(self.decode(maps).float(), anchors), pairs=len(anchors))
 
 
 class NeedsSize(BackboneSpec):

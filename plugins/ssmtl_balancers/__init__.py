@@ -67,6 +67,7 @@ class Famo(BalancerSpec):
     """Fast adaptive multitask optimisation: all losses fall by the same share (Liu et al., 2023)."""
 
     name: ClassVar[str] = "famo"
+    weighs: ClassVar[bool] = False
 
     lr: float = Field(0.025, gt=0, description="Learning rate of the task logits (Adam).")
     decay: float = Field(0.001, ge=0, description="Weight decay γ of the task logits.")

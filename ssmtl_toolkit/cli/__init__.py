@@ -23,6 +23,10 @@ COMMANDS = {
 }
 
 
+debug = False
+"""Whether tracebacks are shown (--debug)."""
+
+
 class LazyGroup(click.Group):
     """Imports a subcommand's file only when it is called, so that `ssmtl --help` is fast."""
 
@@ -64,6 +68,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(args: list[str] | None = None) -> Any:
     """Run the command line; errors of ours become one message on stderr and an exit code."""
     given = sys.argv[1:] if args is None else args
+    global debug
     debug = "--debug" in given
     if debug:  # before or behind the subcommand alike
         given = [arg for arg in given if arg != "--debug"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssmtl_toolkit import cli
 from ssmtl_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
 @click.command("check", short_help="Check that a part keeps its contract.")
 @click.argument("name")
 @click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
+@click.option("--only", metavar="WORDS", help="Only the checks whose titles hold these words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(name: str, example: Path | None, as_json: bool) -> None:
+def command(name: str, example: Path | None, only: str | None, as_json: bool) -> None:
     """Check that the part NAME keeps its contract: text, losses, gradients, masks, resuming, several processes …
 
     \b
@@ -38,12 +41,18 @@ def command(name: str, example: Path | None, as_json: bool) -> None:
         raise UsageError(
             f"--example is for readers; a dataset is tried where it lies, as in {name.partition(':')[0]}:DIR"
         )
+    found = [case for case in found if only is None or only.lower() in case.check.title]
+    if not found:
+        raise UsageError(f"--only {only!r}: no check of {name!r} has these words in its title")
+    said: set[str] = set()
     for case in found:
         rows.append(_checked(case))
+        problem = rows[-1]["problem"]
         if not as_json:
-            click.echo(f"{'ok    ' if rows[-1]['passed'] else 'BROKEN'}  {case.check.title}")
-            if rows[-1]["problem"]:
-                click.echo(f"        {rows[-1]['problem']}")
+            click.echo(f"{'BROKEN' if problem else 'ok    '}  {case.check.title}")
+            if problem:
+                click.echo(f"        {'the same' if problem in said else problem}")
+        said.add(problem)
     failed = sum(not row["passed"] for row in rows)
     if as_json:
         print_json({"checks": rows, "passed": len(rows) - failed, "failed": failed})
@@ -66,6 +75,8 @@ def _checked(case: Case) -> dict[str, Any]:
         case.run()
     except ContractError as error:
         problem = str(error).removeprefix(f"{case}: ")
+        if cli.debug:
+            traceback.print_exception(error.__cause__ or error)
     part = f"{case.spec.kind} {case.spec}"
     return {"part": part, "check": case.check.title, "passed": not problem, "problem": problem}
 

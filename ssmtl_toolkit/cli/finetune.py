@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.options import options_of
-from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.config import FinetuneConfig, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
 
 
@@ -39,7 +39,8 @@ def command(
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     FinetuneConfig.of(options, str(source))
     config = FinetuneConfig.of({**options, **given})
-    resolved = config.resolve()
+    with naming_what_is_missing(source):
+        resolved = config.resolve()
     folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"  # type: ignore[union-attr]
     from ssmtl_toolkit.engine.interrupt import interrupts
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.options import options_of
-from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.config import RunConfig, RunSpecs, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
 
 
@@ -83,7 +83,8 @@ def _configure(
         if name in given and other not in given:
             options.pop(other, None)
     RunConfig.of(options, str(source))
-    return RunConfig.of({**options, **given}).resolve()
+    with naming_what_is_missing(source):
+        return RunConfig.of({**options, **given}).resolve()
 
 
 def _announce(console: Any, config: RunConfig, specs: RunSpecs) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.shared import Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
+from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
 
@@ -70,6 +71,7 @@ class MultiTask(nn.Module):
         """Make all modules, from torch's global generator, in the order backbone, tasks, balancer."""
         network = backbone.build(1)
         modules = {str(task): task.build(network) for task in tasks}
+        _check_apart(network, modules)
         if not any("dense" in task.needs for task in tasks):
             network.decoder.requires_grad_(False)
         dense = all(task.needs == {"dense"} for task in tasks if task.weight)
@@ -90,6 +92,22 @@ class MultiTask(nn.Module):
         outputs: dict[str, TaskOutput] = {}
         for label, task in zip(self.labels, self.tasks, strict=True):
             self.running = label
-            outputs[label] = task(Step(batch, encode, batch.companions.get(label, {})))
+            output = task(Step(batch, encode, batch.companions.get(label, {})))
+            if not isinstance(output, TaskOutput):
+                given = type(output).__name__
+                raise SsmtlError(f"task {label!r}: its forward gives {given}; give TaskOutput(loss, metrics, pairs)")
+            outputs[label] = output
         self.running = None
         return outputs
+
+
+def _check_apart(backbone: Backbone, tasks: Mapping[str, nn.Module]) -> None:
+    """Refuse a task that has the backbone inside: its weights would be saved, and moved, twice."""
+    shared = {id(parameter) for parameter in backbone.parameters()}
+    for label, task in tasks.items():
+        names = [name for name, parameter in task.named_parameters() if id(parameter) in shared]
+        if names:
+            raise SsmtlError(
+                f"task {label!r}: its {names[0]} and {len(names) - 1} more are the backbone's own; "
+                f"use step.features() and step.encode(), or keep the backbone in a list"
+            )

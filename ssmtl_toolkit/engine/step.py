@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.backbone import Backbone, Features
+from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.specs import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Companion:
     def of(self, anchors: Tensor) -> Tensor:
         """Pick from `anchors` (N, …) the rows (M, …) that have this companion."""
         return anchors if self.rows is None else anchors[self.rows]
+
+    def at(self, rows: Tensor, wanted: Tensor) -> Companion:
+        """Those of the anchors `wanted`, in their order; `rows` are the anchors of all of these."""
+        place = (wanted[:, None] == rows[None]).int().argmax(dim=1) if len(wanted) else wanted
+        return Companion(self.image[place], self.offsets[place], wanted)
 
 
 class TaskOutput(NamedTuple):
@@ -84,8 +91,27 @@ class Step:
         self._companions = companions
 
     def companion(self, name: str) -> Companion:
-        """The companion slices that the task's spec named so in `companions()`."""
+        """The companion slices that the task's spec named so in `companions()`.
+
+        Raises:
+            SsmtlError: it named none so.
+        """
+        if name not in self._companions:
+            named = ", ".join(self._companions) or "none"
+            raise SsmtlError(
+                f"there is no companion {name!r}{did_you_mean(name, self._companions)} (the spec names {named})"
+            )
         return self._companions[name]
+
+    def together(self, *names: str) -> tuple[Companion, ...]:
+        """The companions `names` of those anchors that have all of them: (M, …) each, row by row of one anchor."""
+        found = [self.companion(name) for name in names]
+        if all(companion.rows is None for companion in found):
+            return tuple(found)
+        every = torch.arange(len(self.anchor), device=self.anchor.device)
+        rows = [every if companion.rows is None else companion.rows for companion in found]
+        common = every[torch.stack([torch.isin(every, row) for row in rows]).all(dim=0)]
+        return tuple(companion.at(row, common) for companion, row in zip(found, rows, strict=True))
 
     def features(self) -> Features:
         """Features of the anchors, one forward for all tasks."""

@@ -155,7 +155,13 @@ class Trainer:
 
     def _flush(self) -> None:
         """Write a line of metrics; a loss that is not a number ends the run before it reaches a checkpoint."""
-        means = self.window.means()
+        means, told = self.window.means(), self.update.told()
+        for name, value in told.items():
+            if name.endswith("/weight") and not math.isfinite(value):
+                raise SsmtlError(
+                    f"balancer {str(self.specs.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
+                    f"{value} by step {self.step}; {self._last_good()}; try --balancer fixed"
+                )
         for name, value in means.items():
             if name.endswith("/loss") and not math.isfinite(value):
                 raise SsmtlError(
@@ -164,7 +170,7 @@ class Trainer:
                 )
         if self.fabric.is_global_zero and means:
             epoch = self.step * self.images_per_step / len(self.plan.anchors)
-            record = {"step": self.step, "epoch": round(epoch, 4), **means, **self.update.told()}
+            record = {"step": self.step, "epoch": round(epoch, 4), **means, **told}
             self.log.append(record)
             self.progress.logged(record)
 

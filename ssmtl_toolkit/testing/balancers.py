@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec
 from ssmtl_toolkit.testing.case import Bench, check, require
 from ssmtl_toolkit.testing.modules import (
@@ -24,7 +25,7 @@ from ssmtl_toolkit.testing.modules import (
     without_gradient,
 )
 from ssmtl_toolkit.testing.rank import importable
-from ssmtl_toolkit.testing.sample import Point, Repeat, batch_for, multitask
+from ssmtl_toolkit.testing.sample import Follow, Point, Repeat, batch_for, multitask
 
 TASKS: Sequence[TaskSpec] = (Repeat(), Point(), Point(weight=0.25))
 
@@ -57,6 +58,48 @@ def one_task_is_enough(bench: Bench) -> None:
         require(reached(model.tasks[0]), f"with {task} alone no gradient reaches it")
 
 
+@check(BalancerSpec, "a task's weight counts", applies=lambda spec: spec.weighs)
+def weights_count(bench: Bench) -> None:
+    sums = []
+    for weight in (1.0, 0.25):
+        tasks = [Repeat(), Point(weight=weight)]
+        model = _made(bench, tasks)
+        total = _total(model, tasks)
+        total.backward()
+        sums.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    require(
+        not torch.allclose(sums[0], sums[1], rtol=1e-4, atol=1e-8),
+        "a task's weight of 0.25 gives the gradients that 1 gives; balance weight x loss (the specs are given to "
+        "build), or say `weighs = False` where the weight cancels out by design",
+    )
+
+
+@check(BalancerSpec, "a batch in which a task has no pairs does no harm, nor to the next one")
+def no_pairs_are_no_problem(bench: Bench) -> None:
+    tasks = [Repeat(), Follow()]
+    model, full = _made(bench, tasks), batch_for(tasks)
+    none = torch.zeros(0, dtype=torch.long)
+    label = str(tasks[1])
+    empty = Batch(full.anchor, {label: {"next": Companion(full.anchor[:0], none, none)}}, seed=full.seed)
+    for batch, when in ((empty, "where a task has no pairs"), (full, "after a batch where a task had no pairs")):
+        torch.manual_seed(0)
+        total = model(batch)[0]
+        finite_scalar(total, f"{when} the total")
+        total.backward()
+        wrong = [
+            n for n, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+        ]
+        require(
+            not wrong, f"{when} the gradients of {some(wrong)} are not finite; shared.pairs tells, means are NaN there"
+        )
+        model.zero_grad()
+        if model.balancer.hears != "nothing":
+            told = torch.tensor([0.5, float("nan") if batch is empty else 0.5])
+            model.balancer.updated(told, told * 0.9 if model.balancer.hears == "change" else None)
+    unknown = set(model.balancer.factors) - set(model.labels)
+    require(not unknown, f"factors are told of {sorted(unknown)}, which are no tasks; use the labels of the losses")
+
+
 @check(BalancerSpec, "a task of weight 0 does no harm")
 def weight_zero_is_no_problem(bench: Bench) -> None:
     tasks = [Repeat(), Point(weight=0)]
@@ -68,6 +111,7 @@ def weight_zero_is_no_problem(bench: Bench) -> None:
         all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters()),
         "with a weight of 0 gradients are not finite; guard divisions and logs",
     )
+    require(not reached(model.tasks[1]), "a task of weight 0 is trained; balance weight x loss")
 
 
 @check(BalancerSpec, "eval mode changes no state")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -102,8 +104,18 @@ class Case:
             except ContractError as problem:
                 raise ContractError(f"{self}: {problem}") from problem.__cause__
             except (Exception, SystemExit) as error:
-                said = (str(error).splitlines() or [""])[0][:300]
-                raise ContractError(f"{self}: it fails with {type(error).__name__}: {said}") from error
+                said = next(filter(None, map(str.strip, str(error).splitlines())), "")[:300]
+                at = _place(error, type(self.spec))
+                raise ContractError(f"{self}: it fails{at} with {type(error).__name__}: {said}") from error
+
+
+def _place(error: BaseException, cls: type[Spec]) -> str:
+    """Where in the part's own package an error came up, as ` at package/file.py:17`; "" where it did not."""
+    package = cls.__module__.partition(".")[0]
+    home = Path(getattr(sys.modules.get(package), "__file__", None) or "/").parent
+    root = home.parent if home.name == package else home
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(home)]
+    return f" at {Path(frames[-1].filename).relative_to(root)}:{frames[-1].lineno}" if frames else ""
 
 
 def cases(*parts: str | type[Spec] | Spec, example: Example | None = None) -> list[Case]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
 import os
 import subprocess
@@ -71,6 +73,17 @@ def import_is_light(bench: Bench) -> None:
     require(done.returncode == 0, f"{module} cannot be imported: {(done.stderr.splitlines() or ['?'])[-1]}")
     heavy = json.loads(done.stdout.splitlines()[-1])
     require(not heavy, f"importing {module} imports {', '.join(heavy)}; import them inside build(), read() or scans()")
+
+
+@check(Spec, "its class attributes are those that the toolkit reads")
+def attributes_are_known(bench: Bench) -> None:
+    cls = type(bench.spec)
+    kind = next(base for base in cls.__mro__ if base.__dict__.get("kind") is not None)
+    known = {name for base in kind.__mro__ if issubclass(base, Spec) for name in base.__annotations__}
+    for base in (base for base in cls.__mro__ if issubclass(base, Spec) and base not in kind.__mro__):
+        for name in set(inspect.get_annotations(base)) - known - set(cls.model_fields):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            require(not near, f"{base.__qualname__}.{name} is read by nobody; did you mean {near and near[0]!r}?")
 
 
 def variants(spec: Spec) -> Iterator[Spec]:

@@ -103,6 +103,34 @@ class _Point(nn.Module):
         return TaskOutput(loss, pairs=len(pooled))
 
 
+class Follow(TaskSpec):
+    """Tell the pooled features of the next slice, where there is one."""
+
+    name: ClassVar[str] = "follow_sample"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
+
+    def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
+        return {"next": (1,)}
+
+    def build(self, backbone: Backbone) -> nn.Module:
+        return _Follow(backbone.pooled_channels)
+
+
+class _Follow(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.predict = nn.Linear(channels, channels)
+
+    def forward(self, step: Step) -> TaskOutput:
+        after = step.companion("next")
+        told = self.predict(after.of(step.features().pooled)).float()
+        if not len(told):
+            return TaskOutput.nothing(told)
+        with torch.no_grad():
+            truth = step.encode(after.image).pooled.float()
+        return TaskOutput(F.mse_loss(told, truth), pairs=len(told))
+
+
 class Nowhere(DatasetSpec):
     """Stands for the made-up slices in the options of a run."""
 

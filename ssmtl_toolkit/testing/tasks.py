@@ -25,7 +25,7 @@ from ssmtl_toolkit.testing.modules import (
     without_gradient,
 )
 from ssmtl_toolkit.testing.rank import importable
-from ssmtl_toolkit.testing.sample import Repeat, batch_for, multitask
+from ssmtl_toolkit.testing.sample import ANCHORS, Repeat, Small, batch_for, multitask
 
 
 def _has_companions(spec: TaskSpec) -> bool:
@@ -51,6 +51,7 @@ def loss_is_a_scalar(bench: Bench) -> None:
     spec, model, batch = _made(bench)
     output = _output(model, batch)
     finite_scalar(output.loss, "the loss")
+    require(output.loss.requires_grad, "the loss has no gradient; do not detach it, nor make it by .item()")
     require(
         float(output.loss.detach()) >= spec.floor - 1e-4,
         f"the loss {float(output.loss.detach()):g} is below its floor {spec.floor:g}; set `floor` to the least that it "
@@ -65,8 +66,9 @@ def loss_is_a_scalar(bench: Bench) -> None:
         finite_scalar(value, f"metric {name!r}")
         require(not value.requires_grad, f"metric {name!r} has a gradient; detach it")
     require(
-        isinstance(output.pairs, int) and output.pairs >= 0,
-        f"pairs is {output.pairs!r}; give the whole number of pairs that the loss is a mean over",
+        isinstance(output.pairs, int) and output.pairs > 1,
+        f"pairs is {output.pairs!r} of {ANCHORS} anchors; give the number of pairs (or images) that the loss is a mean "
+        f"over: logs weigh by it",
     )
 
 
@@ -106,9 +108,10 @@ def gradient_goes_where_it_should(bench: Bench) -> None:
 
 @check(TaskSpec, "it does not keep the backbone as a part of itself")
 def backbone_is_not_inside(bench: Bench) -> None:
-    _, model, _ = _made(bench)
-    shared = {id(p) for p in model.backbone.parameters()}
-    twice = [name for name, p in model.tasks[0].named_parameters() if id(p) in shared]
+    backbone = Small().build(1)
+    task = _spec(bench).build(backbone)
+    shared = {id(p) for p in backbone.parameters()}
+    twice = [name for name, p in task.named_parameters() if id(p) in shared]
     require(
         not twice,
         f"its {some(twice)} are the backbone's own; use step.features() and step.encode(), or keep it in a list",
@@ -134,6 +137,12 @@ def masks_are_respected(bench: Bench) -> None:
     if _output(model, _with_pairs(spec, batch, 0)).pairs:
         return  # it learns from anchors alone too
     some_pairs = _with_pairs(spec, batch, 3)
+    first, second = _output(model, some_pairs), _output(model, some_pairs)
+    require(
+        torch.equal(first.loss, second.loss),
+        f"two calls with one seed give {float(first.loss.detach()):g} and {float(second.loss.detach()):g}; draw only "
+        f"from torch's global generator, and keep no count outside of buffers",
+    )
     companions = some_pairs.companions[str(spec)]
     used = {row for companion in companions.values() if companion.rows is not None for row in companion.rows.tolist()}
     alone = [i for i in range(len(batch.anchor)) if i not in used]
