@@ -125,11 +125,10 @@ def naming_what_is_missing(file: Path | None) -> Iterator[None]:
         yield
     except UsageError:
         lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
-        for kind, name, came in (match.groups() for match in map(_NEEDS.fullmatch, lines) if match):
-            if (kind, name) not in registry().entries:
-                raise UsageError(
-                    f"{file}: needs the {kind} {name!r} of {came}, which is not installed; install it by pip"
-                ) from None
+        needed = (match.groups() for match in map(_NEEDS.fullmatch, lines) if match)
+        missing = [f"the {kind} {name!r} of {came}" for kind, name, came in needed if not registry().has(kind, name)]
+        if missing:
+            raise UsageError(f"{file}: needs {' and '.join(missing)}, not installed here; install it by pip") from None
         raise
 
 

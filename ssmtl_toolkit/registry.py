@@ -105,6 +105,10 @@ class Registry:
             if issubclass(entry.spec, kind):
                 yield entry.spec
 
+    def has(self, kind: str, name: str) -> bool:
+        """Whether a part of this kind and name is there."""
+        return (kind, name) in self.entries
+
     def find(self, kind: type[S], name: str) -> type[S]:
         """Look up one spec class.
 
@@ -153,7 +157,7 @@ class Registry:
             there = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
             if all(spec.name != name for spec in self.of(kind)) and said.get("distribution") not in there:
                 raise UsageError(
-                    f"{source}: needs the {kind.kind} {name!r} of {came}, which is not installed; install it by pip"
+                    f"{source}: needs the {kind.kind} {name!r} of {came}, not installed here; install it by pip"
                 ) from None
             raise UsageError(f"{source}: was made with {came}: {error}") from None
 

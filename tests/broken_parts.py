@@ -88,6 +88,8 @@ class BrokenTaskModule(Faults):
 
     def forward(self, step):
         fault, other = self.fault, step.companion("other")
+        if fault == "fails at once":
+            raise RuntimeError("no more")
         if fault == "mixes companions":
             other = Companion(step.companion("second").image, other.offsets, other.rows)
         if fault == "in place":

@@ -86,6 +86,9 @@ def test_a_third_party_plugin_stands_beside_the_bundled_ones(tmp_path, monkeypat
         ("broken_f", TASK.format(name="mine").replace("def ssmtl_tasks", "def ssmtl_taskz"), "ssmtl_taskz"),
         ("broken_g", TASK.format(name="mine").replace("ssmtl_tasks()", "ssmtl_tasks(torch)"), "torch"),
         ("broken_h", TASK.format(name="Not a name"), "lower-case"),
+        ("broken_i", TASK.format(name="mine").replace("@hookimpl", ""), "registers nothing; is @hookimpl above"),
+        ("broken_j", TASK.format(name="mine").replace("return [Mine]", "return Mine"), "must return a list of classes"),
+        ("broken_k", TASK.format(name="mine").replace("ssmtl_tasks", "ssmtl_task"), "did you mean 'ssmtl_tasks'?"),
     ],
 )
 def test_a_broken_plugin_is_reported_and_the_rest_works(tmp_path, monkeypatch, capsys, name, body, told):
@@ -116,6 +119,24 @@ def test_plugins_that_are_not_bundled_can_be_left_out():
         [sys.executable, "-c", code], env={"SSMTL_DISABLE_PLUGINS": "1", "PATH": ""}, capture_output=True, text=True
     )
     assert done.stdout == "{'ssmtl-toolkit'}\n", done.stderr
+
+
+def test_what_a_plugin_prints_is_no_result(tmp_path, monkeypatch, capsys):
+    Registry([plugin(tmp_path, monkeypatch, "talks", "print('hello')\n" + TASK.format(name="mine"))])
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hello\n")
+
+
+def test_a_plugin_that_takes_a_bundled_name_is_the_one_to_go(tmp_path, monkeypatch):
+    point = plugin(tmp_path, monkeypatch, "takes", TASK.format(name="slice_siam"))
+    with pytest.raises(SsmtlError, match="uninstall or rename it in dist-takes"):
+        Registry([*bundled_points(), point])
+
+
+def test_a_name_that_is_not_found_says_that_plugins_are_switched_off(monkeypatch):
+    monkeypatch.setenv("SSMTL_DISABLE_PLUGINS", "1")
+    with pytest.raises(UsageError, match="plugins are switched off"):
+        Registry(bundled_points()).find(TaskSpec, "rotation")
 
 
 def test_a_need_that_is_not_met_is_told_without_torch():

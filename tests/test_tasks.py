@@ -6,9 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL
 
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step
+from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
@@ -277,3 +279,68 @@ def test_odd_batches_and_single_groups_work():
         total, _ = moco_step(model, 1, number=number)
         assert math.isfinite(total.item())
         assert int(task.pointer) == number
+
+
+class Keeping(TaskSpec):
+    """Has the backbone inside."""
+
+    name = "keeping"
+    needs = frozenset({"pooled"})
+
+    def build(self, backbone):
+        task = torch.nn.Linear(2, 2)
+        task.backbone = backbone
+        return task
+
+
+class Plain(TaskSpec):
+    """Gives a tensor, and asks for a companion that it has not named."""
+
+    name = "plain"
+    needs = frozenset({"pooled"})
+    ask: bool = False
+
+    def companions(self, spacing):
+        return {"before": (-1,)}
+
+    def build(self, backbone):
+        task = torch.nn.Linear(2, 2)
+        task.forward = lambda step: step.companion("befor") if self.ask else step.features().pooled.mean()
+        return task
+
+
+def test_a_task_with_the_backbone_inside_is_refused_before_anything_is_trained():
+    found = registry()
+    with pytest.raises(SsmtlError, match=r"task 'keeping': its backbone.* are the backbone's own; use step.features"):
+        MultiTask.build(found.resolve(BackboneSpec, SMALL), [Keeping()], found.resolve(BalancerSpec, "fixed"))
+
+
+def test_a_task_that_gives_no_output_or_asks_for_what_it_has_not_named_is_told():
+    model = MultiTask.build(
+        registry().resolve(BackboneSpec, SMALL), [Plain(), Plain(ask=True)], registry().resolve(BalancerSpec, "fixed")
+    )
+    named = {label: {"before": companion(images())} for label in model.labels}
+    with pytest.raises(SsmtlError, match="task 'plain': its forward gives Tensor; give TaskOutput"):
+        model(Batch(images(), named))
+    model.tasks, model.labels = model.tasks[1:], model.labels[1:]
+    with pytest.raises(SsmtlError, match="no companion 'befor'; did you mean 'before'"):
+        model(Batch(images(), named))
+
+
+def test_companions_taken_together_are_those_of_the_anchors_that_have_all():
+    numbers = torch.arange(6.0)[:, None, None, None]
+    anchors = numbers.expand(6, 1, 2, 2)
+    before = Companion(anchors[[1, 2, 5]] - 1, torch.tensor([-1, -2, -3]), torch.tensor([1, 2, 5]))
+    behind = Companion(anchors[[5, 0, 1]] + 1, torch.tensor([3, 1, 2]), torch.tensor([5, 0, 1]))
+    step = Step(batch(anchors), None, {"before": before, "behind": behind, "all": companion(anchors)})
+    first, second, third = step.together("before", "behind", "all")
+    assert first.rows.tolist() == second.rows.tolist() == third.rows.tolist() == [1, 5]
+    assert first.image[:, 0, 0, 0].tolist() == [0, 4]
+    assert second.image[:, 0, 0, 0].tolist() == [2, 6]
+    assert (first.offsets.tolist(), second.offsets.tolist()) == ([-1, -3], [2, 3])
+    assert third.image[:, 0, 0, 0].tolist() == [1, 5]
+    none = Companion(anchors[:0], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    empty = Step(batch(anchors), None, {"before": before, "none": none}).together("before", "none")
+    assert [len(part.image) for part in empty] == [0, 0]
+    whole = Step(batch(anchors), None, {"a": companion(anchors), "b": companion(anchors)}).together("a", "b")
+    assert all(part.rows is None for part in whole)

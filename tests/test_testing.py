@@ -292,6 +292,22 @@ def test_the_command_reports_as_json_and_ends_with_1_where_something_is_broken(s
     assert "maps are (4, 4, 32, 32)" in shown.stdout
 
 
+def test_a_fault_is_told_with_its_place_once_and_with_its_traceback_on_request(ssmtl, monkeypatch):
+    from ssmtl_toolkit import testing
+
+    broken = cases(BrokenTask(fault="fails at once"))
+    monkeypatch.setattr(testing, "cases", lambda *parts, example=None: broken)
+    done = ssmtl("plugins", "check", "broken_task")
+    assert done.stdout.count("with RuntimeError: no more") == 1
+    assert "it fails at broken_parts.py:" in done.stdout
+    assert done.stdout.count("the same\n") > 5
+    assert "Traceback" not in done.stderr
+    loud = ssmtl("--debug", "plugins", "check", "broken_task", "--only", "scalar")
+    assert loud.stdout.count("BROKEN") == 1
+    assert "Traceback" in loud.stderr
+    assert "no check of" in ssmtl("plugins", "check", "broken_task", "--only", "nothing such").stderr
+
+
 def test_the_command_says_which_checks_want_an_example(ssmtl, tmp_path):
     done = ssmtl("plugins", "check", "nifti")
     assert done.returncode == 0

@@ -109,10 +109,18 @@ def test_a_model_of_a_package_that_is_not_installed_says_which_one_is_needed(tra
     base, _, _ = trained
     done = ssmtl(base, "predict", "--from", "ft", labelled / "images" / "a_pre.nii.gz", "-o", "other")
     assert done.returncode == 2
-    assert "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0, which is not installed" in done.stderr
+    assert "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0, not installed here" in done.stderr
     done = ssmtl(base, "finetune", "--from", "run", "--data", labelled, "--out", "ft2")
     assert done.returncode == 2
     assert "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0" in done.stderr
+    needed = (
+        "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0 and the task 'rotation' of ssmtl-rotation 0.1.0, "
+        "not installed here; install it by pip"
+    )
+    for command in (["run", "--resume", "run"], ["run", "--config", "run/run.toml", "--out", "again"]):
+        done = ssmtl(base, *command)
+        assert done.returncode == 2
+        assert needed in done.stderr
     assert "more with plugins" in ssmtl(base, "run", "--backbone", "tinynet").stderr
 
 
