@@ -252,6 +252,8 @@ class RunConfig(Config):
         twice = sorted({str(t) for t in specs.tasks if specs.tasks.count(t) > 1})
         if twice:
             raise UsageError(f"task {twice[0]!r} is given twice; give it once, with a weight=… if it should count more")
+        if not any(task.weight for task in specs.tasks):
+            raise UsageError("every task has weight 0: nothing would be trained; give one of them a weight above 0")
         check_needs(specs.backbone, [*specs.tasks, *([head] if head else [])])
         given = self.model_fields_set | ({"epochs"} if self.steps is not None else set())
         suggested = {k: v for k, v in specs.dataset.suggested().items() if k not in given}

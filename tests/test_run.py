@@ -402,6 +402,7 @@ def test_python_takes_specs_as_objects(scans, tmp_path):
         (["--task", "reconstruct_prv"], 2, "did you mean 'reconstruct_prev'"),
         (["--backbone", "unett"], 2, "did you mean 'unet'"),
         (["--task", "reconstruct_prev:t=0"], 2, "greater than or equal to 1"),
+        (["--task", "reconstruct_prev:weight=0"], 2, "every task has weight 0"),
         (["--task", "reconstruct_prev", "--task", "reconstruct_prev"], 2, "given twice"),
         (["--epochs", "2", "--steps", "3"], 2, "both epochs and steps"),
         (["--lr", "-1"], 2, "lr: Input should be greater than 0"),
