@@ -45,12 +45,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
     started = time.perf_counter()
-    for part in ("_choice", ""):
-        for name, folder in DATA.items():
-            file = HERE / "results" / f"{name}{part}.toml"
-            data = f'folder:"{given.data / folder}"'
-            done = ssmtl.experiment(file, data=data, out=given.out, progress=RichProgress(stderr()))
-            write_docs(file.stem, tables(markdown(done.summary)))
+    for name in (*(f"{part}_choice" for part in DATA), *DATA, "hippocampus_balancers"):
+        data = f'folder:"{given.data / DATA[name.partition("_")[0]]}"'
+        done = ssmtl.experiment(
+            HERE / "results" / f"{name}.toml", data=data, out=given.out, progress=RichProgress(stderr())
+        )
+        write_docs(name, tables(markdown(done.summary)))
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes")
 
 
