@@ -41,5 +41,5 @@ bench: $(VENV)/.installed  ## what is claimed about speed
 	$(BIN)/python benchmarks/layout.py
 	$(BIN)/python benchmarks/predict_overhead.py
 
-results: $(VENV)/.installed  ## fill the tables of docs/results.md (about two hours; resumes); DATA=folder with the two data sets
+results: $(VENV)/.installed  ## fill the tables of docs/results.md (about three hours; resumes); DATA=folder with the two data sets
 	$(BIN)/python benchmarks/results.py $(DATA) $(RESULTS)
