@@ -77,8 +77,6 @@ class Registry:
                     found = _specs_of(point)
             except (Exception, SystemExit) as problem:  # a broken plugin must not take the others with it
                 error = f"{type(problem).__name__}: {problem}"
-            if not found and not error:
-                error = "registers nothing; is @hookimpl above its hook, and the hook in the module of the entry point?"
             plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
             self.plugins.append(plugin)
             for spec in found:
@@ -192,9 +190,11 @@ def _specs_of(point: EntryPoint) -> list[type[Spec]]:
     manager.add_hookspecs(hookspecs)
     module = point.load()
     manager.register(module, name=point.name)
-    for name in vars(module):
-        if name.startswith("ssmtl_") and name not in HOOKS and callable(getattr(module, name)):
+    for name, member in vars(module).items():
+        if hasattr(member, "ssmtl_impl") and name not in HOOKS:  # what @hookimpl leaves behind
             raise TypeError(f"there is no hook {name}{did_you_mean(name, HOOKS)} (there are {', '.join(HOOKS)})")
+    if not manager.get_hookcallers(module):
+        raise TypeError("it registers nothing; is @hookimpl above its hook, in the module of the entry point?")
     manager.check_pending()
     found: list[type[Spec]] = []
     for hook, kind in HOOKS.items():

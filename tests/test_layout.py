@@ -37,7 +37,8 @@ def below(graph, package):
         ("config", ["experiments", "engine", "cli"]),
         ("experiments", ["data", "engine", "cli"]),
         ("data", ["config", "registry", "engine", "cli"]),
-        ("engine", ["cli"]),
+        ("engine", ["testing", "cli"]),
+        ("testing", ["cli"]),
     ],
 )
 def test_imports_go_one_way(graph, lower, higher):

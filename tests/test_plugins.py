@@ -121,6 +121,11 @@ def test_plugins_that_are_not_bundled_can_be_left_out():
     assert done.stdout == "{'ssmtl-toolkit'}\n", done.stderr
 
 
+def test_a_plugin_may_have_nothing_to_offer_here_and_functions_of_any_name(tmp_path, monkeypatch):
+    body = TASK.format(name="mine").replace("return [Mine]", "return []") + "def ssmtl_helper(): ..."
+    assert Registry([plugin(tmp_path, monkeypatch, "offers_none", body)]).broken == []
+
+
 def test_what_a_plugin_prints_is_no_result(tmp_path, monkeypatch, capsys):
     Registry([plugin(tmp_path, monkeypatch, "talks", "print('hello')\n" + TASK.format(name="mine"))])
     out, err = capsys.readouterr()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from broken_parts import (
     BrokenBackbone,
     BrokenBalancer,
@@ -22,11 +23,13 @@ from heavy_part import Heavy
 from part_examples import EXAMPLES, nifti
 from unusual_parts import AnchorsToo, Between, Drawing, NeedsSize
 
+from ssmtl_toolkit.engine.step import Companion
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BalancerSpec
 from ssmtl_toolkit.testing import ContractError, cases
 from ssmtl_toolkit.testing.case import all_checks
+from ssmtl_toolkit.testing.sample import Small, step
 
 FASTER = {"unet": "unet:encoder=resnet18", "fcn": "fcn:encoder=resnet18", "smp": "smp:fpn,encoder=resnet18"}
 
@@ -249,6 +252,17 @@ def test_what_wants_an_option_or_an_extra_does_not_hide_the_other_parts(monkeypa
     left = {case.spec.name for case in cases()}
     assert "mgda" not in left
     assert left >= {"slice_siam", "unet", "smp", "fixed", "folder", "nifti"}
+
+
+def test_a_module_can_be_tried_on_a_step_of_ones_own():
+    torch.manual_seed(0)
+    backbone, anchors = Small().build(1), torch.randn(4, 1, 16, 16)
+    task = Between().build(backbone)
+    neighbour = Companion(anchors[1:3], torch.tensor([1, 1]), torch.tensor([0, 1]))
+    output = task(step(backbone, anchors, before=Companion(anchors, torch.full((4,), -1)), behind=neighbour))
+    assert output.pairs == 2
+    told = task.decode(torch.cat([backbone(anchors[:2]).dense, backbone(anchors[1:3]).dense], dim=1))
+    assert output.loss.item() == pytest.approx(((told - anchors[:2]) ** 2).mean().item(), rel=1e-4)
 
 
 def test_titles_are_unique_for_each_kind_of_part():

@@ -41,7 +41,7 @@ def command(name: str, example: Path | None, only: str | None, as_json: bool) ->
         raise UsageError(
             f"--example is for readers; a dataset is tried where it lies, as in {name.partition(':')[0]}:DIR"
         )
-    found = [case for case in found if only is None or only.lower() in case.check.title]
+    found = [case for case in found if only is None or only.lower() in case.check.title.lower()]
     if not found:
         raise UsageError(f"--only {only!r}: no check of {name!r} has these words in its title")
     said: set[str] = set()

@@ -111,11 +111,13 @@ class Case:
 
 def _place(error: BaseException, cls: type[Spec]) -> str:
     """Where in the part's own package an error came up, as ` at package/file.py:17`; "" where it did not."""
-    package = cls.__module__.partition(".")[0]
-    home = Path(getattr(sys.modules.get(package), "__file__", None) or "/").parent
-    root = home.parent if home.name == package else home
+    module = sys.modules.get(cls.__module__.partition(".")[0])
+    file = getattr(module, "__file__", None)
+    if file is None:  # a notebook
+        return ""
+    home = Path(file).parent if hasattr(module, "__path__") else Path(file)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(home)]
-    return f" at {Path(frames[-1].filename).relative_to(root)}:{frames[-1].lineno}" if frames else ""
+    return f" at {Path(frames[-1].filename).relative_to(home.parent)}:{frames[-1].lineno}" if frames else ""
 
 
 def cases(*parts: str | type[Spec] | Spec, example: Example | None = None) -> list[Case]:
