@@ -51,9 +51,9 @@ def test_the_report_holds_scores_by_class_over_seeds_and_the_paired_difference(t
     both = [np.array(summary["arms"][arm]["iou"]["values"]) for arm in ("pretrained", "scratch")]
     difference = summary["difference"]["iou"]
     assert difference["values"] == pytest.approx(list(both[0] - both[1]))
-    interval = stats.ttest_rel(*both).confidence_interval(0.95)
-    assert difference["ci95"] == pytest.approx([interval.low, interval.high])
+    assert difference["ci95"] is None  # of two repetitions
     assert summary["difference"]["dice"]["over_patients"]["n"] == 2
+    assert summary["difference"]["dice"]["over_patients"]["ci95"] is None
 
 
 def test_it_learns_to_find_the_big_ball(tuned):
@@ -370,9 +370,38 @@ def test_over_patients_averages_the_repetitions_of_each_patient():
     assert found["n"] == 2
 
 
-def test_an_interval_needs_two_pairs():
-    assert report.paired([0.5], [0.4])["ci95"] is None
-    assert report.paired([0.5, None, 0.7], [0.4, 0.2, 0.5])["n"] == 2
+def test_the_interval_over_repetitions_is_that_of_a_paired_t_test_from_four_repetitions_on():
+    ours, theirs = np.random.default_rng(0).uniform(size=(2, 5))
+    for n in (4, 5):
+        interval = stats.ttest_rel(ours[:n], theirs[:n]).confidence_interval(0.95)
+        assert report.paired(ours[:n], theirs[:n])["ci95"] == pytest.approx([interval.low, interval.high])
+    for n in (1, 2, 3):
+        assert report.paired(ours[:n], theirs[:n])["ci95"] is None
+
+
+def test_undefined_values_do_not_count_towards_the_repetitions_of_an_interval():
+    found = report.paired([0.5, None, 0.7, 0.8], [0.4, 0.2, 0.5, 0.5])
+    assert found["n"] == 3
+    assert found["ci95"] is None
+
+
+def test_the_interval_over_patients_needs_eight_of_them():
+    differences = np.random.default_rng(0).normal(0.1, 0.05, 8)
+    ours = [{str(i): [float(d)] for i, d in enumerate(differences)}]
+    theirs = [{str(i): [0.0] for i in range(8)}]
+    low, high = report.over_patients(ours, theirs)["ci95"]
+    assert differences.min() < low < differences.mean() < high < differences.max()
+    seven = [{p: v for p, v in ours[0].items() if p != "0"}]
+    assert report.over_patients(seven, theirs)["ci95"] is None
+
+
+def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(tuned, ssmtl):
+    done = ssmtl("finetune", "--resume", tuned)
+    assert done.returncode == 0
+    assert "95 %" not in done.stderr
+    assert "over 2 test patients" in done.stderr
+    assert "too few patients for an interval" in done.stderr
+    assert "2 repetitions give no interval; add some by --resume and --seeds 4" in done.stderr
 
 
 def test_a_phantom_says_its_classes(ssmtl):

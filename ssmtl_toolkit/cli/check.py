@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssmtl_toolkit import cli
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.testing import Case
 
 
-@click.command("check", short_help="Check that a part keeps its contract.")
+@click.command("check", cls=OnceCommand, short_help="Check that a part keeps its contract.")
 @click.argument("name")
 @click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
 @click.option("--only", metavar="WORDS", help="Only the checks whose titles hold these words.")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 
 
-@click.group("data", short_help="Make data.")
+@click.group("data", cls=OnceGroup)
 def command() -> None:
     """Make data."""
 

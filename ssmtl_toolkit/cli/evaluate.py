@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 
 _COLUMNS = ("tp", "fp", "fn", "iou", "dice", "hd95", "surface_dice", "penalised")
 
 
-@click.command("evaluate", short_help="Score predicted label maps against labels.")
+@click.command("evaluate", cls=OnceCommand)
 @click.option("--pred", type=click.Path(path_type=Path), required=True, help="Predictions: a file or a folder.")
 @click.option("--label", type=click.Path(path_type=Path), required=True, help="Labels: a file or a folder.")
 @click.option("--classes", metavar="TEXT", help="What the values mean: LV=500,RV=600,LA=420+421.  [default: see above]")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Matrix, read_experiment
 
@@ -39,7 +40,9 @@ def shared_options(function: F) -> F:
     return function
 
 
-@click.command("experiment", short_help="Compare rows of pre-training and fine-tuning, from a TOML file.")
+@click.command(
+    "experiment", cls=OnceCommand, short_help="Compare rows of pre-training and fine-tuning, from a TOML file."
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @shared_options
 def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | None, as_json: bool, **how: Any) -> None:
@@ -57,7 +60,10 @@ def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | Non
 
 def matrix_of(file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]) -> Matrix:
     """Read an experiment as the shared options say."""
-    return read_experiment(file, data, quick=quick, seeds=seeds, settings=dict(map(_setting, settings)))
+    given = dict(map(_setting, settings))
+    if len(given) < len(settings):
+        raise UsageError("--set: one key is given twice, and only its last value would count; give each key once")
+    return read_experiment(file, data, quick=quick, seeds=seeds, settings=given)
 
 
 def _setting(text: str) -> tuple[str, Any]:

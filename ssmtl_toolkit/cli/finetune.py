@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import options_of
 from ssmtl_toolkit.config import FinetuneConfig, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
 
 
-@click.command("finetune", short_help="Fine-tune on few labelled slices, and test.")
+@click.command("finetune", cls=OnceCommand)
 @options_of(FinetuneConfig, {"source": "from"})
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-HEAD]")
@@ -83,20 +84,34 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     if "difference" in summary:
         difference = summary["difference"]
         rows.append(["difference", "mean", *(_spread(difference[name], name) for name in metrics)])
-        rows.append(["", "95 % CI", *(_interval(difference[name]["ci95"], name) for name in metrics)])
+        if any(difference[name]["ci95"] for name in metrics):
+            rows.append(["", "95 % CI", *(_interval(difference[name]["ci95"], name) for name in metrics)])
     console.print(table("", ["", "", *(_HEADINGS[name] for name in metrics)], rows))
     scans, number = summary["scans"], summary["training_slices"]
     console.print(
         f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
         f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
-    for name, found in summary.get("difference", {}).items():
-        if found.get("over_patients", {}).get("ci95"):
-            over = found["over_patients"]
-            console.print(
-                f"{_HEADINGS[name]} difference over {over['n']} test patients: {_number(over['mean'], name)}, "
-                f"95 % CI {_interval(over['ci95'], name)}"
+    for line in _confidence(summary.get("difference", {}), len(summary["seeds"])):
+        console.print(line)
+
+
+def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
+    """How sure one can be of the difference, over other patients and over other draws of slices."""
+    from ssmtl_toolkit.engine.report import LEAST_REPETITIONS
+
+    lines = []
+    for name, found in difference.items():
+        if over := found.get("over_patients"):
+            sure = f"95 % CI {_interval(over['ci95'], name)}" if over["ci95"] else "too few patients for an interval"
+            lines.append(
+                f"{_HEADINGS[name]} difference over {over['n']} test patients: {_number(over['mean'], name)}, {sure}"
             )
+    if difference and repetitions < LEAST_REPETITIONS:
+        lines.append(
+            f"{repetitions} repetitions give no interval; add some by --resume and --seeds {LEAST_REPETITIONS}"
+        )
+    return lines
 
 
 _HEADINGS = {

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.check import command as check
+from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
 from ssmtl_toolkit.specs import did_you_mean
 
 
-@click.group("plugins", short_help="Show, check and make plugins.")
+@click.group("plugins", cls=OnceGroup, short_help="Show, check and make plugins.")
 def command() -> None:
     """Show what is installed (tasks, backbones, heads, balancers, readers, datasets), check it, or make a new one."""
 

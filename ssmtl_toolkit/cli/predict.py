@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import DataError
 
 
-@click.command("predict", short_help="Write predictions for scans.")
+@click.command("predict", cls=OnceCommand)
 @click.argument("scans", nargs=-1, required=True)
 @click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="Run folder of a fine-tuning.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the predictions.")

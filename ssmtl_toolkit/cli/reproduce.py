@@ -9,13 +9,18 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.experiment import matrix_of, run_matrices, shared_options
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import did_you_mean
 
 TABLES = Path(__file__).parents[1] / "tables"
 
 
-@click.command("reproduce", short_help="Repeat the paper's tables, and show the difference to the published numbers.")
+@click.command(
+    "reproduce",
+    cls=OnceCommand,
+    short_help="Repeat the paper's tables, and show the difference to the published numbers.",
+)
 @click.argument("names", nargs=-1, metavar="[TABLE]... | all")
 @click.option("--list", "listed", is_flag=True, help="List the tables and their rows.")
 @shared_options

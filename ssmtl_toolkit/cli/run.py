@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import options_of
 from ssmtl_toolkit.config import RunConfig, RunSpecs, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
 
 
-@click.command("run", short_help="Pre-train a backbone on unlabelled scans.")
+@click.command("run", cls=OnceCommand)
 @options_of(RunConfig, {"tasks": "task", "head": "for"})
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-BACKBONE]")

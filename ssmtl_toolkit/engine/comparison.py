@@ -18,7 +18,8 @@ from ssmtl_toolkit.experiments import Job, Matrix
 HOW = (
     "Ours: mean ± standard deviation over repetitions of the fine-tuning, each with training slices of its own, which "
     "all rows share; one pre-training. Gain: difference to the row from scratch with the same network, slices and "
-    "steps, paired by repetition, and its 95 % interval (Student's t over repetitions)."
+    "steps, paired by repetition, and its 95 % interval (Student's t over repetitions; none with fewer than "
+    f"{report.LEAST_REPETITIONS})."
 )
 """How the numbers of a table are made."""
 

@@ -10,12 +10,18 @@ import numpy as np
 
 Numbers = Sequence[float | None]
 
+LEAST_REPETITIONS = 4
+"""Fewer repetitions give no interval: Student's t over two or three says nothing (IoU -1.9 to 2.0)."""
+LEAST_PATIENTS = 8
+"""Fewer test patients give no interval: a bootstrap over a handful is too narrow and looks significant."""
+
 HOW = (
     "sd: standard deviation over the repetitions (n - 1). Paired difference: pretrained minus scratch, repetition by "
     "repetition (equal seed, scans, slices, steps); its 95 % interval is Student's t over repetitions, so it speaks "
-    "for these test scans and other draws of training slices. over_patients: the difference of each test patient, "
-    "averaged over repetitions; its 95 % interval is a bootstrap over patients (BCa, 9999 draws), so it speaks for "
-    "other patients and these trainings."
+    f"for these test scans and other draws of training slices; none with fewer than {LEAST_REPETITIONS} repetitions. "
+    "over_patients: the difference of each test patient, averaged over repetitions; its 95 % interval is a bootstrap "
+    "over patients (BCa, 9999 draws), so it speaks for other patients and these trainings; none with fewer than "
+    f"{LEAST_PATIENTS} patients."
 )
 """How the numbers of a report are made."""
 
@@ -32,14 +38,14 @@ def spread(values: Numbers) -> dict[str, Any]:
 
 
 def paired(ours: Numbers, theirs: Numbers) -> dict[str, Any]:
-    """The differences of two series, with a 95 % interval by Student's t; None with fewer than two pairs."""
+    """The differences of two series, with a 95 % interval by Student's t; None with too few repetitions."""
     pairs = zip(ours, theirs, strict=True)
     found = spread([None if a is None or b is None else a - b for a, b in pairs])
     return {**found, "ci95": _t_interval(found["mean"], found["sd"], found["n"])}
 
 
 def _t_interval(mean: float | None, sd: float | None, n: int) -> list[float] | None:
-    if mean is None or sd is None:
+    if mean is None or sd is None or n < LEAST_REPETITIONS:
         return None
     from scipy.special import stdtrit
 
@@ -66,7 +72,7 @@ def _difference(ours: Numbers, theirs: Numbers) -> float | None:
 
 
 def _bootstrap(values: Sequence[float]) -> list[float] | None:
-    if len(set(values)) < 3:
+    if len(values) < LEAST_PATIENTS or len(set(values)) < 3:
         return None
     from scipy.stats import bootstrap  # type: ignore[attr-defined]
 

@@ -1,0 +1,36 @@
+"""Commands that refuse an option given twice: click would keep the last value and drop the others silently."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from ssmtl_toolkit.errors import UsageError
+
+_INSTEAD = {"data": "; to join folders, list their scans in a manifest (.csv or .toml)"}
+
+
+class OnceCommand(click.Command):
+    """A command whose options may be given once, unless they are declared as repeatable."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            self._refuse_repeated(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _refuse_repeated(self, ctx: click.Context, args: list[str]) -> None:
+        """Raise UsageError naming the first option that is given more than once."""
+        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(order).items():
+            if isinstance(option, click.Option) and times > 1 and not (option.multiple or option.count):
+                flags = " and ".join([option.opts[-1], *option.secondary_opts])
+                last = "" if option.is_flag else f" (the last value is {values[option.name or '']!r})"
+                hint = _INSTEAD.get(option.name or "", "")
+                raise UsageError(f"{flags}: given {times} times{last}; give it once{hint}")
+
+
+class OnceGroup(click.Group):
+    """A group whose subcommands are `OnceCommand`s."""
+
+    command_class = OnceCommand
