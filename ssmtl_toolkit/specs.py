@@ -215,7 +215,7 @@ class Scan:
 
     `unfit` says why a file that was found is no scan to train on; it is listed as left out. `annotated` lists the
     slices of `label` that somebody has labelled, counted from 0 in the file's own order along the axis of the cut;
-    None: all of them.
+    None: all of them. `named`: the user has named this file by itself, not a folder that it is in.
     """
 
     path: Path
@@ -225,6 +225,7 @@ class Scan:
     label: Path | None = None
     unfit: str = ""
     annotated: tuple[int, ...] | None = None
+    named: bool = False
 
 
 class DatasetSpec(Spec):

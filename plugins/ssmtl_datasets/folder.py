@@ -28,7 +28,7 @@ _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECA
 def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
     """All that readers are meant for below `root`, and `root` itself; `labels/` has the labels of the same names."""
     if root.is_file():
-        return [_scan(Found(root, root), root.parent)]
+        return [replace(_scan(Found(root, root), root.parent), named=True)]
     _check(root)
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
     if images is not None:

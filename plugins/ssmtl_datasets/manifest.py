@@ -122,7 +122,7 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
         raise DataError(f"{where}: image and label are the same file, {printable(image)}")
     name = _name(file, image)
     annotated = _slices(where, row.get("slices", ""))
-    return Scan(image, name, texts["patient"] or name, texts["modality"], label, annotated=annotated)
+    return Scan(image, name, texts["patient"] or name, texts["modality"], label, annotated=annotated, named=True)
 
 
 def _path(file: Path, text: str) -> Path | None:

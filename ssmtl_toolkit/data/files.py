@@ -1,19 +1,26 @@
-"""Files that are whole or not there, and digests of files that are read once."""
+"""Files that are whole or not there, locks that say what they wait for, and digests of files that are read once."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import xxhash
+from filelock import BaseFileLock, FileLock, Timeout
+
+from ssmtl_toolkit.names import printable
 
 _BLOCK = 1 << 20
+_PATIENCE = 5.0  # seconds to wait for a lock before saying so
 _UMASK = os.umask(0o077)  # it can only be read by setting it
 os.umask(_UMASK)
 
@@ -55,6 +62,50 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What to do while something is waited for: `check` raises when it is time to leave, `note` tells the user."""
+
+    check: Callable[[], None] = lambda: None
+    note: Callable[[str], None] = lambda text: None
+
+
+@contextlib.contextmanager
+def holding(file: Path, waiting: Waiting) -> Iterator[None]:
+    """Hold a lock file; waiting for another process is told after some seconds, and can be interrupted.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    lock, until = FileLock(file), time.monotonic() + _PATIENCE
+    while not _acquired(lock):
+        waiting.check()
+        if time.monotonic() > until:
+            waiting.note(f"{printable(file)}: another process holds this lock; waiting for it")
+            until = math.inf
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        return False
+    return True
+
+
+def checksum(*parts: bytes | memoryview) -> str:
+    """A digest that notices damage at the speed of memory; it is no protection against a forger."""
+    total = xxhash.xxh3_128()
+    for part in parts:
+        total.update(part)
+        total.update(b"\0")
+    return total.hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as temporary:
@@ -75,7 +126,10 @@ def digest(path: Path) -> str:
 
 
 class DigestMemo:
-    """Digests by path, kept between runs; a file is read again when its size, times or inode have changed."""
+    """Digests by path, kept between runs; a file is read again when its size, times or inode have changed.
+
+    Each entry carries a checksum of its own: one that is damaged is not believed.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -85,26 +139,42 @@ class DigestMemo:
     def _load(self) -> dict[str, list[Any]]:
         try:
             known = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # a memo that is missing or damaged only costs time
+        except (OSError, ValueError, RecursionError):  # a memo that is missing or damaged only costs time
             return {}
-        return known if isinstance(known, dict) else {}
+        return {k: v for k, v in known.items() if _is_whole(k, v)} if isinstance(known, dict) else {}
 
     def __call__(self, path: Path) -> str:
-        """Return the digest of `path`, from memory where the file looks unchanged."""
+        """Return the sha256 of a file or folder."""
         if path.is_dir():
             return digest(path)
         status = path.stat()
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).hex()
-        if name in self._known and self._known[name][:-1] == state:
-            return str(self._known[name][-1])
-        value = digest(path)
-        self._new[name] = [*state, value]
-        return value
+        if name in self._known and self._known[name][:4] == state:
+            return str(self._known[name][4])
+        entry = [*state, digest(path)]
+        self._new[name] = [*entry, _seal(name, entry)]
+        return str(entry[-1])
 
-    def save(self) -> None:
-        """Add what was new to the file, together with what other processes have added meanwhile."""
-        if self._new:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self._file}.lock"):
-                write_json(self._file, {**self._load(), **self._new})
+    def save(self) -> str:
+        """Add what was new to the file, together with what other processes have added meanwhile.
+
+        Returns:
+            Why that could not be done, which costs the next start some time; else "".
+        """
+        try:
+            if self._new:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(f"{self._file}.lock", timeout=_PATIENCE):
+                    write_json(self._file, {**self._load(), **self._new})
+        except (OSError, Timeout) as error:
+            return f"{printable(self._file)}: could not be written ({error}); the next start reads all scans again"
+        return ""
+
+
+def _seal(name: str, entry: list[Any]) -> str:
+    return checksum(name.encode(), json.dumps(entry).encode())
+
+
+def _is_whole(name: str, entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 6 and entry[5] == _seal(name, entry[:5])

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import xxhash
 from torch import Tensor
 
-from ssmtl_toolkit.data import prepare as preparing
-from ssmtl_toolkit.data.files import DigestMemo, replacing
+from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
+from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.prepare import Prepare
-from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan
@@ -31,6 +27,7 @@ from ssmtl_toolkit.specs import ReaderSpec, Scan
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600
 _MOST_WORKERS = 8
+_BLOCK = 1 << 24
 _CGROUP = Path("/sys/fs/cgroup")
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
 
@@ -83,18 +80,6 @@ class SliceStore:
         return SliceStore(self.slices.to(device), self.scans, self.left_out)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """The cached slices of one scan: the file, and what its metadata says."""
-
-    scan: Scan
-    key: str
-    digest: str
-    file: Path
-    count: int
-    about: dict[str, Any]
-
-
 def build_store(
     scans: Sequence[Scan],
     readers: Sequence[ReaderSpec],
@@ -104,7 +89,9 @@ def build_store(
     skip_bad: bool = False,
     placement: Placement = "auto",
     copies: int = 1,
+    label_maps: Literal["skip", "note"] = "skip",
     on_scan: Callable[[str], None] = lambda name: None,
+    waiting: Waiting = Waiting(),  # noqa: B008 - frozen
 ) -> SliceStore:
     """Read, prepare and cache what is not in the cache yet, in parallel, and open the result.
 
@@ -117,7 +104,9 @@ def build_store(
         placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
             is `SliceStore.to`.
         copies: how many processes on this machine will hold the store.
+        label_maps: what becomes of a scan that looks like a label map, unless it was named by itself.
         on_scan: called with a scan's name when it is done, from one thread.
+        waiting: asked while locks are waited for, and told of what was damaged in the cache.
 
     Raises:
         DataError: scans cannot be read (all of them are named), or none is left.
@@ -125,11 +114,13 @@ def build_store(
     unfit = [LeftOut(scan.name, scan.unfit) for scan in scans if scan.unfit]
     scans = [scan for scan in scans if not scan.unfit]
     memo = DigestMemo(cache / "digests.json")
-    pieces: dict[int, _Piece] = {}
+    pieces: dict[int, Piece] = {}
     bad: dict[int, LeftOut] = {}
     _remove_old_parts(cache)
     with ThreadPoolExecutor(max_workers=_workers()) as pool:
-        jobs = {pool.submit(_piece, scan, readers, options, cache, memo): i for i, scan in enumerate(scans)}
+        jobs = {
+            pool.submit(find_piece, scan, readers, options, cache, memo, waiting): i for i, scan in enumerate(scans)
+        }
         try:
             for job in as_completed(jobs):
                 i = jobs[job]
@@ -141,68 +132,21 @@ def build_store(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    memo.save()
+    if problem := memo.save():
+        waiting.note(problem)
     if bad and not skip_bad:
         raise _cannot_start([bad[i] for i in sorted(bad)], len(scans))
     kept, same = _without_copies([pieces[i] for i in sorted(pieces)])
-    left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same)
+    kept, labels = _without_label_maps(kept, label_maps, waiting)
+    left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *(item.reason for item in left_out[:10])]))
-    return _open(kept, left_out, options.size, cache, placement, copies)
-
-
-def _piece(scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: Path, memo: DigestMemo) -> _Piece:
-    """Find the scan's slices in the cache, or make them."""
-    reader = reader_for(scan.path, readers)
-    digest = content_digest(scan.path, reader, memo)
-    recipe = [digest, str(reader), reader.revision, preparing.REVISION, options.model_dump_json()]
-    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
-    file = cache / "slices" / key[:2] / f"{key}.safetensors"
-    about = _about(file)
-    if about is None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.parent / ".lock"):  # another process may be making it
-                if _about(file) is None:
-                    _make(scan, reader, options, file)
-        except (OSError, SafetensorError) as error:
-            raise SsmtlError(f"{file.parent}: the cache cannot be written ({error}); choose another --cache") from error
-        about = _about(file)
-        if about is None:
-            raise DataError(f"{printable(file)}: the cache does not keep what is written to it; choose another --cache")
-    return _Piece(scan, key, digest, file, about.pop("count"), about)
-
-
-def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path) -> None:
-    volume = read_volume(scan.path, [reader], options.volume)
-    try:
-        prepared = preparing.prepare(volume, options)
-    except DataError as error:
-        raise DataError(f"{printable(scan.path)}: {error}") from error
-    about = {
-        "spacing": prepared.spacing,
-        "axis": prepared.axis,
-        "blank": prepared.blank,
-        "notes": list(prepared.notes),
-        "count": len(prepared.slices),
-    }
-    with replacing(file) as temporary:
-        save_file({"slices": prepared.slices}, temporary, {"about": json.dumps(about)})
-
-
-def _about(file: Path) -> dict[str, Any] | None:
-    """Read the metadata of a cached piece; None when it is not there or not whole."""
-    try:
-        with safe_open(file, "numpy") as piece:
-            about: dict[str, Any] = json.loads(piece.metadata()["about"])
-            return about
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
+    return _open(kept, left_out, options.size, cache, placement, copies, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:
     """Remove what builds that were killed have left behind."""
-    for part in [*cache.glob("slices/*/.*.part"), *cache.glob("packs/.*.part")]:
+    for part in [*cache.glob("slices/*/.*.part"), *cache.glob("slices/*/.tmp*"), *cache.glob("packs/.*.part")]:
         with contextlib.suppress(OSError):  # another process may be quicker
             if time.time() - part.stat().st_mtime > _OLD_PART_SECONDS:
                 part.unlink()
@@ -223,9 +167,9 @@ def _cannot_start(bad: Sequence[LeftOut], total: int) -> DataError:
     )
 
 
-def _without_copies(pieces: Iterable[_Piece]) -> tuple[list[_Piece], list[LeftOut]]:
+def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[LeftOut]]:
     """Leave out files with the same content as an earlier one: links, copies."""
-    first: dict[str, _Piece] = {}
+    first: dict[str, Piece] = {}
     same = []
     for piece in pieces:
         there = first.setdefault(piece.digest, piece)
@@ -239,56 +183,96 @@ def _without_copies(pieces: Iterable[_Piece]) -> tuple[list[_Piece], list[LeftOu
     return list(first.values()), same
 
 
+def _without_label_maps(
+    pieces: Sequence[Piece], label_maps: Literal["skip", "note"], waiting: Waiting
+) -> tuple[list[Piece], list[LeftOut]]:
+    """Leave out, or only tell, what looks like a label map; what the user has named by itself stays."""
+    kept, found = [], []
+    for piece in pieces:
+        reason = f"{printable(piece.scan.path)}: looks like a label map: {piece.about.like_labels}"
+        if piece.about.like_labels and label_maps == "skip" and not piece.scan.named:
+            found.append(LeftOut(piece.scan.name, f"{reason}; list it in a manifest (.csv) if it is a scan"))
+            continue
+        kept.append(piece)
+        if piece.about.like_labels:
+            waiting.note(f"{reason}, not like a scan")
+    return kept, found
+
+
 def _open(
-    pieces: Sequence[_Piece],
+    pieces: Sequence[Piece],
     left_out: tuple[LeftOut, ...],
     size: int,
     cache: Path,
     placement: Placement,
     copies: int,
+    waiting: Waiting,
 ) -> SliceStore:
-    total = sum(piece.count for piece in pieces)
+    total = sum(piece.about.count for piece in pieces)
     shape = (total, size, size)
     fits = copies * total * size * size * 2 <= _PART_OF_MEMORY * free_memory()
-    slices = _packed(pieces, shape, cache) if placement == "disk" or not fits else _loaded(pieces, shape)
+    packed = placement == "disk" or not fits
+    slices = _packed(pieces, shape, cache, waiting) if packed else _loaded(pieces, shape, waiting)
     scans, start = [], 0
     for piece in pieces:
-        about = {**piece.about, "notes": tuple(piece.about["notes"])}
-        scans.append(StoredScan(piece.scan, piece.key, piece.digest, start, piece.count, **about))
-        start += piece.count
+        scans.append(_stored(piece, start))
+        start += piece.about.count
     return SliceStore(slices, tuple(scans), left_out)
 
 
-def _slices(piece: _Piece) -> np.ndarray[Any, np.dtype[np.float16]]:
-    with safe_open(piece.file, "numpy") as file:
-        slices: np.ndarray[Any, np.dtype[np.float16]] = file.get_tensor("slices")
-        return slices
+def _stored(piece: Piece, start: int) -> StoredScan:
+    about = piece.about
+    place = (piece.scan, piece.key, piece.digest, start, about.count)
+    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes)
 
 
-def _loaded(pieces: Sequence[_Piece], shape: tuple[int, int, int]) -> Tensor:
+def _loaded(pieces: Sequence[Piece], shape: tuple[int, int, int], waiting: Waiting) -> Tensor:
     slices = np.empty(shape, dtype=np.float16)
     start = 0
     for piece in pieces:
-        slices[start : start + piece.count] = _slices(piece)
-        start += piece.count
+        slices[start : start + piece.about.count] = piece.slices(waiting)
+        start += piece.about.count
     return torch.from_numpy(slices)
 
 
-def _packed(pieces: Sequence[_Piece], shape: tuple[int, int, int], cache: Path) -> Tensor:
+def _packed(pieces: Sequence[Piece], shape: tuple[int, int, int], cache: Path, waiting: Waiting) -> Tensor:
     """Put all pieces behind each other in one file, once, and map it into memory."""
     key = hashlib.sha256("\n".join(piece.key for piece in pieces).encode()).hexdigest()
     pack = cache / "packs" / f"{key}.f16"
-    pack.parent.mkdir(parents=True, exist_ok=True)
     size = 2 * shape[0] * shape[1] * shape[2]
-    with FileLock(f"{pack}.lock"):
-        if not pack.exists() or pack.stat().st_size != size:
-            with (
-                replacing(pack) as temporary,
-                temporary.open("wb") as file,
-            ):  # plain writes: a full disk is an error
-                for piece in pieces:
-                    file.write(_slices(piece).data)
+    try:
+        pack.parent.mkdir(parents=True, exist_ok=True)
+        with holding(Path(f"{pack}.lock"), waiting):
+            if not _is_whole(pack, size, waiting):
+                _write_pack(pack, pieces, waiting)
+    except OSError as error:
+        raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
     return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
+
+
+def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
+    """Write the slices, then a checksum of them."""
+    total = xxhash.xxh3_128()
+    with replacing(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
+        for piece in pieces:
+            data = piece.slices(waiting).data.cast("B")
+            total.update(data)
+            file.write(data)
+        file.write(total.digest())
+
+
+def _is_whole(pack: Path, size: int, waiting: Waiting) -> bool:
+    """Read a pack once and compare its checksum; a damaged one is told."""
+    total = xxhash.xxh3_128()
+    if not pack.exists():
+        return False
+    with contextlib.suppress(OSError), pack.open("rb") as file:
+        for start in range(0, size, _BLOCK):
+            total.update(file.read(min(_BLOCK, size - start)))
+        if file.read() == total.digest():
+            return True
+    waiting.note(f"{printable(pack)}: is damaged, and made anew")
+    return False
 
 
 def _workers() -> int:

@@ -184,7 +184,8 @@ class _Finetuning:
         )
         if not test:
             raise DataError("none of the test scans can be used; mend them, or choose others by --split")
-        store = open_store(_once([*training, *validation]), self.prepare, self.cache, self.progress, skip_bad=False)
+        used = _once([*training, *validation])
+        store = open_store(used, self.prepare, self.cache, self.progress, skip_bad=False, label_maps="note")
         targets = None if self.labels is None else self.labels.targets([*training, *validation], store)
         for seed, chosen in zip(self.seeds, slices, strict=True):
             self._warn_absent(seed, chosen)

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.data.files import Waiting
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.data.split import Split, with_patients
@@ -149,16 +150,29 @@ def open_store(
     skip_bad: bool,
     placement: Placement = "auto",
     copies: int = 1,
+    label_maps: Literal["skip", "note"] = "skip",
 ) -> SliceStore:
     """Prepare the slices of these scans, or find them in the cache, and tell what is odd about them."""
     progress.preparing(sum(not scan.unfit for scan in scans))
 
-    def on_scan(name: str) -> None:
-        progress.prepared(name)
+    def check() -> None:
         interrupts.check("nothing was trained yet")
 
+    def on_scan(name: str) -> None:
+        progress.prepared(name)
+        check()
+
     store = build_store(
-        scans, readers(), options, cache, skip_bad=skip_bad, placement=placement, copies=copies, on_scan=on_scan
+        scans,
+        readers(),
+        options,
+        cache,
+        skip_bad=skip_bad,
+        placement=placement,
+        copies=copies,
+        label_maps=label_maps,
+        on_scan=on_scan,
+        waiting=Waiting(check, progress.note),
     )
     _tell_oddities(store, progress)
     return store
