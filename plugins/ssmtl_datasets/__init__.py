@@ -37,9 +37,9 @@ class Folder(DatasetSpec):
         if self._is_manifest():
             return list_manifest(self.root)
         said = description(self.root)
-        return (
-            list_scans(self.root, readable) if said is None else list_described(self.root, said, self.channel, readable)
-        )
+        if said is None:
+            return list_scans(self.root, readable, self.channel)
+        return list_described(self.root, said, self.channel, readable)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets import described, manifest

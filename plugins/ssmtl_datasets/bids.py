@@ -14,7 +14,7 @@ from typing import Any
 
 import nibabel as nib
 
-from ssmtl_datasets.folder import stem
+from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan, did_you_mean

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssmtl_datasets.folder import stem, walk
+from ssmtl_datasets.folder import walk
+from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan

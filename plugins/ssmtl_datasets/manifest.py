@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssmtl_datasets.folder import stem
+from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
