@@ -258,3 +258,10 @@ def test_a_run_on_scans_beside_their_masks_trains_on_the_scans_and_says_so(tmp_p
     scans = json.loads(done.stdout)["scans"]
     assert scans["used"] == 2
     assert [item["scan"] for item in scans["left_out"]] == ["segmentation-0", "segmentation-1"]
+
+
+def test_who_asks_for_labels_hears_what_lies_there_instead(tmp_path, ssmtl):
+    touch(tmp_path, "set/a/p1.nii.gz", "set/a/p1_mask.nii.gz")
+    done = ssmtl("data", "split", "set", "--out", "s.json")
+    assert done.returncode == 3
+    assert "1 skipped, such as set/a/p1_mask.nii.gz: a label map by its name" in " ".join(done.stderr.split())
