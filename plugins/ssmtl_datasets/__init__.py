@@ -138,7 +138,7 @@ class MmWhs(DatasetSpec):
 
 
 class Bids(DatasetSpec):
-    """A BIDS data set: images by the suffix of their names, patients by `sub-`, label maps (`…_dseg`) of derivatives."""
+    """A BIDS data set: images by the suffix of their names, patients by `sub-`, label maps of derivatives."""
 
     name: ClassVar[str] = "bids"
     positional: ClassVar[str | None] = "root"
