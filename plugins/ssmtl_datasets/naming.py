@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import PurePath
 from typing import Literal
 
@@ -86,6 +87,7 @@ Holds = Literal["labels", "perhaps", ""]
 """What a folder holds by its name."""
 
 
+@cache
 def label_folder(name: str) -> Holds:
     """What a folder holds by its name: `labelsTr`, `masks`, `Ground`, `ct_labels` hold label maps.
 
