@@ -90,6 +90,47 @@ def test_of_two_segmentations_one_is_chosen_by_its_entity(tree):
     assert registry().dataset(f"bids:{tree},seg=tissue").classes() == {"gray": (1,)}
 
 
+@pytest.mark.parametrize(
+    "name", ["label-L_mask", "T1w_label-SC_seg", "T1w_seg-manual", "label-L_desc-lesion_mask", "msk"]
+)
+def test_label_maps_that_are_not_called_dseg_are_found_if_they_are_of_one_kind(tmp_path, name):
+    for i in (1, 2):
+        touch(tmp_path, f"sub-{i}/anat/sub-{i}_T1w.nii.gz", f"sub-{i}/anat/sub-{i}_T2w.nii.gz")
+        touch(
+            tmp_path, f"derivatives/l/sub-{i}/anat/sub-{i}_{name}.nii.gz", f"derivatives/l/sub-{i}/sub-{i}_{name}.json"
+        )
+        touch(tmp_path, f"derivatives/l/sub-{i}/anat/sub-{i}_label-GM_probseg.nii.gz")
+    assert [scan.label and scan.label.name for scan in listed(str(tmp_path))] == [
+        f"sub-{i}_{name}.nii.gz" for i in (1, 2)
+    ]
+    if name.startswith("T1w"):
+        assert [scan.label for scan in listed(f"{tmp_path},suffix=T2w")] == [None, None]
+
+
+def test_of_several_kinds_of_label_maps_one_is_chosen_and_who_needs_none_goes_on(tmp_path):
+    for i in (1, 2):
+        touch(tmp_path, f"sub-{i}/anat/sub-{i}_T1w.nii.gz")
+        touch(
+            tmp_path,
+            *(f"derivatives/l/sub-{i}/anat/sub-{i}_{name}.nii.gz" for name in ("desc-brain_mask", "label-L_mask")),
+        )
+    *scans, note = listed(str(tmp_path))
+    assert [(scan.label, scan.unfit) for scan in scans] == [(None, "")] * 2
+    assert note.unfit == (
+        f"{tmp_path}/derivatives: has label maps of several endings, desc-brain_mask (2), label-L_mask (2); "
+        "choose one by maps=ENDING"
+    )
+    assert [scan.label.name for scan in listed(f"{tmp_path},maps=label-L_mask") if scan.label] == [
+        f"sub-{i}_label-L_mask.nii.gz" for i in (1, 2)
+    ]
+    with pytest.raises(
+        DataError, match=r"no label map named …_label-R_mask; did you mean 'label-L_mask'\? \(there are: desc"
+    ):
+        listed(f"{tmp_path},maps=label-R_mask")
+    touch(tmp_path, "derivatives/l/sub-1/anat/sub-1_dseg.nii.gz")
+    assert [scan.label and scan.label.name for scan in listed(str(tmp_path))] == ["sub-1_dseg.nii.gz", None]
+
+
 def test_who_needs_no_labels_need_not_choose_any(tree):
     touch(tree, "derivatives/auto/sub-01/anat/sub-01_dseg.nii.gz")
     with pytest.raises(DataError, match=r"choose by labels=FOLDER \(below derivatives\), or take none by labels=none$"):

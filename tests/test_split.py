@@ -1,8 +1,10 @@
 """Patients stay together: splits made, given, written and refused."""
 
 import json
+import re
 
 import pytest
+from conftest import SMALL, write_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +63,92 @@ def test_numbered_and_unrelated_names_are_a_patient_each(names):
     scans, notes = with_patients(scans_of(*names), None)
     assert [scan.patient for scan in scans] == names
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["BraTS-0/BraTS-0-t1n", "BraTS-0/BraTS-0-t2w", "BraTS-1/BraTS-1-t1n", "BraTS-1/BraTS-1-t2w"], 2),
+        (["BraTS-0-t1n", "BraTS-0-t2w", "BraTS-1-t1n", "BraTS-1-t2w"], 2),
+        (["p_T1Gd", "p_T2f", "q_T1Gd", "q_T2f"], 2),
+    ],
+)
+def test_contrasts_that_differ_in_the_last_word_are_one_patient(names, patients):
+    scans, notes = with_patients(scans_of(*names), None)
+    assert len({scan.patient for scan in scans}) == patients
+    assert "are taken as 2 patients" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["a/T1", "a/T2", "b/T1", "b/T2"], ["a", "a", "b", "b"]),
+        (["anna/pre", "anna/post", "ben/pre", "ben/post"], ["anna", "anna", "ben", "ben"]),
+        (
+            ["t/patient1/patient1_frame01", "t/patient1/patient1_frame12", "t/patient2/patient2_frame01"],
+            ["t/patient1"] * 2 + ["t/patient2"],
+        ),
+        (["LIDC-01/01-2000/3.0", "LIDC-01/02-2001/4.1", "LIDC-02/05-2003/9.5"], ["LIDC-01", "LIDC-01", "LIDC-02"]),
+        (["U/0/pre/FLAIR", "U/0/pre/T1", "S/7/pre/FLAIR", "S/7/pre/T1"], ["U/0", "U/0", "S/7", "S/7"]),
+        (["c_1_0000", "c_1_0001", "c_2_0000", "c_2_0001"], ["c_1", "c_1", "c_2", "c_2"]),
+        (
+            ["sub-1/ses-1/sub-1_ses-1_T1w", "sub-1/ses-2/sub-1_ses-2_T1w", "sub-2/ses-1/sub-2_ses-1_T1w"],
+            ["sub-1", "sub-1", "sub-2"],
+        ),
+    ],
+)
+def test_where_folders_seem_to_be_patients_a_note_says_the_regex_that_keeps_their_scans_together(names, patients):
+    scans, notes = with_patients(scans_of(*names), None)
+    assert [scan.patient for scan in scans] == names
+    (note,) = notes
+    pattern = re.search(r"--patient '(\^.*)' keeps those together", note)[1]
+    joined, notes = with_patients(scans, pattern)
+    assert [scan.patient for scan in joined] == patients
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["siteA/p1", "siteA/p2", "siteB/p1", "siteB/p2"],
+        ["utrecht/p1", "utrecht/p2", "singapore/p1", "singapore/p2"],
+        ["train/case_1", "train/case_2", "test/case_1", "test/case_2"],
+        ["case_1/imaging", "case_2/imaging", "case_3/imaging"],
+        ["subset0/1.2.30", "subset0/1.2.31", "subset1/1.2.32"],
+        ["ct/1", "ct/2", "mr/1", "mr/2"],
+        ["x_0001", "x_0002", "x_0003"],
+    ],
+)
+def test_scans_that_are_a_patient_each_get_no_note(names):
+    assert with_patients(scans_of(*names), None) == (scans_of(*names), [])
+
+
+def test_the_series_of_a_folder_are_one_patient_already(tmp_path):
+    scans = scans_of("s1/series-1", "s1/series-2", "s2/series-1", patient=lambda name: name.partition("/")[0])
+    assert with_patients(scans, None) == (scans, [])
+
+
+def test_the_split_of_a_folder_per_patient_says_which_regex_keeps_them_together_and_takes_it(ssmtl, tmp_path):
+    lines = ["image,label"]
+    for patient in ("anna", "ben", "carl"):
+        for contrast in ("T1", "T2"):
+            write_scan(tmp_path / patient / f"{contrast}.nii.gz", seed=len(lines))
+            lines.append(
+                f"{patient}/{contrast}.nii.gz,anna/T1.nii.gz" if len(lines) > 1 else "anna/T1.nii.gz,ben/T1.nii.gz"
+            )
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    done = ssmtl("data", "split", "m.csv", "--out", "apart.json")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "note: anna/T1 and anna/T2 look like one patient, but the scans are taken as 6 patients" in said
+    assert "--patient '^([^/]+)' keeps those together (3 patients)" in said
+    done = ssmtl("data", "split", "m.csv", "--out", "together.json", "--patient", "^([^/]+)")
+    assert "note" not in done.stderr
+    assert len(json.loads((tmp_path / "together.json").read_text())["train"]) == 2
+    run = ["--data", "m.csv", "--size", 32, "--steps", 1, "--backbone", SMALL, "--task", "reconstruct_next:t=1"]
+    done = ssmtl("run", *run, "--without", "apart.json", "--out", "r")
+    assert done.returncode == 0, done.stderr
+    assert "--patient '^([^/]+)'" in " ".join(done.stderr.split())
 
 
 def test_what_the_dataset_says_of_patients_is_kept():

@@ -19,8 +19,8 @@ class Folder(DatasetSpec):
     """A file, or all scans below a folder; of `images` + `labels`, Decathlon and nnU-Net folders, scans with labels.
 
     Where there is a folder `images` (or `imagesTr`), those in there, with the labels of the same names in `labels`
-    (`labelsTr`); where a dataset.json of the Decathlon or of nnU-Net says more, as it says. A .csv or .toml file is a
-    manifest.
+    (`labelsTr`, `masks`, …); where a dataset.json of the Decathlon, nnU-Net or MONAI says more, as it says. A .csv or
+    .toml file is a manifest. Label maps are known by their names, and listed as left out.
     """
 
     name: ClassVar[str] = "folder"
@@ -37,9 +37,9 @@ class Folder(DatasetSpec):
         if self._is_manifest():
             return list_manifest(self.root)
         said = description(self.root)
-        return (
-            list_scans(self.root, readable) if said is None else list_described(self.root, said, self.channel, readable)
-        )
+        if said is None:
+            return list_scans(self.root, readable, self.channel)
+        return list_described(self.root, said, self.channel, readable)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets import described, manifest
@@ -138,7 +138,7 @@ class MmWhs(DatasetSpec):
 
 
 class Bids(DatasetSpec):
-    """A BIDS data set: images by the suffix of their names, patients by `sub-`, label maps `…_dseg` of derivatives."""
+    """A BIDS data set: images by the suffix of their names, patients by `sub-`, label maps of derivatives."""
 
     name: ClassVar[str] = "bids"
     positional: ClassVar[str | None] = "root"
@@ -151,6 +151,11 @@ class Bids(DatasetSpec):
     )
     desc: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: desc-….")
     seg: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: seg-….")
+    maps: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9+_-]*$",
+        description="How the names of label maps end: label-SC_seg, mask, …; else dseg, or the only ending there is.",
+    )
 
     def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
         from ssmtl_datasets.bids import list_bids
@@ -165,7 +170,7 @@ class Bids(DatasetSpec):
     def _label_maps(self) -> LabelMaps | None:
         from ssmtl_datasets.bids import LabelMaps
 
-        return None if self.labels is None else LabelMaps(self.labels, {"desc": self.desc, "seg": self.seg})
+        return None if self.labels is None else LabelMaps(self.labels, {"desc": self.desc, "seg": self.seg}, self.maps)
 
 
 WHOLE_HEART: Mapping[str, tuple[int, ...]] = {

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
-from ssmtl_datasets.folder import stem
+from ssmtl_datasets.naming import is_label_file, stem
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan, did_you_mean
@@ -26,10 +26,14 @@ _SAME_GRID = {"", "orig", "native", "individual"}  # values of `space`; or the s
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Which label maps are meant: of one folder of derivatives, with some values of entities; "" means any."""
+    """Which label maps are meant: of one folder of derivatives, with some values of entities; "" means any.
+
+    `ending` is how their names end: `label-SC_seg`. "" means `dseg`, or where there is none the only other ending.
+    """
 
     pipeline: str
     entities: Mapping[str, str]
+    ending: str = ""
 
     def mean(self, entities: Mapping[str, str]) -> bool:
         """Whether a name with these entities is meant."""
@@ -56,13 +60,40 @@ def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, 
         raise DataError(
             f"{printable(root)}: has no image named …_{printable(suffix)}{where}{hint} (there are: {known})"
         )
-    maps = {} if labels is None else _label_maps(root, labels, readable)
     others = {_source(_split(file)[0]) for file in images if _split(file)[1] != suffix}
-    scans = [_scan(file, _label(root, file, maps, others)) for file in named]
+    scans = _labelled(root, named, others, labels, readable)
     twice = [name for name, number in Counter(scan.name for scan in scans).items() if number > 1]
     if twice:
         raise DataError(f"{printable(root)}: has two images {printable(twice[0])}, which BIDS forbids; remove one")
     return scans
+
+
+def _labelled(
+    root: Path,
+    images: Sequence[Path],
+    others: Collection[frozenset[str]],
+    labels: LabelMaps | None,
+    readable: ReadableTest,
+) -> list[Scan]:
+    """The images with their label maps; where these are not called `dseg` and it is not clear which to take, a note."""
+    if labels is None:
+        return [_scan(file, None) for file in images]
+    files = _by_ending(root, labels, readable)
+    if labels.ending or _LABEL in files or not files:
+        maps = _by_source(files.get(labels.ending or _LABEL, ()))
+        return [_scan(file, _label(root, file, maps, others)) for file in images]
+    listed = ", ".join(f"{printable(name)} ({len(found)})" for name, found in sorted(files.items()))
+    reason = (
+        f"{printable(root / 'derivatives')}: has label maps of several endings, {listed}; choose one by maps=ENDING"
+    )
+    if len(files) == 1:
+        try:
+            maps = _by_source(*files.values())
+            return [_scan(file, _label(root, file, maps, others)) for file in images]
+        except DataError as error:  # two for an image: of no concern to who needs none
+            reason = str(error)
+    note = Scan(root / "derivatives", "derivatives", "derivatives", unfit=reason)
+    return [*(_scan(file, None) for file in images), note]
 
 
 def classes_of(root: Path, labels: LabelMaps | None) -> dict[str, tuple[int, ...]]:
@@ -71,7 +102,7 @@ def classes_of(root: Path, labels: LabelMaps | None) -> dict[str, tuple[int, ...
     Raises:
         DataError: a table has no columns `index` and `name`, or an index is no whole number.
     """
-    if labels is None:
+    if labels is None or labels.ending not in ("", _LABEL):
         return {}
     found: dict[int, str] = {}
     tables = [*sorted(root.glob("*dseg.tsv")), *sorted(_derivatives(root, labels.pipeline, f"*{_LABEL}.tsv"))]
@@ -125,19 +156,37 @@ def _derivatives(root: Path, pipeline: str, pattern: str) -> Iterable[Path]:
     return (folder / pipeline).rglob(pattern)
 
 
-def _label_maps(root: Path, labels: LabelMaps, readable: ReadableTest) -> dict[frozenset[str], list[Path]]:
-    """The label maps on the grids of their images, by the entities that both have."""
-    found: dict[frozenset[str], list[Path]] = {}
-    for file in sorted(_derivatives(root, labels.pipeline, f"sub-*_{_LABEL}.*")):
+def _by_ending(root: Path, labels: LabelMaps, readable: ReadableTest) -> dict[str, list[Path]]:
+    """The label maps in derivatives by how their names end: dseg, label-L_mask, label-SC_seg, seg-manual.
+
+    Raises:
+        DataError: none ends as asked for.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(_derivatives(root, labels.pipeline, "sub-*")):
         entities, suffix = _split(file)
-        if suffix == _LABEL and readable(file) and labels.mean(entities):
-            found.setdefault(_source(entities), []).append(file)
+        if suffix != "probseg" and is_label_file(file.name) and readable(file) and labels.mean(entities):
+            own = [f"{key}-{entities[key]}" for key in ("label", "desc", "seg") if key in entities]
+            found[_LABEL if suffix == _LABEL else "_".join([*own, suffix])].append(file)
+    if labels.ending and labels.ending not in found:
+        known = ", ".join(f"{printable(name)} ({len(files)})" for name, files in sorted(found.items())) or "none"
+        hint = did_you_mean(labels.ending, found)
+        ending = printable(labels.ending)
+        raise DataError(f"{printable(root)}: has no label map named …_{ending}{hint} (there are: {known})")
+    return found
+
+
+def _by_source(files: Iterable[Path]) -> dict[frozenset[str], list[Path]]:
+    """Label maps by the entities that they share with their images."""
+    found: dict[frozenset[str], list[Path]] = defaultdict(list)
+    for file in files:
+        found[_source(_split(file)[0])].append(file)
     return found
 
 
 def _source(entities: dict[str, str]) -> frozenset[str]:
     """The entities that a label map takes over from its image."""
-    return frozenset(f"{key}-{value}" for key, value in entities.items() if key not in _OWN)
+    return frozenset(f"{key}-{value}" for key, value in entities.items() if value and key not in _OWN)
 
 
 def _label(
@@ -148,8 +197,15 @@ def _label(
     source = _source(entities)
     fitting = []
     for label in maps.get(source, []):
-        space = _split(label)[0].get("space", "")
-        if space == suffix or (space in _SAME_GRID and (source not in others or _may_fit(file, label))):
+        of_label = _split(label)[0]
+        space, named = of_label.get("space", ""), [key for key, value in of_label.items() if not value]
+        if named and named != [suffix]:  # sub-1_T2w_label-SC_seg is of sub-1_T2w
+            continue
+        if (
+            space == suffix
+            or (named and space in _SAME_GRID)
+            or (space in _SAME_GRID and (source not in others or _may_fit(file, label)))
+        ):
             fitting.append(label)
     if len(fitting) > 1:
         listed = " and ".join(printable(label) for label in fitting[:2])

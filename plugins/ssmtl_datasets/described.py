@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any
 
-from ssmtl_datasets.folder import stem, walk
+from ssmtl_datasets.folder import walk
+from ssmtl_datasets.naming import stem
+from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan
 
 FILE = "dataset.json"
+_SPLIT = re.compile(r"(train(ing)?|val(id|idation)?|test(ing)?)(_?\d+)?", re.IGNORECASE)
 
 
 def description(root: Path) -> Mapping[str, Any] | None:
@@ -28,8 +35,14 @@ def description(root: Path) -> Mapping[str, Any] | None:
         said = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(file)}: cannot be read as JSON ({error}); mend it, or move it away") from None
-    ours = isinstance(said, dict) and ("training" in said or "file_ending" in said)
-    return said if ours else None
+    except RecursionError:
+        raise DataError(f"{printable(file)}: is nested too deeply to be read as JSON; move it away") from None
+    return said if isinstance(said, dict) and _is_ours(said) else None
+
+
+def _is_ours(said: Mapping[str, Any]) -> bool:
+    lists = (_SPLIT.fullmatch(part) and _is_list(part, listed) for part, listed in said.items() if part != "test")
+    return "training" in said or "file_ending" in said or _is_table(said.get("dataset")) or any(lists)
 
 
 def classes_of(root: Path, said: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -51,77 +64,192 @@ def classes_of(root: Path, said: Mapping[str, Any]) -> dict[str, tuple[int, ...]
         try:
             found[str(name)] = (int(number),)
         except (TypeError, ValueError):
-            raise DataError(f"{file}: label {key!r}: {value!r} has no whole number; mend it") from None
+            shown = printable(f"{key!r:.100}: {value!r:.100}")
+            raise DataError(f"{file}: label {shown} has no whole number; mend it") from None
     return {name: values for name, values in found.items() if values != (0,) and name != "ignore"}
 
 
 def list_described(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
-    """List the scans, labelled ones first; what is listed or expected and is not there is named as unfit.
+    """List the scans, labelled ones first; what is listed or expected and cannot be used is named as unfit.
 
     Raises:
         DataError: dataset.json does not say what it should, or no scan is there.
     """
-    scans = _decathlon(root, said) if "training" in said else _nnunet(root, said, channel, readable)
+    raw = "file_ending" in said and "training" not in said  # nnU-Net v2 lists no scans, it finds them by their names
+    scans = _lists(root, said, channel, readable)
+    if _is_table(said.get("dataset")):
+        scans += _table(root, said, channel, readable)
+    elif raw:
+        scans += _of_part(root, said, "Tr", channel, readable)
+    if raw:
+        scans += _of_part(root, said, "Ts", channel, readable)
+    scans = _each_once(scans)
     if not any(not scan.unfit for scan in scans):
-        raise DataError(f"{printable(root)}: none of the scans that its {FILE} describes is there")
+        first = f": {scans[0].unfit}" if scans else ""
+        raise DataError(f"{printable(root)}: none of the scans that its {FILE} describes can be used{first}")
     return scans
 
 
-def _decathlon(root: Path, said: Mapping[str, Any]) -> list[Scan]:
-    modality = said.get("modality")
-    named = next(iter(modality.values()), "") if isinstance(modality, dict) else ""
+def _is_table(given: Any) -> bool:
+    """Whether this is nnU-Net's table of cases, {case: {"images": […], "label": …}}."""
+    return isinstance(given, dict) and any(isinstance(item, dict) and "images" in item for item in given.values())
+
+
+def _is_list(part: str, given: Any) -> bool:
+    """Whether this is a list of scans: the Decathlon's `training` or `test`, or one like those, as MONAI has them."""
+    items = given if isinstance(given, list) else []
+    return part == "training" or any(isinstance(item, dict) and "image" in item for item in items)
+
+
+def _table(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
+    files = _Files(root, channel, readable)
+    modality = _modality(said, channel)
     scans = []
-    for part in ("training", "test"):
-        listed = said.get(part, [])
+    for case, item in said["dataset"].items():
+        images = item.get("images") if isinstance(item, dict) else None
+        scan = files.scan({"image": images, "label": item.get("label")} if images else item, "dataset")
+        scans.append(replace(scan, name=printable(case), patient=printable(case), modality=modality))
+    return scans
+
+
+def _modality(said: Mapping[str, Any], channel: int) -> str:
+    known = said.get("channel_names") or said.get("modality")
+    return printable(str(known.get(str(channel), next(iter(known.values()), "")))) if isinstance(known, dict) else ""
+
+
+def _lists(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
+    """The scans of all lists: `training` first, `test` last."""
+    files, modality = _Files(root, channel, readable), _modality(said, channel)
+    parts = sorted(said, key=lambda part: (part != "training", part == "test"))
+    listed = [(item, part) for part in parts for item in _items(root, said, part, readable)]
+    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in listed])
+    return _told_apart(scans, root)
+
+
+def _each_once(scans: Sequence[Scan]) -> list[Scan]:
+    """Leave out what is listed twice; of two, the labelled one stays."""
+    found: dict[Path | int, Scan] = {}
+    for scan in scans:
+        key = len(found) if scan.unfit else scan.path
+        if key not in found or (scan.label and not found[key].label):
+            found[key] = scan
+    return list(found.values())
+
+
+def _items(root: Path, said: Mapping[str, Any], part: str, readable: ReadableTest) -> list[Any]:
+    """What a key of dataset.json lists, as far as these are scans."""
+    listed = said[part]
+    if part == "training" or (part == "test" and "training" in said):
         if not isinstance(listed, list):
             raise DataError(f"{printable(root / FILE)}: its `{part}` is no list; expected [{{'image': …, 'label': …}}]")
-        for item in listed:
-            image, label = _files(root, item, part)
-            name = stem(image.name)
-            unfit = next((_missing(root, file) for file in (image, label) if file and not file.is_file()), "")
-            scans.append(Scan(image, name, name, str(named), None if unfit else label, unfit))
-    return scans
+        return listed
+    if _is_list(part, listed):
+        return list(listed)
+    if isinstance(listed, list) and _SPLIT.fullmatch(part):
+        return [item for item in listed if isinstance(item, dict) or (isinstance(item, str) and readable(Path(item)))]
+    return []
 
 
-def _files(root: Path, item: Any, part: str) -> tuple[Path, Path | None]:
-    image = item.get("image") if isinstance(item, dict) else item
-    label = item.get("label") if isinstance(item, dict) else None
-    if not isinstance(image, str) or not isinstance(label, str | None):
-        raise DataError(
-            f"{printable(root / FILE)}: cannot read {item!r} in its `{part}`; expected an image and a label"
+def _told_apart(scans: list[Scan], root: Path) -> list[Scan]:
+    """Name scans by their paths where the names of their files are the same."""
+    count = Counter(scan.name for scan in scans)
+
+    def name(scan: Scan) -> str:
+        if count[scan.name] == 1 or not scan.path.is_relative_to(root):
+            return scan.name
+        return printable(scan.path.relative_to(root).with_name(stem(scan.path.name)))
+
+    return [replace(scan, name=name(scan), patient=name(scan)) for scan in scans]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Finds the files that a dataset.json names, in its own folder only: it may come from anywhere."""
+
+    root: Path
+    channel: int
+    readable: ReadableTest
+
+    def scan(self, item: Any, part: str) -> Scan:
+        """The scan that an item {"image": …, "label": …} or a path stands for.
+
+        Raises:
+            DataError: it is of another form, and in a list that has no other meaning.
+        """
+        image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (item, None)
+        if isinstance(image, list) and self.channel < len(image):  # the channels of a case, a file each
+            image = image[self.channel]
+        label = label[0] if isinstance(label, list) and len(label) == 1 else label
+        if not (isinstance(image, str) and image and isinstance(label, str | None)):
+            shown = (
+                f"{printable(self.root / FILE)}: cannot read {printable(repr(item)[:200])} in its `{printable(part)}`"
+            )
+            reason = f"{shown}; expected an image and a label"
+            if part in ("training", "test", "dataset"):
+                raise DataError(reason)
+            return Scan(self.root / FILE, printable(part), printable(part), unfit=reason)
+        name = printable(stem(PurePath(image).name or "."))
+        reasons = [self._unfit(text) for text in (image, label) if text]
+        if unfit := next(filter(None, reasons), ""):
+            return Scan(self.root / FILE, name, name, unfit=unfit)
+        return Scan(self._file(image), name, name, label=self.root / label if label else None)
+
+    def _file(self, text: str) -> Path:
+        """The file of this name, or where there is none that of the channel: nnU-Net v1 lists CASE for CASE_0000."""
+        path = self.root / text
+        base = stem(path.name)
+        channel = path.with_name(f"{base}_{self.channel:04d}{path.name[len(base) :]}") if path.name else path
+        return channel if not path.exists() and channel.is_file() else path
+
+    def _unfit(self, text: str) -> str:
+        """Why a file cannot be used, if so."""
+        shown = printable(text if len(text) <= 200 else f"{text[:200]}…")
+        if not _is_below(Path(os.path.normpath(self.root / text)), self.root):
+            return self._outside(shown)
+        try:
+            path = self._file(text)
+            if not (path.is_file() or (path.is_dir() and self.readable(path))):
+                return f"{printable(self.root)}/{shown}: is listed in {printable(self.root / FILE)} and is not there"
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            return f"{printable(self.root / FILE)}: {shown!r} is no path ({said})"
+        return "" if _is_below(real(path), real(self.root)) else self._outside(shown)
+
+    def _outside(self, shown: str) -> str:
+        return (
+            f"{printable(self.root / FILE)}: {shown!r} leads out of this folder; copy the file into it, or list it in "
+            f"a manifest (.csv)"
         )
-    return root / image, root / label if label else None
 
 
-def _missing(root: Path, file: Path) -> str:
-    return f"{printable(file)}: is listed in {printable(root / FILE)} and is not there"
+def _is_below(path: Path, root: Path) -> bool:
+    """Whether `path` is in `root`, by their names."""
+    return path.absolute().is_relative_to(root.absolute()) or path.is_relative_to(real(root))
 
 
-def _nnunet(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
+def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, readable: ReadableTest) -> Iterator[Scan]:
+    """The cases in imagesTr or imagesTs, CASE_0000 and so on, with their labels."""
     ending, channels = said.get("file_ending"), said.get("channel_names", {})
     if not isinstance(ending, str) or not isinstance(channels, dict):
         raise DataError(f"{printable(root / FILE)}: expected file_ending, a text, and channel_names, a table")
     if channels and str(channel) not in channels:
-        known = ", ".join(f"{number} {name}" for number, name in channels.items())
+        known = printable(", ".join(f"{number} {name}" for number, name in channels.items()))
         raise DataError(f"{printable(root / FILE)}: has no channel {channel} (known: {known})")
-    modality, suffix = str(channels.get(str(channel), "")), f"_{channel:04d}{ending}"
     if not readable(root / f"case{ending}"):
         raise DataError(
             f"{printable(root / FILE)}: its files end in {printable(ending)!r}, which no reader is meant for"
         )
-    scans = []
-    for part in ("Tr", "Ts"):
-        if not (root / f"images{part}").is_dir():
-            continue
-        labels = {p.name.removesuffix(ending): p for p in _there(root / f"labels{part}", readable)}
-        for image in _there(root / f"images{part}", readable):
-            if image.name.endswith(suffix):
-                case = image.name.removesuffix(suffix)
-                scans.append(Scan(image, case, case, modality, labels.pop(case, None)))
-        for case, label in labels.items():
-            reason = f"{printable(label)}: a label without an image {case}{suffix} in images{part}"
-            scans.append(Scan(label, case, case, unfit=reason))
-    return scans
+    if not (root / f"images{part}").is_dir():
+        return
+    suffix, modality = f"_{channel:04d}{ending}", _modality(said, channel)
+    labels = {p.name.removesuffix(ending): p for p in _there(root / f"labels{part}", readable)}
+    for image in _there(root / f"images{part}", readable):
+        if image.name.endswith(suffix):
+            case = image.name.removesuffix(suffix)
+            yield Scan(image, printable(case), printable(case), modality, labels.pop(case, None))
+    for case, label in labels.items():
+        reason = f"{printable(label)}: a label without an image {case}{suffix} in images{part}"
+        yield Scan(label, printable(case), printable(case), unfit=reason)
 
 
 def _there(folder: Path, readable: ReadableTest) -> list[Path]:

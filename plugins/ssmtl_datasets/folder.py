@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import nibabel as nib
 
+from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, stem, tells_case
+from ssmtl_datasets.pairing import once, paired
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import Found, find, parts_of
 from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
@@ -19,29 +22,19 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, Scan
 
-_IMAGE_FOLDERS = ("images", "imagesTr")
-_SUFFIX = re.compile(r"(\.nii|\.hdr)?(\.gz)?$|\.[A-Za-z0-9]{1,5}$", re.IGNORECASE)
-_LABEL = re.compile(r"(^|[-_.])(labels?|seg|dseg|segmentation|masks?|gt)([-_](manual|auto))?", re.IGNORECASE)
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 
 
-def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
-    """All that readers are meant for below `root`, and `root` itself; `labels/` has the labels of the same names."""
+def list_scans(root: Path, readable: ReadableTest, channel: int = 0) -> list[Scan]:
+    """All that readers are meant for below `root`, and `root` itself; label maps beside images are paired with them.
+
+    Of cases in several channels, CASE_0000 and so on beside label maps CASE, those of `channel`.
+    """
     if root.is_file():
         return [replace(_scan(Found(root, root), root.parent), named=True)]
     _check(root)
-    images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)
-    if images is not None:
-        if readable(images):
-            inside = f"{printable(images)}/CASE/"
-            raise DataError(
-                f"{printable(images)}: holds slices; put those of each scan into a folder of its own, {inside}"
-            )
-        found = [_scan(one, images) for one in find(images, readable)]
-        scans = _paired(found, root / images.name.replace("images", "labels"), readable)
-    else:
-        own = [_scan(one, root.parent) for one in parts_of(root, readable)] if readable(root) else []
-        scans = own + [_unless_label(_scan(one, root), root) for one in find(root, readable)]
+    images, labels = _folders(root, readable)
+    scans = _everything(root, readable) if images is None else _below(images, labels, readable, channel)
     if not scans:
         raise DataError(
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
@@ -50,30 +43,124 @@ def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
     return scans
 
 
-def _paired(scans: list[Scan], labels: Path, readable: ReadableTest) -> list[Scan]:
-    """Give each scan the label of the same name (its suffix may differ), and name the labels that are left over."""
-    there = find(labels, readable) if scans and labels.is_dir() else ()
-    found = {scan.name: scan.path for scan in (_scan(one, labels) for one in there)}
-    paired = [replace(scan, label=found.pop(scan.name, None)) for scan in scans]
-    return paired + [
-        Scan(file, name, name, unfit=f"{printable(file)}: a label without an image of the same name in images/")
-        for name, file in found.items()
-    ]
+def _folders(root: Path, readable: ReadableTest) -> tuple[Path | None, list[Path]]:
+    """The folder of images in `root`, if it is arranged so, and those that may hold their label maps."""
+    below = _subfolders(root)
+    holds = {folder: label_folder(folder.name) for folder in below}
+    labels = [f for f in below if holds[f] == "labels"] or [f for f in below if holds[f] == "perhaps"]
+    images = next((root / name for name in ("images", "imagesTr") if (root / name).is_dir()), None)
+    if images is not None:
+        own = root / images.name.replace("images", "labels")
+        return images, [own] if own in below else labels
+    like = [folder for folder in below if is_image_folder(folder.name)]
+    if len(like) == len(labels) == 1:
+        inside = {*like, *labels}
+        if not any(inside.isdisjoint(one.holder.parents) and one.holder not in inside for one in find(root, readable)):
+            return like[0], labels
+    return None, []
 
 
-def _unless_label(scan: Scan, root: Path) -> Scan:
-    """Mark what is a label map by its name (`x_label`, `x_seg`, `x-mask`) or folder (`labels…`), or a prediction."""
-    if scan.unfit:
-        return scan
-    folders = scan.path.relative_to(root).parts[:-1]
-    named = _LABEL.search(Path(scan.name).name)
-    label = (named and named.end() == len(Path(scan.name).name)) or any(f.lower().startswith("labels") for f in folders)
-    reason = ""
-    if label:
-        reason = "a label map by its name, not a scan; give it alone if it is one"
-    elif scan.path.parent != root and (scan.path.parent / PREDICTION).is_file():
-        reason = f"lies beside a {PREDICTION}: a prediction, not a scan; give that folder if these are scans"
-    return replace(scan, unfit=reason and f"{printable(scan.path)}: {reason}")
+def _subfolders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{printable(root)}: the folder cannot be read ({error.strerror})") from error
+
+
+def _below(images: Path, folders: list[Path], readable: ReadableTest, channel: int) -> list[Scan]:
+    """The scans in a folder of images, with label maps from the one folder beside it that has them."""
+    if readable(images):
+        inside = f"{printable(images)}/CASE/"
+        raise DataError(f"{printable(images)}: holds slices; put those of each scan into a folder of its own, {inside}")
+    scans = once([_scan(one, images) for one in find(images, readable)])
+    if not scans:
+        return []
+    if len(folders) > 1:
+        listed = " and ".join(f"{printable(folder.name)}/" for folder in folders)
+        reason = f"{listed} may hold the label maps; rename the one that is meant to labels/"
+        scans.append(Scan(images.parent, "labels", "labels", unfit=f"{printable(images.parent)}: {reason}"))
+    elif folders:
+        labels = once([_scan(one, folders[0]) for one in find(folders[0], readable)])
+        pairs = paired(scans, labels, images, channel)
+        if any(scan.label for scan in pairs) or label_folder(folders[0].name) == "labels":
+            scans = pairs
+        else:
+            folders = []
+    if not any(scan.label for scan in scans):
+        scans += _unused(images, folders, readable)
+    return _without_label_maps(scans)
+
+
+def _without_label_maps(scans: list[Scan]) -> list[Scan]:
+    """Mark label maps among images, by their names, where they have no label map themselves and others are images."""
+    named = [not scan.unfit and scan.label is None and is_label_file(scan.path.name) for scan in scans]
+    if all(label or scan.unfit for label, scan in zip(named, scans, strict=True)):
+        return scans
+    return [_label_map(scan) if label else scan for scan, label in zip(scans, named, strict=True)]
+
+
+def _label_map(scan: Scan, folder: str = "") -> Scan:
+    where = f" (in {printable(folder)}/)" if folder else ""
+    reason = f"a label map by its name{where}, not a scan; give it alone if it is one"
+    return replace(scan, unfit=f"{printable(scan.path)}: {reason}")
+
+
+def _unused(images: Path, labels: list[Path], readable: ReadableTest) -> Iterator[Scan]:
+    """What else lies beside a folder of images without label maps."""
+    for folder in _subfolders(images.parent):
+        if folder in (images, *labels) or (folder / PREDICTION).is_file():
+            continue
+        if readable(folder) or next(find(folder, readable), None):
+            reason = f"is not looked at, because of {printable(images.name)}/ beside it; label maps belong into labels/"
+            yield Scan(folder, folder.name, folder.name, unfit=f"{printable(folder)}: {reason}")
+
+
+def _everything(root: Path, readable: ReadableTest) -> list[Scan]:
+    own = [_scan(one, root.parent) for one in parts_of(root, readable)] if readable(root) else []
+    return own + once(_unless_labels(root, list(find(root, readable))))
+
+
+def _unless_labels(root: Path, found: list[Found]) -> list[Scan]:
+    """Mark what is a label map by its name or folder, or a prediction."""
+    doubtful: dict[Path, list[int]] = defaultdict(list)
+    scans = []
+    for i, one in enumerate(found):
+        scan = _scan(one, root)
+        folder, sure = _label_folder(one, root)
+        if not scan.unfit and (sure or is_label_file(one.holder.name)):
+            scan = _label_map(scan, folder.name if folder else "")
+        elif not scan.unfit and one.holder.parent != root and (one.holder.parent / PREDICTION).is_file():
+            reason = f"lies beside a {PREDICTION}: a prediction, not a scan; give that folder if these are scans"
+            scan = replace(scan, unfit=f"{printable(scan.path)}: {reason}")
+        elif folder:
+            doubtful[folder].append(i)
+        scans.append(scan)
+    return _settled(scans, doubtful)
+
+
+def _label_folder(one: Found, root: Path) -> tuple[Path | None, bool]:
+    """The folder, of those between `root` and a scan, whose name says label maps, and whether it surely does."""
+    is_folder = one.holder.is_dir()
+    between = [one.holder, *one.holder.parents] if is_folder else list(one.holder.parents)
+    perhaps = None
+    for folder in between[: between.index(root)]:
+        holds = label_folder(folder.name)
+        if holds == "labels" and not (is_folder and folder.name.lower() == "instances"):  # a word of DICOM's, too
+            return folder, True
+        perhaps = folder if holds else perhaps
+    return perhaps, False
+
+
+def _settled(scans: list[Scan], doubtful: dict[Path, list[int]]) -> list[Scan]:
+    """A folder that may hold label maps by its name does so where scans outside have the names of those inside."""
+    inside = {i for members in doubtful.values() for i in members}
+    outside = {scan.path.name for i, scan in enumerate(scans) if i not in inside and not scan.unfit}
+    outside = {stem(name) for name in outside if tells_case(name)}
+    for folder, members in doubtful.items():
+        if outside & {stem(scans[i].path.name) for i in members}:
+            for i in members:
+                scans[i] = _label_map(scans[i], folder.name)
+    return scans
 
 
 def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) -> list[Scan]:
@@ -90,7 +177,7 @@ def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) ->
             f"{printable(root)}: no MM-WHS scan of modality {modality!r} found; expected names such as "
             f"{modality}_train_1001_image.nii.gz"
         )
-    return sorted(found, key=lambda scan: scan.name)
+    return once(sorted(found, key=lambda scan: scan.name))
 
 
 def unless_acquired(scan: Scan, axis: str) -> Scan:
@@ -128,11 +215,6 @@ def _scan(found: Found, root: Path) -> Scan:
     if not found.holder.is_dir():
         relative = relative.with_name(stem(relative.name))
     return Scan(found.path, printable(relative / found.part), printable(relative), unfit=found.unfit)
-
-
-def stem(name: str) -> str:
-    """The name of a file without its suffix, `.nii.gz` and the like as a whole."""
-    return _SUFFIX.sub("", name) or name
 
 
 def _there(label: Path) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssmtl_datasets.folder import stem
+from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
@@ -90,8 +90,10 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no TOML, not UTF-8, a number of over 4300 digits
         raise DataError(f"{printable(file)}: cannot be read as TOML ({error})") from None
+    except RecursionError:
+        raise DataError(f"{printable(file)}: is nested too deeply to be read as TOML") from None
 
 
 def _check_columns(where: str, columns: list[str]) -> None:
@@ -113,20 +115,28 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
         texts[column] = str(value)
     if not texts["image"]:
         raise DataError(f"{where}: names no image; give its path")
-    image, label = (_path(file, texts[column]) for column in ("image", "label"))
-    for what, path in (("image", image), ("label", label)):
-        if path is not None and not path.exists():
-            raise DataError(f"{where}: the {what} {printable(path)} is not there; paths are relative to the manifest")
-    assert image is not None
+    image = _path(file, f"{where}: the image", texts["image"])
+    label = _path(file, f"{where}: the label", texts["label"]) if texts["label"] else None
     if image == label:
         raise DataError(f"{where}: image and label are the same file, {printable(image)}")
     name = _name(file, image)
+    if not name:
+        raise DataError(f"{where}: the image {printable(image)} is not a scan; give a file, or the folder of one scan")
     annotated = _slices(where, row.get("slices", ""))
     return Scan(image, name, texts["patient"] or name, texts["modality"], label, annotated=annotated, named=True)
 
 
-def _path(file: Path, text: str) -> Path | None:
-    return file.parent / Path(text).expanduser() if text else None
+def _path(file: Path, what: str, text: str) -> Path:
+    """The path that a text names, from the folder of the manifest."""
+    try:
+        path = file.parent / Path(text).expanduser()
+        there = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, no such user
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise DataError(f"{what} {printable(text[:200])!r} is no path ({said})") from None
+    if not there:
+        raise DataError(f"{what} {printable(path)} is not there; paths are relative to the manifest")
+    return path
 
 
 def _name(file: Path, image: Path) -> str:
@@ -134,7 +144,10 @@ def _name(file: Path, image: Path) -> str:
         shown = image.relative_to(file.parent)
     except ValueError:
         shown = Path(image.name)
-    return printable(Path(*[part for part in shown.with_name(stem(image.name)).parts if part not in ("..", ".")]))
+    shown = shown if shown.name else Path(real(image).name)
+    if not shown.name:
+        return ""
+    return printable(Path(*[part for part in shown.with_name(stem(shown.name)).parts if part not in ("..", ".")]))
 
 
 def _slices(where: str, given: Any) -> tuple[int, ...] | None:

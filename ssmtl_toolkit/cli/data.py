@@ -69,10 +69,14 @@ def split(
         raise UsageError(f"{out}: is there already; choose another --out")
     if patient is not None:
         check_pattern(patient)
-    scans = list_scans(registry().dataset(data), cache or default_cache())
-    scans, notes = splitting.with_patients([scan for scan in scans if scan.label and not scan.unfit], patient)
+    listed = list_scans(registry().dataset(data), cache or default_cache())
+    scans, notes = splitting.with_patients([scan for scan in listed if scan.label and not scan.unfit], patient)
     if not scans:
-        raise DataError(f"{data}: no scan there has a label; a folder needs images/ and labels/ with the same names")
+        unfit = [scan.unfit for scan in listed if scan.unfit]
+        skipped = f"; {len(unfit)} skipped, such as {unfit[0]}" if unfit else ""
+        raise DataError(
+            f"{data}: no scan there has a label; a folder needs images/ and labels/ with the same names{skipped}"
+        )
     made = splitting.make(scans, test_scans, validation_scans, seed, patient)
     write_json(out, made.to_json())
     console = stderr()

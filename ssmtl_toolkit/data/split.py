@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmtl_toolkit.data.patients import suggestion
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.names import printable
@@ -91,6 +92,8 @@ def _strings(given: Any) -> Iterable[str]:
 def with_patients(scans: Sequence[Scan], pattern: str | None) -> tuple[list[Scan], list[str]]:
     """Say whose each scan is: by the regex, else as the dataset says, else by names that differ in a last word only.
 
+    Where names look as if scans of one patient were still apart, a note says by which regex to keep them together.
+
     Returns:
         The scans, and what a user should know about the rule.
 
@@ -99,22 +102,26 @@ def with_patients(scans: Sequence[Scan], pattern: str | None) -> tuple[list[Scan
     """
     if pattern is not None:
         return [replace(scan, patient=_matched(scan.name, pattern)) for scan in scans], []
+    apart = list(scans), ([hint] if (hint := suggestion(scans)) else [])
     if not scans or any(scan.patient != scan.name for scan in scans):
-        return list(scans), []
+        return apart
     stems = [_STEM.fullmatch(scan.name) for scan in scans]
     named = [stem[1] for stem in stems if stem]
     if len(named) < len(scans) or len(set(named)) > 0.75 * len(scans):
-        return list(scans), []
+        return apart
     patients = sorted(set(named))
     first = [scan.name for scan, stem in zip(scans, named, strict=True) if stem == patients[0]]
     note = (
         f"by their names, the {len(scans)} scans are taken as {len(patients)} patients ({' and '.join(first[:3])} as "
         f"one); --patient '(.+)' if each is a patient"
     )
-    return [replace(scan, patient=stem) for scan, stem in zip(scans, named, strict=True)], [note]
+    joined = [replace(scan, patient=stem) for scan, stem in zip(scans, named, strict=True)]
+    return joined, [note, *([more] if (more := suggestion(joined)) else [])]
 
 
-_STEM = re.compile(r"(.*[A-Za-z0-9])[-_. ]([A-Za-z]{1,12}[0-9]?)", re.DOTALL)  # SC-HF-I-01_ED, p7-T1, 12_post
+_STEM = re.compile(
+    r"(.*[A-Za-z0-9])[-_. ]([A-Za-z]{1,12}[0-9]?|[Tt][12][A-Za-z]{1,3})", re.DOTALL
+)  # 7_ED, p7-T1, 7-t1n
 
 
 def _matched(name: str, pattern: str) -> str:

@@ -216,9 +216,10 @@ class _Finetuning:
         fit = [scan for scan in found if not scan.unfit]
         scans = [scan for scan in fit if scan.label] if self.head.output == "labels" else fit
         if not scans:
+            skipped = f"; {len(self.left_out)} skipped, such as {self.left_out[0].reason}" if self.left_out else ""
             raise DataError(
                 f"{self.dataset}: none of its {len(fit)} scans has a label map; expected images/ and labels/ with the "
-                f"same names, a dataset.json, or a manifest (.csv, .toml) with the columns image and label"
+                f"same names, a dataset.json, or a manifest (.csv, .toml) with the columns image and label{skipped}"
             )
         if len(scans) < len(fit):
             bare = [printable(scan.name) for scan in fit if not scan.label]
