@@ -30,7 +30,7 @@ from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
-_TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
+TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
 
 
 class Downstream(nn.Module):
@@ -91,14 +91,14 @@ class Recipe:
             DataError: the file is damaged, not a fine-tuned model, or does not fit what is installed.
             UsageError: a plugin that it needs is not installed.
         """
-        return cls.restore(weights.read(file, _TODO))
+        return cls.restore(weights.read(file, TODO))
 
     @classmethod
     def restore(cls, read: weights.Weights) -> tuple[Recipe, Downstream]:
         """Make the model of a file that `weights.read` has read; raises what `load` does."""
         place = printable(read.file)
         if "head" not in read.said():
-            raise DataError(f"{place}: {_TODO}")
+            raise DataError(f"{place}: {TODO}")
         said, found = read.about(Model), registry()
         classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
@@ -116,22 +116,22 @@ class Recipe:
         return recipe, model
 
 
-def model_file(source: Path) -> Path:
-    """Find the model in the folder of a fine-tuning (its first, pre-trained before scratch), or in that of one model.
+def model_files(source: Path) -> list[Path]:
+    """Find the models in the folder of a fine-tuning (pre-trained before scratch), or the one in that of one model.
 
     Raises:
         UsageError: there is none.
     """
     if source.is_file():
-        return source
+        return [source]
     if (source / MODEL).is_file():
-        return source / MODEL
+        return [source / MODEL]
     found = [source / f"{arm}-{i}" / MODEL for arm in ("pretrained", "scratch") for i in _numbers(source, arm)]
     if not found:
         here = "its fine-tuning is not finished" if (source / FINETUNE).is_file() else "holds no fine-tuned model"
         what = here if source.is_dir() else "no such file or folder"
         raise UsageError(f"{printable(source)}: {what}; give the run folder of ssmtl finetune to --from")
-    return found[0]
+    return found
 
 
 def _numbers(folder: Path, arm: str) -> list[int]:
