@@ -202,7 +202,7 @@ def test_an_overlay_shows_the_classes_in_their_colours_and_true_proportions(tmp_
     picture = np.asarray(Image.open(tmp_path / "x.png"))
     tile = (picture == (230, 159, 0)).all(axis=2), (picture == (86, 180, 233)).all(axis=2)
     assert all(mask.sum() > 50 for mask in tile)
-    assert picture.shape == (176 + 18 + 2, 2 * 176, 3)  # two slices of 40 x 40 mm side by side, and the legend
+    assert picture.shape == (2 * 176 + 18 + 2, 3 * 176, 3)  # five slices of 40 x 40 mm in two rows, and the legend
     overlay(tmp_path / "y.png", slices, index * 0, (3.0, 1.0, 1.0), ["heart"])
     overlay(tmp_path / "z.png", slices, index * 0, (3.0, 1.0, 1.0), ["heart"])
     assert (tmp_path / "y.png").read_bytes() == (tmp_path / "z.png").read_bytes()

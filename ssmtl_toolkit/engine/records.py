@@ -119,8 +119,8 @@ class Records:
         for other in stale:
             if (self.out / other).exists():
                 raise UsageError(
-                    f"{printable(self.out / other)}: belongs to the prediction that is to be overwritten and would stay "
-                    f"as it is; ask for it again (--overlay, --probabilities), remove it, or choose another --out"
+                    f"{printable(self.out / other)}: belongs to the prediction that is to be overwritten, and would "
+                    f"stay as it is; ask for it again (--overlay, --probabilities), remove it, or choose another --out"
                 )
 
     def done(self, wish: Wish) -> bool:
