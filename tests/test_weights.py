@@ -70,9 +70,8 @@ def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(pretrained, tmp_pa
         (tmp_path / "y").write_bytes(flipped(content, bit))
         try:
             found = weights.read(tmp_path / "y", "")
-        except DataError as error:
+        except DataError:
             refused += 1
-            assert "\n" not in str(error)
         else:
             assert same(found.tensors, tensors), bit
             assert found.about(Pretraining) == whole.about(Pretraining), bit
@@ -96,7 +95,7 @@ def test_nan_weights_are_refused_by_predict_and_finetune_and_never_written(model
     for source, name in ((model, "m.safetensors"), (pretrained / "backbone.safetensors", "b.safetensors")):
         tensors, metadata = parts(source)
         broken = {k: v * float("nan") if v.is_floating_point() else v for k, v in tensors.items()}
-        with pytest.raises(SsmtlError, match="not written.*NaN"):
+        with pytest.raises(SsmtlError, match=r"not written.*NaN"):
             weights.write(tmp_path / name, broken, {})
         metadata["ssmtl_digest"] = weights._digest(broken, {k: v for k, v in metadata.items() if k != "ssmtl_digest"})
         save_file(broken, tmp_path / name, metadata)
@@ -140,7 +139,7 @@ ODD = {
     "spec a number": lambda said: {**said, "head": {**said["head"], "spec": 3}},
     "prepare a text": lambda said: {**said, "prepare": "axial"},
     "size of a billion": lambda said: {**said, "prepare": {**said["prepare"], "size": 10**9}},
-    "size of 5000 digits": lambda said: {**said, "prepare": {**said["prepare"], "size": 10**4000}},
+    "size of 4000 digits": lambda said: {**said, "prepare": {**said["prepare"], "size": 10**4000}},
     "size a float": lambda said: {**said, "prepare": {**said["prepare"], "size": 32.5}},
     "one key more": lambda said: {**said, "flips": True},
     "no object": lambda said: [said],
@@ -230,14 +229,12 @@ def test_what_a_file_names_is_neither_fetched_nor_read_nor_of_any_size(
     assert no_network == []
 
 
-def test_start_weights_in_a_file_are_not_fetched(model, tmp_path, no_network):
-    for text in ("imagenet", "https://evil.example/x", "hf-hub:evil/model"):
-        forged(
-            model,
-            tmp_path / "x",
-            lambda said: {**said, "backbone": {**said["backbone"], "spec": f"{SMALL},weights={text}"}},  # noqa: B023
-        )
-        Recipe.load(tmp_path / "x")
+@pytest.mark.parametrize("text", ["imagenet", "https://evil.example/x", "hf-hub:evil/model"])
+def test_start_weights_in_a_file_are_not_fetched(model, tmp_path, no_network, text):
+    def change(said):
+        return {**said, "backbone": {**said["backbone"], "spec": f"{SMALL},weights={text}"}}
+
+    Recipe.load(forged(model, tmp_path / "x", change))
     assert no_network == []
 
 
@@ -245,7 +242,7 @@ class Placed(HeadSpec):
     """A head of a third party that reads a file."""
 
     name: ClassVar[str] = "placed"
-    options: dict[str, list[str]] = {}
+    options: dict[str, list[str]]
 
     def build(self, backbone, classes):
         raise AssertionError("it must not be built")
