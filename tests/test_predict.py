@@ -375,6 +375,13 @@ def test_skip_refuses_what_another_model_has_written_and_overwrite_replaces_it(p
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
+@pytest.mark.parametrize("existing", ["error", "skip", "overwrite"])
+def test_a_picture_of_another_model_is_not_left_beside_a_new_prediction(pair, tmp_path, existing):
+    (tmp_path / "out" / "a.nii.gz").unlink()
+    done = pair(1, "a.nii.gz", "-o", "out", "--existing", existing)
+    assert (done.returncode, "out/a.png: belongs to the prediction" in done.stderr) == (2, True)
+
+
 def damage(tmp_path):
     file = tmp_path / "out" / "a.nii.gz"
     file.write_bytes(file.read_bytes()[:-20])

@@ -61,13 +61,12 @@ class Job:
         """What is to be written, the prediction itself first."""
         return [ITSELF, *([PROBABILITIES] * self.wanted.probabilities), *([OVERLAY] * self.wanted.overlay)]
 
-    def wish(self) -> Wish:
+    def wish(self, memo: DigestMemo) -> Wish:
         """The same for the records; reads the scan's bytes.
 
         Raises:
             DataError: the scan cannot be read.
         """
-        memo = DigestMemo(default_cache() / "digests.json")
         digest = content_digest(self.scan.path, reader_for(self.scan.path, readers()), memo)
         return Wish(self.name, [f"{self.scan.name}{ending}" for ending in self.endings], digest)
 
@@ -142,6 +141,11 @@ def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
         )
 
 
+def digests() -> DigestMemo:
+    """The digests of scans that earlier runs have computed."""
+    return DigestMemo(default_cache() / "digests.json")
+
+
 def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> None:
     """Refuse to mix the predictions of two models in one folder.
 
@@ -149,8 +153,8 @@ def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> 
         UsageError: naming what is of another model.
     """
     records.check_others([job.name for job in jobs])
-    if existing == "overwrite":
-        for job in jobs:
+    for job in jobs:
+        if existing != "skip" or records.of_another_model(job.name):
             records.check_beside(job.name, job.beside_only)
 
 
@@ -161,19 +165,19 @@ def skip_done(found: Jobs, records: Records) -> Jobs:
         UsageError: something else is in the place of a prediction.
     """
     kept: list[Job] = []
-    left_out = list(found.left_out)
+    left_out, memo = list(found.left_out), digests()
     for job in found.jobs:
-        if _is_done(job, records):
+        if _is_done(job, records, memo):
             left_out.append({"scan": job.scan.name, "reason": f"{printable(job.file)}: is there already"})
         else:
             kept.append(job)
     return Jobs(kept, left_out, found.failed)
 
 
-def _is_done(job: Job, records: Records) -> bool:
+def _is_done(job: Job, records: Records, memo: DigestMemo) -> bool:
     if not any(job.beside(ending).exists() for ending in job.endings):
         return False
     try:
-        return records.done(job.wish())
+        return records.done(job.wish(memo))
     except DataError:  # the scan cannot be read: predicting it will say so
         return False

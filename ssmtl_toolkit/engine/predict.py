@@ -31,6 +31,7 @@ from ssmtl_toolkit.engine.jobs import (
     Wanted,
     check_records,
     check_targets,
+    digests,
     list_jobs,
     skip_done,
 )
@@ -157,7 +158,7 @@ class _Prediction:
 
     def __init__(self, predictor: Predictor, call: _Call, records: Records, progress: Progress) -> None:
         self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
-        self.readers = readers()
+        self.readers, self.memo = readers(), digests()
         self.slices, self.seconds = 0, 0.0
         self.written: list[str] = []
 
@@ -197,7 +198,7 @@ class _Prediction:
 
     def _scan(self, job: Job) -> None:
         prepare = self.call.recipe.prepare
-        wish = job.wish()
+        wish = job.wish(self.memo)
         volume = read_volume(job.scan.path, self.readers, prepare.volume)
         for note in volume.notes:
             self.progress.note(f"{printable(job.scan.path)}: {note}")

@@ -108,6 +108,10 @@ class Records:
                 f"{f' and {len(others) - 1} more' if others[1:] else ''}); choose another --out"
             )
 
+    def of_another_model(self, name: str) -> bool:
+        """Whether another model is known to have written this prediction."""
+        return name in self.before and self.before[name].model != self.model
+
     def check_beside(self, name: str, beside: Sequence[str]) -> None:
         """Refuse to overwrite a prediction of which the files `beside` would stay as they are.
 
