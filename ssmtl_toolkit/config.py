@@ -154,7 +154,7 @@ class RunConfig(Config):
     axis: Literal["axial", "coronal", "sagittal", "acquisition"] = Field(
         "acquisition", description="Which way slices are cut; acquisition: as scanned."
     )
-    size: int = Field(256, ge=8, description="Slices are resized to size x size pixels; phantom: 64.")
+    size: int = Field(256, ge=8, le=4096, description="Slices are resized to size x size pixels; phantom: 64.")
     volume: int | None = Field(None, ge=0, description="Which volume to take of 4-D files, counted from 0.")
     window: tuple[float, float] | None = Field(
         None, description="Clip intensities to LOW HIGH first, e.g. -1000 1000 HU."
@@ -321,7 +321,7 @@ class FinetuneConfig(Config):
         None, description="Which way slices are cut; by default as in the pre-training."
     )
     size: int | None = Field(
-        None, ge=8, description="Slices are resized to size x size; by default as in pre-training."
+        None, ge=8, le=4096, description="Slices are resized to size x size; by default as in pre-training."
     )
     volume: int | None = Field(None, ge=0, description="Which volume to take of 4-D files, counted from 0.")
     window: tuple[float, float] | None = Field(None, description="Clip intensities to LOW HIGH; as in pre-training.")

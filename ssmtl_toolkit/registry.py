@@ -18,6 +18,7 @@ import pluggy
 from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.names import names_a_place, printable
 from ssmtl_toolkit.specs import (
     BackboneSpec,
     BalancerSpec,
@@ -143,21 +144,33 @@ class Registry:
     def restore(self, kind: type[S], said: Mapping[str, Any], source: str) -> S:
         """Make the spec that `origin` has described in the file `source`.
 
+        What a file says must not make anything be fetched or read: a backbone's `weights` is dropped, as the file's own
+        weights replace them, and an option that names a path, a URL or a model on a hub is refused.
+
         Raises:
-            UsageError: naming the distribution that has to be installed, or the option that it does not know any more.
+            UsageError: naming the distribution that has to be installed, the option that it does not know any more, or
+                the one that names a place.
         """
         text: str = said["spec"]
         try:
-            return self.resolve(kind, text)
+            spec = self.resolve(kind, _without_weights(text) if issubclass(kind, BackboneSpec) else text)
         except UsageError as error:
             name, _ = spec_text.split(text)
-            came = f"{said.get('distribution') or 'an unregistered class'} {said.get('version', '')}".strip()
+            came = printable(f"{said.get('distribution') or 'an unregistered class'} {said.get('version', '')}".strip())
             there = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
             if all(spec.name != name for spec in self.of(kind)) and said.get("distribution") not in there:
                 raise UsageError(
                     f"{source}: needs the {kind.kind} {name!r} of {came}, not installed here; install it by pip"
                 ) from None
-            raise UsageError(f"{source}: was made with {came}: {error}") from None
+            reasons = "\n".join(map(printable, str(error).split("\n")))
+            raise UsageError(f"{source}: was made with {came}: {reasons}") from None
+        for option, value in spec.model_dump(mode="json").items():
+            if place := next((word for word in _texts(value) if names_a_place(word)), None):
+                raise UsageError(
+                    f"{source}: its {kind.kind} {spec.name!r} has {option}={place!r}: a file must not name a path, "
+                    f"a URL or a model on a hub; train with a {kind.kind} that is installed here and named without one"
+                )
+        return spec
 
     def origin(self, spec: Spec) -> dict[str, Any]:
         """Which distribution and version a spec comes from ("" for a class that was never registered)."""
@@ -174,6 +187,24 @@ def registry() -> Registry:
     if _switched_off():
         points = [p for p in points if _distribution(p) == OURS]
     return Registry(points)
+
+
+def _without_weights(text: str) -> str:
+    """The spec without the option `weights`."""
+    name, options = spec_text.split(text)
+    positional, named = spec_text.read_options(options)
+    kept = [(None, value) for value in positional] + [(k, v) for k, v in named.items() if k != "weights"]
+    return f"{name}:{spec_text.write_options(kept)}" if kept else name
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for part in pair for text in _texts(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in _texts(part))
 
 
 def _switched_off() -> bool:

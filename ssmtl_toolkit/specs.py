@@ -130,7 +130,10 @@ class TaskSpec(Spec):
 
 
 class BackboneSpec(Spec):
-    """A network fθ with encoder and decoder."""
+    """A network fθ with encoder and decoder.
+
+    Call an option for start weights `weights`: it is dropped where trained weights replace them.
+    """
 
     kind: ClassVar[str] = "backbone"
     provides: ClassVar[frozenset[Feature]] = FEATURES  # take dense out where there is no decoder

@@ -202,7 +202,22 @@ def test_an_overlay_shows_the_classes_in_their_colours_and_true_proportions(tmp_
     picture = np.asarray(Image.open(tmp_path / "x.png"))
     tile = (picture == (230, 159, 0)).all(axis=2), (picture == (86, 180, 233)).all(axis=2)
     assert all(mask.sum() > 50 for mask in tile)
-    assert picture.shape == (176 + 18 + 2, 2 * 176, 3)  # two slices of 40 x 40 mm side by side, and the legend
+    assert picture.shape == (2 * 176 + 18 + 2, 3 * 176, 3)  # five slices of 40 x 40 mm in two rows, and the legend
     overlay(tmp_path / "y.png", slices, index * 0, (3.0, 1.0, 1.0), ["heart"])
     overlay(tmp_path / "z.png", slices, index * 0, (3.0, 1.0, 1.0), ["heart"])
     assert (tmp_path / "y.png").read_bytes() == (tmp_path / "z.png").read_bytes()
+
+
+def test_an_overlay_shows_slices_without_a_class_and_says_where_it_shows_every_third_only(tmp_path):
+    slices = np.random.default_rng(0).normal(size=(250, 20, 20)).astype(np.float32)
+    index = np.zeros(slices.shape, np.uint8)
+    index[3, 5:15, 5:15] = 1
+    overlay(tmp_path / "all.png", slices[:100], index[:100], (1.0, 1.0, 1.0), ["heart"])
+    overlay(tmp_path / "third.png", slices, index, (1.0, 1.0, 1.0), ["heart"])
+    whole, third = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("all", "third"))
+    assert whole.shape == (10 * 176 + 20, 10 * 176, 3)
+    assert third.shape == (9 * 176 + 20, 10 * 176, 3)  # 84 of 250 slices
+    place = slice(22 + 40, 400)  # behind the legend's "heart"
+    assert not whole[-18:, place].any()
+    assert third[-18:, place].any()
+    assert (third[:176, 176:352] == (230, 159, 0)).all(axis=2).any()  # slice 3 is the second one shown

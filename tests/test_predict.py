@@ -1,7 +1,11 @@
 """Predictions lie on the grid of their scans, hold the values of the labels, and agree with the reported scores."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from typing import ClassVar
 
 import nibabel as nib
@@ -12,11 +16,12 @@ from conftest import shared_data, write_pair, write_scan
 from torch import nn
 
 import ssmtl_toolkit as toolkit
-from ssmtl_toolkit import DataError, UsageError
+from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.engine import weights
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.device import make_fabric
 from ssmtl_toolkit.engine.downstream import Predictor, Recipe
@@ -330,3 +335,210 @@ def test_a_link_to_itself_and_earlier_predictions_do_not_stop_a_folder(tuned, ss
     assert "loop.nii.gz" in done.stderr
     again = ssmtl("predict", "--from", tuned, "scans/x.nii.gz", "-o", "out", "--existing", "skip")
     assert "0 scans, 1 left out" in again.stderr
+
+
+@pytest.fixture
+def pair(tuned, labelled, ssmtl, tmp_path):
+    """Two scans of which the first is predicted by the first of two models, and a call for more."""
+    for name in "ab":
+        shutil.copy(labelled / "images" / f"{name}_pre.nii.gz", tmp_path / f"{name}.nii.gz")
+
+    def call(model, *options):
+        return ssmtl("predict", "--from", tuned / f"pretrained-{model}", *options)
+
+    assert call(0, "a.nii.gz", "-o", "out", "--overlay").returncode == 0
+    return call
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("existing", ["error", "skip", "overwrite"])
+def test_predictions_of_two_models_are_never_mixed_in_a_folder(pair, tmp_path, existing):
+    before = contents(tmp_path / "out")
+    done = pair(1, "b.nii.gz", "-o", "out", "--existing", existing)
+    assert done.returncode == 2
+    assert "out: holds predictions of another model (a.nii.gz)" in done.stderr
+    assert contents(tmp_path / "out") == before
+
+
+def test_skip_refuses_what_another_model_has_written_and_overwrite_replaces_it(pair, tmp_path, labelled, ssmtl):
+    done = pair(1, "a.nii.gz", "b.nii.gz", "-o", "out", "--existing", "skip", "--overlay")
+    assert done.returncode == 2
+    assert "was not written by this model" in done.stderr
+    assert "--existing overwrite" in done.stderr
+    done = pair(1, "a.nii.gz", "b.nii.gz", "-o", "out", "--existing", "overwrite")
+    assert (done.returncode, "out/a.png: belongs to the prediction" in done.stderr) == (2, True)
+    assert pair(1, "a.nii.gz", "b.nii.gz", "-o", "out", "--existing", "overwrite", "--overlay").returncode == 0
+    assert pair(1, "a.nii.gz", "b.nii.gz", "-o", "new", "--overlay").returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "new")
+
+
+@pytest.mark.parametrize("existing", ["error", "skip", "overwrite"])
+def test_a_picture_of_another_model_is_not_left_beside_a_new_prediction(pair, tmp_path, existing):
+    (tmp_path / "out" / "a.nii.gz").unlink()
+    done = pair(1, "a.nii.gz", "-o", "out", "--existing", existing)
+    assert (done.returncode, "out/a.png: belongs to the prediction" in done.stderr) == (2, True)
+
+
+def damage(tmp_path):
+    file = tmp_path / "out" / "a.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def change_scan(tmp_path):
+    shutil.copy(tmp_path / "b.nii.gz", tmp_path / "a.nii.gz")
+
+
+def forget(tmp_path):
+    (tmp_path / "out" / "prediction.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "said"),
+    [
+        (damage, [], "was changed since it was written, or is damaged"),
+        (change_scan, [], "is of another scan, or of this one before it was changed"),
+        (forget, [], "is not known to be of this model"),
+        (lambda _: None, ["--largest-component"], "was written with another --largest-component"),
+        (lambda _: None, ["--volume", 0], "was written with another --volume"),
+        (lambda _: None, ["--precision", "32"], "was written with another --precision"),
+    ],
+)
+def test_skip_refuses_all_but_what_this_model_wrote_whole_from_this_scan(pair, tmp_path, before, options, said):
+    before(tmp_path)
+    kept = contents(tmp_path / "out")
+    done = pair(0, "a.nii.gz", "b.nii.gz", "-o", "out", "--existing", "skip", *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert contents(tmp_path / "out") == kept
+    assert pair(0, "a.nii.gz", "-o", "out", "--existing", "overwrite", "--overlay", *options).returncode == 0
+
+
+def test_skip_makes_what_is_missing_beside_a_prediction_and_no_more(pair, tmp_path):
+    done = pair(0, "a.nii.gz", "-o", "out", "--existing", "skip", "--probabilities", "--overlay", "--json")
+    assert [name.rpartition("/")[2] for name in json.loads(done.stdout)["written"]] == ["a.nii.gz"]
+    kept = contents(tmp_path / "out")
+    assert {"a_probabilities.nii.gz", "a.png"} <= set(kept)
+    for wanted in ([], ["--overlay"], ["--probabilities"]):
+        done = pair(0, "a.nii.gz", "-o", "out", "--existing", "skip", "--json", *wanted)
+        assert json.loads(done.stdout)["written"] == []
+    (tmp_path / "out" / "a.nii.gz").unlink()
+    assert pair(0, "a.nii.gz", "-o", "out", "--existing", "skip").returncode == 0
+    assert contents(tmp_path / "out") == kept
+
+
+def test_prediction_json_says_of_every_file_what_it_is_of(pair, tmp_path, tuned):
+    from hashlib import sha256
+
+    assert pair(0, "b.nii.gz", "-o", "out").returncode == 0
+    said = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert {"model", "head", "classes"} <= set(said)
+    assert set(said["files"]) == {"a.nii.gz", "b.nii.gz"}
+    digest = weights.read(tuned / "pretrained-0" / "model.safetensors", "").digest
+    assert digest == said["digest"]
+    for name, record in said["files"].items():
+        assert record["model"] == digest
+        assert record["scan"] == sha256((tmp_path / name).read_bytes()).hexdigest()
+        files = contents(tmp_path / "out")
+        assert record["files"] == {file: sha256(files[file]).hexdigest() for file in record["files"]}
+    assert set(said["files"]["a.nii.gz"]["files"]) == {"a.nii.gz", "a.png"}
+
+
+class Stops(Progress):
+    """Does something when the first scan is done."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def prepared(self, name):
+        self.act()
+
+
+def test_an_interrupted_prediction_is_continued_and_ends_as_an_uninterrupted_one(tuned, labelled, tmp_path):
+    scans = labelled / "images"
+    with pytest.raises(SsmtlError, match="1 of 10 scans are done"):
+        toolkit.predict(tuned, scans, out=tmp_path / "cut", progress=Stops(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert len(json.loads((tmp_path / "cut" / "prediction.json").read_text())["files"]) == 1
+    done = toolkit.predict(tuned, scans, out=tmp_path / "cut", existing="skip")
+    assert (len(done["written"]), len(done["left_out"])) == (9, 1)
+    toolkit.predict(tuned, scans, out=tmp_path / "whole")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_killed_prediction_is_continued_too(tuned, labelled, tmp_path):
+    """A kill leaves predictions that are announced and not yet recorded as written."""
+    code = (
+        "import os, signal, sys; import ssmtl_toolkit as toolkit; from ssmtl_toolkit.engine.progress import Progress\n"
+        "class Killed(Progress):\n"
+        "    def prepared(self, name): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "toolkit.predict(sys.argv[1], sys.argv[2], out=sys.argv[3], progress=Killed())"
+    )
+    out = tmp_path / "cut"
+    done = subprocess.run([sys.executable, "-c", code, str(tuned), str(labelled / "images"), str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [file.name for file in out.glob("*.nii.gz")] == ["a_post.nii.gz"]
+    toolkit.predict(tuned, labelled / "images", out=out, existing="skip")
+    toolkit.predict(tuned, labelled / "images", out=tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_scan_that_fails_while_overwriting_leaves_its_old_prediction_known(pair, tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"no scan")
+    before = json.loads((tmp_path / "out" / "prediction.json").read_text())["files"]
+    done = pair(0, "a.nii.gz", "b.nii.gz", "-o", "out", "--existing", "overwrite", "--overlay")
+    assert done.returncode == 3
+    after = json.loads((tmp_path / "out" / "prediction.json").read_text())["files"]
+    assert after["a.nii.gz"] == before["a.nii.gz"]
+    assert set(after) == {"a.nii.gz", "b.nii.gz"}
+
+
+def test_two_processes_may_share_the_scans_of_a_folder(tuned, labelled, tmp_path):
+    code = "import sys; import ssmtl_toolkit as toolkit; toolkit.predict(sys.argv[1], sys.argv[3:], out=sys.argv[2])"
+    scans = sorted(map(str, (labelled / "images").iterdir()))
+    command = [sys.executable, "-c", code, str(tuned), str(tmp_path / "out")]
+    both = [subprocess.Popen([*command, *scans[i::2]]) for i in (0, 1)]
+    assert [process.wait(300) for process in both] == [0, 0]
+    assert len(json.loads((tmp_path / "out" / "prediction.json").read_text())["files"]) == 10
+    assert toolkit.predict(tuned, scans, out=tmp_path / "out", existing="skip")["written"] == []
+
+
+def test_predictions_of_version_0_1_0_are_of_an_unknown_model(pair, tmp_path):
+    file = tmp_path / "out" / "prediction.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({key: said[key] for key in ("model", "head", "classes")}))
+    done = pair(0, "b.nii.gz", "-o", "out")
+    assert (done.returncode, "holds predictions of an unknown model" in done.stderr) == (2, True)
+    assert pair(0, "a.nii.gz", "-o", "out", "--existing", "overwrite", "--overlay").returncode == 0
+    assert pair(0, "b.nii.gz", "-o", "out").returncode == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"a": {"model": 3}}}', "[" * 100_000])
+def test_a_damaged_prediction_json_is_refused_by_name(pair, tmp_path, text):
+    (tmp_path / "out" / "prediction.json").write_text(text)
+    for existing in ("error", "skip", "overwrite"):
+        done = pair(0, "b.nii.gz", "-o", "out", "--existing", existing)
+        assert done.returncode == 3
+        assert "out/prediction.json: cannot be read" in done.stderr
+
+
+def test_it_says_which_repetition_predicts_where_there_are_several(tuned, labelled, ssmtl):
+    scan = labelled / "images" / "a_pre.nii.gz"
+    done = ssmtl("predict", "--from", tuned, scan, "-o", "out", "--json")
+    assert f"model pretrained-0 of {tuned} (1 of 4; --from {tuned}/pretrained-1 for another)" in done.stderr
+    assert (json.loads(done.stdout)["repetition"], json.loads(done.stdout)["repetitions"]) == ("pretrained-0", 4)
+    done = ssmtl("predict", "--from", tuned / "scratch-1", scan, "-o", "out2", "--json")
+    assert "note: model" not in done.stderr
+    assert "/scratch-1/" in json.loads(done.stdout)["model"]
+
+
+def test_a_name_given_twice_fails_alone(tuned, ssmtl, tmp_path):
+    write_scan(tmp_path / "scans" / "x.nii.gz")
+    write_scan(tmp_path / "scans" / "x.nii", seed=1)
+    write_scan(tmp_path / "scans" / "y.nii.gz", seed=2)
+    done = ssmtl("predict", "--from", tuned, "scans", "-o", "out", "--json")
+    assert done.returncode == 3
+    result = json.loads(done.stdout)
+    assert result["written"] == ["out/y.nii.gz"]
+    assert "would both be written to out/x.nii.gz" in result["failed"][0]["reason"]

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
+from ssmtl_toolkit.engine import weights
 from ssmtl_toolkit.engine.probe import probe
 from ssmtl_toolkit.engine.transfer import Pretrained
 from ssmtl_toolkit.registry import registry
@@ -25,7 +26,7 @@ def rewritten(pretrained, tmp_path, change=lambda tensors: tensors, about=lambda
     with safe_open(source, "pt") as file:
         said = json.loads(file.metadata()["ssmtl"])
     target = tmp_path / "changed.safetensors"
-    save_file(change(load_file(source)), target, {"ssmtl": json.dumps(about(said))})
+    weights.write(target, change(load_file(source)), about(said))
     return target
 
 

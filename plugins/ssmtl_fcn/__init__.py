@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.names import registered_name
 from ssmtl_toolkit.specs import BackboneSpec
 
 if TYPE_CHECKING:
@@ -20,8 +21,13 @@ class Fcn(BackboneSpec):
 
     encoder: str = Field("resnet50", description="Any timm network that gives feature maps.")
     stride: int = Field(8, ge=2, le=32, description="Finest map that is fused: 8 as in FCN-8s, 16, 32 (none) …")
-    channels: int = Field(64, ge=1, description="Channels of the dense map.")
+    channels: int = Field(64, ge=1, le=4096, description="Channels of the dense map.")
     weights: bool = Field(False, description="Start from timm's pre-trained weights, fetched from the hub.")
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, value: str) -> str:
+        return registered_name(value)
 
     def build(self, in_channels: int) -> Backbone:
         from ssmtl_fcn.module import build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 
 
@@ -44,7 +46,8 @@ def build(encoder: str, stride: int, channels: int, weights: bool, in_channels: 
         SsmtlError: pre-trained weights could not be fetched.
     """
     try:
-        features: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, pretrained=weights)
+        with hub() if weights else nullcontext():
+            features: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, pretrained=weights)
     except OSError as error:
         raise SsmtlError(
             f"backbone fcn: timm's weights of {encoder!r} could not be fetched ({type(error).__name__}); "

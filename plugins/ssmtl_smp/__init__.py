@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.names import registered_name
 from ssmtl_toolkit.specs import BackboneSpec
 
 if TYPE_CHECKING:
@@ -32,11 +33,18 @@ class _SmpSpec(BackboneSpec):
     encoder: str = Field(
         "resnet34", description="An encoder of smp (`resnet34`, `tu-` + any timm network …) or `plain`."
     )
-    width: int = Field(64, ge=4, description="Channels of the first level of encoder `plain`, doubled four times.")
+    width: int = Field(
+        64, ge=4, le=1024, description="Channels of the first level of encoder `plain`, doubled four times."
+    )
     weights: str | None = Field(
         None,
         description="Pre-trained encoder weights by smp's name (`imagenet`); fetched from the Hugging Face hub.",
     )
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, value: str) -> str:
+        return registered_name(value)
 
     @property
     @abstractmethod

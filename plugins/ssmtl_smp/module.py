@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.specs import did_you_mean
 
@@ -79,9 +81,10 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
             raise UsageError("there are no pre-trained weights for encoder 'plain'; leave `weights` out")
         encoder, options = plain(width), {"decoder_channels": [width * 2**level for level in (3, 2, 1, 0, 0)]}
     try:
-        network: Any = smp.create_model(
-            architecture, encoder, encoder_weights=weights, in_channels=in_channels, classes=1, **options
-        )
+        with hub() if weights else nullcontext():
+            network: Any = smp.create_model(
+                architecture, encoder, encoder_weights=weights, in_channels=in_channels, classes=1, **options
+            )
     except OSError as error:
         raise SsmtlError(
             f"backbone {architecture}: the weights {weights!r} of encoder {encoder!r} could not be fetched from the "

@@ -9,6 +9,7 @@ import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.names import printable
 
 
 @click.command("predict", cls=OnceCommand)
@@ -26,7 +27,7 @@ from ssmtl_toolkit.errors import DataError
     type=click.Choice(["error", "skip", "overwrite"]),
     default="error",
     show_default=True,
-    help="What to do with predictions that are there already.",
+    help="What to do with predictions that already exist; skip: only those that this model wrote whole.",
 )
 @click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=click.Choice(["auto", "32", "bf16"]), default="auto", show_default=True)
@@ -63,7 +64,9 @@ def _run(scans: tuple[str, ...], source: Path, as_json: bool, options: dict[str,
         per_slice = 1000 * result["seconds"] / max(result["slices"], 1)
         left = f", {len(result['left_out'])} left out" if result["left_out"] else ""
         speed = f", {result['slices']} slices, {per_slice:.1f} ms a slice" if result["slices"] else ""
-        console.print(f"{len(result['written'])} scans{speed}{left}")
+        kinds = [kind for kind in ("probabilities", "overlay") if options[kind]]
+        out = f" -> {printable(result['out'])} ({', '.join(['predictions', *kinds])})" if result["written"] else ""
+        console.print(f"{len(result['written'])} scans{out}{speed}{left}")
     if result["failed"]:
         listed = [item["reason"] for item in result["failed"][:20]]
         number = len(result["failed"])

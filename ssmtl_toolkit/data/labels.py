@@ -192,10 +192,12 @@ class Classes:
             DataError: it is something else; naming `where`.
         """
         try:
-            classes = tuple(LabelClass(str(c["name"]), tuple(map(int, c["values"]))) for c in content["classes"])
+            classes = tuple(
+                LabelClass(printable(str(c["name"])), tuple(map(int, c["values"]))) for c in content["classes"]
+            )
             ignore = content["ignore"]
             return cls(classes, tuple(map(int, content["background"])), None if ignore is None else int(ignore))
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise DataError(
                 f"{where}: its classes cannot be read ({type(error).__name__}: {error}); write the file again"
             ) from None

@@ -27,9 +27,11 @@ def overlay(
     index: NDArray[np.uint8],
     spacing: Sequence[float],
     names: Sequence[str],
-    most: int = 36,
+    most: int = 100,
 ) -> None:
-    """Draw the classes over the slices of a scan, evenly chosen among those that show a class, and write a PNG.
+    """Draw the classes over all slices of a scan, or over every n-th of a long one, and write a PNG that says which.
+
+    Slices without any class are shown too: what a model has missed is seen there.
 
     Args:
         path: the file.
@@ -42,14 +44,16 @@ def overlay(
     Raises:
         SsmtlError: the file cannot be written.
     """
-    chosen = _chosen(index, most)
-    low, high = (float(end) for end in np.percentile(np.asarray(slices[chosen], np.float32), (1, 99.5)))
+    step = math.ceil(len(slices) / most)
+    chosen = range(0, len(slices), step)
+    low, high = (float(end) for end in np.percentile(np.asarray(slices[::step], np.float32), (1, 99.5)))
     size = _size(slices.shape[1:], spacing)
     tiles = [_tile(slices[i], index[i], low, high, size, len(names), i) for i in chosen]
     columns = math.ceil(math.sqrt(len(tiles) * size[1] / size[0]))
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
-    legend = _legend(names, columns * size[0])
+    thinned = f"every {_ordinal(step)} of {len(slices)} slices" if step > 1 else ""
+    legend = _legend(names, columns * size[0], thinned)
     sheet = Image.new("RGB", (columns * size[0], rows * size[1] + legend.height))
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * size[0], i // columns * size[1]))
@@ -58,12 +62,10 @@ def overlay(
         sheet.save(temporary, format="PNG")
 
 
-def _chosen(index: NDArray[np.uint8], most: int) -> list[int]:
-    """Slices that show a class, or all where none does; evenly thinned out to `most`."""
-    shown = np.flatnonzero(index.reshape(len(index), -1).any(axis=1))
-    among = shown if len(shown) else np.arange(len(index))
-    picked = np.linspace(0, len(among) - 1, min(most, len(among))).round().astype(int)
-    return [int(i) for i in among[picked]]
+def _ordinal(number: int) -> str:
+    """Write 2nd, 3rd, 4th, 11th, 21st."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
@@ -89,20 +91,22 @@ def _tile(
     return tile
 
 
-def _legend(names: Sequence[str], width: int) -> Image.Image:
-    """The names beside squares of their colours, in as many lines as they need."""
+def _legend(names: Sequence[str], width: int, remark: str) -> Image.Image:
+    """The names beside squares of their colours, in as many lines as they need, and a remark behind them."""
     font, places, x, y = _font(), [], 4, 2
-    for name in names:
-        needed = 22 + math.ceil(font.getlength(name))
+    for text in [*names, *([remark] if remark else [])]:
+        needed = 22 + math.ceil(font.getlength(text))
         if x > 4 and x + needed > width:
             x, y = 4, y + _LINE
         places.append((x, y))
         x += needed
     legend = Image.new("RGB", (width, y + _LINE))
     draw = ImageDraw.Draw(legend)
-    for i, (name, (left, top)) in enumerate(zip(names, places, strict=True)):
+    for i, (name, (left, top)) in enumerate(zip(names, places, strict=False)):
         draw.rectangle((left, top + 3, left + 9, top + 12), fill=_COLOURS[i % len(_COLOURS)])
         draw.text((left + 14, top), name, fill=(255, 255, 255), font=font)
+    if remark:
+        draw.text(places[-1], remark, fill=(255, 255, 255), font=font)
     return legend
 
 

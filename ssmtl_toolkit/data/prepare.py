@@ -15,6 +15,7 @@ from ssmtl_toolkit.data.volume import Axis, Stack, Volume
 from ssmtl_toolkit.errors import DataError
 
 REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
+LARGEST = 4096  # pixels of a side; a model file may not ask for more memory than a network could use
 _SLICES_AT_ONCE = 64
 
 
@@ -24,7 +25,7 @@ class Prepare(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     axis: Axis | Literal["acquisition"] = "acquisition"
-    size: int = Field(256, ge=8)
+    size: int = Field(256, ge=8, le=LARGEST)
     volume: int | None = Field(None, ge=0)
     window: tuple[float, float] | None = None
 

@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ssmtl_toolkit.data.files import digest, replacing, share, sync
+from ssmtl_toolkit.data.files import digest, share, sync
+from ssmtl_toolkit.engine import weights
 from ssmtl_toolkit.errors import DataError, SsmtlError
+from ssmtl_toolkit.names import printable
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
 
@@ -116,9 +118,9 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     Raises:
         DataError: names or shapes differ, with the first of them.
     """
-    weights = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
-    check_tensors(checkpoint.path, weights, model.state_dict())
-    model.load_state_dict(weights)
+    given = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
+    check_tensors(checkpoint.path, given, model.state_dict())
+    model.load_state_dict(given)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         kind, _, rest = name.partition(".")
@@ -134,22 +136,20 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 
 def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Refuse tensors whose names or shapes are not the wanted ones, naming the first five."""
-    wrong = [f"{k} is missing" for k in wanted if k not in given]
-    wrong += [f"{k} is not known" for k in given if k not in wanted]
+    wrong = [f"{printable(k)} is missing" for k in wanted if k not in given]
+    wrong += [f"{printable(k)} is not known" for k in given if k not in wanted]
     wrong += [
         f"{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}"
         for k, v in wanted.items()
         if k in given and given[k].shape != v.shape
     ]
     if wrong:
-        raise DataError(f"{path}: {len(wrong)} tensors do not fit this network: {'; '.join(wrong[:5])}")
+        raise DataError(f"{printable(path)}: {len(wrong)} tensors do not fit this network: {'; '.join(wrong[:5])}")
 
 
 def save_backbone(file: Path, backbone: nn.Module, about: Mapping[str, Any]) -> None:
     """Write the backbone's tensors under the wrapped library's names, with `about` as metadata, whole or not at all."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
-    with replacing(file) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "ssmtl": json.dumps(about)})
+    weights.write(file, backbone.state_dict(), about)
 
 
 def _name(step: int) -> str:

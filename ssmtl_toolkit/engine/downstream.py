@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +11,26 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmtl_toolkit.data.files import replacing
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare, Standard, standardise
 from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.engine import weights
+from ssmtl_toolkit.engine.about import Model
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.checkpoint import check_tensors
 from ssmtl_toolkit.engine.folder import FINETUNE, MODEL
 from ssmtl_toolkit.engine.head import Head
-from ssmtl_toolkit.engine.transfer import without_weights
+from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
+
+TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
 
 
 class Downstream(nn.Module):
@@ -77,10 +78,8 @@ class Recipe:
             "classes": self.classes and self.classes.to_json(),
             **about,
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         try:
-            with replacing(file) as temporary:
-                save_file(tensors, temporary, {"format": "pt", "ssmtl": json.dumps(said)})
+            weights.write(file, model.state_dict(), said)
         except (OSError, SafetensorError) as error:
             raise SsmtlError(f"{file}: cannot be written: {error}; free or choose another disk") from error
 
@@ -92,43 +91,47 @@ class Recipe:
             DataError: the file is damaged, not a fine-tuned model, or does not fit what is installed.
             UsageError: a plugin that it needs is not installed.
         """
+        return cls.restore(weights.read(file, TODO))
+
+    @classmethod
+    def restore(cls, read: weights.Weights) -> tuple[Recipe, Downstream]:
+        """Make the model of a file that `weights.read` has read; raises what `load` does."""
+        place = printable(read.file)
+        if "head" not in read.said():
+            raise DataError(f"{place}: {TODO}")
+        said, found = read.about(Model), registry()
+        classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
+        network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
+        recipe = cls(network, found.restore(HeadSpec, said.head.model_dump(), place), said.prepare, classes)
         try:
-            with safe_open(file, "pt") as opened:
-                said = json.loads((opened.metadata() or {})["ssmtl"])
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-            head, prepare = said["head"], Prepare(**said["prepare"])
-            backbone = {**said["backbone"], "spec": without_weights(said["backbone"]["spec"])}
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            with hub(allowed=False):  # what a file says makes nobody be asked
+                model = recipe.build()
+        except (OSError, RuntimeError, MemoryError) as error:
             raise DataError(
-                f"{printable(file)}: is not a model of ssmtl finetune ({type(error).__name__}: {error}); "
-                f"give the run folder of a fine-tuning"
+                f"{place}: its network {printable(str(network))} cannot be built here "
+                f"({printable(str(error))[:200]}); train it again, or use the machine that trained it"
             ) from error
-        found = registry()
-        classes = said["classes"] and Classes.from_json(said["classes"], printable(file))
-        network = found.restore(BackboneSpec, backbone, printable(file))
-        recipe = cls(network, found.restore(HeadSpec, head, printable(file)), prepare, classes)
-        model = recipe.build()
-        check_tensors(file, tensors, model.state_dict())
-        model.load_state_dict(tensors)
+        check_tensors(read.file, read.tensors, model.state_dict())
+        model.load_state_dict(read.tensors)
         return recipe, model
 
 
-def model_file(source: Path) -> Path:
-    """Find the model in the folder of a fine-tuning (its first, pre-trained before scratch), or in that of one model.
+def model_files(source: Path) -> list[Path]:
+    """Find the models in the folder of a fine-tuning (pre-trained before scratch), or the one in that of one model.
 
     Raises:
         UsageError: there is none.
     """
     if source.is_file():
-        return source
+        return [source]
     if (source / MODEL).is_file():
-        return source / MODEL
+        return [source / MODEL]
     found = [source / f"{arm}-{i}" / MODEL for arm in ("pretrained", "scratch") for i in _numbers(source, arm)]
     if not found:
         here = "its fine-tuning is not finished" if (source / FINETUNE).is_file() else "holds no fine-tuned model"
         what = here if source.is_dir() else "no such file or folder"
         raise UsageError(f"{printable(source)}: {what}; give the run folder of ssmtl finetune to --from")
-    return found[0]
+    return found
 
 
 def _numbers(folder: Path, arm: str) -> list[int]:

@@ -14,40 +14,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.data.files import real, write_json
+from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.output import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.data.reading import read_volume
 from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.engine import weights
 from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.downstream import Predictor, Recipe, model_file
-from ssmtl_toolkit.engine.folder import PREDICTION
+from ssmtl_toolkit.engine.downstream import TODO, Predictor, Recipe, model_files
 from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, readers
+from ssmtl_toolkit.engine.jobs import (
+    OVERLAY,
+    PROBABILITIES,
+    Existing,
+    Job,
+    Jobs,
+    Wanted,
+    check_records,
+    check_targets,
+    digests,
+    list_jobs,
+    skip_done,
+)
+from ssmtl_toolkit.engine.pretrain import readers
 from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import Scan
-
-Existing = Literal["error", "skip", "overwrite"]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is written for each scan beside the prediction itself."""
+class _Call:
+    """By what is predicted, and how."""
 
-    probabilities: bool = False
-    overlay: bool = False
-    largest_component: bool = False
+    file: Path
+    digest: str
+    recipe: Recipe
+    wanted: Wanted
+    precision: str
+    repetitions: int
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What prediction.json says first."""
+        classes = self.recipe.classes and self.recipe.classes.to_json()
+        return {"model": str(self.file), "head": str(self.recipe.head), "classes": classes}
 
-@dataclass(frozen=True)
-class _Job:
-    scan: Scan
-    file: Path  # the prediction; what goes beside it is named after it
-
-    def beside(self, ending: str) -> Path:
-        return self.file.with_name(self.file.name.removesuffix(".nii.gz") + ending)
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that change what is written for a scan."""
+        return {
+            "largest_component": self.wanted.largest_component,
+            "volume": self.recipe.prepare.volume,
+            "precision": self.precision,
+        }
 
 
 def predict(
@@ -79,7 +98,8 @@ def predict(
         largest_component: keep only the largest connected part of each class.
         volume: which volume to take of 4-D files; None: as the model was trained.
         batch_size: slices in a batch, which bounds the memory beside that of the scan.
-        existing: what to do with predictions that are there already.
+        existing: what to do with predictions that already exist; `skip` skips those that this model has written whole
+            from the same scan with the same options, and refuses others.
         accelerator: auto, cpu, cuda, mps.
         precision: auto, 32, bf16.
         progress: hears what happens.
@@ -92,20 +112,33 @@ def predict(
         DataError: the model cannot be read, or there is no scan.
     """
     progress = progress or Progress()
-    file = model_file(Path(source))
+    files = model_files(Path(source))
+    file = files[0]
     with interrupts:
-        recipe, model = Recipe.load(file)
+        read = weights.read(file, TODO)
+        recipe, model = Recipe.restore(read)
         if volume is not None:
             changed = recipe.prepare.model_copy(update={"volume": volume})
             recipe = Recipe(recipe.backbone, recipe.head, changed, recipe.classes)
         wanted = Wanted(probabilities, overlay, largest_component)
         _check(recipe, head, wanted, batch_size, file)
-        jobs, left_out = _jobs([scans] if isinstance(scans, str | Path) else scans, Path(out), existing, wanted)
-        for item in left_out:
+        if len(files) > 1:
+            progress.note(
+                f"model {file.parent.name} of {printable(Path(source))} (1 of {len(files)}; "
+                f"--from {printable(files[1].parent)} for another)"
+            )
+        call = _Call(file, read.digest, recipe, wanted, precision, len(files))
+        found = list_jobs([scans] if isinstance(scans, str | Path) else scans, Path(out), wanted)
+        check_targets(found.jobs, existing)
+        records = Records(Path(out), read.digest, call.options, call.about)
+        check_records(found.jobs, records, existing)
+        if existing == "skip":
+            found = skip_done(found, records)
+        for item in found.left_out:
             progress.note(f"left out: {item['reason']}")
         fabric = make_fabric(RunConfig(accelerator=accelerator, precision=precision), progress)
         predictor = Predictor(recipe, model, fabric, batch_size)
-        return _Prediction(predictor, wanted, Path(out), file, progress).run(jobs, left_out)
+        return _Prediction(predictor, call, records, progress).run(found)
 
 
 def _check(recipe: Recipe, head: str | None, wanted: Wanted, batch_size: int, file: Path) -> None:
@@ -120,154 +153,106 @@ def _check(recipe: Recipe, head: str | None, wanted: Wanted, batch_size: int, fi
             )
 
 
-def _jobs(
-    given: Sequence[str | Path], out: Path, existing: Existing, wanted: Wanted
-) -> tuple[list[_Job], list[dict[str, str]]]:
-    """List the scans and where their predictions go; nothing may be written twice, nor over a scan."""
-    jobs: dict[Path, _Job] = {}
-    left_out = []
-    target = real(out)
-    for item in given:
-        place = real(Path(item))
-        asked_for = place == target or target in place.parents
-        for scan in list_scans(registry().dataset(str(item)), default_cache()):
-            if target in real(scan.path).parents and not asked_for:
-                continue  # predictions of an earlier call, below the folder of the scans
-            if scan.unfit:
-                left_out.append({"scan": scan.name, "reason": scan.unfit})
-                continue
-            job = _Job(scan, out / f"{scan.name}.nii.gz")
-            other = jobs.get(job.file)
-            if other and real(other.scan.path) != real(scan.path):
-                raise UsageError(
-                    f"{printable(other.scan.path)} and {printable(scan.path)} would both be written to "
-                    f"{printable(job.file)}; predict them into two folders"
-                )
-            jobs[job.file] = job
-    if not jobs and not left_out:
-        raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
-    _check_targets(jobs, existing, wanted)
-    if existing == "skip":
-        left_out += [
-            {"scan": job.scan.name, "reason": f"{printable(file)}: is there already"}
-            for file, job in jobs.items()
-            if file.exists()
-        ]
-        jobs = {file: job for file, job in jobs.items() if not file.exists()}
-    return list(jobs.values()), left_out
-
-
-def _check_targets(jobs: dict[Path, _Job], existing: Existing, wanted: Wanted) -> None:
-    sources = {real(job.scan.path) for job in jobs.values()}
-    endings = [".nii.gz", *(["_probabilities.nii.gz"] * wanted.probabilities), *([".png"] * wanted.overlay)]
-    targets = [job.beside(ending) for job in jobs.values() for ending in endings]
-    for target in targets:
-        if real(target) in sources:
-            raise UsageError(
-                f"{printable(target)}: is one of the scans, and would be overwritten; choose another --out"
-            )
-    there = [target for target in targets if target.exists()]
-    if there and existing == "error":
-        raise UsageError(
-            f"{printable(there[0])}: is there already ({len(there)} of {len(targets)} files are); choose another "
-            f"--out, or --existing skip or overwrite"
-        )
-
-
 class _Prediction:
     """One call of `predict`, scan by scan."""
 
-    def __init__(self, predictor: Predictor, wanted: Wanted, out: Path, file: Path, progress: Progress) -> None:
-        self.predictor, self.wanted, self.out, self.file, self.progress = predictor, wanted, out, file, progress
-        self.readers = readers()
+    def __init__(self, predictor: Predictor, call: _Call, records: Records, progress: Progress) -> None:
+        self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
+        self.readers, self.memo = readers(), digests()
         self.slices, self.seconds = 0, 0.0
+        self.written: list[str] = []
 
-    def run(self, jobs: Sequence[_Job], left_out: list[dict[str, str]]) -> dict[str, Any]:
+    def run(self, found: Jobs) -> dict[str, Any]:
         """Predict every scan; one that cannot be used does not stop the others."""
-        written: list[str] = []
-        failed: list[dict[str, str]] = []
         started = time.perf_counter()
-        self.progress.preparing(len(jobs))
-        for job in jobs:
-            interrupts.check(f"{len(written)} of {len(jobs)} scans are done; go on by --existing skip")
-            try:
-                written.append(self._scan(job))
-            except DataError as error:
-                failed.append({"scan": job.scan.name, "reason": str(error)})
-                self.progress.note(str(error))
-            self.progress.prepared(job.scan.name)
+        failed = list(found.failed)
+        for item in failed:
+            self.progress.note(item["reason"])
+        self.progress.preparing(len(found.jobs))
+        with self.records.kept([job.name for job in found.jobs]):
+            for job in found.jobs:
+                interrupts.check(
+                    f"{len(self.written)} of {len(found.jobs)} scans are done; continue by --existing skip"
+                )
+                try:
+                    self._scan(job)
+                except DataError as error:
+                    self.records.gave_up(job.name)
+                    failed.append({"scan": job.scan.name, "reason": str(error)})
+                    self.progress.note(str(error))
+                self.progress.prepared(job.scan.name)
         self.progress.done()
-        result = {
-            "model": str(self.file),
-            "head": str(self.predictor.recipe.head),
-            "out": str(self.out),
-            "classes": self.predictor.recipe.classes and self.predictor.recipe.classes.to_json(),
-            "written": written,
+        return {
+            **self.call.about,
+            "digest": self.call.digest,
+            "repetition": self.call.file.parent.name if self.call.repetitions > 1 else None,
+            "repetitions": self.call.repetitions,
+            "out": str(self.records.out),
+            "written": self.written,
             "failed": failed,
-            "left_out": left_out,
+            "left_out": found.left_out,
             "slices": self.slices,
             "seconds": round(time.perf_counter() - started, 3),
             "seconds_of_network": round(self.seconds, 3),
         }
-        if written:
-            write_json(self.out / PREDICTION, {k: result[k] for k in ("model", "head", "classes")})
-        return result
 
-    def _scan(self, job: _Job) -> str:
-        prepare = self.predictor.recipe.prepare
+    def _scan(self, job: Job) -> None:
+        prepare = self.call.recipe.prepare
+        wish = job.wish(self.memo)
         volume = read_volume(job.scan.path, self.readers, prepare.volume)
         for note in volume.notes:
             self.progress.note(f"{printable(job.scan.path)}: {note}")
         try:
-            if self.predictor.recipe.classes is None:
+            if self.call.recipe.classes is None:
                 self._image(job, volume)
             else:
-                self._labels(job, volume)
+                self._labels(job, volume, self.call.recipe.classes)
         except DataError as error:
             raise DataError(f"{printable(job.scan.path)}: {error}") from error
-        return str(job.file)
+        self.records.wrote(wish)
+        self.written.append(str(job.file))
 
-    def _image(self, job: _Job, volume: Volume) -> None:
+    def _image(self, job: Job, volume: Volume) -> None:
         started = time.perf_counter()
         image = self.predictor.image(volume)
         self._timed(started, volume)
+        self.records.begin(job.name)
         write_like(job.file, image, volume, what="image")
 
-    def _labels(self, job: _Job, volume: Volume) -> None:
-        classes = self.predictor.recipe.classes
-        assert classes is not None
+    def _labels(self, job: Job, volume: Volume, classes: Classes) -> None:
         with self._probabilities(volume, len(classes) + 1) as probabilities:
             started = time.perf_counter()
             index = self.predictor.labels(volume, probabilities)
             self._timed(started, volume)
-            if self.wanted.largest_component:
+            if self.call.wanted.largest_component:
                 index = keep_largest(index)
+            self.records.begin(job.name)
             if probabilities is not None:
-                stack = Stack.of(volume, self.predictor.recipe.prepare.axis)
-                write_like(job.beside("_probabilities.nii.gz"), stack.back(probabilities), volume, what="probabilities")
-        if self.wanted.overlay:
+                stack = Stack.of(volume, self.call.recipe.prepare.axis)
+                write_like(job.beside(PROBABILITIES), stack.back(probabilities), volume, what="probabilities")
+        if self.call.wanted.overlay:
             self._overlay(job, volume, index, classes.names)
         write_like(job.file, classes.to_values(index), volume, what="labels")
 
     def _timed(self, started: float, volume: Volume) -> None:
         self.seconds += time.perf_counter() - started
-        self.slices += Stack.of(volume, self.predictor.recipe.prepare.axis).slices.shape[0]
+        self.slices += Stack.of(volume, self.call.recipe.prepare.axis).slices.shape[0]
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
         """Room on the disk for the probabilities of one scan, (S, H, W, C), where they are wanted."""
-        if not self.wanted.probabilities:
+        if not self.call.wanted.probabilities:
             yield None
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        shape = Stack.of(volume, self.predictor.recipe.prepare.axis).slices.shape
-        with scratch_array((*shape, classes), np.float32, self.out) as array:
+        self.records.out.mkdir(parents=True, exist_ok=True)
+        shape = Stack.of(volume, self.call.recipe.prepare.axis).slices.shape
+        with scratch_array((*shape, classes), np.float32, self.records.out) as array:
             yield array
 
-    def _overlay(self, job: _Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
+    def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
         from ssmtl_toolkit.data.picture import overlay
 
-        axis = self.predictor.recipe.prepare.axis
+        axis = self.call.recipe.prepare.axis
         stack = Stack.of(volume, axis)
         shown = Stack.of(Volume(index, volume.affine, volume.spacing, volume.slice_axis), axis).slices
-        overlay(job.beside(".png"), stack.slices, shown, stack.spacing, names)
+        overlay(job.beside(OVERLAY), stack.slices, shown, stack.spacing, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ def difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> float:
     for name in ("pooled", "dense"):
         if name in saved:
             before, after = np.array(saved[name]), np.array(now[name])
+            if before.shape != after.shape:
+                return math.inf
             scale = max(float(np.abs(before).max()), 1e-12)
             worst = max(worst, float(np.abs(before - after).max()) / scale)
     return worst

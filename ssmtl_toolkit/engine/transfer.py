@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.engine import weights
+from ssmtl_toolkit.engine.about import Pretraining
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.folder import BACKBONE
 from ssmtl_toolkit.engine.probe import difference, probe
@@ -93,25 +92,19 @@ class Pretrained:
         if not file.is_file():
             what = "holds no pre-trained backbone" if source.is_dir() else "no such file or folder"
             raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run to --from")
-        try:
-            with safe_open(file, "pt") as opened:
-                about = json.loads((opened.metadata() or {}).get("ssmtl", "{}"))
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError, ValueError) as error:
-            raise DataError(
-                f"{printable(file)}: cannot be read as safetensors ({error}); give the backbone.safetensors of a run"
-            ) from error
-        if not any(name.startswith(_PREFIXES) for name in tensors) or "head" in about:
+        found = weights.read(file, "give the backbone.safetensors of a run")
+        about = found.said()
+        if not any(name.startswith(_PREFIXES) for name in found.tensors) or "head" in about:
             hint = "; it is a fine-tuned model, give the pre-training" if "head" in about else ""
             raise DataError(f"{printable(file)}: holds no tensor named encoder.… or decoder.… of a backbone{hint}")
-        return cls(file, tensors, about)
+        if found.text:
+            found.about(Pretraining)
+        return cls(file, found.tensors, about)
 
     def spec(self) -> BackboneSpec | None:
         """The backbone that the weights are of, if the file says so."""
-        said = self.about.get("backbone", {})
-        if not said.get("spec"):
-            return None
-        return registry().restore(BackboneSpec, {**said, "spec": without_weights(said["spec"])}, printable(self.file))
+        said = self.about.get("backbone")
+        return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
 
     @property
     def trained(self) -> Sequence[str]:
@@ -157,7 +150,7 @@ class Pretrained:
         return Receipt(
             source=printable(self.file),
             sha256=digest(self.file),
-            backbone=self.about.get("backbone", {}).get("spec", ""),
+            backbone=printable(self.about.get("backbone", {}).get("spec", "")),
             pretraining={**seen, "tasks": [task["spec"] for task in self.about.get("tasks", [])]},
             loaded=len(fits),
             missing=[name for name in expected if name not in given],
@@ -166,7 +159,7 @@ class Pretrained:
                 for name, tensor in wanted.items()
                 if name in given and name not in fits
             ],
-            skipped=[name for name in self.tensors if name not in wanted or name not in given],
+            skipped=[printable(name) for name in self.tensors if name not in wanted or name not in given],
             fresh=[part for part in _PARTS if part not in self.trained],
             share={
                 "encoder": _share(sizes, fits, "encoder."),
@@ -202,18 +195,10 @@ def _too_little(receipt: Receipt, min_transfer: float | None, about: Mapping[str
     what = "encoder" if min_transfer is None else "both"
     least = "all of the encoder" if min_transfer is None else f"{100 * min_transfer:.4g} % of the backbone"
     examples = [*receipt.mismatched, *(f"{name} is missing" for name in receipt.missing)][:3]
-    spec = about.get("backbone", {}).get("spec")
+    spec = printable(about.get("backbone", {}).get("spec", ""))
     hint = f"leave out --backbone (the weights are of {spec})" if spec else "choose the --backbone of these weights"
     return (
         f"{receipt.source}: only {100 * receipt.share[what]:.4g} % of the parameters of the "
         f"{'encoder' if what == 'encoder' else 'backbone'} can be loaded, at least {least} is wanted "
         f"({'; '.join(examples) or 'no name fits'}); {hint}, or lower --min-transfer"
     )
-
-
-def without_weights(text: str) -> str:
-    """The spec without its pre-trained weights: they will be overwritten, and must not be fetched again."""
-    name, options = spec_text.split(text)
-    positional, named = spec_text.read_options(options)
-    kept = [(None, value) for value in positional] + [(k, v) for k, v in named.items() if k != "weights"]
-    return f"{name}:{spec_text.write_options(kept)}" if kept else name

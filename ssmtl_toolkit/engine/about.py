@@ -1,0 +1,80 @@
+"""What our weights files say of themselves: which keys there are, of which types, within which bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ssmtl_toolkit.data.prepare import LARGEST, Prepare
+from ssmtl_toolkit.engine.weights import About
+
+_Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
+
+
+class Origin(About):
+    """A spec and the distribution that it comes from, as `Registry.origin` gives it."""
+
+    spec: str
+    distribution: str
+    version: str
+
+
+class Scans(About):
+    """The scans that were seen; `digests` holds the first 16 digits of their sha256."""
+
+    number: int
+    fingerprint: str
+    digests: list[str]
+
+
+class Probe(About):
+    """What the network makes of a fixed image, as `probe` gives it."""
+
+    size: int = Field(ge=1, le=LARGEST)
+    pooled: _Numbers
+    dense: _Numbers | None = None
+
+
+class Pretraining(About):
+    """What a backbone.safetensors says of itself."""
+
+    version: str
+    backbone: Origin
+    tasks: list[Origin]
+    balancer: Origin
+    prepare: Prepare
+    trained: list[Literal["encoder", "decoder"]]
+    scans: Scans
+    probe: Probe
+    step: int
+    seed: int
+    torch: str
+
+
+class LabelClass(About):
+    """A class and its values in label files."""
+
+    name: str
+    values: list[int]
+
+
+class LabelClasses(About):
+    """What `Classes.to_json` gives."""
+
+    classes: list[LabelClass]
+    background: list[int]
+    ignore: int | None
+
+
+class Model(About):
+    """What a model.safetensors says of itself; `pretraining` is what its backbone's file said, and is not used."""
+
+    version: str
+    backbone: Origin
+    head: Origin
+    prepare: Prepare
+    classes: LabelClasses | None
+    arm: str = ""
+    seed: int = 0
+    pretraining: dict[str, Any] | None = None

@@ -1,0 +1,183 @@
+"""Which scans are to be predicted, and into which files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ssmtl_toolkit.data.files import DigestMemo, real
+from ssmtl_toolkit.data.reading import content_digest, reader_for
+from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, readers
+from ssmtl_toolkit.engine.records import Records, Wish
+from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import Scan
+
+Existing = Literal["error", "skip", "overwrite"]
+ITSELF, PROBABILITIES, OVERLAY = ".nii.gz", "_probabilities.nii.gz", ".png"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written for each scan beside the prediction itself."""
+
+    probabilities: bool = False
+    overlay: bool = False
+    largest_component: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan and the file of its prediction, below the folder `out`; what goes beside it is named after it."""
+
+    scan: Scan
+    out: Path
+    wanted: Wanted
+
+    @property
+    def file(self) -> Path:
+        """The prediction."""
+        return self.beside(ITSELF)
+
+    def beside(self, ending: str) -> Path:
+        """A file that belongs to the prediction."""
+        return self.out / f"{self.scan.name}{ending}"
+
+    @property
+    def name(self) -> str:
+        """The prediction's name in prediction.json."""
+        return f"{self.scan.name}{ITSELF}"
+
+    @property
+    def beside_only(self) -> list[str]:
+        """The names of what an earlier call may have written beside the prediction and this one will not."""
+        return [f"{self.scan.name}{ending}" for ending in (PROBABILITIES, OVERLAY) if ending not in self.endings]
+
+    @property
+    def endings(self) -> list[str]:
+        """What is to be written, the prediction itself first."""
+        return [ITSELF, *([PROBABILITIES] * self.wanted.probabilities), *([OVERLAY] * self.wanted.overlay)]
+
+    def wish(self, memo: DigestMemo) -> Wish:
+        """The same for the records; reads the scan's bytes.
+
+        Raises:
+            DataError: the scan cannot be read.
+        """
+        digest = content_digest(self.scan.path, reader_for(self.scan.path, readers()), memo)
+        return Wish(self.name, [f"{self.scan.name}{ending}" for ending in self.endings], digest)
+
+
+@dataclass
+class Jobs:
+    """What is to be predicted, and the scans that are not: left out for a reason, or failed."""
+
+    jobs: list[Job] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted) -> Jobs:
+    """List the scans and where their predictions go; those that would be written to one file fail.
+
+    Raises:
+        DataError: there is no scan.
+        UsageError: no two of the scans could be written.
+    """
+    found, by_file = Jobs(), dict[Path, list[Job]]()
+    target = real(out)
+    for item in given:
+        place = real(Path(item))
+        asked_for = place == target or target in place.parents
+        for scan in list_scans(registry().dataset(str(item)), default_cache()):
+            if target in real(scan.path).parents and not asked_for:
+                continue  # predictions of an earlier call, below the folder of the scans
+            if scan.unfit:
+                found.left_out.append({"scan": scan.name, "reason": scan.unfit})
+                continue
+            job = Job(scan, out, wanted)
+            rivals = by_file.setdefault(job.file, [])
+            if all(real(other.scan.path) != real(scan.path) for other in rivals):
+                rivals.append(job)
+    if not by_file and not found.left_out:
+        raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
+    for rivals in by_file.values():
+        if len(rivals) == 1:
+            found.jobs += rivals
+        else:
+            found.failed.append({"scan": rivals[0].scan.name, "reason": _clash(rivals)})
+    if found.failed and not found.jobs:
+        raise UsageError(found.failed[0]["reason"])
+    return found
+
+
+def _clash(rivals: Sequence[Job]) -> str:
+    paths = " and ".join(printable(job.scan.path) for job in rivals)
+    number = "both" if len(rivals) == 2 else "all"
+    return f"{paths} would {number} be written to {printable(rivals[0].file)}; predict them into two folders"
+
+
+def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
+    """Refuse to write over a scan, and unless asked over an earlier prediction.
+
+    Raises:
+        UsageError: naming the first such file.
+    """
+    sources = {real(job.scan.path) for job in jobs}
+    targets = [job.beside(ending) for job in jobs for ending in job.endings]
+    for target in targets:
+        if real(target) in sources:
+            raise UsageError(
+                f"{printable(target)}: is one of the scans, and would be overwritten; choose another --out"
+            )
+    there = [target for target in targets if target.exists()]
+    if there and existing == "error":
+        raise UsageError(
+            f"{printable(there[0])}: is there already ({len(there)} of {len(targets)} files are); choose another "
+            f"--out, or --existing skip or overwrite"
+        )
+
+
+def digests() -> DigestMemo:
+    """The digests of scans that earlier runs have computed."""
+    return DigestMemo(default_cache() / "digests.json")
+
+
+def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> None:
+    """Refuse to mix the predictions of two models in one folder.
+
+    Raises:
+        UsageError: naming what is of another model.
+    """
+    records.check_others([job.name for job in jobs])
+    for job in jobs:
+        if existing != "skip" or records.of_another_model(job.name):
+            records.check_beside(job.name, job.beside_only)
+
+
+def skip_done(found: Jobs, records: Records) -> Jobs:
+    """Leave out what this model has already written.
+
+    Raises:
+        UsageError: something else is in the place of a prediction.
+    """
+    kept: list[Job] = []
+    left_out, memo = list(found.left_out), digests()
+    for job in found.jobs:
+        if _is_done(job, records, memo):
+            left_out.append({"scan": job.scan.name, "reason": f"{printable(job.file)}: is there already"})
+        else:
+            kept.append(job)
+    return Jobs(kept, left_out, found.failed)
+
+
+def _is_done(job: Job, records: Records, memo: DigestMemo) -> bool:
+    if not any(job.beside(ending).exists() for ending in job.endings):
+        return False
+    try:
+        return records.done(job.wish(memo))
+    except DataError:  # the scan cannot be read: predicting it will say so
+        return False

@@ -1,0 +1,235 @@
+"""prediction.json: by which model, from which scan and with which options each prediction in a folder was written."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.data.output import writing
+from ssmtl_toolkit.engine.folder import PREDICTION
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.names import printable
+
+_EVERY = 2.0  # seconds between two writes: what a kill loses is predicted again
+_PATIENCE = 30  # seconds for another process that is writing the same file
+
+
+class Record(BaseModel):
+    """One prediction and what was written beside it.
+
+    Attributes:
+        model: digest of the model.
+        scan: digest of the scan.
+        options: those that change what is written.
+        files: sha256 of each file by its name; None while they are being written.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    model: str
+    scan: str = ""
+    options: dict[str, Any] = {}
+    files: dict[str, str] | None = None
+
+
+def read_records(out: Path) -> dict[str, Record]:
+    """Read the records in a folder, by the names of the predictions.
+
+    A file without records, as version 0.1.0 wrote, makes all predictions those of an unknown model.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    file = out / PREDICTION
+    try:
+        given = json.loads(file.read_text(encoding="utf-8")).get("files")
+        if given is None:
+            return {name: Record(model="") for name in _predictions(out)}
+        return {name: Record.model_validate(record) for name, record in given.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
+        raise DataError(
+            f"{printable(file)}: cannot be read ({type(error).__name__}), so it is not known which model wrote the "
+            f"predictions beside it; choose another --out, or remove them and this file"
+        ) from error
+
+
+def _predictions(out: Path) -> list[str]:
+    """The label maps and images in a folder, by name; what lies beside one is left out."""
+    beside = "_probabilities.nii.gz"
+    names = {path.relative_to(out).as_posix() for path in out.rglob("[!.]*.nii.gz")}
+    return [n for n in names if not (n.endswith(beside) and n.removesuffix(beside) + ".nii.gz" in names)]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A prediction that is asked for: its name, and all files that belong to it, below the folder."""
+
+    name: str
+    files: Sequence[str]
+    scan: str
+
+
+class Records:
+    """The records of one call of `predict` in one folder; others may write predictions there at the same time."""
+
+    def __init__(self, out: Path, model: str, options: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        self.out, self.model, self.options, self.about = out, model, dict(options), about
+        self.before = read_records(out)
+        self._mine: dict[str, Record] = {}
+        self._given_up: list[str] = []
+        self._waiting: list[str] = []
+        self._current = ""
+        self._written = 0.0  # when; 0: not yet
+
+    def check_others(self, replaced: Sequence[str]) -> None:
+        """Refuse a folder with another model's predictions, except those that will be `replaced`.
+
+        Raises:
+            UsageError: naming some of them.
+        """
+        others = [name for name, record in self.before.items() if record.model != self.model]
+        others = [name for name in others if name not in replaced and (self.out / name).exists()]
+        if others:
+            known = "another model" if self.before[others[0]].model else "an unknown model (of an earlier version)"
+            raise UsageError(
+                f"{printable(self.out)}: holds predictions of {known} ({printable(others[0])}"
+                f"{f' and {len(others) - 1} more' if others[1:] else ''}); choose another --out"
+            )
+
+    def of_another_model(self, name: str) -> bool:
+        """Whether another model is known to have written this prediction."""
+        return name in self.before and self.before[name].model != self.model
+
+    def check_beside(self, name: str, beside: Sequence[str]) -> None:
+        """Refuse to overwrite a prediction of which the files `beside` would stay as they are.
+
+        Raises:
+            UsageError: naming the first of them.
+        """
+        record = self.before.get(name)
+        stale = [other for other in beside if record and (record.files is None or other in record.files)]
+        for other in stale:
+            if (self.out / other).exists():
+                raise UsageError(
+                    f"{printable(self.out / other)}: belongs to the prediction that is to be overwritten, and would "
+                    f"stay as it is; ask for it again (--overlay, --probabilities), remove it, or choose another --out"
+                )
+
+    def done(self, wish: Wish) -> bool:
+        """Whether this model has written all of `wish` from the same scan with the same options.
+
+        Raises:
+            UsageError: there is something else, which would be lost.
+        """
+        there = [name for name in wish.files if (self.out / name).exists()]
+        record = self.before.get(wish.name)
+        if not there or (record and record.model == self.model and record.files is None):
+            return False  # nothing, or what was being written when an earlier call ended
+        if record is None or record.model != self.model:
+            self._refuse(there[0], "was not written by this model" if record else "is not known to be of this model")
+        assert record is not None
+        assert record.files is not None
+        if record.scan != wish.scan:
+            self._refuse(there[0], "is of another scan, or of this one before it was changed")
+        changed = [k for k, v in self.options.items() if record.options.get(k) != v]
+        if changed:
+            self._refuse(there[0], f"was written with another --{changed[0].replace('_', '-')}")
+        for name in there:
+            if record.files.get(name) != digest(self.out / name):
+                self._refuse(name, "was changed since it was written, or is damaged")
+        return len(there) == len(wish.files)
+
+    def _refuse(self, name: str, why: str) -> None:
+        raise UsageError(
+            f"{printable(self.out / name)}: {why}, and --existing skip skips only what this model has written whole "
+            f"from the same scan with the same options; choose another --out, or --existing overwrite"
+        )
+
+    @contextlib.contextmanager
+    def kept(self, names: Sequence[str]) -> Iterator[None]:
+        """While these predictions are being written, keep prediction.json true, however it ends."""
+        self._waiting = list(names)
+        try:
+            yield
+        finally:
+            for name in [n for n in self._waiting if n != self._current]:
+                self.gave_up(name)
+            if self._mine or self._given_up:
+                self._write()
+
+    def begin(self, name: str) -> None:
+        """From here on files of this prediction are written; before the first one the disk says what is to come."""
+        self._current = name
+        if self._written == 0:
+            self._mine = {name: Record(model=self.model) for name in self._waiting}
+            self._write()
+
+    def wrote(self, wish: Wish) -> None:
+        """A prediction and all that belongs to it is on the disk."""
+        made = Record(model=self.model, scan=wish.scan, options=self.options)
+        files = {name: digest(self.out / name) for name in wish.files}
+        old = self.before.get(wish.name)
+        if old and old.model_copy(update={"files": None}) == made:  # what is beside it still belongs to it
+            files = {**(old.files or {}), **files}
+        self._mine[wish.name] = made.model_copy(update={"files": files})
+        self._waiting.remove(wish.name)
+        self._current = ""
+        if time.monotonic() - self._written > _EVERY:
+            self._write()
+
+    def gave_up(self, name: str) -> None:
+        """Nothing was written of this prediction; what was known of it before is still true."""
+        self._waiting.remove(name)
+        if name in self._mine:
+            del self._mine[name]
+            self._given_up.append(name)
+
+    def _write(self) -> None:
+        """Put our records beside those that other processes have written meanwhile."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SsmtlError(
+                f"{printable(self.out)}: cannot be made ({error.strerror}); choose another --out"
+            ) from error
+        with _alone(self.out):
+            records = read_records(self.out)
+            for name in self._given_up:
+                if name in records and records[name] == Record(model=self.model):  # our own announcement
+                    records.pop(name)
+                    records |= {name: self.before[name]} if name in self.before else {}
+            merged = {name: record.model_dump() for name, record in sorted({**records, **self._mine}.items())}
+            with writing(self.out / PREDICTION, "list of predictions") as temporary:
+                content = {**self.about, "digest": self.model, "files": merged}
+                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        self._written = time.monotonic()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing the records of this folder; where folders cannot be locked, nothing does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(10 * _PATIENCE):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+            except OSError:  # some network file systems
+                break
+        yield
+    finally:
+        os.close(descriptor)
