@@ -43,7 +43,7 @@ def _whole_values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if array.dtype.kind == "f" and (array != np.rint(array)).any():
         return np.empty(0), np.empty(0)
     if high - low < 1 << 22:
-        occurring = np.bincount((array - array.dtype.type(low)).astype(np.int64).ravel(order="K"))
+        occurring = np.bincount((array.astype(np.int64) - int(low)).ravel(order="K"))
         steps = np.flatnonzero(occurring)
         values, counts = steps + low, occurring[steps]
     else:  # too wide to count
