@@ -129,9 +129,9 @@ class TaskSpec(Spec):
         """How many anchors must be trained on before the loss can be compared with `baselines`."""
         return 0
 
-    def collapsed(self, means: Mapping[str, float]) -> bool:
-        """Tell from the final means of loss and `metrics` whether the features have become the same for all slices."""
-        return False
+    def collapsed(self, means: Mapping[str, float]) -> str:
+        """What to do where the final means of loss and `metrics` show that all slices got the same features, or ""."""
+        return ""
 
     @abstractmethod
     def build(self, backbone: Backbone) -> nn.Module:

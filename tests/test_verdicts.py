@@ -17,10 +17,12 @@ import ssmtl_toolkit
 from ssmtl_reconstruct.module import trivial_answers
 from ssmtl_slice_siam import SliceSiam
 from ssmtl_toolkit.data.sampling import Extent, Plan
+from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.pairs import _with_partner
+from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.engine.verdict import DivergedError, History, judge
-from ssmtl_toolkit.specs import TaskSpec
+from ssmtl_toolkit.specs import HeadSpec, TaskSpec
 
 SMALL = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 4}
 FLAGS = ("--backbone", "unet:encoder=plain,width=4", "--size", 32, "--batch-size", 4)
@@ -168,9 +170,53 @@ def test_a_task_without_trivial_answers_diverges_too(scans, tmp_path):
 def test_slice_pairs_whose_features_are_all_the_same_have_collapsed(tmp_path):
     means = {"loss": -0.9995, "random": -0.9993, "spread": 0.01}
     siam = SliceSiam()
-    assert judge(siam, History([-0.2, -0.9], -0.2, means, 100, 999)).word == "collapsed"
+    dead = judge(siam, History([-0.2, -0.9], -0.2, means, 100, 999))
+    assert dead.word == "collapsed"
+    assert "try a lower --lr, or norm=batch" in dead.because
     alive = {"loss": -0.9684, "random": -0.8622, "spread": 0.3225}
     assert judge(siam, History([-0.2, -0.9], -0.2, alive, 100, 999)).word == "learned"
+
+
+class Rising(HeadSpec):
+    """A head whose loss rises with every step."""
+
+    name: ClassVar[str] = "rising"
+
+    def build(self, backbone, classes):
+        class Module(Head):
+            def __init__(self):
+                super().__init__()
+                self.decode = nn.Conv2d(backbone.dense_channels, classes, 1)
+
+            def forward(self, features):
+                return self.decode(features.dense)
+
+            def loss(self, maps, target):
+                loss = maps.square().mean()
+                return 2 * loss.detach() - loss
+
+        return Module()
+
+
+class Notes(Progress):
+    """Keeps what is noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(("head", "rises"), [(Rising(), True), ("segmentation", False)])
+def test_a_fine_tuning_whose_loss_rises_without_end_is_noted(labelled, tmp_path, head, rises):
+    options = {"classes": "big=10,small=20", "train_scans": 1, "test_scans": 1, "slices_per_scan": 2, "surface": False}
+    shared = {"data": str(labelled), "backbone": SMALL["backbone"], "size": 32, "steps": 40, "log_every": 2}
+    heard = Notes()
+    ssmtl_toolkit.finetune(
+        None, head=head, out=tmp_path / "ft", cache=tmp_path / "c", progress=heard, **shared, **options
+    )
+    assert any("rises without end" in note for note in heard.notes) == rises
 
 
 # --- the rule, on curves -----------------------------------------------------------------------------------------

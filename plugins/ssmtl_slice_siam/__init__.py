@@ -36,8 +36,10 @@ class SliceSiam(TaskSpec):
         near, far = t + 1, 2 * t
         return {"positive": (*range(-far, -near + 1), *range(near, far + 1))}
 
-    def collapsed(self, means: Mapping[str, float]) -> bool:
-        return means["spread"] < 0.1 and means["random"] - means["loss"] < 0.01
+    def collapsed(self, means: Mapping[str, float]) -> str:
+        if means["spread"] >= 0.1 or means["random"] - means["loss"] >= 0.01:
+            return ""
+        return "try a lower --lr" + (", or norm=batch" if self.norm == "none" else "")
 
     def build(self, backbone: Backbone) -> SliceSiamModule:
         from ssmtl_slice_siam.module import SliceSiam as SliceSiamModule

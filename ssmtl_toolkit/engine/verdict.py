@@ -78,8 +78,8 @@ def judge(task: TaskSpec, history: History, hint: str = "") -> Verdict:
         return Verdict("too short to tell", f"{history.steps} of at least {FEW_STEPS} steps")
     if history.anchors < task.warm_up():
         return Verdict("too short to tell", f"it can be told once {task.warm_up()} slices have been trained on")
-    if task.collapsed(means):
-        return Verdict("collapsed", "its features are nearly the same for all slices; try a lower --lr, or other tasks")
+    if todo := task.collapsed(means):
+        return Verdict("collapsed", f"its features are nearly the same for all slices; {todo}")
     best = best_trivial(task, means)
     if best is None:
         return Verdict("no comparison", f"its loss ends at {means['loss']:.4g}; it names no trivial answer")
