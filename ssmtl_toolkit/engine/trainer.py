@@ -29,7 +29,7 @@ from ssmtl_toolkit.engine.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.engine.probe import probe
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.shared import sum_over_ranks
-from ssmtl_toolkit.engine.update import Updater
+from ssmtl_toolkit.engine.update import Updater, logs_after
 from ssmtl_toolkit.engine.verdict import History, best_trivial, judge
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.registry import our_version, registry
@@ -146,7 +146,7 @@ class Trainer:
             if first_step is None:  # its time holds warm-up and is left out of images/s
                 first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
             last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
-            if last or save or self.step == 1 or self.step % self.config.log_every == 0:
+            if last or save or logs_after(self.step, self.config.log_every):
                 self._flush()
                 if last or save:
                     self._save()
