@@ -24,7 +24,7 @@ class SliceOrder(TaskSpec):
     name: ClassVar[str] = "slice_order"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("chance",)
-    baseline: ClassVar[str | None] = "chance"
+    baselines: ClassVar[tuple[str, ...]] = ("chance",)
 
     t: int = Field(3, ge=1, description="Distance in slices.")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 _MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
 
@@ -27,12 +29,18 @@ def _read(given: Any) -> int | str:
     return given
 
 
+_READ = BeforeValidator(_read)
 Distance = Annotated[
     int | str,
-    BeforeValidator(_read),
+    _READ,
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "format": "millimetres"}]}),
 ]
 """Type of an option such as `t`: `5` (slices, at least 1) or `15mm`."""
+
+
+def distances_among(fields: Mapping[str, FieldInfo]) -> list[str]:
+    """Names of the options of a spec that are a `Distance`."""
+    return [name for name, field in fields.items() if _READ in field.metadata]
 
 
 def slices_of(distance: int | str, spacing: float) -> int:

@@ -107,7 +107,8 @@ class TaskSpec(Spec):
     kind: ClassVar[str] = "task"
     needs: ClassVar[frozenset[Feature]] = frozenset()  # what it reads: a backbone without it is refused beforehand
     metrics: ClassVar[tuple[str, ...]] = ()  # what its TaskOutput.metrics holds
-    baseline: ClassVar[str | None] = None  # the one of them that the loss should get below: what a trivial answer gives
+    baselines: ClassVar[tuple[str, ...]] = ()  # those of them that trivial answers cost; the least is to be beaten
+    least_correlation: ClassVar[float | None] = None  # of an anchor with its companion: below it, t is called too large
     floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
 
     weight: float = Field(1.0, ge=0, description="Weight of this loss in the total.")
@@ -123,6 +124,14 @@ class TaskSpec(Spec):
     def remarks(self, anchors: int) -> Sequence[str]:
         """What a user should know before this task trains on `anchors` slices, a line each."""
         return ()
+
+    def warm_up(self) -> int:
+        """How many anchors must be trained on before the loss can be compared with `baselines`."""
+        return 0
+
+    def collapsed(self, means: Mapping[str, float]) -> str:
+        """What to do where the final means of loss and `metrics` show that all slices got the same features, or ""."""
+        return ""
 
     @abstractmethod
     def build(self, backbone: Backbone) -> nn.Module:

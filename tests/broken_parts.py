@@ -58,7 +58,7 @@ class BrokenTask(TaskSpec):
     name = "broken_task"
     needs = frozenset({"pooled"})
     metrics = ("chance",)
-    baseline = "chance"
+    baselines = ("chance",)
 
     fault: str = Field("none", description="What is wrong.")
 
@@ -290,10 +290,10 @@ class Lenient(BrokenTask):
 
 
 class Misspelt(BrokenTask):
-    """Has a baseline that nobody reads."""
+    """Has baselines that nobody reads."""
 
     name = "misspelt"
-    basline: ClassVar[str] = "chance"
+    baseline: ClassVar[str] = "chance"
 
 
 class Silent(BrokenTask):

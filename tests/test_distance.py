@@ -84,7 +84,8 @@ def test_a_run_in_mm_says_how_many_slices_that_is_and_can_be_repeated(ssmtl, tmp
     options = ["--backbone", SMALL, "--size", "32", "--steps", "2", "--data", "scans", "--json"]
     done = ssmtl("run", *options, "--task", "reconstruct_prev:t=10mm", "--out", "a")
     assert done.returncode == 0, done.stderr
-    assert "its companions are 2 to 5 slices away from the anchor, with 2 to 5 mm between slices" in done.stderr
+    assert "reconstruct_prev:t=10mm: 75 % of the slices have a partner, 2 to 5 slices (10 mm) away" in done.stderr
+    assert "2 scans, 28 slices (14 a scan), 2 to 5 mm apart" in done.stderr
     told = json.loads(done.stdout)
     assert told["anchors"] == 9 + 12
     assert list(told["tasks"]) == ["reconstruct_prev:t=10mm"]

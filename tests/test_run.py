@@ -70,7 +70,7 @@ def test_without_json_the_run_folder_is_all_that_stdout_holds(ssmtl, scans):
     done = ssmtl("run", *FLAGS, "--data", scans, "--steps", 2, "--out", "r", "--task", "reconstruct_prev:t=1")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "r\n"
-    for part in ("reconstruct_prev:t=1", "(copy)", "48 slices of 4 scans", "ssmtl run --config r/run.toml"):
+    for part in ("reconstruct_prev:t=1", "(scaled_copy)", "48 slices of 4 scans", "ssmtl run --config r/run.toml"):
         assert part in done.stderr
 
 

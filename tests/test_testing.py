@@ -61,7 +61,7 @@ BROKEN = [
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),
-    (Misspelt(), "its class attributes are those that the toolkit reads", "did you mean 'baseline'"),
+    (Misspelt(), "its class attributes are those that the toolkit reads", "did you mean 'baselines'"),
     (Heavy(), "importing it imports no torch", "imports numpy, torch"),
     *[
         (BrokenTask(fault=fault), title, told)

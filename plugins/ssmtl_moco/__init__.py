@@ -21,7 +21,7 @@ class MocoV2(TaskSpec):
     name: ClassVar[str] = "moco_v2"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
-    baseline: ClassVar[str | None] = "chance"
+    baselines: ClassVar[tuple[str, ...]] = ("chance",)
 
     queue: int = Field(1024, ge=1, description="Length K of the queue of keys (the paper: 1024; MoCo: 65536).")
     dim: int = Field(128, ge=1, description="Length of the projected features.")
@@ -40,6 +40,9 @@ class MocoV2(TaskSpec):
             f"{self}: its queue of {self.queue} keys is long for {anchors} slices, many negatives will be older views "
             f"of the anchor itself; queue={max(anchors // 2, 1)} or less avoids it",
         )
+
+    def warm_up(self) -> int:
+        return self.queue  # until then random vectors are among the negatives, which are easily told apart
 
     def build(self, backbone: Backbone) -> MocoV2Module:
         from ssmtl_moco.module import MocoV2 as MocoV2Module

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 class _ReconstructSpec(TaskSpec):
     needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
-    metrics: ClassVar[tuple[str, ...]] = ("copy",)
-    baseline: ClassVar[str | None] = "copy"
+    metrics: ClassVar[tuple[str, ...]] = ("copy", "blank", "scaled_copy")
+    baselines: ClassVar[tuple[str, ...]] = metrics
+    least_correlation: ClassVar[float | None] = 0.5  # copying costs 2 - 2r, a blank slice 1
     sign: ClassVar[int]
 
     t: Distance = Field(

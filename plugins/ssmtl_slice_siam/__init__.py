@@ -21,7 +21,7 @@ class SliceSiam(TaskSpec):
     name: ClassVar[str] = "slice_siam"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("random", "spread")
-    baseline: ClassVar[str | None] = "random"
+    baselines: ClassVar[tuple[str, ...]] = ("random",)
     floor: ClassVar[float] = -1.0
 
     weight: float = Field(1 / 3, ge=0, description="Weight λ of this loss in the total (eq. 3).")
@@ -35,6 +35,11 @@ class SliceSiam(TaskSpec):
         t = slices_of(self.t, spacing)
         near, far = t + 1, 2 * t
         return {"positive": (*range(-far, -near + 1), *range(near, far + 1))}
+
+    def collapsed(self, means: Mapping[str, float]) -> str:
+        if means["spread"] >= 0.1 or means["random"] - means["loss"] >= 0.01:
+            return ""
+        return "try a lower --lr" + (", or norm=batch" if self.norm == "none" else "")
 
     def build(self, backbone: Backbone) -> SliceSiamModule:
         from ssmtl_slice_siam.module import SliceSiam as SliceSiamModule

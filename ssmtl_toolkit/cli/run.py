@@ -47,6 +47,7 @@ def _run(
     from ssmtl_toolkit.engine.interrupt import InterruptedRunError
     from ssmtl_toolkit.engine.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.engine.progress import Progress
+    from ssmtl_toolkit.engine.verdict import DivergedError
     from ssmtl_toolkit.launch import is_first_process
 
     force_utf8()
@@ -55,8 +56,11 @@ def _run(
     if first:
         _announce(console, config, specs)
     folder = folder or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{specs.backbone.name}"
+    diverged: DivergedError | None = None
     try:
-        result = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress)
+        summary = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress).summary
+    except DivergedError as error:  # its files are written, and shown like those of any run
+        diverged, summary = error, error.summary
     except InterruptedRunError as error:
         if first:
             raise
@@ -64,9 +68,11 @@ def _run(
     finally:
         progress.done()
     if first and as_json:
-        print_json(result.summary)
+        print_json(summary)
     elif first:
-        _report(console, result.summary)
+        _report(console, summary)
+    if diverged:
+        raise diverged
 
 
 def _configure(
@@ -107,11 +113,14 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     rows = []
     for label, task in summary["tasks"].items():
         baseline = task.get(task["baseline"]) if task["baseline"] else None
-        others = [f"{k} {v:.4g}" for k, v in task.items() if k not in {"loss", "baseline", task["baseline"]}]
+        shown_apart = {"loss", "baseline", task["baseline"], "verdict", "because"}
+        others = [f"{k} {v:.4g}" for k, v in task.items() if k not in shown_apart]
         shown = "" if baseline is None else f"{baseline:.4f} ({task['baseline']})"
         loss = "no pairs" if task["loss"] is None else f"{task['loss']:.4f}"
         rows.append([label, loss, shown, " ".join(others)])
     console.print(table("", ["task", "loss", "without learning", "also"], rows))
+    for label, task in summary["tasks"].items():
+        console.print(f"{label}: {task['verdict']}: {task['because']}")
     used, left_out = summary["scans"]["used"], summary["scans"]["left_out"]
     console.print(
         f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "

@@ -25,6 +25,7 @@ from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, sna
 from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, pretrain, readers
 from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.verdict import refuse_diverged
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Job, Matrix, read_experiment
 from ssmtl_toolkit.specs import did_you_mean
@@ -215,15 +216,25 @@ class _Work:
     def _pretrain(self, job: Job) -> None:
         """Do the pre-training of a job, unless it is done."""
         folder = self.pretraining(job)
-        if job.pretrain is None or folder is None or (folder / SUMMARY).is_file():
+        if job.pretrain is None or folder is None or self._is_pretrained(folder):
             return
         with self._alone(folder):
-            if (folder / SUMMARY).is_file():
+            if self._is_pretrained(folder):
                 return
             self.progress.say(f"\n{job.name}: pre-training in {folder}")
             config = job.pretrain.model_copy(update={"without": self.without})
             resume = (folder / CONFIG).is_file()
             pretrain(config, out=folder, cache=self.cache, resume=resume, progress=self.progress)
+
+    @staticmethod
+    def _is_pretrained(folder: Path) -> bool:
+        """Whether this pre-training is done.
+
+        Raises:
+            DivergedError: it is, and diverged.
+        """
+        refuse_diverged(folder, _read(folder / SUMMARY))
+        return (folder / SUMMARY).is_file()
 
     def _finetune(self, job: Job) -> None:
         """Do the fine-tuning of a job, or what is missing of its repetitions."""

@@ -60,6 +60,8 @@ class Window:
 class MetricLog:
     """metrics.jsonl: one JSON object a line, in the order of steps."""
 
+    LAST = 0.1  # part of the steps whose means are final
+
     def __init__(self, file: Path) -> None:
         self.file = file
 
@@ -87,10 +89,16 @@ class MetricLog:
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, self.file)  # noqa: PTH105 - says what it does
 
-    def final(self, label: str, names: tuple[str, ...], part: float = 0.1) -> dict[str, float]:
-        """Means of a task's metrics over the last `part` of the steps, weighted by pairs."""
+    def losses(self, label: str) -> tuple[list[float], float | None]:
+        """A task's losses in the order of steps, and the one of the first step, before any update."""
+        key = f"{label}/loss"
+        found = {record["step"]: record[key] for record in self.records() if key in record}
+        return list(found.values()), found.get(1)
+
+    def final(self, label: str, names: tuple[str, ...]) -> dict[str, float]:
+        """Means of a task's metrics over the last tenth of the steps, weighted by pairs."""
         records = self.records()
-        since = records[-1]["step"] * (1 - part) if records else 0
+        since = records[-1]["step"] * (1 - self.LAST) if records else 0
         means = {}
         for name in names:
             terms = [

@@ -21,10 +21,11 @@ from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, SUMMARY, own
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.trainer import Trainer, no_pair
+from ssmtl_toolkit.engine.verdict import refuse_diverged
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan, TaskSpec
+from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def pretrain(
         UsageError: the options are wrong or do not go together.
         DataError: scans or checkpoints cannot be used.
         SsmtlError: the run failed.
+        DivergedError: a loss diverged; the folder is written like that of any run, `summary` is its summary.
     """
     progress = progress or Progress()
     if config is not None and options:
@@ -89,11 +91,17 @@ def pretrain(
             scans, recipe, cache, progress, skip_bad=config.skip_bad, placement=config.store, copies=config.devices
         )
         plan = make_plan(store, specs, progress)
+        if config.batch_size > (number := len(plan.anchors)):
+            progress.note(
+                f"a batch of {config.batch_size} is more than the {number} slices to train on: some are in it several "
+                f"times; --batch-size {number} or less avoids it"
+            )
         interrupts.check("nothing was trained yet")
         fabric.launch()
         trainer = Trainer(fabric, config, specs, store, plan, folder, progress)
         trainer.start(resume)
         trainer.run(started)
+        refuse_diverged(folder, trainer.summary)
         return Run(folder, trainer.summary)
 
 
@@ -217,22 +225,12 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
                     f"choose a smaller t or another --axis"
                 )
     for task in specs.tasks:
-        for remark in [*_distances(task, extents), *task.remarks(len(plan.anchors))]:
+        for remark in task.remarks(len(plan.anchors)):
             progress.note(remark)
     for i in plan.idle:
         scan = store.scans[i]
         progress.note(f"{printable(scan.scan.path)}: left out, {no_pair(scan)}")
     return plan
-
-
-def _distances(task: TaskSpec, extents: Sequence[Extent]) -> list[str]:
-    """Tell in slices what a task was told in mm."""
-    if task.companions(1.0) == task.companions(2.0):
-        return []
-    spacings = {extent.spacing for extent in extents}
-    steps = [abs(o) for spacing in spacings for offsets in task.companions(spacing).values() for o in offsets]
-    away, apart = _range(steps), _range(spacings)
-    return [f"{task}: its companions are {away} slices away from the anchor, with {apart} mm between slices"]
 
 
 def _range(numbers: Collection[float]) -> str:

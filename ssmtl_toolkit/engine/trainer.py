@@ -24,13 +24,16 @@ from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.multitask import MultiTask
+from ssmtl_toolkit.engine.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.engine.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.engine.probe import probe
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.shared import sum_over_ranks
-from ssmtl_toolkit.engine.update import Updater
+from ssmtl_toolkit.engine.update import Updater, logs_after
+from ssmtl_toolkit.engine.verdict import History, best_trivial, judge
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.registry import our_version, registry
+from ssmtl_toolkit.specs import TaskSpec
 
 
 class Trainer:
@@ -54,6 +57,8 @@ class Trainer:
             progress,
         )
         self.plan = plan
+        self.stacks = Stacks(store)
+        self.pairs = self.stacks.pairs_of(specs.tasks)
         self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
         self.model = MultiTask.build(specs.backbone, specs.tasks, specs.balancer)
@@ -75,6 +80,8 @@ class Trainer:
         self.log = MetricLog(folder / METRICS)
         self.step = 0
         self.saved = -1
+        self.started = time.perf_counter()
+        self.seconds_before = 0.0  # of the sessions that this one resumes, up to their last checkpoint
         self.summary: dict[str, Any] = {}
 
     @property
@@ -95,6 +102,7 @@ class Trainer:
                 temporary.write_text(self.config.write(), encoding="utf-8")
             self.log.cut(self.step)
         self.fabric.barrier()
+        tell_pairs(self.stacks, self.specs.tasks, self.pairs, self.progress)
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
@@ -116,6 +124,7 @@ class Trainer:
                 )
         checkpoint.restore(found, self.model, self.optimizer.optimizer)
         self.step = self.saved = found.step
+        self.seconds_before = found.about.get("seconds", 0.0)
         self.progress.note(f"goes on after step {found.step}")
 
     def _machine(self) -> dict[str, Any]:
@@ -125,6 +134,7 @@ class Trainer:
 
     def run(self, started: float) -> None:
         """Train to the last step, save, and sum up."""
+        self.started = started
         self.progress.training(self.step, self.steps, self.images_per_step)
         first_step = None
         images, clock = 0, time.perf_counter()
@@ -136,7 +146,7 @@ class Trainer:
             if first_step is None:  # its time holds warm-up and is left out of images/s
                 first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
             last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
-            if last or save or self.step % self.config.log_every == 0:
+            if last or save or logs_after(self.step, self.config.log_every):
                 self._flush()
                 if last or save:
                     self._save()
@@ -146,7 +156,7 @@ class Trainer:
                 self.folder / BACKBONE
             )  # killed between its last checkpoint and this file, the run has an older one
         seconds = time.perf_counter() - clock
-        self._sum_up(images / seconds if images else 0.0, time.perf_counter() - started, first_step or 0.0)
+        self._sum_up(images / seconds if images else 0.0, first_step or 0.0)
         self.progress.done()
 
     def _update(self) -> None:
@@ -183,6 +193,7 @@ class Trainer:
 
         def write() -> None:
             about = {"step": self.step, "scans": self.store.fingerprint, "version": our_version(), **self._machine()}
+            about["seconds"] = self._seconds()
             folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
             checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
             self._save_backbone(self.folder / BACKBONE)
@@ -264,7 +275,11 @@ class Trainer:
             interrupts.number = number
             interrupts.check(f"step {self.step} of {self.steps} is saved; go on by: ssmtl run --resume {self.folder}")
 
-    def _sum_up(self, images_per_second: float, seconds: float, first_step: float) -> None:
+    def _seconds(self) -> float:
+        """How long this training has taken, in all its sessions."""
+        return round(self.seconds_before + time.perf_counter() - self.started, 1)
+
+    def _sum_up(self, images_per_second: float, first_step: float) -> None:
         if not self.fabric.is_global_zero:
             return
         self.summary = {
@@ -274,11 +289,13 @@ class Trainer:
             "epochs": round(self.step * self.images_per_step / len(self.plan.anchors), 3),
             "tasks": {str(task): self._final(task) for task in self.specs.tasks},
             "images_per_second": round(images_per_second, 1),
-            "seconds": round(seconds, 1),
+            "seconds": self._seconds(),
             "seconds_to_first_step": round(first_step, 2),
             "device": str(self.fabric.device),
             "slices": len(self.store.slices),
             "anchors": len(self.plan.anchors),
+            "stacks": self.stacks.to_json(),
+            "pairs": pairs_json(self.pairs),
             "scans": {
                 "used": len(self.store.scans) - len(self.plan.idle),
                 "left_out": [{"scan": item.name, "reason": item.reason} for item in self._left_out()],
@@ -288,9 +305,13 @@ class Trainer:
         }
         write_json(self.folder / SUMMARY, self.summary)
 
-    def _final(self, task: Any) -> dict[str, Any]:
-        means = self.log.final(str(task), ("loss", *task.metrics))
-        return {"loss": means.pop("loss", None), "baseline": task.baseline, **means}
+    def _final(self, task: TaskSpec) -> dict[str, Any]:
+        label = str(task)
+        history = History.of(self.log, task, self.step, self.images_per_step)
+        verdict = judge(task, history, self.pairs[label].hint if label in self.pairs else "")
+        best = best_trivial(task, history.means)
+        means = {"loss": history.means.get("loss"), "baseline": best} | history.means
+        return {**means, "verdict": verdict.word, "because": verdict.because}
 
     def _left_out(self) -> list[LeftOut]:
         idle = [self.store.scans[i] for i in self.plan.idle]

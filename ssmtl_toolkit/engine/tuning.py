@@ -21,6 +21,7 @@ from ssmtl_toolkit.engine.downstream import Downstream
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.metrics import MetricLog
 from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.verdict import rises_without_end
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 
 
@@ -106,9 +107,13 @@ def tune(
     if best is not None:
         model.load_state_dict(best[2])
     model.eval()
-    last = metrics.records()[-1]["fine-tuning/loss"]
+    each = [record["fine-tuning/loss"] for record in metrics.records()]
+    if rises_without_end(each):
+        progress.note(
+            f"the loss of the fine-tuning rises without end, from {each[0]:.3g} to {each[-1]:.3g}; try a lower --lr"
+        )
     kept = best[1] if best else step
-    return {"steps": step, "kept_step": kept, "loss": last, "validation": best[0] if best else None}
+    return {"steps": step, "kept_step": kept, "loss": each[-1], "validation": best[0] if best else None}
 
 
 def _loss(module: Any, model: Downstream, image: Tensor, target: Tensor, config: FinetuneConfig) -> Tensor:

@@ -147,7 +147,12 @@ class Updater:
             buffer.copy_(buffers[name])
 
     def _shows_norms(self, step: int) -> bool:
-        return self.config.gradient_norms and step % self.config.log_every == 0
+        return self.config.gradient_norms and logs_after(step, self.config.log_every)
+
+
+def logs_after(step: int, every: int) -> bool:
+    """Whether metrics.jsonl gets a line after this step: the first, that of the untrained network, and every n-th."""
+    return step == 1 or step % every == 0
 
 
 class GradientNorms:

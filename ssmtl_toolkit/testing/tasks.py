@@ -61,7 +61,10 @@ def loss_is_a_scalar(bench: Bench) -> None:
         set(output.metrics) == set(spec.metrics),
         f"the metrics are {sorted(output.metrics)}, the spec says {sorted(spec.metrics)}; make `metrics` say the same",
     )
-    require(spec.baseline is None or spec.baseline in spec.metrics, f"baseline {spec.baseline!r} is not in `metrics`")
+    require(
+        isinstance(spec.baselines, tuple) and set(spec.baselines) <= set(spec.metrics),
+        f"baselines are {spec.baselines!r}; give a tuple of names, each of them in `metrics`",
+    )
     for name, value in output.metrics.items():
         finite_scalar(value, f"metric {name!r}")
         require(not value.requires_grad, f"metric {name!r} has a gradient; detach it")

@@ -18,7 +18,7 @@ class Rotation(TaskSpec):
     name: ClassVar[str] = "rotation"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
-    baseline: ClassVar[str | None] = "chance"
+    baselines: ClassVar[tuple[str, ...]] = ("chance",)
 
     def build(self, backbone: Backbone) -> RotationModule:
         from ssmtl_rotation.module import Rotation as RotationModule

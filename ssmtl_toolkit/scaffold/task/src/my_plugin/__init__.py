@@ -22,7 +22,7 @@ class MyPlugin(TaskSpec):
     name: ClassVar[str] = "my_plugin"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})  # a backbone without these is refused before training
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
-    baseline: ClassVar[str | None] = "chance"  # users see whether the loss got below this: whether anything was learned
+    baselines: ClassVar[tuple[str, ...]] = ("chance",)  # of the metrics, what trivial answers cost: did it learn more?
 
     # Each field is an option. `weight`, which all tasks have, is inherited.
     t: Distance = Field(5, description="Distance of the two slices, in slices or in mm, as in 15mm.")
