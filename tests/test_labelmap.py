@@ -40,7 +40,9 @@ LABELS = {
     "negative values": np.where(CT.label > 0, -1, 0),
     "on one slice only": np.where(np.arange(CT.label.shape[2]) == 20, CT.label, 0),
     "large numbers": np.where(CT.label > 0, CT.label.astype(np.int64) * 100_003, 0),
-    "instances": ndimage.label(CT.image > 150)[0] % 500,
+    "instances": np.where(
+        CT.label > 0, np.add.reduce(np.indices(CT.label.shape) // 8 * [[[[1]]], [[[9]]], [[[81]]]]), 0
+    ),
     "enlarged": CT.label.repeat(3, 0).repeat(3, 1),
     "landmarks": landmarks(),
     "a parcellation": np.indices((60, 60, 20)).sum(0) // 4,
@@ -106,8 +108,8 @@ def mixed(tmp_path):
     """Three scans, and two masks that no name betrays."""
     for i in range(3):
         write_scan(tmp_path / "mixed" / f"p{i}.nii.gz", seed=i)
-    for name in ("liver", "spleen"):
-        write(tmp_path / "mixed" / f"{name}.nii.gz", CT.label[::4, ::4, :12] > len(name) * 80)
+    for name, lowest in (("liver", 1), ("spleen", 501)):
+        write(tmp_path / "mixed" / f"{name}.nii.gz", CT.label[::4, ::4, 10:22] >= lowest)
     return tmp_path / "mixed"
 
 
@@ -152,10 +154,17 @@ def test_fine_tuning_on_an_image_that_looks_like_a_label_map_notes_it(labelled, 
         (tmp_path / "set" / kind).mkdir(parents=True)
         for file in sorted((labelled / kind).iterdir()):
             (tmp_path / "set" / kind / file.name).symlink_to(file)
-    (tmp_path / "set" / "images" / "a_pre.nii.gz").unlink()
-    image = nib.load(labelled / "labels" / "a_pre.nii.gz")
-    nib.save(image, tmp_path / "set" / "images" / "a_pre.nii.gz")
+    for patient in "abcde":
+        image = tmp_path / "set" / "images" / f"{patient}_pre.nii.gz"
+        image.unlink()
+        nib.save(nib.load(labelled / "labels" / image.name), image)
     options = ["--data", tmp_path / "set", "--size", 16, "--steps", 1, "--test-scans", 2, "--no-surface"]
     done = ssmtl("finetune", *options, "--backbone", "unet:encoder=plain,width=8", "--out", "f")
+    assert done.returncode == 0
+    assert "_pre.nii.gz: looks like a label map: 3 whole values, not like a scan" in done.stderr
+
+
+def test_predicting_what_looks_like_a_label_map_notes_it(tuned, labelled, ssmtl):
+    done = ssmtl("predict", "--from", tuned / "pretrained-0", labelled / "labels" / "a_pre.nii.gz", "-o", "out")
     assert done.returncode == 0
     assert "a_pre.nii.gz: looks like a label map: 3 whole values, not like a scan" in done.stderr

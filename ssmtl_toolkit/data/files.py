@@ -126,9 +126,10 @@ def digest(path: Path) -> str:
 
 
 class DigestMemo:
-    """Digests by path, kept between runs; a file is read again when its size, times or inode have changed.
+    """What was found in files, kept between runs; one is read again when its size, times or inode have changed.
 
-    Each entry carries a checksum of its own: one that is damaged is not believed.
+    A program cannot change a file without changing one of these (the time of the last change of its state cannot be
+    set). Each entry carries a checksum of its own: one that is damaged is not believed.
     """
 
     def __init__(self, file: Path) -> None:
@@ -143,16 +144,16 @@ class DigestMemo:
             return {}
         return {k: v for k, v in known.items() if _is_whole(k, v)} if isinstance(known, dict) else {}
 
-    def __call__(self, path: Path) -> str:
-        """Return the sha256 of a file or folder."""
+    def __call__(self, path: Path, read: Callable[[Path], str] = digest) -> str:
+        """Return the sha256 of a file or folder, or what else `read` finds in it: one thing for each path."""
         if path.is_dir():
-            return digest(path)
+            return read(path)
         status = path.stat()
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).hex()
         if name in self._known and self._known[name][:4] == state:
             return str(self._known[name][4])
-        entry = [*state, digest(path)]
+        entry = [*state, read(path)]
         self._new[name] = [*entry, _seal(name, entry)]
         return str(entry[-1])
 

@@ -141,7 +141,7 @@ def build_store(
     left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *(item.reason for item in left_out[:10])]))
-    return _open(kept, left_out, options.size, cache, placement, copies, waiting)
+    return _open(kept, left_out, options.size, cache, placement, copies, memo, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:
@@ -206,13 +206,14 @@ def _open(
     cache: Path,
     placement: Placement,
     copies: int,
+    memo: DigestMemo,
     waiting: Waiting,
 ) -> SliceStore:
     total = sum(piece.about.count for piece in pieces)
     shape = (total, size, size)
     fits = copies * total * size * size * 2 <= _PART_OF_MEMORY * free_memory()
     packed = placement == "disk" or not fits
-    slices = _packed(pieces, shape, cache, waiting) if packed else _loaded(pieces, shape, waiting)
+    slices = _packed(pieces, shape, cache, memo, waiting) if packed else _loaded(pieces, shape, waiting)
     scans, start = [], 0
     for piece in pieces:
         scans.append(_stored(piece, start))
@@ -235,7 +236,9 @@ def _loaded(pieces: Sequence[Piece], shape: tuple[int, int, int], waiting: Waiti
     return torch.from_numpy(slices)
 
 
-def _packed(pieces: Sequence[Piece], shape: tuple[int, int, int], cache: Path, waiting: Waiting) -> Tensor:
+def _packed(
+    pieces: Sequence[Piece], shape: tuple[int, int, int], cache: Path, memo: DigestMemo, waiting: Waiting
+) -> Tensor:
     """Put all pieces behind each other in one file, once, and map it into memory."""
     key = hashlib.sha256("\n".join(piece.key for piece in pieces).encode()).hexdigest()
     pack = cache / "packs" / f"{key}.f16"
@@ -243,10 +246,13 @@ def _packed(pieces: Sequence[Piece], shape: tuple[int, int, int], cache: Path, w
     try:
         pack.parent.mkdir(parents=True, exist_ok=True)
         with holding(Path(f"{pack}.lock"), waiting):
-            if not _is_whole(pack, size, waiting):
+            if not pack.exists() or memo(pack, _checked) != f"{size} bytes, whole":
+                if pack.exists():
+                    waiting.note(f"{printable(pack)}: is damaged, and made anew")
                 _write_pack(pack, pieces, waiting)
     except OSError as error:
         raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
+    memo.save()
     return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
 
 
@@ -261,18 +267,15 @@ def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
         file.write(total.digest())
 
 
-def _is_whole(pack: Path, size: int, waiting: Waiting) -> bool:
-    """Read a pack once and compare its checksum; a damaged one is told."""
+def _checked(pack: Path) -> str:
+    """Read a pack once, and tell its size and whether its checksum fits."""
     total = xxhash.xxh3_128()
-    if not pack.exists():
-        return False
-    with contextlib.suppress(OSError), pack.open("rb") as file:
+    size = max(0, pack.stat().st_size - total.digest_size)
+    with pack.open("rb") as file:
         for start in range(0, size, _BLOCK):
             total.update(file.read(min(_BLOCK, size - start)))
-        if file.read() == total.digest():
-            return True
-    waiting.note(f"{printable(pack)}: is damaged, and made anew")
-    return False
+        whole = file.read() == total.digest()
+    return f"{size} bytes, {'whole' if whole else 'damaged'}"
 
 
 def _workers() -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.output import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.data.reading import read_volume
@@ -200,7 +201,8 @@ class _Prediction:
         prepare = self.call.recipe.prepare
         wish = job.wish(self.memo)
         volume = read_volume(job.scan.path, self.readers, prepare.volume)
-        for note in volume.notes:
+        labels = looks_like_labels(volume)
+        for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
             self.progress.note(f"{printable(job.scan.path)}: {note}")
         try:
             if self.call.recipe.classes is None:
