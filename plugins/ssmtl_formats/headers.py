@@ -17,7 +17,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from ssmtl_formats import private
 from ssmtl_formats.attributes import TAGS, TIMES, Marks, marks_of
@@ -91,7 +91,7 @@ class Frame:
 
 
 def read_frames(file: Path) -> list[Frame]:
-    """Read the header of one file: a frame, or several of a multi-frame file.
+    """Read the header of one file: a frame, several of a multi-frame file, or none of an index.
 
     Raises:
         FileError: it is no DICOM file, or says something impossible.
@@ -137,6 +137,8 @@ def _check_inflated(stream: BinaryIO) -> None:
 
 
 def _frames(file: Path, data: Dataset) -> list[Frame]:
+    if data.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        return []  # an index that is called as a slice is
     if "SOPClassUID" not in data and "Rows" not in data:
         raise FileError(f"is no DICOM file, or has lost its header; {AGAIN}")
     number = _whole(data, "SeriesNumber")

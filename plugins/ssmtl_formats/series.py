@@ -92,5 +92,7 @@ def chosen(path: Path, found: tuple[Series, ...]) -> Series:
 
 def nothing(found: tuple[Series, ...]) -> str:
     """Say what the series are that are no scans."""
+    if not found:
+        return "nothing but an index of DICOM files; give a folder with the slices of a scan"
     said = [f"{series.name} is {series.unfit}" for series in found[:5]] + ["…"] * (len(found) > 5)
     return ", ".join(said) + "; give a folder with the slices of a scan"
