@@ -24,8 +24,19 @@ class Dicom(ReaderSpec):
     revision: ClassVar[int] = 3  # 1 wrapped whole numbers beyond 32 bits, 2 mixed volumes
 
     def matches(self, path: Path) -> bool:
-        """Tell by the suffix or, unless it is another format's, by the beginning; a folder by the files in it."""
-        return bool(names.dicom_files(path, first=True)) if names.is_folder(path) else names.is_dicom(path)
+        """Tell a file by its suffix or, unless that is another format's, its beginning; a folder by the files in it.
+
+        A folder without any is one too if folders below it hold one series together.
+        """
+        if not names.is_folder(path):
+            return names.is_dicom(path)
+        if names.dicom_files(path, first=True):
+            return True
+        if not names.may_hold_parts(path):
+            return False
+        from ssmtl_formats.dicom import holds_parts
+
+        return holds_parts(path)
 
     def parts(self, path: Path) -> Mapping[str, Path]:
         """A scan for each series of images in a folder, `series-3` by its number where there are several."""

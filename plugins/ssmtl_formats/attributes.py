@@ -34,13 +34,13 @@ class Attribute:
     tolerance: float = 0.0
     other: Callable[[Dataset], Value] | None = None
 
-    def of(self, groups: list[Dataset]) -> Value:
-        """Read it from the functional groups of the frame, those of all frames, or the file (the last of `groups`)."""
+    def of(self, groups: list[Dataset], data: Dataset) -> Value:
+        """Read it: sequences are looked for in the functional groups, first the frame's own, the others in the file."""
         for source in self.sources:
-            for group in groups:
+            for group in groups if "/" in source else [data]:
                 if (value := _typed(_found(group, source), self.missing)) != self.missing:
                     return value
-        return self.missing if self.other is None else self.other(groups[-1])
+        return self.missing if self.other is None else self.other(data)
 
 
 _CONTENT = "FrameContentSequence"
@@ -110,12 +110,13 @@ class Marks:
 
 def marks_of(groups: list[Dataset]) -> Marks:
     """Read all of them; `groups` are the functional groups of the frame, those of all frames, and the file."""
-    groups = [group for i, group in enumerate(groups) if len(group) and not any(group is one for one in groups[:i])]
-    indices = _INDICES.of(groups)
+    *groups, data = groups
+    groups = [group for group in groups if len(group) and group is not data]
+    indices = _INDICES.of(groups, data)
     return Marks(
-        tuple(one.of(groups) for one in FIXED),
-        tuple(one.of(groups) for one in FREE),
-        (*(one.of(groups) for one in TIMES), *(indices if isinstance(indices, tuple) else ())),
+        tuple(one.of(groups, data) for one in FIXED),
+        tuple(one.of(groups, data) for one in FREE),
+        (*(one.of(groups, data) for one in TIMES), *(indices if isinstance(indices, tuple) else ())),
     )
 
 

@@ -107,6 +107,17 @@ def read_frames(file: Path) -> list[Frame]:
             raise FileError(f"is damaged or no DICOM file (pydicom: {type(error).__name__}); {AGAIN}") from None
 
 
+def series_key(file: Path) -> tuple[str, int | None] | None:
+    """What the images of a series have in common (not to be shown), None if the file says none or cannot be read."""
+    with quiet():
+        try:
+            data = dataset_of(file, ("SeriesInstanceUID", "SeriesNumber"), stop_before_pixels=True)
+            uid = str(data.get("SeriesInstanceUID") or "")
+            return (uid, _whole(data, "SeriesNumber")) if uid else None
+        except Exception:  # whoever reads the whole header says what is wrong
+            return None
+
+
 def dataset_of(file: Path, tags: Sequence[str | int], stop_before_pixels: bool = False) -> Dataset:
     """Let pydicom read some tags of a file, which need not have a preamble.
 

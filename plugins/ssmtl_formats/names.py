@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 
 SLICES = "slices.toml"
@@ -129,14 +130,42 @@ def _is_lost(path: Path, suffixes: Collection[str]) -> bool:
 
 def png_files(folder: Path) -> list[Path]:
     """The PNG files of a folder that holds slices, in natural order; none where it holds fewer than 2, or scans too."""
-    entries = _entries(folder)
-    if any(path.name == _PREDICTION or ends_in(path, *_OTHERS) for path in entries):
+    found = _entries(folder)
+    if any(path.name == _PREDICTION or ends_in(path, *_OTHERS) for path in found):
         return []
-    found = [path for path in entries if ends_in(path, ".png") and is_file(path)]
+    found = [path for path in found if ends_in(path, ".png") and is_file(path)]
     return sorted(found, key=_natural) if len(found) > 1 else []
 
 
+def may_be_dicom(folder: Path) -> list[Path]:
+    """The files in a folder that are DICOM or of no known format, by their names alone."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except (OSError, ValueError):
+        return []
+    return [folder / name for name in names if not name.startswith(".") and not name.lower().endswith(_NOT_DICOM)]
+
+
+def folders_below(folder: Path, depth: int = 2) -> Iterator[Path]:
+    """A folder and those below it, as far as the parts of a series are looked for."""
+    yield folder
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if depth and entry.is_dir())
+    except (OSError, ValueError):
+        return
+    for name in names:
+        if not name.startswith("."):
+            yield from folders_below(folder / name, depth - 1)
+
+
+def may_hold_parts(folder: Path) -> bool:
+    """Whether at least two folders below this one begin with a DICOM file."""
+    some = (path for path in folders_below(folder) if any(map(is_dicom, may_be_dicom(path)[:1])))
+    return len(list(islice(some, 2))) == 2
+
+
 def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of names; nothing if it cannot be read."""
     try:
         return sorted(folder.iterdir(), key=_by_name)
     except (OSError, ValueError):
