@@ -87,7 +87,8 @@ class Frame:
     @property
     def acquired(self) -> tuple[object, ...]:
         """By what it is put in order with images that agree in all else."""
-        return (*self.marks.times[: len(TIMES)], self.instance_number)
+        times = self.marks.times
+        return (*times[: len(TIMES)], times[len(TIMES) :], self.instance_number)
 
 
 def read_frames(file: Path) -> list[Frame]:
