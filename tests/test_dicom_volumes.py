@@ -109,6 +109,10 @@ def test_volumes_are_in_the_order_of_echo_time_b_value_and_time(tmp_path):
     assert volumes_in(times, 3) == [{2}, {1}, {0}]
 
 
+def test_what_has_no_echo_time_comes_after_what_has_one(tmp_path):
+    assert volumes_in(write(tmp_path / "scan", set_to(EchoTime=["", "5"]))) == [{1}, {0}]
+
+
 def test_directions_of_siemens_without_types_in_the_file_are_read(tmp_path):
     def change(data: Dataset, v: int, k: int) -> None:
         data.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
@@ -125,13 +129,13 @@ def test_images_that_nothing_tells_apart_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("by_position", [True, False])
-def test_regular_instance_numbers_tell_volumes_apart_with_a_note(tmp_path, by_position):
+def test_regular_instance_numbers_tell_volumes_apart_and_by_position_with_a_note(tmp_path, by_position):
     def change(data: Dataset, v: int, k: int) -> None:
         data.InstanceNumber = 3 * k + v if by_position else SLICES * v + k
 
     folder = write(tmp_path / "scan", change, 3)
     assert volumes_in(folder, 3) == [{0}, {1}, {2}]
-    assert Dicom().read(folder, 0).notes == ("its volumes are told apart by instance numbers alone",)
+    assert Dicom().read(folder, 0).notes == ("its volumes are told apart by instance numbers alone",) * by_position
 
 
 @pytest.mark.parametrize(
@@ -163,6 +167,7 @@ def test_what_differs_from_slice_to_slice_in_a_good_series_is_no_reason_to_refus
         data.AcquisitionNumber, data.AcquisitionTime, data.TriggerTime = 1 + (k > 4), f"{120000 + k}", str(17 * k)
         data.WindowCenter, data.SAR, data.XRayTubeCurrent, data.Exposure = str(40 + k), 0.1 * k, str(100 + k), str(k)
         data.SliceLocation, data.RescaleSlope, data.ContentTime = str(3 * k), str(1 + k), f"{130000 + k}"
+        data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", *(["ADD"] if k < 4 else [])]
         data.FlipAngle, data.RepetitionTime, data.EchoTime = str(50 - k % 2), str(900 + k), f"{2.5 + 0.001 * k}"
 
     volume = Dicom().read(write(tmp_path / "scan", change, 1))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
 from ssmtl_formats import private
 
@@ -26,6 +28,7 @@ class Attribute:
         missing: its value if there is none, of the same type as others.
         tolerance: the relative difference of numbers that is not one between volumes.
         other: reads it from the whole header if no source has it.
+        words: of a text, the only ones that count.
     """
 
     name: str
@@ -33,16 +36,32 @@ class Attribute:
     missing: Value = 0.0
     tolerance: float = 0.0
     other: Callable[[Dataset], Value] | None = None
+    words: frozenset[str] = frozenset()
 
     def of(self, groups: list[Dataset], data: Dataset) -> Value:
         """Read it: sequences are looked for in the functional groups, first the frame's own, the others in the file."""
         for source in self.sources:
             for group in groups if "/" in source else [data]:
                 if (value := _typed(_found(group, source), self.missing)) != self.missing:
-                    return value
+                    return self._words(value) if self.words else value
         return self.missing if self.other is None else self.other(data)
 
+    def _words(self, value: Value) -> Value:
+        return "\\".join(word for word in str(value).split("\\") if word in self.words)
 
+
+# Of image types: others are notes on the processing, which may differ from slice to slice
+KINDS = frozenset(
+    (
+        *("ORIGINAL", "DERIVED", "M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "PHASE MAP", "B0 MAP"),
+        *(f"{part}_{kind}" for part in "MPRI" for kind in ("FFE", "SE", "IR", "TFE", "EPI", "PCA", "B0", "B1")),
+        *("VELOCITY", "VELOCITY MAP", "VELOCITY_MAP", "FIELD_MAP", "PHASE_MAP", "B0_MAP", "W", "F", "IP", "OP", "OOP"),
+        *("IN_PHASE", "OUT_PHASE", "OPP_PHASE", "WATER", "FAT", "FF", "FAT_FRACTION", "WATER_FRACTION", "UNI", "INV1"),
+        *("INV2", "T1 MAP", "T2 MAP", "T1_MAP", "T2_MAP", "T2_STAR", "R2", "R2_STAR", "PD MAP", "ADC", "EADC", "TRACE"),
+        *("TRACEW", "FA", "COLFA", "ISO", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBF", "RCBV", "SUBTRACTION", "SUB"),
+        *("MIP", "MINIP", "MPR", "AVERAGE", "MEAN", "STDDEV", "MOCO", "MONO", "VIRTUAL_MONO", "IODINE", "VNC"),
+    )
+)
 _CONTENT = "FrameContentSequence"
 _DIFFUSION = "MRDiffusionSequence"
 _DIRECTION = f"{_DIFFUSION}/DiffusionGradientDirectionSequence/DiffusionGradientOrientation"
@@ -61,8 +80,13 @@ FIXED = (
     # lowered in single slices to limit the SAR
     Attribute("flip angles", ("MRTimingAndRelatedParametersSequence/FlipAngle", "FlipAngle"), tolerance=0.2),
     Attribute("tube voltages", ("CTXRayDetailsSequence/KVP", "KVP"), tolerance=0.01),
-    Attribute("kinds", (*_FRAME_TYPES, "ImageType"), ""),
-    Attribute("complex components", ("MRImageFrameTypeSequence/ComplexImageComponent", "ComplexImageComponent"), ""),
+    Attribute("kinds", (*_FRAME_TYPES, "ImageType"), "", words=KINDS),
+    Attribute(
+        "complex components",
+        ("MRImageFrameTypeSequence/ComplexImageComponent", "ComplexImageComponent"),
+        "",
+        words=KINDS,
+    ),
     Attribute("convolution kernels", ("CTReconstructionSequence/ConvolutionKernel", "ConvolutionKernel"), ""),
     Attribute("labelling contexts", ("MRArterialSpinLabelingSequence/ASLContext",), ""),
     Attribute("magnetization transfers", ("MRModifierSequence/MagnetizationTransfer",), ""),
@@ -77,6 +101,7 @@ FREE = (
     Attribute("diameters", ("CTReconstructionSequence/ReconstructionDiameter", "ReconstructionDiameter")),
     Attribute("sequences", ("SequenceName",), ""),
     Attribute("options", ("ScanOptions",), ""),
+    Attribute("image types", (*_FRAME_TYPES, "ImageType"), ""),
 )
 # Of these the order counts: what comes first at each position is the first volume.
 TIMES = (
@@ -96,6 +121,7 @@ _INDICES = Attribute("dimension indices", (f"{_CONTENT}/DimensionIndexValues",),
 
 _SOURCES = [source for one in (*FIXED, *FREE, *TIMES, _INDICES) for source in one.sources]
 _KEYWORDS = {name for source in _SOURCES for name in source.split("/")[0].split("+")}
+_TAG_OF = {name: Tag(name) for source in _SOURCES for name in re.split("[/+]", source)}
 TAGS: tuple[str | int, ...] = (*sorted({*_KEYWORDS, "Manufacturer"}), *private.TAGS)
 
 
@@ -123,7 +149,7 @@ def marks_of(groups: list[Dataset]) -> Marks:
 def _found(group: Dataset, source: str) -> Any:
     *sequences, keyword = source.split("/")
     for sequence in sequences:
-        items = group.get(sequence)
+        items = _value(group, sequence)
         if not items:
             return None
         group = items[0]
@@ -132,8 +158,9 @@ def _found(group: Dataset, source: str) -> Any:
 
 
 def _value(group: Dataset, keyword: str) -> Any:
+    tag = _TAG_OF[keyword]
     try:
-        return group.get(keyword)
+        return group[tag].value if tag in group else None
     except Exception:  # damaged in a way that does not matter here
         return None
 

@@ -25,13 +25,14 @@ from ssmtl_toolkit.data.source import AGAIN, FileError
 
 Vector = tuple[float, ...]
 
-_TAGS: tuple[str | int, ...] = (
+_NAMES = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "InstanceNumber", "Rows"),
     *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
     "PixelRepresentation",  # without which the padding value of an implicit file has no sign
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence", *TAGS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
 )
+_TAGS = (*map(Tag, _NAMES), *map(Tag, TAGS))
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
 _SHOWN = (*_NO_SCANS, "CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "OT", "SC", "ECG", "RTIMAGE")
 _DEFLATED = 128 << 20  # bytes of a file that is deflated; a slice has less than one

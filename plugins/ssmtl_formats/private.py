@@ -55,10 +55,12 @@ def is_mosaic(data: Dataset) -> bool:
 
 def _numbers(data: Dataset, vendor: tuple[str, ...], tag: int, packed: str) -> Vector:
     """Read a private element; () if it is missing, another vendor's or damaged."""
+    if tag not in data:
+        return ()
     try:
         creator = data.get((tag & 0xFFFF0000) + 0x10)  # which anonymisers may have removed
         name = data.get("Manufacturer", "") if creator is None else creator.value
-        if tag not in data or not str(name).strip().upper().startswith(vendor):
+        if not str(name).strip().upper().startswith(vendor):
             return ()
         value = data[tag].value
         if isinstance(value, bytes):

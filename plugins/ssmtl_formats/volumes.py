@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ssmtl_formats.attributes import FIXED, FREE, Attribute, Value
+from ssmtl_formats.attributes import FIXED, FREE, KINDS, Attribute, Value
 from ssmtl_formats.headers import Frame
 from ssmtl_toolkit.data.source import FileError
 
@@ -15,12 +16,6 @@ Places = list[list[Frame]]  # for each position its images
 Key = Callable[[Frame], Any]
 
 _SAME_DIRECTION = 0.01
-# What may be printed of a field that anybody may write into
-_KINDS = {
-    *("ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY"),
-    *("W", "F", "IP", "OP", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "WATER", "FAT", "FF", "AXIAL", "ADC", "TRACEW"),
-    *("FA", "MIXED", "NORM", "ND", "MIP", "MPR", "M_FFE", "P_FFE", "M_SE", "M_IR", "DIFFUSION", "PERFUSION"),
-}
 
 
 def divided(places: Places, notes: list[str]) -> list[list[Frame]]:
@@ -49,8 +44,8 @@ def divided(places: Places, notes: list[str]) -> list[list[Frame]]:
     volumes = [[place[0] for place in group] for group in groups]
 
     def order(volume: list[Frame]) -> tuple[Any, ...]:
-        numbers = (value for value in fixed(volume[0]) if isinstance(value, float))
-        return (*numbers, min(frame.acquired for frame in volume))
+        echo, *numbers = (value for value in fixed(volume[0]) if isinstance(value, float))
+        return (echo or math.inf, *numbers, min(frame.acquired for frame in volume))
 
     return sorted(volumes, key=order)
 
@@ -142,7 +137,7 @@ def _shown(one: Any, other: Any) -> str:
         )
     here, there = one.split("\\"), other.split("\\")
     words = [[word for word in a if word not in b] for a, b in ((here, there), (there, here))]
-    said = ["\\".join(word for word in only if word in _KINDS) for only in words]
+    said = ["\\".join(word for word in only if word in KINDS) for only in words]
     return " and ".join(said) if all(said) else ""
 
 
@@ -162,9 +157,12 @@ def _by_numbers(group: Places, notes: list[str]) -> list[Places]:
             f"has {many} images at each position that nothing in their headers tells apart (no echo time, b-value, "
             f"direction, kind or time differs), so that volumes would be mixed; export each as its own series"
         )
+    volumes = [[[place[i]] for place in ordered] for i in range(many)]
+    ends = [[place[0].instance_number for place in volume] for volume in volumes]
     said = "its volumes are told apart by instance numbers alone"
-    notes += [said] if said not in notes else []
-    return [[[place[i]] for place in ordered] for i in range(many)]
+    if said not in notes and any(max(one) > min(other) for one, other in pairwise(ends)):  # not one after the other
+        notes.append(said)
+    return volumes
 
 
 def _step(one: Frame, other: Frame) -> tuple[int, int]:
