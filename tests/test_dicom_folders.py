@@ -173,6 +173,15 @@ def test_two_series_that_are_both_in_parts_are_left_out_by_name(tmp_path):
     assert "series-3 over 2 folders (a, b), series-4 over 2 folders (a, b)); put all files into one fol" in only.unfit
 
 
+def test_a_whole_series_beside_a_part_of_another_stays_a_scan(tmp_path):
+    root = spread(tmp_path / "data" / "p1", ["a"] * 4 + ["b"] * 5)
+    write_series(root / "a", VOXELS + 1, name="other{}", series=5)
+    found = {scan.name: scan.path for scan in scans(tmp_path / "data") if not scan.unfit}
+    assert found.keys() == {"p1", "p1/a/series-5"}
+    assert reads_whole(found["p1"])
+    assert np.array_equal(read_volume(found["p1/a/series-5"], readers()).array, VOXELS + 1)
+
+
 def test_volumes_and_patients_with_one_series_number_stay_scans_of_their_own(tmp_path):
     for name in ("p1", "p2", "p3"):  # as anonymisers leave them behind
         write_series(tmp_path / name, VOXELS + len(name), SeriesInstanceUID="1.2.3")

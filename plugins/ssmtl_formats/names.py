@@ -139,22 +139,15 @@ def png_files(folder: Path) -> list[Path]:
 
 def may_be_dicom(folder: Path) -> list[Path]:
     """The files in a folder that are DICOM or of no known format, by their names alone."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
-    except (OSError, ValueError):
-        return []
-    return [folder / name for name in names if not name.startswith(".") and not name.lower().endswith(_NOT_DICOM)]
+    names = (name for name, is_folder in _named(folder) if not is_folder and not name.startswith("."))
+    return [folder / name for name in names if not name.lower().endswith(_NOT_DICOM)]
 
 
 def folders_below(folder: Path, depth: int = 2) -> Iterator[Path]:
     """A folder and those below it, as far as the parts of a series are looked for."""
     yield folder
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if depth and entry.is_dir())
-    except (OSError, ValueError):
-        return
-    for name in names:
-        if not name.startswith("."):
+    for name, is_folder in _named(folder) if depth else ():
+        if is_folder and not name.startswith("."):
             yield from folders_below(folder / name, depth - 1)
 
 
@@ -162,6 +155,15 @@ def may_hold_parts(folder: Path) -> bool:
     """Whether at least two folders below this one begin with a DICOM file."""
     some = (path for path in folders_below(folder) if any(map(is_dicom, may_be_dicom(path)[:1])))
     return len(list(islice(some, 2))) == 2
+
+
+def _named(folder: Path) -> list[tuple[str, bool]]:
+    """The names of files and folders in a folder, and whether they are folders; nothing if it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((entry.name, entry.is_dir()) for entry in found if entry.is_dir() or entry.is_file())
+    except (OSError, ValueError):
+        return []
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -54,7 +54,8 @@ def spread_below(folder: Path) -> dict[Key, Series]:
             for key in _keys(path, time):
                 where.setdefault(key, []).append((path, time))
     branches = {key: {path.relative_to(folder).parts[:1] for path, _ in found} for key, found in where.items()}
-    joined = {key: _joined(tuple(found), key) for key, found in where.items() if len(branches[key]) > 1}
+    by_number = sorted(where.items(), key=lambda item: (item[0][1] is None, item[0][1] or 0, item[0][0]))
+    joined = {key: _joined(tuple(found), key) for key, found in by_number if len(branches[key]) > 1}
     return {key: series for key, series in joined.items() if series is not None}
 
 
