@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 RNG = np.random.default_rng(0)
 VOXELS = (200 * RNG.standard_normal((20, 24, 9)) + 100 * np.arange(9)).astype(np.int16)  # (columns, rows, slices)
@@ -76,3 +77,30 @@ def save(data: Dataset, file: Path) -> Path:
 def as_rle(data: Dataset, k: int = 0) -> Dataset:
     data.compress(RLELossless, generate_instance_uid=False)
     return data
+
+
+def item(**values: Any) -> Sequence:
+    """A sequence of one item."""
+    data = Dataset()
+    for name, value in values.items():
+        setattr(data, name, value)
+    return Sequence([data])
+
+
+def enhanced(file: Path, frames: list[tuple[np.ndarray, int, dict[str, Sequence]]]) -> Path:
+    """Write an enhanced multi-frame file of (plane, slice, functional groups)."""
+    data = image(frames[0][0], AFFINE, 0)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    data.SharedFunctionalGroupsSequence = item(
+        PlaneOrientationSequence=item(ImageOrientationPatient=data.ImageOrientationPatient),
+        PixelMeasuresSequence=item(PixelSpacing=data.PixelSpacing),
+    )
+    data.PerFrameFunctionalGroupsSequence = Sequence(
+        item(PlanePositionSequence=item(ImagePositionPatient=image(plane, AFFINE, k).ImagePositionPatient), **groups)[0]
+        for plane, k, groups in frames
+    )
+    del data.ImageOrientationPatient, data.ImagePositionPatient, data.PixelSpacing, data.ImageType
+    data.NumberOfFrames = len(frames)
+    data.PixelData = b"".join(np.ascontiguousarray(plane.T).tobytes() for plane, _, _ in frames)
+    data["PixelData"].VR = "OW"
+    return save(data, file)

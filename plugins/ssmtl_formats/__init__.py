@@ -21,11 +21,22 @@ class Dicom(ReaderSpec):
     """
 
     name: ClassVar[str] = "dicom"
-    revision: ClassVar[int] = 2  # 1 wrapped whole numbers beyond 32 bits
+    revision: ClassVar[int] = 3  # 1 wrapped whole numbers beyond 32 bits, 2 mixed volumes
 
     def matches(self, path: Path) -> bool:
-        """Tell by the suffix, or by the first 132 bytes of a file without one; a folder by the files in it."""
-        return bool(names.dicom_files(path, first=True)) if names.is_folder(path) else names.is_dicom(path)
+        """Tell a file by its suffix or, unless that is another format's, its beginning; a folder by the files in it.
+
+        A folder without any is one too if folders below it hold one series together.
+        """
+        if not names.is_folder(path):
+            return names.is_dicom(path)
+        if names.dicom_files(path, first=True):
+            return True
+        if not names.may_hold_parts(path):
+            return False
+        from ssmtl_formats.dicom import holds_parts
+
+        return holds_parts(path)
 
     def parts(self, path: Path) -> Mapping[str, Path]:
         """A scan for each series of images in a folder, `series-3` by its number where there are several."""
@@ -53,6 +64,7 @@ class Nrrd(ReaderSpec):
     """
 
     name: ClassVar[str] = "nrrd"
+    revision: ClassVar[int] = 2  # 1 took another format's header for voxels
 
     def matches(self, path: Path) -> bool:
         """Tell by the suffix, in any case."""
@@ -78,6 +90,7 @@ class MetaImage(ReaderSpec):
     """
 
     name: ClassVar[str] = "metaimage"
+    revision: ClassVar[int] = 2  # 1 took another format's header for voxels
 
     def matches(self, path: Path) -> bool:
         """Tell by the suffix, in any case."""
@@ -116,13 +129,14 @@ class Slices(ReaderSpec):
     """A folder of PNG slices, in the natural order of their names; slices.toml in it may say spacing and axis."""
 
     name: ClassVar[str] = "slices"
+    revision: ClassVar[int] = 2  # 1 took masks for slices, and gray levels of coloured palettes for values
 
     def matches(self, path: Path) -> bool:
         """Tell by the names in the folder: two .png or more, and neither scans nor a prediction beside them."""
-        return bool(names.slice_files(path))
+        return bool(names.png_files(path))
 
     def parts(self, path: Path) -> Mapping[str, Path]:
-        """The scan, unless the pictures are figures: of different sizes, or coloured."""
+        """The scan, unless the pictures are figures, of different sizes or coloured, or slices of several scans."""
         from ssmtl_formats.slices import parts_of
 
         return parts_of(path)
@@ -130,7 +144,7 @@ class Slices(ReaderSpec):
     def files(self, path: Path) -> Sequence[Path]:
         """The PNG files, and slices.toml if it is there."""
         said = path / names.SLICES
-        return (*names.slice_files(path), *([said] if said.is_file() else []))
+        return (*names.png_files(path), *([said] if said.is_file() else []))
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan as `ssmtl_formats.slices.read_slices` does."""

@@ -28,36 +28,46 @@ INSTALL = "pip install 'ssmtl-toolkit[formats]'"
 def parts_of(path: Path) -> dict[str, Path]:
     """The series of a folder that are scans, by name; a file stands for its own series.
 
-    What cannot be read is taken for one scan, so that `read_dicom` says what is wrong.
+    A series in several folders is one of that above them. What cannot be read is taken for one scan, so that
+    `read_dicom` says what is wrong.
 
     Raises:
         DataError: none of the series is a scan, and what they are.
     """
     if not path.is_dir() or not _installed():
         return {"": path}
-    from ssmtl_formats.series import nothing, series_of
+    from ssmtl_formats.series import nothing
+    from ssmtl_formats.spread import spread, whole_series_of
 
     try:
-        found = series_of(path)
+        found = whole_series_of(path)
     except DataError:
         return {"": path}
     fit = [series for series in found if not series.unfit]
     if not fit:
         raise DataError(f"{printable(path)}: holds no series of slices: {nothing(found)}")
-    return {"": path} if len(fit) == 1 else {series.name: series.files[0] for series in fit}
+    if len(fit) == 1:
+        return {"": path}
+    if below := [series for series in fit if series.folders and path not in series.folders]:
+        listed = ", ".join(f"{series.name} over {spread(series.folders)}" for series in below[:3])
+        raise DataError(f"{printable(path)}: holds several series in parts ({listed}); put all files into one folder")
+    return {series.name: next(file for file in series.files if file.parent == path) for series in fit}
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files of the series that `path` means; all of the folder where that cannot be told."""
     folder = path if path.is_dir() else path.parent
+    found: tuple[Series, ...] = ()
     if _installed():
-        from ssmtl_formats.series import chosen, series_of
+        from ssmtl_formats.series import chosen
+        from ssmtl_formats.spread import whole_series_of
 
         try:
-            return chosen(path, series_of(folder)).files
+            found = whole_series_of(folder)
+            return chosen(path, found).files
         except (DataError, FileError):
             pass
-    return tuple(dicom_files(folder)) or (path,)
+    return tuple(dict.fromkeys((*dicom_files(folder), *(file for one in found for file in one.files)))) or (path,)
 
 
 def read_dicom(path: Path, volume: int | None) -> Volume:
@@ -73,16 +83,27 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
             raise FileNotFoundError(2, "No such file or directory")
         if not _installed():
             raise FileError(f"is DICOM, for which pydicom is needed: {INSTALL}")
-        from ssmtl_formats.series import chosen, series_of
+        from ssmtl_formats.series import chosen
+        from ssmtl_formats.spread import spread, whole_series_of
         from ssmtl_formats.stacking import grid, stacked
 
-        found = series_of(path if path.is_dir() else path.parent)
+        found = whole_series_of(path if path.is_dir() else path.parent)
         series = chosen(path, found)
         notes = _left_out(path, found)
+        notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
         affine = grid(frames, notes)
         array, replaced = _voxels(frames, notes)
     return Volume(array, affine, lengths(affine), 2, tuple(notes), replaced)
+
+
+def holds_parts(folder: Path) -> bool:
+    """Whether several folders below this one hold one series together."""
+    if not _installed():
+        return False
+    from ssmtl_formats.spread import spread_below
+
+    return bool(spread_below(folder))
 
 
 def _installed() -> bool:

@@ -8,29 +8,31 @@ import re
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from ssmtl_formats import private
+from ssmtl_formats.attributes import TAGS, TIMES, Marks, marks_of
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 Vector = tuple[float, ...]
 
-_TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "InstanceNumber"),
-    *("AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "Rows"),
+_NAMES = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "InstanceNumber", "Rows"),
     *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
     "PixelRepresentation",  # without which the padding value of an implicit file has no sign
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
-]
-_ORDER = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber")
+)
+_TAGS = (*map(Tag, _NAMES), *map(Tag, TAGS))
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
 _SHOWN = (*_NO_SCANS, "CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "OT", "SC", "ECG", "RTIMAGE")
 _DEFLATED = 128 << 20  # bytes of a file that is deflated; a slice has less than one
@@ -61,7 +63,8 @@ class Frame:
         directions: along a row, then along a column, in LPS.
         position: of the first pixel, mm in LPS.
         scaling: slope and intercept.
-        order: by what images at one position are put in order.
+        marks: what tells it apart from others at its position.
+        instance_number: and the index within the file.
         padding: the stored value outside of the scanner's field of view.
         inverted: small values are meant to be shown bright (MONOCHROME1).
     """
@@ -77,13 +80,20 @@ class Frame:
     directions: Vector = ()
     position: Vector = ()
     scaling: tuple[float, float] = (1.0, 0.0)
-    order: Vector = ()
+    marks: Marks = field(default_factory=Marks)
+    instance_number: tuple[int, int] = (0, 0)
     padding: float | None = None
     inverted: bool = False
 
+    @property
+    def acquired(self) -> tuple[object, ...]:
+        """By what it is put in order with images that agree in all else."""
+        times = self.marks.times
+        return (*times[: len(TIMES)], times[len(TIMES) :], self.instance_number)
+
 
 def read_frames(file: Path) -> list[Frame]:
-    """Read the header of one file: a frame, or several of a multi-frame file.
+    """Read the header of one file: a frame, several of a multi-frame file, or none of an index.
 
     Raises:
         FileError: it is no DICOM file, or says something impossible.
@@ -99,7 +109,18 @@ def read_frames(file: Path) -> list[Frame]:
             raise FileError(f"is damaged or no DICOM file (pydicom: {type(error).__name__}); {AGAIN}") from None
 
 
-def dataset_of(file: Path, tags: list[str], stop_before_pixels: bool = False) -> Dataset:
+def series_key(file: Path) -> tuple[str, int | None] | None:
+    """What the images of a series have in common (not to be shown), None if the file says none or cannot be read."""
+    with quiet():
+        try:
+            data = dataset_of(file, ("SeriesInstanceUID", "SeriesNumber"), stop_before_pixels=True)
+            uid = str(data.get("SeriesInstanceUID") or "")
+            return (uid, _whole(data, "SeriesNumber")) if uid else None
+        except Exception:  # whoever reads the whole header says what is wrong
+            return None
+
+
+def dataset_of(file: Path, tags: Sequence[str | int], stop_before_pixels: bool = False) -> Dataset:
     """Let pydicom read some tags of a file, which need not have a preamble.
 
     Raises:
@@ -115,7 +136,9 @@ def dataset_of(file: Path, tags: list[str], stop_before_pixels: bool = False) ->
                 if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                     _check_inflated(stream)
                 break
-    return pydicom.dcmread(file, force=True, stop_before_pixels=stop_before_pixels, specific_tags=[*tags])
+    return pydicom.dcmread(
+        file, force=True, stop_before_pixels=stop_before_pixels, specific_tags=[Tag(tag) for tag in tags]
+    )
 
 
 def _check_inflated(stream: BinaryIO) -> None:
@@ -127,6 +150,8 @@ def _check_inflated(stream: BinaryIO) -> None:
 
 
 def _frames(file: Path, data: Dataset) -> list[Frame]:
+    if data.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        return []  # an index that is called as a slice is
     if "SOPClassUID" not in data and "Rows" not in data:
         raise FileError(f"is no DICOM file, or has lost its header; {AGAIN}")
     number = _whole(data, "SeriesNumber")
@@ -148,8 +173,11 @@ def _unfit(data: Dataset, many: int) -> str:
         # what is no known code may be anything, also a name
         shown = modality if modality in _SHOWN else "of an unknown kind" if modality else "no image"
         return f"no scan ({shown})"
-    if "LOCALIZER" in str(data.get("ImageType") or "").upper():
+    kind = str(data.get("ImageType") or "").upper()
+    if "LOCALIZER" in kind:
         return "a scout (localizer)"
+    if "MOSAIC" in kind or "VFRAME" in kind or private.is_mosaic(data):
+        return "a mosaic (all slices of a volume side by side in one image; dcm2niix converts it to .nii.gz)"
     if many > 1 and "PerFrameFunctionalGroupsSequence" not in data:
         return "a multi-frame image without positions"
     if many == 1 and "ImagePositionPatient" not in data and "PerFrameFunctionalGroupsSequence" not in data:
@@ -173,7 +201,6 @@ def _frame(
     scaling += _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
     if scaling[0] == 0:
         raise FileError("has a rescale slope of 0, so that all its voxels are one; export the series again")
-    order = [_numbers(groups[-1:], name, 1, (0.0,))[0] for name in _ORDER]
     padding = _numbers(groups[-1:], "PixelPaddingValue", 1, ())
     return Frame(
         file,
@@ -187,7 +214,8 @@ def _frame(
         _numbers(_within(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
         _numbers(_within(groups, "PlanePositionSequence"), "ImagePositionPatient", 3),
         (scaling[0], scaling[1]),
-        (*order, float(_whole(data, "InstanceNumber") or 0), float(index)),
+        marks_of(groups),
+        (_whole(data, "InstanceNumber") or 0, index),
         padding[0] if padding else None,
         shown == "MONOCHROME1",
     )

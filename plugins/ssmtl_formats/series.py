@@ -16,11 +16,12 @@ _State = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series in a folder. `unfit` says why it is no scan."""
+    """The images of one series. `unfit` says why it is no scan; `folders` are those that it is spread over, if any."""
 
     name: str
     frames: tuple[Frame, ...]
     unfit: str
+    folders: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -42,7 +43,7 @@ def series_of(folder: Path) -> tuple[Series, ...]:
     return _series(folder, tuple(state))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _series(folder: Path, state: _State) -> tuple[Series, ...]:
     groups: dict[tuple[str, int | None], list[Frame]] = {}
     for name, *_ in state:
@@ -55,11 +56,12 @@ def _series(folder: Path, state: _State) -> tuple[Series, ...]:
         name = f"series-{'none' if key[1] is None else key[1]}"
         counted[name] += 1
         again = f"-{counted[name]}" if counted[name] > 1 else ""
-        found.append(Series(name + again, tuple(groups[key]), _unfit(groups[key])))
+        found.append(Series(name + again, tuple(groups[key]), unfit(groups[key])))
     return tuple(found)
 
 
-def _unfit(frames: list[Frame]) -> str:
+def unfit(frames: list[Frame]) -> str:
+    """Why the images of a series are no scan, "" if they are one."""
     reasons = Counter(frame.unfit for frame in frames)
     if not reasons[""]:
         return reasons.most_common(1)[0][0]
@@ -82,7 +84,7 @@ def chosen(path: Path, found: tuple[Series, ...]) -> Series:
             listed = ", ".join(f"{s.name} with {len(s.frames)} images" for s in fit[:5]) + ", …" * (len(fit) > 5)
             raise FileError(f"holds {len(fit)} series ({listed}); give a file of the one that is meant")
     else:
-        fit = [series for series in found if any(file.name == path.name for file in series.files)]
+        fit = [series for series in found if path in series.files]
         if fit and fit[0].unfit:
             raise FileError(f"is {fit[0].unfit}, not a slice of a scan; give the folder or a file of another series")
     if not fit:
@@ -92,5 +94,7 @@ def chosen(path: Path, found: tuple[Series, ...]) -> Series:
 
 def nothing(found: tuple[Series, ...]) -> str:
     """Say what the series are that are no scans."""
+    if not found:
+        return "nothing but an index of DICOM files; give a folder with the slices of a scan"
     said = [f"{series.name} is {series.unfit}" for series in found[:5]] + ["…"] * (len(found) > 5)
     return ", ".join(said) + "; give a folder with the slices of a scan"

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ssmtl_formats.names import SLICES, slice_files
+from ssmtl_formats.names import SLICES
+from ssmtl_formats.palettes import Palettes
+from ssmtl_formats.pictures import slices_of
 from ssmtl_toolkit.data.source import AGAIN, FileError, blaming
 from ssmtl_toolkit.data.values import check_memory
 from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
@@ -42,12 +44,12 @@ def read_slices(folder: Path) -> Volume:
     Raises:
         DataError: naming the folder or file, what is wrong, what was got and what to do.
     """
-    files = slice_files(folder)
     with blaming(folder):
-        if not files:
-            raise FileError("is no folder with two PNG slices or more, and nothing but slices; check the path")
+        files, masks = slices_of(folder)
         notes: list[str] = []
         said = _said(folder / SLICES, notes)
+        if masks:
+            notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are left out")
         array = _stacked(files, notes)
     spacing = (said.spacing[2], said.spacing[1], said.spacing[0])
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
@@ -62,16 +64,16 @@ def parts_of(folder: Path) -> dict[str, Path]:
     So that figures and screenshots beside scans are left out; what is damaged is for `read_slices` to tell.
 
     Raises:
-        DataError: they are no slices, and why.
+        DataError: they are no slices, or those of several scans, and why.
     """
-    files = slice_files(folder)
     with blaming(folder), contextlib.suppress(SyntaxError, OSError, ValueError, Image.DecompressionBombError):
+        files, _ = slices_of(folder)
         sizes = {_header(file)[0] for file in files}
         if len(sizes) > 1:
             raise FileError("holds pictures of different sizes: not the slices of a scan")
         for file in files[:1]:
             with Image.open(file, formats=["PNG"]) as image:
-                _gray(image, _header(file)[1], [])
+                _gray(image, _header(file)[1], indexed=True)
     return {"": folder}
 
 
@@ -99,24 +101,27 @@ def _said(file: Path, notes: list[str]) -> _Said:
 
 def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
     """Read all slices (column, row, slice), of the widest type that one of them has."""
-    first = _pixels(files[0], notes)
+    palettes = Palettes(files)
+    first = _pixels(files[0], palettes)
     check_memory((*first.shape, len(files)), np.dtype(np.int32))
     array = np.empty((first.shape[1], first.shape[0], len(files)), first.dtype, order="F")
     for k, file in enumerate(files):
-        plane = _pixels(file, notes)
+        plane = _pixels(file, palettes)
         if plane.shape != first.shape:
             here, there = (f"{shape[1]} x {shape[0]}" for shape in (plane.shape, first.shape))
             raise FileError(
                 f"has slices of different sizes: {printable(file.name)} has {here} pixels, {printable(files[0].name)} "
                 f"{there}; put each scan's slices into a folder of its own"
             )
+        palettes.check(file, plane)
         if plane.dtype != array.dtype:
             array = array.astype(np.promote_types(plane.dtype, array.dtype), order="F")
         array[..., k] = plane.T
+    notes += palettes.finish()
     return array
 
 
-def _pixels(file: Path, notes: list[str]) -> NDArray[Any]:
+def _pixels(file: Path, palettes: Palettes) -> NDArray[Any]:
     """Decode one PNG to (rows, columns)."""
     with blaming(file):
         try:
@@ -126,7 +131,7 @@ def _pixels(file: Path, notes: list[str]) -> NDArray[Any]:
                 image.verify()  # compares the checksums, which loading does not
             with Image.open(file, formats=["PNG"]) as image:
                 image.load()
-                return _gray(image, _header(file)[1], notes)
+                return _gray(image, _header(file)[1], palettes.indexed)
         except (SyntaxError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -140,8 +145,8 @@ def _header(file: Path) -> tuple[bytes, int]:
     return head[16:24], head[24]
 
 
-def _gray(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
-    """The one value of each pixel: gray, the same in all colours, or the index of a coloured palette."""
+def _gray(image: Image.Image, bits: int, indexed: bool) -> NDArray[Any]:
+    """The one value of each pixel: gray, the same in all colours, or with `indexed` the index of a palette."""
     if image.mode in _GRAY:
         array = np.asarray(image).astype(_GRAY[image.mode])
         return array // _STRETCHED[bits] if bits in _STRETCHED else array
@@ -150,11 +155,8 @@ def _gray(image: Image.Image, bits: int, notes: list[str]) -> NDArray[Any]:
     array = np.asarray(image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB"))
     if array.shape[2] == 4 and (array[..., 3] != 255).any():
         raise FileError("is transparent in places; save it as gray")
+    if image.mode == "P" and indexed:
+        return np.asarray(image)
     if (array[..., :3] == array[..., :1]).all():
         return np.ascontiguousarray(array[..., 0])
-    if image.mode != "P":
-        raise FileError("has colours; a slice has one value per pixel: save it as gray")
-    said = "has a coloured palette, whose indices are taken as values"
-    if said not in notes:
-        notes.append(said)
-    return np.asarray(image)
+    raise FileError("has colours; a slice has one value per pixel: save it as gray")

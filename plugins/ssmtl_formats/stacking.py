@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_formats.headers import Frame
+from ssmtl_formats.volumes import divided
 from ssmtl_toolkit.data.affines import LPS_TO_RAS, shear, usable
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.values import chosen
 
 _SAME_DIRECTION = 1e-3  # of direction cosines, and of pixel spacings
 _SAME_PLACE = 0.02  # pixels
-_SAME_VOLUME = 0.01  # of an echo time or b-value, which some scanners round differently
 _GAP = 1.5  # times the usual distance: a slice is missing
 _UNEVEN = 0.05  # of the distance: further than that from even spacing is refused
 _ROUNDING = 0.001  # of the distance: less is not worth a note
@@ -23,11 +23,12 @@ _ROUNDING = 0.001  # of the distance: less is not worth a note
 def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> list[Frame]:
     """Order the frames of one volume along the normal of their plane, against which they were taken.
 
-    Where every position has the same number of images, they are volumes (echoes, times, b-values), in the order of
+    Where every position has the same number of images, they are volumes (echoes, b-values, times), in the order of
     these, and `volume` chooses.
 
     Raises:
-        FileError: they differ in size, spacing or orientation, or some positions have more images than others.
+        FileError: they differ in size, spacing or orientation, some positions have more images than others, or nothing
+            tells the volumes apart.
     """
     _check_alike(frames)
     frames = _without_copies(frames, notes)
@@ -50,21 +51,8 @@ def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> li
             f"has {min(counts)} to {max(counts)} images at one position ({max(counts)} at {_at(at.position)} mm): "
             f"several series in one, or an incomplete one; export it again"
         )
-    index = chosen(counts.pop(), volume)
-    frames = [sorted(place, key=lambda frame: frame.order)[index] for place in places]
-    _check_not_mixed(frames)
-    return frames
-
-
-def _check_not_mixed(frames: Sequence[Frame]) -> None:
-    """Compare what sets volumes apart; times and numbers of acquisition differ from slice to slice."""
-    for i, name in enumerate(("echo times", "b-values", "temporal positions")):
-        found = sorted(frame.order[i] for frame in frames)
-        if found[-1] - found[0] > _SAME_VOLUME * abs(found[-1]):
-            raise FileError(
-                f"mixes images of different {name} ({found[0]:g} and {found[-1]:g}) in one volume: several series in "
-                f"one, or an incomplete one; export it again"
-            )
+    volumes = divided(places, notes)
+    return volumes[chosen(len(volumes), volume)]
 
 
 def _check_alike(frames: Sequence[Frame]) -> None:
@@ -85,7 +73,9 @@ def _without_copies(frames: Sequence[Frame], notes: list[str]) -> list[Frame]:
     """Leave out files that say themselves that they are the same image, and are where it is and when it was."""
     kept: dict[tuple[object, ...], Frame] = {}  # some anonymisers give all images one name
     for i, frame in enumerate(frames):
-        kept.setdefault((frame.instance, frame.position, frame.order) if frame.instance else (i,), frame)
+        kept.setdefault(
+            (frame.instance, frame.position, frame.marks, frame.instance_number) if frame.instance else (i,), frame
+        )
     if len(kept) < len(frames):
         notes.append(f"{len(frames) - len(kept)} copies of its images are left out")
     return list(kept.values())

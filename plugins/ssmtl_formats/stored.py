@@ -24,6 +24,14 @@ Fields = Mapping[str, str]
 _META_TYPE = r"MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)"
 _META_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin")
 _META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+# How files with a header of their own begin, and where
+_MAGIC = (
+    *(
+        (0, start)
+        for start in (b"NRRD0", b"ObjectType", b"NDims", b"\x89PNG", b"\x89HDF", b"PK\3\4", b"II*\0", b"MM\0*")
+    ),
+    *((128, b"DICM"), (344, b"n+1\0"), (4, b"n+2\0")),
+)
 _MOST_LINES = 10_000  # of a header; Slicer writes some for each segment
 
 
@@ -107,7 +115,8 @@ def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz", "zlib"):
         raise FileError(f"is encoded as {printable(encoding[:40])!r}; save it as raw or gzip")
-    for _ in range(_whole(fields, "lineskip", 0, _MOST_LINES)):
+    lines = _whole(fields, "lineskip", 0, _MOST_LINES)
+    for _ in range(lines):
         data.line()
     skip = _whole(fields, "byteskip", -1 if encoding == "raw" else 0)
     count = math.prod(sizes) * dtype.itemsize
@@ -117,7 +126,9 @@ def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np
         if encoding == "zlib" and said != packed:  # without it ITK would unpack the header too
             raise FileError(f"is cut short, or its CompressedDataSize is wrong or missing; {AGAIN}")
         data.unpack("zlib" if encoding == "zlib" else "gzip")
-    elif skip == -1:
+    name = fields.get("datafile", "")
+    foreign = bool(name) and not lines and encoding != "zlib" and _has_header(name, data.peek(512))
+    if skip == -1:
         data.skip_to(max(data.position, data.size - count))
     end = data.position + max(skip, 0) + count
     if end > data.limit:
@@ -126,7 +137,22 @@ def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np
         )
     check_memory(sizes, dtype, scaled=True)  # numpy has them a second time
     data.skip_to(end)
-    if surplus := data.finish(end):
+    surplus = data.finish(end)
+    if foreign and (skip == 0 or surplus):
+        raise FileError(
+            f"has a header of its own, whose bytes would be read as voxels; give that file itself, or say where its "
+            f"voxels begin ({'HeaderSize' if 'ElementDataFile' in fields else 'byte skip'})"
+        )
+    if surplus:
         if surplus >= sizes[0] * sizes[1] * dtype.itemsize:
             raise FileError(f"holds {surplus} bytes more than its header says: some size is wrong; {AGAIN}")
         notes.append(f"{surplus} bytes after the last voxel are ignored")
+
+
+def _has_header(name: str, head: bytes) -> bool:
+    """Whether a data file is of a format that says itself what its voxels are."""
+    if any(head[at : at + len(start)] == start for at, start in _MAGIC):
+        return True
+    if name.lower().endswith((".mgh", ".mgz")):
+        return head[:4] == b"\0\0\0\1"
+    return name.lower().endswith(".mha") and bool(re.match(rb"\w+ *=", head))

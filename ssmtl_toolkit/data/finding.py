@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,12 +38,28 @@ def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
     """Every scan below `folder`, in the order of names; of `folder` itself only what lies in it is looked at.
 
     A folder that is one scan may hold others: its own files belong to it, its folders are looked into. Links to folders
-    are followed; each folder is visited once.
+    are followed; each folder is visited once. The parts of a scan are no scans: if one in a
+    folder has files in others below it, it is found once.
 
     Raises:
         DataError: a folder cannot be read.
     """
     seen: set[tuple[int, int]] = set()
+    known: set[Path] = set()
+
+    def new(scan: Found, reader: ReaderSpec) -> bool:
+        """Whether it has a file that no scan of a folder before has had."""
+        files: set[Path] = set()
+        with contextlib.suppress(OSError):
+            files.update(reader.files(scan.path))
+        old = bool(files) and files <= known
+        known.update(files)
+        return not old
+
+    owner = readable.reader(folder)
+    if owner is not None:
+        for scan in parts_of(folder, readable):
+            new(scan, owner)
 
     def visit(here: Path, owner: ReaderSpec | None) -> Iterator[Found]:
         try:
@@ -60,8 +77,8 @@ def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
                 continue
             reader = readable.reader(entry)
             if reader is not None and (is_folder or reader is not owner):
-                yield from parts_of(entry, readable)
+                yield from (one for one in parts_of(entry, readable) if not is_folder or new(one, reader))
             if is_folder:
                 yield from visit(entry, reader)
 
-    yield from visit(folder, readable.reader(folder))
+    yield from visit(folder, owner)

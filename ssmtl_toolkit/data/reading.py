@@ -12,6 +12,7 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
 
+_INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
     ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
     ".par": "is Philips PAR/REC, which is not read; convert it to .nii.gz (parrec2nii)",
@@ -19,7 +20,6 @@ _FOREIGN = {
     ".img": "is the voxels of a pair; give the .hdr file beside it",
     ".img.gz": "is the voxels of a pair; give the .hdr file beside it",
     ".raw": "is the voxels of a pair; give the .mhd or .nhdr file beside it",
-    "dicomdir": "is an index of DICOM files; give the folder that it is in",
     ".png": "is one slice; give the folder with all slices of the scan",
     ".jpg": "is a picture; give a scan, or a folder of slices as PNG",
     ".jpeg": "is a picture; give a scan, or a folder of slices as PNG",
@@ -54,7 +54,9 @@ def _foreign(path: Path) -> str:
     name = path.name.lower()
     if path.is_dir():
         return "is a folder, and no scan by itself; give a file or a folder of DICOM or PNG slices"
-    known = next((what for ending, what in _FOREIGN.items() if name == ending or name.endswith(ending)), "")
+    if name.startswith(("dicomdir", "dirfile")):
+        return _INDEX
+    known = next((what for ending, what in _FOREIGN.items() if name.endswith(ending)), "")
     return known or "no installed reader is meant for such a file; convert it to .nii.gz"
 
 

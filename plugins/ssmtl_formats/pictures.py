@@ -1,0 +1,95 @@
+"""Which PNG files of a folder are the slices of one scan, by their names: neither masks beside them nor other scans."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from ssmtl_formats.names import png_files
+from ssmtl_toolkit.data.source import FileError
+from ssmtl_toolkit.names import printable
+
+_MASKS = {
+    *("mask", "masks", "label", "labels", "seg", "segs", "dseg", "segmentation", "segmentations", "gt"),
+    *("groundtruth", "annotation", "annotations"),
+}
+_SLICES = {"slice", "slc", "sl", "frame", "z"}
+_PATIENTS = {"patient", "pat", "subject", "subj", "sub", "case"}
+_PIECE = re.compile(r"\d+|[A-Z]?[a-z]+|[A-Z]+")  # words also within camelCase
+_DECIMAL = re.compile(r"\d+\.\d+")
+_EVEN = 0.1  # of the distance between decimal numbers
+
+
+def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The slices of a folder in natural order, and the masks beside them; if all are masks, these are the slices.
+
+    Raises:
+        FileError: there are fewer than two slices, or those of several scans.
+    """
+    files = png_files(folder)
+    masks = [file for file in files if _is_mask(file)]
+    slices = [file for file in files if file not in masks]
+    if not slices:
+        slices, masks = masks, []
+    if len(slices) < 2:
+        beside = f" beside {len(masks)} masks (such as {printable(masks[0].name)})" if masks else ""
+        raise FileError(f"has {len(slices)} PNG slices{beside}, two or more are needed; check the path")
+    if scans := _scans([file.stem for file in slices]):
+        listed = ", ".join(printable(name) for name in scans[:3]) + ", …" * (len(scans) > 3)
+        raise FileError(
+            f"holds slices of {len(scans)} scans by their names ({listed}); put those of each scan into a folder of "
+            f"its own"
+        )
+    return slices, masks
+
+
+def _is_mask(file: Path) -> bool:
+    words = _pieces(file.stem)
+    return not _MASKS.isdisjoint(words) or ("ground", "truth") in pairwise(words)
+
+
+def _pieces(name: str) -> list[str]:
+    return [piece.lower() for piece in _PIECE.findall(name)]
+
+
+def _scans(names: Sequence[str]) -> list[str]:
+    """The name of a slice of each scan, if there are several."""
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in names:
+        alike[tuple("#" if piece.isdigit() else piece for piece in _pieces(name))].append(name)
+    found = [scan for words, group in alike.items() if len(group) > 1 for scan in _numbered(words, group)]
+    return found if len(found) > 1 and not _even(names) else []
+
+
+def _numbered(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Split names that differ in nothing but numbers by all of these except the one that counts the slices.
+
+    If slices are counted through, or each name has its own other number, such as a position, they are one scan.
+    """
+    before = [word for word, number in zip(("", *words), words, strict=False) if number == "#"]
+    rows = [tuple(int(number) for number in re.findall(r"\d+", name)) for name in names]
+    varying = [i for i, column in enumerate(zip(*rows, strict=True)) if len(set(column)) > 1]
+    if not varying:
+        return [names[0]]
+    slice_at = next((i for i in reversed(varying) if before[i] in _SLICES), varying[-1])
+    scans: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for row, name in zip(rows, names, strict=True):
+        scans[row if before[slice_at] in _PATIENTS else row[:slice_at] + row[slice_at + 1 :]].append(name)
+    by_patient = any(before[i] in _PATIENTS for i in varying)
+    again = len({row[slice_at] for row in rows}) < len(rows) and max(map(len, scans.values())) > 1
+    if not (by_patient or again):
+        return [names[0]]
+    return [group[0] for group in scans.values()]
+
+
+def _even(names: Sequence[str]) -> bool:
+    """Whether what differs in the names is one decimal number in even steps, such as the place of a slice in mm."""
+    texts = {_DECIMAL.sub("#", name) for name in names}
+    values = sorted(float(_DECIMAL.findall(name)[-1]) for name in names if _DECIMAL.search(name))
+    if len(texts) > 1 or len(values) < len(names):
+        return False
+    steps = [b - a for a, b in pairwise(values)]
+    return max(steps) - min(steps) <= _EVEN * max(steps)
