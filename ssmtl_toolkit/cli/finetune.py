@@ -11,6 +11,7 @@ import click
 from ssmtl_toolkit.cli.options import options_of
 from ssmtl_toolkit.config import FinetuneConfig, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.launch import launch
 
 
 @click.command("finetune", short_help="Fine-tune on few labelled slices, and test.")
@@ -41,6 +42,7 @@ def command(
     config = FinetuneConfig.of({**options, **given})
     with naming_what_is_missing(source):
         resolved = config.resolve()
+    launch()
     folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"  # type: ignore[union-attr]
     from ssmtl_toolkit.engine.interrupt import interrupts
 

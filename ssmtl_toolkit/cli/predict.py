@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.launch import launch
 
 
 @click.command("predict", short_help="Write predictions for scans.")
@@ -37,6 +38,7 @@ def command(scans: tuple[str, ...], source: Path, as_json: bool, **options: Any)
       ssmtl predict --from runs/ft scan.nii.gz more/ -o out/ --overlay
       ssmtl predict --from runs/ft/pretrained-2 images/ -o out/ --probabilities --largest-component
     """
+    launch()
     from ssmtl_toolkit.engine.interrupt import interrupts
 
     with interrupts:

@@ -11,6 +11,7 @@ import click
 from ssmtl_toolkit.cli.options import options_of
 from ssmtl_toolkit.config import RunConfig, RunSpecs, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.launch import launch
 
 
 @click.command("run", short_help="Pre-train a backbone on unlabelled scans.")
@@ -33,23 +34,29 @@ def command(
       ssmtl run --config runs/first/run.toml
     """
     config, specs = _configure(file, out, resume, flags)
+    first = launch(config.devices, config.nodes).rank == 0
     from ssmtl_toolkit.engine.interrupt import interrupts
 
     with interrupts:
-        _run(config, specs, resume or out, cache, resume is not None, as_json)
+        _run(config, specs, resume or out, cache, resume is not None, as_json, first)
 
 
 def _run(
-    config: RunConfig, specs: RunSpecs, folder: Path | None, cache: Path | None, resume: bool, as_json: bool
+    config: RunConfig,
+    specs: RunSpecs,
+    folder: Path | None,
+    cache: Path | None,
+    resume: bool,
+    as_json: bool,
+    first: bool,
 ) -> None:
     from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
     from ssmtl_toolkit.engine.interrupt import InterruptedRunError
     from ssmtl_toolkit.engine.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.engine.progress import Progress
-    from ssmtl_toolkit.launch import is_first_process
 
     force_utf8()
-    first, console = is_first_process(), stderr()
+    console = stderr()
     progress = RichProgress(console) if first else Progress()
     if first:
         _announce(console, config, specs)
