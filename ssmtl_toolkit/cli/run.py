@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ssmtl_toolkit.cli.options import options_of
+from ssmtl_toolkit.cli.options import options_of, resumed
 from ssmtl_toolkit.config import RunConfig, RunSpecs, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
@@ -81,9 +81,7 @@ def _configure(
     """Options from the file or the resumed run, and the flags over them."""
     if resume and (out or file):
         raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
-    source = resume / "run.toml" if resume else file
-    if resume and source and not source.is_file():
-        raise UsageError(f"{resume}: there is no run to resume (no run.toml); give the folder of an earlier run")
+    source = resumed(resume, "run.toml") if resume else file
     options = RunConfig.read(source) if source else {}
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     for name, other in (("epochs", "steps"), ("steps", "epochs")):

@@ -61,6 +61,7 @@ def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
         UsageError: there is no run to resume, or the folder of a new one is not empty.
         SsmtlError: another process holds the folder, or it cannot be written.
     """
+    made: list[Path] = []
     try:
         if resume or not (folder / config).is_file():  # else it may be a run that is alive: its lock knows
             _check(folder, resume, config)
@@ -71,6 +72,7 @@ def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
             f"{printable(folder)}: another process{_holder(folder)} is training in this folder; wait for it or stop it"
         ) from None
     except OSError as error:
+        _remove_empty(made)
         raise _unusable(folder, error) from error
     try:
         try:
@@ -96,7 +98,7 @@ def _check(folder: Path, resume: bool, config: str) -> None:
         raise UsageError(f"{printable(folder)}: is not empty; choose another --out{go_on}")
 
 
-def _locked(folder: Path, tries: int = 5) -> FileLock:
+def _locked(folder: Path, tries: int = 20) -> FileLock:
     """Make the folder and take its lock.
 
     Raises:
@@ -108,7 +110,7 @@ def _locked(folder: Path, tries: int = 5) -> FileLock:
             lock = FileLock(folder / LOCK)
             lock.acquire(blocking=False)
             return lock
-        except (FileNotFoundError, Timeout):
+        except (FileNotFoundError, FileExistsError, Timeout):
             tries -= 1
             if not tries or (folder / LOCK).exists():
                 raise  # else another process was just removing the folder, as its own start had failed
@@ -144,5 +146,10 @@ def _tidy(folder: Path, made: Sequence[Path]) -> None:
         (folder / HOLDER).unlink(missing_ok=True)
         if [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink()  # held: who opens it from now on, opens another file
-            for place in made:
-                place.rmdir()
+            _remove_empty(made)
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
+    for place in made:
+        with contextlib.suppress(OSError):
+            place.rmdir()
