@@ -19,7 +19,6 @@ from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.launch import is_first_process
 
 
 def test_blur_is_a_gaussian_of_the_drawn_sigma_for_each_slice():
@@ -221,40 +220,6 @@ def test_auto_takes_bf16_on_a_gpu_that_has_it(monkeypatch):
         monkeypatch.setattr(device.torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         assert device.choose_precision(RunConfig(), Progress()) == chosen
     assert device.choose_precision(RunConfig(accelerator="cpu"), Progress()) == "32"
-
-
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"},
-        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_JOB_NAME": "train"},
-        {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
-    ],
-)
-def test_processes_that_would_train_copies_side_by_side_are_refused(monkeypatch, variables):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SsmtlError, match="copies into one folder"):
-        device.make_fabric(RunConfig(accelerator="cpu"), Progress())
-
-
-@pytest.mark.parametrize(
-    ("variables", "first"),
-    [
-        ({}, True),
-        ({"RANK": "1", "LOCAL_RANK": "0"}, False),
-        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),
-        ({"NODE_RANK": "1"}, False),
-        ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, True),
-        ({"SLURM_PROCID": "3"}, False),
-    ],
-)
-def test_only_one_process_speaks_and_writes(monkeypatch, variables, first):
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert is_first_process() == first
 
 
 def test_a_configuration_reads_back_from_its_toml():

@@ -12,6 +12,7 @@ import click
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Matrix, read_experiment
+from ssmtl_toolkit.launch import launch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +80,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool) -> None:
     """Do experiments one after another in one folder, and show their tables."""
+    launch()
     from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
     from ssmtl_toolkit.engine.experiment import RowsFailedError, experiment  # torch is imported from here on
     from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts

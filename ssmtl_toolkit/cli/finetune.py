@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import options_of
+from ssmtl_toolkit.cli.options import options_of, resumed
 from ssmtl_toolkit.config import FinetuneConfig, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.launch import launch
 
 
 @click.command("finetune", cls=OnceCommand)
@@ -33,15 +34,14 @@ def command(
     """
     if resume and (out or file):
         raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
-    source = resume / "finetune.toml" if resume else file
-    if resume and source and not source.is_file():
-        raise UsageError(f"{resume}: there is no fine-tuning to resume (no finetune.toml); give the folder of one")
+    source = resumed(resume, "finetune.toml") if resume else file
     options = FinetuneConfig.read(source) if source else {}
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     FinetuneConfig.of(options, str(source))
     config = FinetuneConfig.of({**options, **given})
     with naming_what_is_missing(source):
         resolved = config.resolve()
+    launch()
     folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"  # type: ignore[union-attr]
     from ssmtl_toolkit.engine.interrupt import interrupts
 

@@ -13,6 +13,8 @@ from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,3 +92,20 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
         return [CompletionItem(name) for name in names if re.match(re.escape(incomplete), name)]
 
     return complete
+
+
+def resumed(folder: Path, config: str) -> Path:
+    """The file with the options of the run or fine-tuning to resume, known by its name.
+
+    Raises:
+        UsageError: it is not there, or cannot be looked at.
+    """
+    try:
+        there = (folder / config).is_file()
+    except OSError:  # a name that is too long, a folder without permission
+        there = False
+    if not there:
+        raise UsageError(
+            f"{printable(folder)}: there is no run to resume (no {config}); give the folder of an earlier run"
+        )
+    return folder / config

@@ -9,6 +9,7 @@ import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.names import printable
 
 
@@ -39,6 +40,7 @@ def command(scans: tuple[str, ...], source: Path, as_json: bool, **options: Any)
       ssmtl predict --from runs/ft scan.nii.gz more/ -o out/ --overlay
       ssmtl predict --from runs/ft/pretrained-2 images/ -o out/ --probabilities --largest-component
     """
+    launch()
     from ssmtl_toolkit.engine.interrupt import interrupts
 
     with interrupts:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import options_of
+from ssmtl_toolkit.cli.options import options_of, resumed
 from ssmtl_toolkit.config import RunConfig, RunSpecs, naming_what_is_missing
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.launch import launch
 
 
 @click.command("run", cls=OnceCommand)
@@ -34,24 +35,30 @@ def command(
       ssmtl run --config runs/first/run.toml
     """
     config, specs = _configure(file, out, resume, flags)
+    first = launch(config.devices, config.nodes).rank == 0
     from ssmtl_toolkit.engine.interrupt import interrupts
 
     with interrupts:
-        _run(config, specs, resume or out, cache, resume is not None, as_json)
+        _run(config, specs, resume or out, cache, resume is not None, as_json, first)
 
 
 def _run(
-    config: RunConfig, specs: RunSpecs, folder: Path | None, cache: Path | None, resume: bool, as_json: bool
+    config: RunConfig,
+    specs: RunSpecs,
+    folder: Path | None,
+    cache: Path | None,
+    resume: bool,
+    as_json: bool,
+    first: bool,
 ) -> None:
     from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
     from ssmtl_toolkit.engine.interrupt import InterruptedRunError
     from ssmtl_toolkit.engine.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.engine.progress import Progress
     from ssmtl_toolkit.engine.verdict import DivergedError
-    from ssmtl_toolkit.launch import is_first_process
 
     force_utf8()
-    first, console = is_first_process(), stderr()
+    console = stderr()
     progress = RichProgress(console) if first else Progress()
     if first:
         _announce(console, config, specs)
@@ -81,9 +88,7 @@ def _configure(
     """Options from the file or the resumed run, and the flags over them."""
     if resume and (out or file):
         raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
-    source = resume / "run.toml" if resume else file
-    if resume and source and not source.is_file():
-        raise UsageError(f"{resume}: there is no run to resume (no run.toml); give the folder of an earlier run")
+    source = resumed(resume, "run.toml") if resume else file
     options = RunConfig.read(source) if source else {}
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     for name, other in (("epochs", "steps"), ("steps", "epochs")):

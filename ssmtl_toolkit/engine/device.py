@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -15,18 +15,20 @@ from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.launch import launch
 
 _FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+_FABRIC_ENVIRONMENT = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment, "Fabric": LightningEnvironment}
 
 
 def make_fabric(config: RunConfig, progress: Progress) -> Fabric:
     """Set up devices, precision and strategy by Lightning Fabric; nothing is launched yet.
 
     Raises:
-        UsageError: Fabric refuses the combination of accelerator, devices, strategy and precision.
-        SsmtlError: a cluster's variables say that this is one of several processes, but nothing connects them.
+        UsageError: Fabric refuses the combination of accelerator, devices, strategy and precision, or this is one of
+            several processes that nothing connects.
     """
-    _refuse_silent_copies(config)
+    by = launch(config.devices, config.nodes).by
     precision = choose_precision(config, progress)
     try:
         return Fabric(
@@ -35,12 +37,38 @@ def make_fabric(config: RunConfig, progress: Progress) -> Fabric:
             num_nodes=config.nodes,
             strategy=config.strategy,
             precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+            plugins=[_FABRIC_ENVIRONMENT[by]()],
         )
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         raise UsageError(
             f"accelerator {config.accelerator!r}, devices {config.devices}, nodes {config.nodes}, strategy "
             f"{config.strategy!r}: {str(error).splitlines()[0]}"
         ) from error
+
+
+def connect(fabric: Fabric) -> None:
+    """Start the other processes of a run, if it has any, and join them.
+
+    Raises:
+        UsageError: what the launcher says of them does not fit devices and nodes.
+        SsmtlError: they cannot be reached.
+    """
+    try:
+        fabric.launch()
+    except ValueError as error:
+        raise UsageError(f"the run's processes cannot be connected: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, KeyError) as error:
+        raise SsmtlError(
+            f"the run's processes cannot be connected: {str(error).splitlines()[0]}; check that all are started, "
+            f"and MASTER_ADDR and MASTER_PORT if they are set"
+        ) from error
+
+
+def agree(fabric: Fabric, problem: SsmtlError | None = None) -> None:
+    """Raise on all processes the problem that the first one has, if any."""
+    problem = fabric.broadcast(problem)
+    if problem is not None:
+        raise problem
 
 
 def choose_precision(config: RunConfig, progress: Progress) -> str:
@@ -58,23 +86,6 @@ def _cpu_has_bf16() -> bool:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:
         return False
-
-
-def _refuse_silent_copies(config: RunConfig) -> None:
-    """One of several SLURM tasks that are not ours to connect would train the same thing beside the others."""
-    torchrun = TorchElasticEnvironment.detect()
-    if "LOCAL_RANK" in os.environ and not torchrun:
-        return  # launched by ourselves
-    by_slurm = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
-    started = int(os.environ.get("WORLD_SIZE", "1") if torchrun else by_slurm)
-    connected = torchrun or SLURMEnvironment.detect()
-    if started > 1 and not (connected and started == config.devices * config.nodes):
-        by = "torchrun" if torchrun else "SLURM"
-        raise SsmtlError(
-            f"{by} started {started} processes, but this run wants {config.devices} devices on {config.nodes} nodes: "
-            f"they would train {started} copies into one folder; give --devices and --nodes to match (under SLURM in a "
-            f"batch script), or start one process"
-        )
 
 
 def compile_parts(backbone: Backbone) -> None:

@@ -28,6 +28,7 @@ from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.verdict import refuse_diverged
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments import Job, Matrix, read_experiment
+from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.specs import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
@@ -87,6 +88,7 @@ def experiment(
     else:
         matrix = source
     wanted = _chosen(matrix, rows)
+    launch()  # one of several processes that nothing connects is refused here, not by each row
     with interrupts:
         work = _Work(matrix, Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
         failed = work.run(wanted)
@@ -268,8 +270,10 @@ class _Work:
             lock.acquire(blocking=False)
         except Timeout:
             raise _BusyError from None
-        with lock:
+        try:
             yield
+        finally:
+            lock.release()
 
     def pretraining(self, job: Job) -> Path | None:
         """The run folder of a job's pre-training, named by what it is: equal ones are one."""

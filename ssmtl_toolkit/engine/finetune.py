@@ -349,7 +349,7 @@ class _Finetuning:
     ) -> None:
         """Train and test one network; what is finished already stays."""
         folder = self.folder / f"{arm}-{seed}"
-        if (folder / SCORES).is_file():
+        if (folder / SCORES).is_file() and (folder / MODEL).is_file():
             return
         folder.mkdir(exist_ok=True)
         started = time.perf_counter()

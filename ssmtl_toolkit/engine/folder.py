@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import re
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.launch import is_first_process
+from ssmtl_toolkit.names import printable
 
 BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "backbone.safetensors",
@@ -28,6 +33,17 @@ FINETUNE, SPLIT, MODEL, SCORES, RECEIPT = (
     "scores.json",
     "receipt.json",
 )
+LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is said in a file of its own: a lock's may be emptied
+
+_FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, RECEIPT, HOLDER)
+_REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.replacing` names its temporary files
+_HALF_FILE = re.compile(
+    _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))
+    + r"|metrics\.part|\.tmp[0-9A-Za-z]{6}"  # the last is how safetensors names its own
+)
+_HALF_FOLDER = re.compile(r"\.step-\d{8,}\.part")
+_EMPTY = re.compile(rf"\.lock|\.lock\.json|{_REPLACING.format('|'.join(map(re.escape, (CONFIG, FINETUNE, HOLDER))))}")
+_REPETITION = re.compile(r"(?:pretrained|scratch)-\d+")
 
 
 def snapshot(folder: Path, epoch: int) -> Path:
@@ -37,29 +53,103 @@ def snapshot(folder: Path, epoch: int) -> Path:
 
 @contextlib.contextmanager
 def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
-    """Hold the run folder, known by its file `config`, for this process; a second run in it is refused."""
-    if not is_first_process():
-        yield
-        return
-    if resume and not (folder / config).is_file():
-        raise UsageError(f"{folder}: there is no run to resume (no {config}); give the folder of an earlier run")
-    if not resume and folder.is_dir() and any(p.name != ".lock" and p.suffix != ".part" for p in folder.iterdir()):
-        go_on = f", or go on with that run by --resume {folder}" if (folder / config).is_file() else ""
-        raise UsageError(f"{folder}: is not empty; choose another --out{go_on}")
+    """Hold the run folder, known by its file `config`, for this process; a second run in it is refused.
+
+    What a killed run left half written is removed. A folder that was made here and stays empty is removed again.
+
+    Raises:
+        UsageError: there is no run to resume, or the folder of a new one is not empty.
+        SsmtlError: another process holds the folder, or it cannot be written.
+    """
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(blocking=False)
+        if resume or not (folder / config).is_file():  # else it may be a run that is alive: its lock knows
+            _check(folder, resume, config)
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        lock = _locked(folder)
     except Timeout:
-        raise SsmtlError(f"{folder}: another process is training in this folder; wait for it or stop it") from None
+        raise SsmtlError(
+            f"{printable(folder)}: another process{_holder(folder)} is training in this folder; wait for it or stop it"
+        ) from None
     except OSError as error:
-        raise SsmtlError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
-    with lock:
-        for part in [
-            *folder.glob("*.part"),
-            *folder.glob(".*.part"),
-            *(folder / SNAPSHOTS).glob(".*.part"),
-            *(folder / CHECKPOINTS).glob(".*.part"),
-        ]:
-            shutil.rmtree(part) if part.is_dir() else part.unlink()  # left by a run that was killed while writing
+        _remove_empty(made)
+        raise _unusable(folder, error) from error
+    try:
+        try:
+            _check(folder, resume, config)
+            write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
+            _remove_leftovers(folder)
+        except OSError as error:
+            raise _unusable(folder, error) from error
         yield
+    finally:
+        _tidy(folder, made)
+        lock.release()
+
+
+def _check(folder: Path, resume: bool, config: str) -> None:
+    """Refuse to resume what is not there, and to start where something is."""
+    if resume and not (folder / config).is_file():
+        raise UsageError(
+            f"{printable(folder)}: there is no run to resume (no {config}); give the folder of an earlier run"
+        )
+    if not resume and folder.is_dir() and not all(_EMPTY.fullmatch(path.name) for path in folder.iterdir()):
+        go_on = f", or go on with that run by --resume {printable(folder)}" if (folder / config).is_file() else ""
+        raise UsageError(f"{printable(folder)}: is not empty; choose another --out{go_on}")
+
+
+def _locked(folder: Path, tries: int = 20) -> FileLock:
+    """Make the folder and take its lock.
+
+    Raises:
+        Timeout: another process has it.
+    """
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK)
+            lock.acquire(blocking=False)
+            return lock
+        except (FileNotFoundError, FileExistsError, Timeout):
+            tries -= 1
+            if not tries or (folder / LOCK).exists():
+                raise  # else another process was just removing the folder, as its own start had failed
+
+
+def _holder(folder: Path) -> str:
+    """Which process holds the folder, as far as it has said so."""
+    try:
+        said = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f" ({int(said['pid'])} on {printable(str(said['host']))})"
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def _unusable(folder: Path, error: OSError) -> SsmtlError:
+    return SsmtlError(f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed left half written: only names that we give, only where we write."""
+    repetitions = [place for place in folder.iterdir() if _REPETITION.fullmatch(place.name)]
+    for place in (folder, folder / SNAPSHOTS, *(here / CHECKPOINTS for here in (folder, *repetitions)), *repetitions):
+        for path in list(place.iterdir()) if place.is_dir() else ():
+            if path.is_dir() and _HALF_FOLDER.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file() and _HALF_FILE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _tidy(folder: Path, made: Sequence[Path]) -> None:
+    """Leave no trace of a start that came to nothing; `made` are the folders that were made for it, deepest first."""
+    with contextlib.suppress(OSError):
+        (folder / HOLDER).unlink(missing_ok=True)
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()  # held: who opens it from now on, opens another file
+            _remove_empty(made)
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
+    for place in made:
+        with contextlib.suppress(OSError):
+            place.rmdir()

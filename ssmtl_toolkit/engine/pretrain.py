@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.files import Waiting
@@ -16,13 +18,14 @@ from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import Placement, SliceStore, build_store
-from ssmtl_toolkit.engine.device import make_fabric
+from ssmtl_toolkit.engine.device import agree, connect, make_fabric
 from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, SUMMARY, own
 from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.trainer import Trainer, no_pair
 from ssmtl_toolkit.engine.verdict import refuse_diverged
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan
@@ -80,11 +83,12 @@ def pretrain(
     if specs.head is not None and "dense" in specs.head.needs and "decoder" not in specs.trained:
         progress.note("no task trains the decoder: the head will stand on a fresh one, as the paper's MoCo V2 baseline")
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    with interrupts, own(folder, resume):
+    others = launch(config.devices, config.nodes).started
+    fabric = make_fabric(config, progress)
+    with interrupts, _own(folder, resume, fabric, others):
         if resume:
             _check_same(config, folder)
         started = time.perf_counter()
-        fabric = make_fabric(config, progress)
         scans = chosen_scans(config, specs, cache, progress)
         recipe = Prepare(axis=config.axis, size=config.size, volume=config.volume, window=config.window)
         store = open_store(
@@ -97,12 +101,37 @@ def pretrain(
                 f"times; --batch-size {number} or less avoids it"
             )
         interrupts.check("nothing was trained yet")
-        fabric.launch()
+        if not others:
+            connect(fabric)
+            agree(fabric)
         trainer = Trainer(fabric, config, specs, store, plan, folder, progress)
         trainer.start(resume)
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)
         return Run(folder, trainer.summary)
+
+
+@contextlib.contextmanager
+def _own(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[None]:
+    """Hold the run folder in the process that writes.
+
+    `others` that are started already are connected before: if the folder is refused, all leave with that error, and
+    none waits for one that has left.
+    """
+    if others:
+        connect(fabric)
+    with contextlib.ExitStack() as held:
+        problem = None
+        try:
+            if fabric.is_global_zero:
+                held.enter_context(own(folder, resume))
+        except SsmtlError as error:
+            if not others:
+                raise
+            problem = error
+        if others:
+            agree(fabric, problem)
+        yield
 
 
 def default_cache() -> Path:

@@ -64,7 +64,7 @@ class _Pair:
         command = [sys.executable, "-m", "ssmtl_toolkit.testing.rank"]
         path = os.pathsep.join(filter(None, sys.path))
         ours = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
-        common = {**ours, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NODE_RANK": "0"}
+        common = {**ours, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}
         self._ranks = [
             subprocess.Popen(
                 command,
