@@ -95,7 +95,7 @@ def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
         DataError: one of them cannot be read.
     """
     try:
-        with foreign(f"{printable(path)}: reader {reader.name!r}, asked for its files,"):
+        with foreign(f"{printable(path)}: reader {reader.name!r}, asked for its files,", passing=OSError):
             files = reader.files(path)
         found = [memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in files]
     except OSError as error:
