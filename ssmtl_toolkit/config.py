@@ -41,6 +41,9 @@ RESUMABLE |= {"without", "snapshot_every", "accelerator", "devices", "nodes", "s
 """What may differ when a run goes on: how long, what is kept, where the scans lie (their contents are compared), and on
 which machine (then not bit for bit)."""
 
+RETUNABLE = frozenset({"seeds", "baseline", "surface", "tolerance", "accelerator", "skip_bad", "data", "log_every"})
+"""The same for a fine-tuning."""
+
 
 class Config(BaseModel):
     """What the options of all commands have in common: how they are checked, read and written."""
@@ -267,11 +270,20 @@ class RunConfig(Config):
         }
         return self.model_copy(update=chosen), specs
 
-    def differences(self, other: RunConfig) -> list[str]:
-        """Name the options that differ from `other` and change the numbers of a step."""
-        ours, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        changed = [k for k in ours if k not in RESUMABLE and ours[k] != theirs[k]]
-        return [f"{k} is {ours[k]!r}, was {theirs[k]!r}" for k in changed]
+    def fixed(self) -> dict[str, Any]:
+        """The options that must stay while a run is resumed, by name, with specs as their full texts."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in RESUMABLE}
+
+    def differences(self, written: Mapping[str, Any], source: str) -> list[str]:
+        """Name the options that differ from those `written` in `source` and change the numbers of a step."""
+        before = RunConfig.of(written, source)
+        with contextlib.suppress(UsageError):  # a spec that is not installed, from a notebook: its text stands for it
+            before, _ = before.resolve()
+        return _differing(self.fixed(), before.fixed())
+
+
+def _differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    return [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k in then and now[k] != then[k]]
 
 
 def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:
@@ -366,6 +378,17 @@ class FinetuneConfig(Config):
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps (Lightning Fabric).")
     skip_bad: bool = Field(False, description="Go on without scans or labels that cannot be used.")
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+
+    def fixed(self) -> dict[str, Any]:
+        """The options that must stay while one repetition is resumed; where its files lie is not among them."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in RETUNABLE | {"source", "split"}}
+
+    def differences(self, written: Mapping[str, Any], source: str) -> list[str]:
+        """Name the options that differ from those `written` in `source` and change a repetition."""
+        before = FinetuneConfig.of(written, source)
+        with contextlib.suppress(UsageError):
+            before = before.resolve()
+        return _differing(self.fixed(), before.fixed())
 
     @field_validator("source", "split")
     @classmethod

@@ -18,6 +18,7 @@ import pluggy
 from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.foreign import by_the_user
 from ssmtl_toolkit.names import names_a_place, printable
 from ssmtl_toolkit.specs import (
     BackboneSpec,
@@ -76,8 +77,10 @@ class Registry:
             try:
                 with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of ours
                     found = _specs_of(point)
-            except (Exception, SystemExit) as problem:  # a broken plugin must not take the others with it
-                error = f"{type(problem).__name__}: {problem}"
+            except BaseException as problem:  # a broken plugin must not take the others with it
+                if by_the_user(problem):
+                    raise
+                error = printable(f"{type(problem).__name__}: {problem}")
             plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
             self.plugins.append(plugin)
             for spec in found:

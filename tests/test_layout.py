@@ -31,6 +31,7 @@ def below(graph, package):
     ("lower", "higher"),
     [
         ("errors", ["specs", "registry", "config", "data", "engine", "cli"]),
+        ("foreign", ["specs", "registry", "config", "data", "engine", "cli"]),
         ("text", ["specs", "registry", "config", "data", "engine", "cli"]),
         ("specs", ["registry", "config", "cli"]),
         ("registry", ["config", "experiments", "cli"]),

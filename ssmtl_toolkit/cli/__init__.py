@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained
 
 COMMANDS = {
     "run": "Pre-train a backbone on unlabelled scans.",
@@ -52,6 +58,23 @@ class LazyGroup(click.Group):
             ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand. Code below it that raises what ends a process has failed: click would take it as done."""
+        try:
+            return super().invoke(ctx)
+        except BaseException as error:
+            if by_the_user(error) or (isinstance(error, Exception) and not _ends_early(error)):
+                raise
+            raise SsmtlError(f"the command was not finished: {explained(error)}") from error
+
+
+def _ends_early(error: Exception) -> bool:
+    """Whether click would take this for a Ctrl-C, or, from code that is not the command line's, for the end."""
+    if isinstance(error, click.exceptions.Exit):
+        modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+        return not all(name.startswith(("click", __name__, "contextlib")) for name in modules)
+    return isinstance(error, EOFError | click.exceptions.Abort)
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ssmtl-toolkit", prog_name="ssmtl")
@@ -73,12 +96,10 @@ def main(args: list[str] | None = None) -> Any:
     if debug:  # before or behind the subcommand alike
         given = [arg for arg in given if arg != "--debug"]
     try:
-        code = cli.main(args=given, prog_name="ssmtl", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        _leave("interrupted, nothing more was saved", 130)
-    except KeyboardInterrupt:
+        with _telling_ctrl_c():
+            code = cli.main(args=given, prog_name="ssmtl", standalone_mode=False)
+            sys.stdout.flush()
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _leave("interrupted, nothing more was saved", 130)
     except click.ClickException as error:
         error.show()
@@ -97,9 +118,24 @@ def main(args: list[str] | None = None) -> Any:
             f"{type(error).__name__}: {error}\nthis is not expected; run again with --debug for the traceback",
             1,
         )
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _leave(message: str, code: int) -> None:
+@contextmanager
+def _telling_ctrl_c() -> Iterator[None]:
+    """Meanwhile a Ctrl-C can be told apart from a KeyboardInterrupt that a plugin raises."""
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(message: str, code: int) -> NoReturn:
     encoding = sys.stderr.encoding or "ascii"
     kind = "" if code > 128 else "error: "
     safe = f"{kind}{message}\n".encode(encoding, "backslashreplace").decode(encoding)

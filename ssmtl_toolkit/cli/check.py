@@ -65,7 +65,7 @@ def command(name: str, example: Path | None, only: str | None, as_json: bool) ->
         if wanting := _wanting(found, kind):
             console.print(f"note: {wanting} checks need {todo}")
     if failed:
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)
 
 
 def _checked(case: Case) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _run(
     except InterruptedRunError as error:
         if first:
             raise
-        raise SystemExit(error.exit_code) from None  # the first process has said it
+        raise click.exceptions.Exit(error.exit_code) from None  # the first process has said it
     finally:
         progress.done()
     if first and as_json:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.volume import Volume
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, SsmtlError
+from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
 
@@ -43,7 +44,8 @@ def reader_for(path: Path, readers: Sequence[ReaderSpec]) -> ReaderSpec:
     Raises:
         DataError: there is none.
     """
-    reader = ReadableTest(readers).reader(path)
+    with foreign(f"{printable(path)}: a reader, asked whether it is for this,"):
+        reader = ReadableTest(readers).reader(path)
     if reader is None:
         raise DataError(f"{printable(path)}: {_foreign(path)}")
     return reader
@@ -74,7 +76,11 @@ def read_volume(path: Path, readers: Sequence[ReaderSpec], volume: int | None = 
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
     except OSError as error:
         raise DataError(f"{name}: {_unreadable(error)}") from error
-    except Exception as error:  # a fault of the reader's own, which must not hide which file it was
+    except BaseException as error:  # a fault of the reader's own, which must not hide which file it was
+        if isinstance(error, SsmtlError) or by_the_user(error):
+            raise
+        if not isinstance(error, Exception):
+            raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
         said = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
         raise DataError(f"{name}: {said}; leave it out or tell the reader's authors") from error
 
@@ -91,7 +97,8 @@ def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
         DataError: one of them cannot be read.
     """
     try:
-        files = reader.files(path)
+        with foreign(f"{printable(path)}: reader {reader.name!r}, asked for its files,", passing=OSError):
+            files = reader.files(path)
         found = [memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in files]
     except OSError as error:
         raise DataError(f"{printable(path)}: {_unreadable(error)}") from error

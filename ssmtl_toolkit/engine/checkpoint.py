@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.names import printable
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+_ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError)
+"""What comes of a manifest that says something else than we write, or nests it too deep."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,18 @@ class Checkpoint:
         return int(self.about["step"])
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any], keep: int) -> Path:
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    about: Mapping[str, Any],
+    keep: int,
+    more: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write `folder/step-…` and remove all but the newest `keep` (0: keep all).
+
+    `more` are tensors beside the weights and the optimizer's, under names that begin with neither `model.` nor
+    `optimizer.`.
 
     Files are written into a temporary folder beside, synced, and renamed: a kill at any moment leaves the older
     checkpoints as they were.
@@ -49,7 +62,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about
     target = folder / _name(about["step"])
     temporary = folder / f".{target.name}.part"
     moments, groups = _optimizer_state(optimizer)
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | moments
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | moments | dict(more or {})
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -88,11 +101,29 @@ def load(path: Path) -> Checkpoint:
         about = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         if about.pop("digest") != _digest_of(about) or path.name != _name(about["step"]):
             raise DataError(f"{path}: {_MANIFEST} is damaged (its digest differs, or it is another step's)")
+        if type(about["step"]) is not int or about["step"] < 0:
+            raise DataError(f"{path}: {_MANIFEST} says step {about['step']!r}, which is no number of updates")
         if about["files"] != {_STATE: digest(path / _STATE)}:
             raise DataError(f"{path}: {_STATE} is damaged (its digest differs from the manifest's)")
         return Checkpoint(path, load_file(path / _STATE), about)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise DataError(f"{path}: is not a whole checkpoint ({type(error).__name__}: {error})") from error
+    except (*_ODD, OSError, SafetensorError) as error:
+        raise DataError(f"{path}: is not a whole checkpoint ({_said(error)})") from error
+
+
+@contextlib.contextmanager
+def reading(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say of which checkpoint it is that something is missing, or not what it should be.
+
+    Raises:
+        DataError: naming the checkpoint.
+    """
+    try:
+        yield
+    except (*_ODD, RuntimeError) as error:
+        raise DataError(
+            f"{checkpoint.path}: cannot be used by this version ({_said(error)}); remove it to resume from the one "
+            f"before it, or start a new run"
+        ) from error
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -120,18 +151,32 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     """
     given = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
     check_tensors(checkpoint.path, given, model.state_dict())
-    model.load_state_dict(given)
+    with reading(checkpoint):
+        model.load_state_dict(given)
+        _put_back(optimizer, checkpoint.tensors, checkpoint.about["optimizer"])
+
+
+def _put_back(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    """Restore an optimizer's settings, and what it keeps for each parameter."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             index, _, key = rest.partition(".")
             state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": checkpoint.about["optimizer"]})
+    for saved, own in zip(groups, optimizer.state_dict()["param_groups"], strict=True):
+        for key in saved.keys() & own.keys():
+            if not _alike(saved[key], own[key]):
+                raise ValueError(f"the optimizer's {key} is {saved[key]!r}")
+    if unknown := state.keys() - {index for group in groups for index in group["params"]}:
+        raise ValueError(f"the optimizer has no parameter {min(unknown)}")
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for key, value in values.items():  # saved contiguous; a fused update wants the parameter's own memory layout
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter).copy_(value)
+            elif value.numel() != 1:
+                raise ValueError(f"{key} of a parameter {tuple(parameter.shape)} is {tuple(value.shape)}")
 
 
 def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -150,6 +195,15 @@ def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, 
 def save_backbone(file: Path, backbone: nn.Module, about: Mapping[str, Any]) -> None:
     """Write the backbone's tensors under the wrapped library's names, with `about` as metadata, whole or not at all."""
     weights.write(file, backbone.state_dict(), about)
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of tensors with their names, in whatever order they come."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name}\0".encode())
+        total.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def _name(step: int) -> str:
@@ -176,3 +230,16 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
         if value is not None
     }
     return tensors, whole["param_groups"]
+
+
+def _alike(saved: Any, own: Any) -> bool:
+    """Whether a saved setting can stand for one's own: a number, as many numbers, a switch."""
+    if isinstance(own, list | tuple):
+        return isinstance(saved, list) and len(saved) == len(own) and all(map(_alike, saved, own))
+    if isinstance(own, bool) or own is None:
+        return isinstance(saved, bool) or saved is None
+    return isinstance(saved, int | float) and not isinstance(saved, bool)
+
+
+def _said(error: BaseException) -> str:
+    return printable(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:300])

@@ -26,6 +26,7 @@ from ssmtl_toolkit.engine.folder import FINETUNE, MODEL
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
@@ -58,10 +59,17 @@ class Recipe:
     prepare: Prepare
     classes: Classes | None
 
+    @property
+    def named(self) -> str:
+        """What is named where the network fails."""
+        return f"head {str(self.head)!r} on backbone {str(self.backbone)!r}"
+
     def build(self) -> Downstream:
         """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
-        backbone = self.backbone.build(1)
-        return Downstream(backbone, self.head.build(backbone, 0 if self.classes is None else len(self.classes) + 1))
+        with foreign(f"building backbone {str(self.backbone)!r}"):
+            backbone = self.backbone.build(1)
+        with foreign(f"building head {str(self.head)!r}"):
+            return Downstream(backbone, self.head.build(backbone, 0 if self.classes is None else len(self.classes) + 1))
 
     def save(self, file: Path, model: Downstream, about: Mapping[str, Any]) -> None:
         """Write weights, recipe and `about`, whole or not at all.
@@ -165,7 +173,7 @@ class Predictor:
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Maps of images (n, 1, h, w), brought to `shape` by bilinear interpolation."""
-        with torch.inference_mode(), self.fabric.autocast():
+        with foreign(self.recipe.named), torch.inference_mode(), self.fabric.autocast():
             maps: Tensor = self.model(image.to(self.fabric.device)).float()
             if maps.shape[2:] != shape:
                 maps = F.interpolate(maps, shape, mode="bilinear", align_corners=False)

@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
 from ssmtl_toolkit.data.output import output_name
 from ssmtl_toolkit.data.reading import read_volume
 from ssmtl_toolkit.engine.folder import PREDICTION
+from ssmtl_toolkit.engine.interrupt import interrupts
 from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.scores import ScanScores, check_monai, has_monai, score_scan, summarise
 from ssmtl_toolkit.errors import DataError, UsageError
@@ -71,11 +72,13 @@ def evaluate(
     judge = _Judge(known, readers, has_monai() if surface is None else surface, tolerance, ignore_affine)
     progress.preparing(len(pairing.pairs))
     scans = []
-    for pair in pairing.pairs:
-        scan, odd = judge.score(pair)
-        scans.append(scan)
-        notes += odd
-        progress.prepared(pair.name)
+    with interrupts:
+        for pair in pairing.pairs:
+            scan, odd = judge.score(pair)
+            scans.append(scan)
+            notes += odd
+            progress.prepared(pair.name)
+            interrupts.check("nothing was written")
     progress.done()
     notes += said
     for note in [*notes[:_SHOWN], *([f"… and {len(notes) - _SHOWN} more such notes"] if notes[_SHOWN:] else [])]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from lightning_fabric import Fabric
 
-from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+from ssmtl_toolkit.config import RETUNABLE, FinetuneConfig, RunConfig
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, digest, replacing, write_json
 from ssmtl_toolkit.data.labels import Classes
@@ -22,11 +22,23 @@ from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.data.split import Slices, Split
 from ssmtl_toolkit.data.store import LeftOut
-from ssmtl_toolkit.engine import assess, labelled, report, scores
-from ssmtl_toolkit.engine.device import make_fabric, seed_all
+from ssmtl_toolkit.engine import assess, checkpoint, labelled, report, scores
+from ssmtl_toolkit.engine.device import choose_precision, make_fabric, seed_all
 from ssmtl_toolkit.engine.downstream import Downstream, Predictor, Recipe
-from ssmtl_toolkit.engine.folder import BACKBONE, FINETUNE, METRICS, MODEL, RECEIPT, SCORES, SPLIT, SUMMARY, own
+from ssmtl_toolkit.engine.folder import (
+    BACKBONE,
+    CHECKPOINTS,
+    FINETUNE,
+    METRICS,
+    MODEL,
+    RECEIPT,
+    SCORES,
+    SPLIT,
+    SUMMARY,
+    own,
+)
 from ssmtl_toolkit.engine.interrupt import interrupts
+from ssmtl_toolkit.engine.keeping import RepetitionKeeper
 from ssmtl_toolkit.engine.labelled import LabelledScans, Shown
 from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, open_store, readers
 from ssmtl_toolkit.engine.progress import Progress
@@ -85,17 +97,17 @@ def finetune(
     config = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts, own(folder, resume, FINETUNE):
+        work = _Finetuning(config, folder, cache, resume, progress)
         if resume:
-            _check_same(config, folder)
-        return Finetuned(folder, _Finetuning(config, folder, cache, resume, progress).run())
+            _check_same(work.config, folder)
+        return Finetuned(folder, work.run())
 
 
 def _check_same(config: FinetuneConfig, folder: Path) -> None:
     """Refuse to go on with options that would make other repetitions."""
     before = FinetuneConfig.of(FinetuneConfig.read(folder / FINETUNE), str(folder / FINETUNE)).resolve()
     now, then = config.model_dump(mode="json"), before.model_dump(mode="json")
-    free = {"seeds", "baseline", "surface", "tolerance", "accelerator", "skip_bad", "data", "log_every"}
-    free |= _moved(config, folder)
+    free = RETUNABLE | _moved(config, folder)
     changed = [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k not in free and now[k] != then[k]]
     if changed:
         raise UsageError(f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; start a new run")
@@ -160,9 +172,7 @@ class _Finetuning:
     def run(self) -> dict[str, Any]:
         """Do what is missing, from the first check to summary.json."""
         surface = self._surface()
-        fabric = make_fabric(
-            RunConfig(accelerator=self.config.accelerator, precision=self.config.precision), self.progress
-        )
+        fabric = make_fabric(_run_config(self.config), self.progress)
         scans = self._scans()
         split, scans = self._split(scans)
         drawn = [labelled.draw_scans(self.config, split.of(scans, "train"), seed) for seed in self.seeds]
@@ -349,7 +359,9 @@ class _Finetuning:
     ) -> None:
         """Train and test one network; what is finished already stays."""
         folder = self.folder / f"{arm}-{seed}"
+        keeper = self._keeper(folder / CHECKPOINTS, arm, seed, examples, fabric)
         if (folder / SCORES).is_file() and (folder / MODEL).is_file():
+            keeper.finish()
             return
         folder.mkdir(exist_ok=True)
         started = time.perf_counter()
@@ -366,7 +378,7 @@ class _Finetuning:
         self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
         validate = self._validator(model, examples, validation, fabric) if validation else None
         trained = tune(
-            model, examples, self.config, step_seed(seed, 5), fabric, folder / METRICS, self.progress, validate
+            model, examples, self.config, step_seed(seed, 5), fabric, folder / METRICS, self.progress, validate, keeper
         )
         about = {
             "arm": arm,
@@ -380,6 +392,13 @@ class _Finetuning:
         else:
             found = assess.assess_labels(predictor, test, self.labels, surface, self.config.tolerance)
         write_json(folder / SCORES, {**found, "training": {**trained, "seconds": time.perf_counter() - started}})
+        keeper.finish()
+
+    def _keeper(self, folder: Path, arm: str, seed: int, examples: Examples, fabric: Fabric) -> RepetitionKeeper:
+        start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""
+        whose = {"arm": arm, "seed": seed, "pretraining": start}
+        machine = {"device": fabric.device.type, "precision": choose_precision(_run_config(self.config), Progress())}
+        return RepetitionKeeper(folder, self.config, whose, machine, examples, self.progress)
 
     def _validator(
         self, model: Downstream, examples: Examples, validation: Sequence[Scan], fabric: Fabric
@@ -421,6 +440,10 @@ class _Finetuning:
         if len(found) > 1:
             summary["difference"] = report.difference_of(found, metrics, {scan.name: scan.patient for scan in test})
         return summary
+
+
+def _run_config(config: FinetuneConfig) -> RunConfig:
+    return RunConfig(accelerator=config.accelerator, precision=config.precision)
 
 
 def _once(scans: Sequence[Scan]) -> list[Scan]:

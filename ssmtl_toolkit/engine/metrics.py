@@ -71,23 +71,28 @@ class MetricLog:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Read all whole lines."""
-        if not self.file.exists():
-            return []
-        found = []
-        for line in self.file.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:  # the last line of a run that was killed while writing it
-                break
-        return found
+        """Read all whole lines; what no run of ours has written is passed over."""
+        return self._read()[0]
 
-    def cut(self, step: int) -> None:
-        """Drop the lines after `step`, which a resumed run will write again."""
-        kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """The lines that are ours, and how many others there are, a half one at the end not counted."""
+        if not self.file.exists():
+            return [], 0
+        lines = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
+        found = [_parsed(line) for line in lines]
+        records = [record for record in found if record is not None]
+        return records, sum(
+            record is None and bool(line.strip()) for record, line in zip(found[:-1], lines, strict=False)
+        )
+
+    def cut(self, step: int) -> int:
+        """Drop the lines after `step`, which a resumed run will write again; returns how many others are not ours."""
+        records, others = self._read()
+        kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
         temporary = self.file.with_suffix(".part")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, self.file)  # noqa: PTH105 - says what it does
+        return others
 
     def losses(self, label: str) -> tuple[list[float], float | None]:
         """A task's losses in the order of steps, and the one of the first step, before any update."""
@@ -104,8 +109,18 @@ class MetricLog:
             terms = [
                 (r[f"{label}/pairs"], r[f"{label}/{name}"])
                 for r in records
-                if r["step"] > since and f"{label}/{name}" in r
+                if r["step"] > since and {f"{label}/{name}", f"{label}/pairs"} <= r.keys()
             ]
             if terms:
                 means[name] = math.fsum(n * x for n, x in terms) / math.fsum(n for n, _ in terms)
         return means
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl: a step, and numbers by name. None if it is something else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    ours = isinstance(record, dict) and type(record.get("step")) is int
+    return record if ours and all(type(value) in (int, float) for value in record.values()) else None

@@ -11,6 +11,7 @@ from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.shared import Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
 
@@ -51,9 +52,11 @@ class MultiTask(nn.Module):
 
     Attributes:
         running: the label of the task whose forward is under way, or failed; None outside of all.
+        balancing: whether the balancer's forward is under way, or failed.
     """
 
     running: str | None = None
+    balancing: bool = False
 
     def __init__(
         self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, dense: bool = False
@@ -69,13 +72,19 @@ class MultiTask(nn.Module):
     @classmethod
     def build(cls, backbone: BackboneSpec, tasks: Sequence[TaskSpec], balancer: BalancerSpec) -> MultiTask:
         """Make all modules, from torch's global generator, in the order backbone, tasks, balancer."""
-        network = backbone.build(1)
-        modules = {str(task): task.build(network) for task in tasks}
+        with foreign(f"building backbone {str(backbone)!r}"):
+            network = backbone.build(1)
+        modules = {}
+        for task in tasks:
+            with foreign(f"building task {str(task)!r}"):
+                modules[str(task)] = task.build(network)
         _check_apart(network, modules)
         if not any("dense" in task.needs for task in tasks):
             network.decoder.requires_grad_(False)
         dense = all(task.needs == {"dense"} for task in tasks if task.weight)
-        return cls(network, modules, balancer.build({str(task): task for task in tasks}), dense)
+        with foreign(f"building balancer {str(balancer)!r}"):
+            weighing = balancer.build({str(task): task for task in tasks})
+        return cls(network, modules, weighing, dense)
 
     def forward(self, batch: Batch, watch: Watch | None = None) -> tuple[Tensor, dict[str, TaskOutput]]:
         """The scalar to descend, and each task's output; `watch` looks on at what the balancer gets."""
@@ -85,13 +94,16 @@ class MultiTask(nn.Module):
         shared = Shared(batch, self.backbone, encode, outputs, self.dense)
         if watch is not None:
             watch(losses, shared)
-        return self.balancer(losses, shared), outputs
+        self.balancing = True
+        total = self.balancer(losses, shared)
+        self.balancing = False
+        return total, outputs
 
     def outputs(self, batch: Batch, encode: SharedEncoder) -> dict[str, TaskOutput]:
         """Each task's output, by label."""
         outputs: dict[str, TaskOutput] = {}
         for label, task in zip(self.labels, self.tasks, strict=True):
-            self.running = label
+            self.running, self.balancing = label, False
             output = task(Step(batch, encode, batch.companions.get(label, {})))
             if not isinstance(output, TaskOutput):
                 given = type(output).__name__

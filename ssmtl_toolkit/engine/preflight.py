@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import torch
 from lightning_fabric import Fabric
 
@@ -10,6 +12,8 @@ from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.specs import Feature
 
 
 def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
@@ -33,10 +37,23 @@ def try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
         UsageError: the image size or batch size does not fit.
         SsmtlError: the backbone says other channels than it gives.
     """
-    backbone, size = model.backbone, config.size
+    backbone = model.backbone
     buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
-    needs = {feature for task in specs.tasks for feature in task.needs}
     backbone.train()
+    with foreign(f"backbone {str(config.backbone)!r}"):
+        pooled, dense = _tried(backbone, config, {feature for task in specs.tasks for feature in task.needs})
+    _check_channels(backbone, pooled, dense)
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+    with torch.no_grad():
+        for name, buffer in backbone.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The pooled features and the decoder's map, where it is needed, after a backward pass through both."""
+    size = config.size
     try:
         features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
         pooled, dense = features.pooled, features.dense if "dense" in needs else None
@@ -50,13 +67,7 @@ def try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
             f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
             f"({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
         ) from error
-    _check_channels(backbone, pooled, dense)
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
-        parameter.grad = None
-    with torch.no_grad():
-        for name, buffer in backbone.named_buffers():
-            buffer.copy_(buffers[name])
+    return pooled, dense
 
 
 def _check_channels(backbone: Backbone, pooled: torch.Tensor, dense: torch.Tensor | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,11 @@ from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.trainer import Trainer, no_pair
 from ssmtl_toolkit.engine.verdict import refuse_diverged
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan
+from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
         SsmtlError: the cache cannot be written.
     """
     try:
-        return dataset.scans(cache, ReadableTest(readers()))
+        with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
+            return dataset.scans(cache, ReadableTest(readers()))
     except OSError as error:
         place = Path(str(error.filename or cache))
         if cache == place or cache in place.parents or error.filename is None:
@@ -236,7 +238,7 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
     """
     extents = [Extent(scan.start, scan.count, scan.spacing) for scan in store.scans]
     offsets = {
-        spacing: {str(task): task.companions(spacing) for task in specs.tasks}
+        spacing: {str(task): _companions(task, spacing) for task in specs.tasks}
         for spacing in {e.spacing for e in extents}
     }
     plan = Plan(extents, [offsets[extent.spacing] for extent in extents])
@@ -254,12 +256,19 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
                     f"choose a smaller t or another --axis"
                 )
     for task in specs.tasks:
-        for remark in task.remarks(len(plan.anchors)):
+        with foreign(f"task {str(task)!r}, asked for its remarks,"):
+            remarks = list(task.remarks(len(plan.anchors)))
+        for remark in remarks:
             progress.note(remark)
     for i in plan.idle:
         scan = store.scans[i]
         progress.note(f"{printable(scan.scan.path)}: left out, {no_pair(scan)}")
     return plan
+
+
+def _companions(task: TaskSpec, spacing: float) -> Mapping[str, Sequence[int]]:
+    with foreign(f"task {str(task)!r}, asked for its companions at {spacing:g} mm,"):
+        return task.companions(spacing)
 
 
 def _range(numbers: Collection[float]) -> str:
@@ -269,12 +278,7 @@ def _range(numbers: Collection[float]) -> str:
 
 def _check_same(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with options that would make another run of it."""
-    before = RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG))
-    with contextlib.suppress(
-        UsageError
-    ):  # the text of a spec that is not installed, from a notebook, stands for itself
-        before, _ = before.resolve()
-    changed = config.differences(before)
+    changed = config.differences(RunConfig.read(folder / CONFIG), str(folder / CONFIG))
     if changed:
         raise UsageError(
             f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; "

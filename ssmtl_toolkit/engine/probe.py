@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.foreign import foreign
 
 _NUMBERS = 64
 
@@ -24,7 +25,7 @@ def probe(backbone: Backbone, size: int, dense: bool = True) -> dict[str, Any]:
     """
     network = copy.deepcopy(backbone).cpu().float().eval()
     noise = np.random.Generator(np.random.Philox(key=0)).standard_normal((1, backbone.in_channels, size, size))
-    with torch.inference_mode():
+    with foreign("the backbone, tried on an image in eval mode,"), torch.inference_mode():
         features = network(torch.from_numpy(noise.astype(np.float32)))
         return {
             "size": size,

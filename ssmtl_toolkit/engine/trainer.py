@@ -17,7 +17,7 @@ from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
-from ssmtl_toolkit.engine import checkpoint
+from ssmtl_toolkit.engine import checkpoint, origin
 from ssmtl_toolkit.engine.device import choose_precision, compile_parts, seed_all
 from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
 from ssmtl_toolkit.engine.interrupt import interrupts
@@ -32,7 +32,7 @@ from ssmtl_toolkit.engine.shared import sum_over_ranks
 from ssmtl_toolkit.engine.update import Updater, logs_after
 from ssmtl_toolkit.engine.verdict import History, best_trivial, judge
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.registry import our_version, registry
+from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.specs import TaskSpec
 
 
@@ -100,7 +100,8 @@ class Trainer:
         if self.fabric.is_global_zero:
             with replacing(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
                 temporary.write_text(self.config.write(), encoding="utf-8")
-            self.log.cut(self.step)
+            if dropped := self.log.cut(self.step):
+                self.progress.note(f"{self.log.file}: {dropped} of its lines are not of this run, and were dropped")
         self.fabric.barrier()
         tell_pairs(self.stacks, self.specs.tasks, self.pairs, self.progress)
 
@@ -109,23 +110,33 @@ class Trainer:
         if found is None:
             self.progress.note(f"{self.folder}: no checkpoint yet, starting from the first step")
             return
-        if found.about["scans"] != self.store.fingerprint:
-            raise DataError(
-                f"{found.path}: the scans are not those of this run any more (their contents or order differ); "
-                f"bring them back, or start a new run"
-            )
+        self._check_whose(found)
         if found.step > self.steps:
             raise UsageError(f"{self.folder}: has {found.step} steps already, more than the {self.steps} wanted")
-        for what, now in self._machine().items():
-            if found.about[what] != now:
-                self.progress.note(
-                    f"{what.replace('_', ' ')} is {now}, was {found.about[what]}: the run goes on, "
-                    f"but not bit for bit as it would have"
-                )
         checkpoint.restore(found, self.model, self.optimizer.optimizer)
         self.step = self.saved = found.step
         self.seconds_before = found.about.get("seconds", 0.0)
         self.progress.note(f"goes on after step {found.step}")
+
+    def _check_whose(self, found: checkpoint.Checkpoint) -> None:
+        """Refuse the checkpoint of another run; note what is another version or machine."""
+        with checkpoint.reading(found):
+            options, scans = found.about.get("options"), found.about["scans"]
+            then = dict(found.about.get("versions", {OURS: found.about.get("version")}))
+            if options is None:
+                self.progress.note(f"{found.path}: is of an older version, and does not say which options made it")
+            else:
+                origin.refuse(found, self.config.differences(options, str(found.path)))
+        if scans != self.store.fingerprint:
+            raise DataError(
+                f"{found.path}: the scans are not those of this run any more (their contents or order differ); "
+                f"bring them back, or start a new run"
+            )
+        origin.tell_changes(then, self._versions(), self.progress)
+        origin.tell_changes(found.about, self._machine(), self.progress)
+
+    def _versions(self) -> dict[str, str]:
+        return origin.versions([self.specs.backbone, *self.specs.tasks, self.specs.balancer])
 
     def _machine(self) -> dict[str, Any]:
         """What must be equal for a resumed run to give equal bits."""
@@ -192,7 +203,8 @@ class Trainer:
         self._check_finite()
 
         def write() -> None:
-            about = {"step": self.step, "scans": self.store.fingerprint, "version": our_version(), **self._machine()}
+            about = {"step": self.step, "scans": self.store.fingerprint, **self._machine()}
+            about |= {"options": self.config.fixed(), "versions": self._versions()}
             about["seconds"] = self._seconds()
             folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
             checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from traceback import walk_tb
 
 import torch
 from lightning_fabric import Fabric
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.sampling import step_seed
+from ssmtl_toolkit.engine.backbone import Features
 from ssmtl_toolkit.engine.device import seed_all
 from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.metrics import Window
@@ -23,6 +25,7 @@ from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.shared import PairMeans, Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 
 
 class Updater:
@@ -63,7 +66,9 @@ class Updater:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if hears != "nothing":
-            self.model.balancer.updated(before.get(), self._again(step, buffers) if hears == "change" else None)
+            after = self._again(step, buffers) if hears == "change" else None
+            with foreign(f"balancer {str(self.config.balancer)!r}, told of step {step + 1},"):
+                self.model.balancer.updated(before.get(), after)
         self._norms = norms.get() if norms else {}
 
     def told(self) -> dict[str, float]:
@@ -77,7 +82,7 @@ class Updater:
             batch = self._batch(step, part)
             with self._task(step, batch):
                 loss, outputs = self.wrapped(batch, norms) if norms else self.wrapped(batch)
-            self.fabric.backward(loss / config.accumulate)
+                self.fabric.backward(loss / config.accumulate)
         found: dict[str, TaskOutput] = outputs
         return found
 
@@ -120,24 +125,27 @@ class Updater:
 
     @contextmanager
     def _task(self, step: int, batch: Batch) -> Iterator[None]:
-        """Name the task in whose forward an error arises, and its number of pairs: batch norm wants more than one."""
+        """Name the part in whose code an error arises; a task with its pairs: batch norm wants more than one."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, SsmtlError):
             raise
-        except (RuntimeError, ValueError) as error:
-            label = self.model.running
-            if label is None:
+        except BaseException as error:
+            label, usual = self.model.running, isinstance(error, RuntimeError | ValueError)
+            if by_the_user(error) or (usual and label is None and self.fabric.world_size > 1):  # a rank may be gone
                 raise
+            at = f"failed in step {step + 1}"
+            if label is None:
+                part = f"balancer {str(self.config.balancer)!r}" if self.model.balancing else "the backward pass"
+                raise SsmtlError(f"{part} {at}: {explained(error)}") from error
+            if not usual and _in_backbone(error):
+                raise SsmtlError(f"backbone {str(self.config.backbone)!r} {at}: {explained(error)}") from error
             companions = batch.companions.get(label, {}).values()
             pairs = min((len(companion.image) for companion in companions), default=len(batch.anchor))
             number = f"{pairs} pair{'' if pairs == 1 else 's'}"
-            few = f"a larger --batch-size makes such batches rarer; the task must take {number}; " if pairs < 2 else ""
-            said = (str(error).splitlines() or [""])[0][:200]
-            raise SsmtlError(
-                f"task {label!r} failed in step {step + 1} on a batch of {len(batch.anchor)} slices with {number}: "
-                f"{type(error).__name__}: {said}; {few}ssmtl --debug shows where"
-            ) from error
+            few = f"; a larger --batch-size makes such batches rarer; the task must take {number}" if pairs < 2 else ""
+            on = f"on a batch of {len(batch.anchor)} slices with {number}"
+            raise SsmtlError(f"task {label!r} {at} {on}: {explained(error, few)}") from error
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}
@@ -173,6 +181,10 @@ class GradientNorms:
         assert self._sum is not None
         norms = self._sum.norm(dim=1) / self._batches
         return dict(zip(self._weights, norms, strict=True))
+
+
+def _in_backbone(error: BaseException) -> bool:
+    return any(frame.f_globals.get("__name__") == Features.__module__ for frame, _ in walk_tb(error.__traceback__))
 
 
 def _add(means: PairMeans, outputs: Mapping[str, TaskOutput]) -> None:

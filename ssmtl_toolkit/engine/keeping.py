@@ -1,0 +1,123 @@
+"""The state of an unfinished repetition of a fine-tuning: kept now and then and at a signal, so that it can go on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.engine import checkpoint, origin
+from ssmtl_toolkit.engine.downstream import Downstream
+from ssmtl_toolkit.engine.interrupt import interrupts
+from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.engine.tuning import Examples, Progressed
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.specs import Spec
+
+SECONDS = 10.0
+"""The least time between two saves."""
+_SHARE = 0.01
+"""The largest part of the time that may go into saving."""
+_LOSSES, _BEST = "losses", "best."
+
+
+class RepetitionKeeper:
+    """Checkpoints of one repetition, in a folder that is removed when it is finished."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: FinetuneConfig,
+        whose: dict[str, Any],
+        machine: dict[str, Any],
+        examples: Examples,
+        progress: Progress,
+    ) -> None:
+        """`whose` says which repetition it is; a checkpoint that says something else is refused."""
+        self.folder, self.config, self.machine, self.progress = folder, config, machine, progress
+        self._whose, self._examples = whose, examples
+        self._saved, self._cost = time.perf_counter(), 0.0
+
+    def load(self, model: Downstream, optimizer: torch.optim.Optimizer) -> Progressed:
+        """Restore the newest whole checkpoint; without any the repetition starts from its first step.
+
+        Raises:
+            DataError: it is another repetition's.
+        """
+        try:
+            found = checkpoint.newest(self.folder, self.progress.note)
+        except DataError as error:
+            self.progress.note(f"{error}: this repetition starts from its first step")
+            return Progressed()
+        if found is None:
+            return Progressed()
+        self._check_whose(found)
+        checkpoint.restore(found, model, optimizer)
+        self.progress.note(f"{self.folder.parent.name}: resumed after step {found.step}")
+        device = next(model.parameters()).device
+        with checkpoint.reading(found):
+            losses = list(found.tensors[_LOSSES].to(device)) if _LOSSES in found.tensors else []
+            weights = {k.removeprefix(_BEST): v.to(device) for k, v in found.tensors.items() if k.startswith(_BEST)}
+            best = found.about["best"]
+            if best is None:
+                return Progressed(found.step, losses)
+            checkpoint.check_tensors(found.path, weights, model.state_dict())
+            return Progressed(found.step, losses, (float(best["score"]), int(best["step"]), weights))
+
+    def _check_whose(self, found: checkpoint.Checkpoint) -> None:
+        with checkpoint.reading(found):
+            about = found.about
+            changed = self.config.differences(about["options"], str(found.path))
+            then, versions = about["repetition"], dict(about["versions"])
+            changed += [f"other {k}" for k, v in self._repetition().items() if v != then[k]]
+        origin.refuse(found, changed)
+        origin.tell_changes(versions, self._versions(), self.progress)
+        origin.tell_changes(about, self.machine, self.progress)
+
+    def keep(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
+        """Save if it is time to; save and leave if a signal has come.
+
+        Saving takes at most a hundredth of the time. What was trained for longer than that is also saved when it is
+        done: the test is to come.
+
+        Raises:
+            InterruptedRunError: a signal has come.
+            SsmtlError: the disk is full or not writable.
+        """
+        waited = time.perf_counter() - self._saved
+        due = waited >= SECONDS and (last or waited * _SHARE >= self._cost)
+        if due or interrupts.number:
+            self._save(model, optimizer, at)
+        where = f"step {at.step} of {self.config.steps} of {self.folder.parent.name}"
+        interrupts.check(f"{where} is saved, finished repetitions are kept; go on by --resume")
+
+    def _save(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
+        started = time.perf_counter()
+        tensors = {f"{_BEST}{name}": tensor for name, tensor in (at.best[2] if at.best else {}).items()}
+        if at.losses:
+            tensors[_LOSSES] = torch.stack(at.losses)
+        about = {
+            "step": at.step,
+            "best": at.best and {"score": at.best[0], "step": at.best[1]},
+            "options": self.config.fixed(),
+            "repetition": self._repetition(),
+            "versions": self._versions(),
+            **self.machine,
+        }
+        checkpoint.save(self.folder, model, optimizer, about, keep=2, more=tensors)
+        self._saved = time.perf_counter()
+        self._cost = self._saved - started
+
+    def _repetition(self) -> dict[str, Any]:
+        return {**self._whose, "slices": self._examples.digest}
+
+    def _versions(self) -> dict[str, str]:
+        return origin.versions([spec for spec in (self.config.backbone, self.config.head) if isinstance(spec, Spec)])
+
+    def finish(self) -> None:
+        """Remove the checkpoints of a finished repetition."""
+        shutil.rmtree(self.folder, ignore_errors=True)
