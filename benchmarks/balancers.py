@@ -14,10 +14,10 @@ from pathlib import Path
 from made_up import random_store
 
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.pretrain import make_plan
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.trainer import Trainer
+from ssmtl_toolkit.pretraining.pretrain import make_plan
+from ssmtl_toolkit.pretraining.trainer import Trainer
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.progress import Progress
 
 DENSE = ("reconstruct_prev", "reconstruct_next")
 PLUS = (*DENSE, "slice_siam")

@@ -20,13 +20,13 @@ import torch
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare
-from ssmtl_toolkit.data.reading import read_volume
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.downstream import Predictor, Recipe
-from ssmtl_toolkit.engine.predict import predict
-from ssmtl_toolkit.engine.pretrain import readers
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.downstream.model import Predictor, Recipe
+from ssmtl_toolkit.downstream.predict import predict
+from ssmtl_toolkit.pretraining.pretrain import readers
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 NETWORK, SIZE, SHAPE, BATCH = "unet:encoder=resnet18", 128, (192, 192, 48), 16

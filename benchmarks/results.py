@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import ssmtl_toolkit as ssmtl
-from ssmtl_toolkit.cli.output import RichProgress, stderr
-from ssmtl_toolkit.engine.comparison import markdown
+from ssmtl_toolkit.cli.console import RichProgress, stderr
+from ssmtl_toolkit.experiments.table import markdown
 
 HERE = Path(__file__).parent
 DATA = {"hippocampus": "msd_hippocampus", "sunnybrook": "sunnybrook_lv"}

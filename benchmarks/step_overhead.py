@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.pretrain import make_plan
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.trainer import Trainer
+from ssmtl_toolkit.pretraining.pretrain import make_plan
+from ssmtl_toolkit.pretraining.trainer import Trainer
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.progress import Progress
 
 TASKS = ("reconstruct_prev", "reconstruct_next", "slice_siam")
 BATCH, SIZE, STEPS_A_ROUND = 16, 64, 4

@@ -9,23 +9,23 @@ from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.config import FinetuneConfig, RunConfig
-    from ssmtl_toolkit.engine.evaluate import evaluate
-    from ssmtl_toolkit.engine.experiment import Compared, experiment
-    from ssmtl_toolkit.engine.finetune import Finetuned, finetune
-    from ssmtl_toolkit.engine.predict import predict
-    from ssmtl_toolkit.engine.pretrain import Run, pretrain
+    from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
+    from ssmtl_toolkit.downstream.predict import predict
+    from ssmtl_toolkit.evaluation.evaluate import evaluate
+    from ssmtl_toolkit.experiments.execution import Compared, experiment
+    from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
 
 _LAZY = {
     "FinetuneConfig": "ssmtl_toolkit.config",
-    "Finetuned": "ssmtl_toolkit.engine.finetune",
-    "Run": "ssmtl_toolkit.engine.pretrain",
+    "Finetuned": "ssmtl_toolkit.downstream.finetune",
+    "Run": "ssmtl_toolkit.pretraining.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
-    "Compared": "ssmtl_toolkit.engine.experiment",
-    "evaluate": "ssmtl_toolkit.engine.evaluate",
-    "experiment": "ssmtl_toolkit.engine.experiment",
-    "finetune": "ssmtl_toolkit.engine.finetune",
-    "predict": "ssmtl_toolkit.engine.predict",
-    "pretrain": "ssmtl_toolkit.engine.pretrain",
+    "Compared": "ssmtl_toolkit.experiments.execution",
+    "evaluate": "ssmtl_toolkit.evaluation.evaluate",
+    "experiment": "ssmtl_toolkit.experiments.execution",
+    "finetune": "ssmtl_toolkit.downstream.finetune",
+    "predict": "ssmtl_toolkit.downstream.predict",
+    "pretrain": "ssmtl_toolkit.pretraining.pretrain",
 }
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import SMALL, ball, write_scan
 
-from ssmtl_toolkit.engine.pretrain import list_scans
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.pretraining.pretrain import list_scans
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import Scan
 

@@ -31,10 +31,10 @@ from pydicom.uid import (
 )
 
 from ssmtl_formats import Dicom
-from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Volume
-from ssmtl_toolkit.engine.pretrain import list_scans, readers
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.pretraining.pretrain import list_scans, readers
 from ssmtl_toolkit.registry import registry
 
 SPACING = (0.7, 0.8, 2.5)
@@ -531,7 +531,7 @@ def test_folders_of_dicom_stand_beside_other_scans_and_may_hold_some(tmp_path):
 
 def test_a_changed_or_added_slice_is_noticed(tmp_path):
     from ssmtl_toolkit.data.files import DigestMemo
-    from ssmtl_toolkit.data.reading import content_digest
+    from ssmtl_toolkit.data.readers import content_digest
 
     folder = write_series(tmp_path / "scan")
     digests = {content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo"))}

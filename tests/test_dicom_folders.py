@@ -13,9 +13,9 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, ge
 
 from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.files import DigestMemo
-from ssmtl_toolkit.data.reading import content_digest, read_volume
-from ssmtl_toolkit.engine.pretrain import list_scans, readers
+from ssmtl_toolkit.data.readers import content_digest, read_volume
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.pretraining.pretrain import list_scans, readers
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import Scan
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import TaskSpec, slices_of
 

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from ssmtl_toolkit import pretrain
 from ssmtl_toolkit.cli import COMMANDS, cli
-from ssmtl_toolkit.experiments import read_experiment
+from ssmtl_toolkit.experiments.definition import read_experiment
 
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 _POINTER = re.compile(r"`([\w/]+\.(?:py|toml))`((?:(?::|,) `[A-Za-z_][\w.]*(?:`))*)")

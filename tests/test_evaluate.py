@@ -10,9 +10,9 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.engine import scores
-from ssmtl_toolkit.engine.evaluate import evaluate
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation import scores
+from ssmtl_toolkit.evaluation.evaluate import evaluate
 
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 

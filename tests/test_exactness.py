@@ -335,7 +335,7 @@ import torch
 from safetensors.torch import save_file
 import ssmtl_toolkit
 from ssmtl_moco import MocoV2
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.runtime.progress import Progress
 
 made, kept = [], {}
 

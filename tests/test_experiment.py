@@ -17,7 +17,7 @@ import pytest
 
 import ssmtl_toolkit as toolkit
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.experiments import read_experiment
+from ssmtl_toolkit.experiments.definition import read_experiment
 
 TINY = """
 title = "Tiny"

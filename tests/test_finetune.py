@@ -19,9 +19,9 @@ from torch.nn import functional as F
 import ssmtl_toolkit as toolkit
 from ssmtl_toolkit import DataError, UsageError
 from ssmtl_toolkit.data.sampling import in_turn, step_seed
-from ssmtl_toolkit.engine import report
-from ssmtl_toolkit.engine.downstream import Recipe
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.downstream.model import Recipe
+from ssmtl_toolkit.evaluation import statistics
+from ssmtl_toolkit.runtime.progress import Progress
 
 QUICK = {"surface": False, "steps": 4, "slices_per_scan": 2, "train_scans": 2, "test_scans": 2}
 GIVEN = {k: v for k, v in QUICK.items() if k != "test_scans"}  # with a split
@@ -365,7 +365,7 @@ def test_denoising_beats_the_noisy_input(labelled, pretrained, tmp_path):
 def test_over_patients_averages_the_repetitions_of_each_patient():
     ours = [{"p": [1.0, 0.8], "q": [0.5, None]}, {"p": [0.6, 0.8], "q": [0.7, 0.1]}]
     theirs = [{"p": [0.5, 0.5], "q": [0.5, 0.9]}, {"p": [0.5, 0.5], "q": [0.1, 0.1]}]
-    found = report.over_patients(ours, theirs)
+    found = statistics.over_patients(ours, theirs)
     assert found["mean"] == pytest.approx(np.mean([np.mean([0.4, 0.2]), np.mean([0.0, 0.3])]))
     assert found["n"] == 2
 
@@ -374,13 +374,13 @@ def test_the_interval_over_repetitions_is_that_of_a_paired_t_test_from_four_repe
     ours, theirs = np.random.default_rng(0).uniform(size=(2, 5))
     for n in (4, 5):
         interval = stats.ttest_rel(ours[:n], theirs[:n]).confidence_interval(0.95)
-        assert report.paired(ours[:n], theirs[:n])["ci95"] == pytest.approx([interval.low, interval.high])
+        assert statistics.paired(ours[:n], theirs[:n])["ci95"] == pytest.approx([interval.low, interval.high])
     for n in (1, 2, 3):
-        assert report.paired(ours[:n], theirs[:n])["ci95"] is None
+        assert statistics.paired(ours[:n], theirs[:n])["ci95"] is None
 
 
 def test_undefined_values_do_not_count_towards_the_repetitions_of_an_interval():
-    found = report.paired([0.5, None, 0.7, 0.8], [0.4, 0.2, 0.5, 0.5])
+    found = statistics.paired([0.5, None, 0.7, 0.8], [0.4, 0.2, 0.5, 0.5])
     assert found["n"] == 3
     assert found["ci95"] is None
 
@@ -389,10 +389,10 @@ def test_the_interval_over_patients_needs_eight_of_them():
     differences = np.random.default_rng(0).normal(0.1, 0.05, 8)
     ours = [{str(i): [float(d)] for i, d in enumerate(differences)}]
     theirs = [{str(i): [0.0] for i in range(8)}]
-    low, high = report.over_patients(ours, theirs)["ci95"]
+    low, high = statistics.over_patients(ours, theirs)["ci95"]
     assert differences.min() < low < differences.mean() < high < differences.max()
     seven = [{p: v for p, v in ours[0].items() if p != "0"}]
-    assert report.over_patients(seven, theirs)["ci95"] is None
+    assert statistics.over_patients(seven, theirs)["ci95"] is None
 
 
 def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(tuned, ssmtl):

@@ -12,7 +12,7 @@ from conftest import write_scan
 
 import ssmtl_toolkit
 from ssmtl_toolkit import SsmtlError, UsageError
-from ssmtl_toolkit.engine.folder import own
+from ssmtl_toolkit.runtime.folder import own
 
 FLAGS = ("--backbone", "unet:encoder=plain,width=4", "--size", 32, "--batch-size", 4)
 RUN = ("run", *FLAGS, "--task", "reconstruct_next:t=1", "--data", "phantom:patients=1", "--steps")
@@ -173,7 +173,7 @@ def test_a_lock_taken_while_another_start_removes_the_folder_is_a_real_one(tmp_p
     code = """
 import sys
 from pathlib import Path
-from ssmtl_toolkit.engine.folder import own
+from ssmtl_toolkit.runtime.folder import own
 from ssmtl_toolkit import SsmtlError
 folder, held = Path(sys.argv[1]), 0
 for _ in range(150):

@@ -22,10 +22,10 @@ from PIL import Image
 
 from ssmtl_formats import MetaImage, Mgh, Nrrd, Slices
 from ssmtl_nifti import Nifti
-from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Volume
-from ssmtl_toolkit.engine.pretrain import list_scans, readers
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.pretraining.pretrain import list_scans, readers
 from ssmtl_toolkit.registry import registry
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

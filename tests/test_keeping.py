@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import ssmtl_toolkit as toolkit
 from ssmtl_toolkit import DataError
-from ssmtl_toolkit.engine.interrupt import InterruptedRunError
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
+from ssmtl_toolkit.runtime.progress import Progress
 
 QUICK = {"surface": False, "slices_per_scan": 2, "train_scans": 2, "test_scans": 2, "batch_size": 4, "log_every": 3}
 PLAIN = {**QUICK, "steps": 12}
@@ -81,7 +81,7 @@ def test_a_fine_tuning_killed_in_mid_repetition_ends_with_the_same_bits(labelled
         "import os, signal, sys\n"
         "import ssmtl_toolkit as toolkit\n"
         "from ssmtl_toolkit.engine import keeping\n"
-        "from ssmtl_toolkit.engine.progress import Progress\n"
+        "from ssmtl_toolkit.runtime.progress import Progress\n"
         "keeping.SECONDS, keeping._SHARE = 0.0, 1e9\n"
         "class Kill(Progress):\n"
         "    def stepped(self, step):\n"

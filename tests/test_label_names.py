@@ -10,8 +10,8 @@ import pytest
 from conftest import write_scan
 from PIL import Image
 
-from ssmtl_toolkit.engine.pretrain import list_scans
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.pretraining.pretrain import list_scans
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import Scan
 

@@ -12,10 +12,10 @@ import torch
 
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.launch import Launch, launch
+from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.progress import Progress
 
 FLAGS = ("--backbone", "unet:encoder=plain,width=4", "--size", 32, "--batch-size", 4, "--accelerator", "cpu")
 TASK = ("--task", "reconstruct_next:t=1")
@@ -64,7 +64,7 @@ def wait_for(processes, seconds):
 HELD = """
 import sys, time
 from pathlib import Path
-from ssmtl_toolkit.engine.folder import own
+from ssmtl_toolkit.runtime.folder import own
 with own(Path(sys.argv[1]), resume=False):
     print("held", flush=True)
     time.sleep(120)

@@ -133,7 +133,7 @@ def test_the_wheel_holds_everything_and_its_plugins_are_found_in_a_clean_target(
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"ssmtl_toolkit/py.typed", "ssmtl_moco/module.py", "ssmtl_toolkit/tables/_ct.toml"} <= set(names)
+    assert {"ssmtl_toolkit/py.typed", "ssmtl_moco/module.py", "ssmtl_toolkit/experiments/paper/_ct.toml"} <= set(names)
     assert {str(file.relative_to(ROOT)) for kind in KINDS for _, file in templates(kind)} <= set(names)
     assert {name.partition("/")[0] for name in names if not name.startswith("ssmtl_toolkit-")} == {
         "ssmtl_toolkit",

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssmtl_nifti import Nifti
-from ssmtl_toolkit.data import output
-from ssmtl_toolkit.data.output import keep_largest, output_name, scratch_array, write_like
-from ssmtl_toolkit.data.picture import overlay
+from ssmtl_toolkit.data import writing
+from ssmtl_toolkit.data.overlay import overlay
 from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.data.writing import keep_largest, output_name, scratch_array, write_like
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 
 
@@ -135,7 +135,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_names_the_file(tmp_path, m
         yield np.zeros(10, np.uint8)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(output, "_blocks", full)
+    monkeypatch.setattr(writing, "_blocks", full)
     with pytest.raises(SsmtlError, match=r"x\.nii\.gz: the labels cannot be written: No space left on device; free"):
         write_like(target, np.zeros((3, 4, 5), np.uint8), volume, what="labels")
     assert target.read_bytes() == before

@@ -14,11 +14,11 @@ from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data import augment, files
 from ssmtl_toolkit.data.prepare import Prepare, prepare
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.engine import checkpoint, device
-from ssmtl_toolkit.engine.metrics import MetricLog, Window
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.runtime import checkpoint, device
+from ssmtl_toolkit.runtime.log import MetricLog, Window
+from ssmtl_toolkit.runtime.progress import Progress
 
 
 def test_blur_is_a_gaussian_of_the_drawn_sigma_for_each_slice():

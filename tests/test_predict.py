@@ -20,14 +20,14 @@ from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare
-from ssmtl_toolkit.data.reading import read_volume
-from ssmtl_toolkit.engine import weights
+from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.downstream import Predictor, Recipe
 from ssmtl_toolkit.engine.head import Head
-from ssmtl_toolkit.engine.pretrain import readers
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.pretraining.pretrain import readers
+from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 
@@ -470,7 +470,7 @@ def test_an_interrupted_prediction_is_continued_and_ends_as_an_uninterrupted_one
 def test_a_killed_prediction_is_continued_too(tuned, labelled, tmp_path):
     """A kill leaves predictions that are announced and not yet recorded as written."""
     code = (
-        "import os, signal, sys; import ssmtl_toolkit as toolkit; from ssmtl_toolkit.engine.progress import Progress\n"
+        "import os, signal, sys; import ssmtl_toolkit as toolkit; from ssmtl_toolkit.runtime.progress import Progress\n"
         "class Killed(Progress):\n"
         "    def prepared(self, name): os.kill(os.getpid(), signal.SIGKILL)\n"
         "toolkit.predict(sys.argv[1], sys.argv[2], out=sys.argv[3], progress=Killed())"

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 import ssmtl_toolkit
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.registry import Plugin, registry
+from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.specs import TaskSpec
 
 SMALL = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 4}

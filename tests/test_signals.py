@@ -14,9 +14,9 @@ import pytest
 from conftest import SMALL
 
 import ssmtl_toolkit as toolkit
-from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 
 HEARD = [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 FLAGS = ("--backbone", SMALL, "--size", "32", "--batch-size", "4", "--task", "reconstruct_prev:t=1", "--log-every", "1")
@@ -80,7 +80,7 @@ def test_predict_and_evaluate_leave_between_two_scans(labelled, tuned, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HEARD[:-1]])
 def test_the_second_signal_leaves_at_once(number):
     code = (
-        "import signal, sys\nfrom ssmtl_toolkit.engine.interrupt import interrupts\n"
+        "import signal, sys\nfrom ssmtl_toolkit.runtime.interrupt import interrupts\n"
         f"signal.signal(signal.SIGINT, signal.SIG_DFL)\nnumber = {int(number)}\nwith interrupts:\n"
         "    signal.raise_signal(number)\n    print(interrupts.number, flush=True)\n"
         "    signal.raise_signal(number)\n    print('still here')\n"

@@ -11,7 +11,7 @@ import torch
 from conftest import write_scan
 from safetensors.torch import load_file
 
-from ssmtl_toolkit.engine import checkpoint
+from ssmtl_toolkit.runtime import checkpoint
 
 TASKS = ["reconstruct_prev:t=1", "reconstruct_next:t=1", "slice_siam:t=1", "moco_v2:queue=10"]
 

@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
-from ssmtl_toolkit.engine import weights
-from ssmtl_toolkit.engine.probe import probe
-from ssmtl_toolkit.engine.transfer import Pretrained
+from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.runtime.fingerprint import probe
 from ssmtl_toolkit.specs import BackboneSpec
 
 

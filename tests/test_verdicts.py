@@ -19,10 +19,10 @@ from ssmtl_reconstruct.module import trivial_answers
 from ssmtl_slice_siam import SliceSiam
 from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.engine.head import Head
-from ssmtl_toolkit.engine.pairs import _with_partner
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import TaskOutput
-from ssmtl_toolkit.engine.verdict import DivergedError, History, judge
+from ssmtl_toolkit.pretraining.pairs import _with_partner
+from ssmtl_toolkit.pretraining.verdict import DivergedError, History, judge
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import HeadSpec, TaskSpec
 
 SMALL = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 4}

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
-from ssmtl_toolkit.engine import weights
-from ssmtl_toolkit.engine.about import Pretraining
-from ssmtl_toolkit.engine.downstream import Recipe
-from ssmtl_toolkit.engine.transfer import Pretrained
+from ssmtl_toolkit.downstream.model import Recipe
+from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import Entry, Plugin, registry
+from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.runtime.about import Pretraining
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 

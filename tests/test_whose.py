@@ -11,9 +11,9 @@ from conftest import SMALL
 
 import ssmtl_toolkit as toolkit
 from ssmtl_toolkit import DataError, SsmtlError
-from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 
 USUAL = {"backbone": SMALL, "size": 32, "batch_size": 4, "tasks": ["reconstruct_prev:t=1"], "steps": 2}

@@ -14,12 +14,12 @@ from torch import nn
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.metrics import Window
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.shared import PairMeans, sum_over_ranks
 from ssmtl_toolkit.engine.step import Batch, Companion
-from ssmtl_toolkit.engine.update import Updater
+from ssmtl_toolkit.pretraining.update import Updater
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.log import Window
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
 PREV, NEXT, SIAM = "reconstruct_prev:t=2", "reconstruct_next:t=2,weight=0.5", "slice_siam:t=2"

@@ -17,9 +17,9 @@ from ssmtl_datasets.pairing import once, paired
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import Found, find, parts_of
 from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
-from ssmtl_toolkit.engine.folder import PREDICTION
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.runtime.folder import PREDICTION
 from ssmtl_toolkit.specs import ReadableTest, Scan
 
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_formats.names import dicom_files
-from ssmtl_toolkit.data.affines import lengths
+from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.source import FileError, blaming
 from ssmtl_toolkit.data.values import check_memory, clean
 from ssmtl_toolkit.data.volume import Volume

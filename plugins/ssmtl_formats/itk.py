@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ssmtl_formats.dicom import INSTALL
 from ssmtl_formats.stored import Fields, Kind, check_voxels, data_file, fields_of
-from ssmtl_toolkit.data.affines import LPS_TO_RAS, lengths, shear, usable
+from ssmtl_toolkit.data.geometry import LPS_TO_RAS, lengths, shear, usable
 from ssmtl_toolkit.data.source import FileError, Source, blaming
 from ssmtl_toolkit.data.values import chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.data.affines import lengths, shear, usable
+from ssmtl_toolkit.data.geometry import lengths, shear, usable
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, blaming
 from ssmtl_toolkit.data.values import by, check_memory, chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis

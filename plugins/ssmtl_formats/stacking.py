@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssmtl_formats.headers import Frame
 from ssmtl_formats.volumes import divided
-from ssmtl_toolkit.data.affines import LPS_TO_RAS, shear, usable
+from ssmtl_toolkit.data.geometry import LPS_TO_RAS, shear, usable
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.values import chosen
 

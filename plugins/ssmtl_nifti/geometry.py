@@ -10,7 +10,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from ssmtl_nifti.header import Header
-from ssmtl_toolkit.data.affines import shear, usable
+from ssmtl_toolkit.data.geometry import shear, usable
 from ssmtl_toolkit.data.source import FileError
 
 _MM = {1: ("meters", 1000.0), 3: ("microns", 0.001)}  # xyzt_units; 0 (unknown) and 2 are taken as mm

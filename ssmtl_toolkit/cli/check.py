@@ -31,7 +31,7 @@ def command(name: str, example: Path | None, only: str | None, as_json: bool) ->
       ssmtl plugins check bids:DIR,suffix=T1w
     """
     from ssmtl_toolkit import testing
-    from ssmtl_toolkit.cli.output import print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, stderr
 
     if example is not None and not example.exists():
         raise UsageError(f"{example}: no such file or folder; check --example")

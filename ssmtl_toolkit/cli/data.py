@@ -58,11 +58,11 @@ def split(
 
     `ssmtl run --without FILE` leaves validation and test patients out; `ssmtl finetune --split FILE` uses the parts.
     """
-    from ssmtl_toolkit.cli.output import stderr
+    from ssmtl_toolkit.cli.console import stderr
     from ssmtl_toolkit.config import check_pattern
     from ssmtl_toolkit.data import split as splitting
     from ssmtl_toolkit.data.files import write_json
-    from ssmtl_toolkit.engine.pretrain import default_cache, list_scans
+    from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans
     from ssmtl_toolkit.registry import registry
 
     if out.exists():

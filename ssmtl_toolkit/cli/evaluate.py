@@ -40,8 +40,8 @@ def command(table_file: Path | None, as_json: bool, **options: Any) -> None:
     """
     if table_file is not None and table_file.is_dir():
         raise UsageError(f"{table_file}: is a folder; give --csv the name of a file")
-    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.evaluate import evaluate  # torch is imported from here on
+    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.evaluation.evaluate import evaluate  # torch is imported from here on
 
     force_utf8()
     console = stderr()
@@ -80,7 +80,7 @@ def _inert(text: str) -> str:
 
 def _report(result: dict[str, Any]) -> None:
     """The scores of each class for a person, and their mean; they are the result, so on stdout."""
-    from ssmtl_toolkit.cli.output import stdout, table
+    from ssmtl_toolkit.cli.console import stdout, table
 
     console = stdout()
     surface = result["surface"]

@@ -11,7 +11,7 @@ import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.experiments import Matrix, read_experiment
+from ssmtl_toolkit.experiments.definition import Matrix, read_experiment
 from ssmtl_toolkit.launch import launch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,9 +81,9 @@ def _setting(text: str) -> tuple[str, Any]:
 def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool) -> None:
     """Do experiments one after another in one folder, and show their tables."""
     launch()
-    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.experiment import RowsFailedError, experiment  # torch is imported from here on
-    from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
+    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.experiments.execution import RowsFailedError, experiment  # torch is imported from here on
+    from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 
     force_utf8()
     console = stderr()
@@ -115,8 +115,8 @@ def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cac
 
 
 def _show(console: Any, summary: dict[str, Any]) -> None:
-    from ssmtl_toolkit.cli.output import table
-    from ssmtl_toolkit.engine.comparison import headings, lines, remarks
+    from ssmtl_toolkit.cli.console import table
+    from ssmtl_toolkit.experiments.table import headings, lines, remarks
 
     title = f"{summary['title'] or summary['experiment']} — {summary['data']}"
     for heads, cells in zip(headings(summary), lines(summary), strict=True):

@@ -43,15 +43,15 @@ def command(
         resolved = config.resolve()
     launch()
     folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"  # type: ignore[union-attr]
-    from ssmtl_toolkit.engine.interrupt import interrupts
+    from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
         _run(resolved, folder, cache, resume is not None, as_json)
 
 
 def _run(config: FinetuneConfig, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
-    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.finetune import finetune  # torch is imported from here on
+    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 
     force_utf8()
     console = stderr()
@@ -70,7 +70,7 @@ def _run(config: FinetuneConfig, folder: Path, cache: Path | None, resume: bool,
 
 def _report(console: Any, summary: dict[str, Any]) -> None:
     """The scores of each arm, and what pre-training gave."""
-    from ssmtl_toolkit.cli.output import table
+    from ssmtl_toolkit.cli.console import table
 
     arms = summary["arms"]
     metrics = [name for name in next(iter(arms.values())) if name not in {"classes", "noisy"}]
@@ -98,7 +98,7 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
 
 def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
     """How sure one can be of the difference, over other patients and over other draws of slices."""
-    from ssmtl_toolkit.engine.report import LEAST_REPETITIONS
+    from ssmtl_toolkit.evaluation.statistics import LEAST_REPETITIONS
 
     lines = []
     for name, found in difference.items():

@@ -26,7 +26,7 @@ command.add_command(check)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def list_(as_json: bool) -> None:
     """List all specs by kind, and the plugins that could not be loaded."""
-    from ssmtl_toolkit.cli.output import print_json, stderr, table
+    from ssmtl_toolkit.cli.console import print_json, stderr, table
 
     found = registry()
     order = [kind.kind for kind in HOOKS.values()]
@@ -53,7 +53,7 @@ def show(name: str, as_json: bool) -> None:
     """Show every option of NAME: type, bounds, default, help, and where it comes from."""
     from rich.console import Console
 
-    from ssmtl_toolkit.cli.output import print_json, table
+    from ssmtl_toolkit.cli.console import print_json, table
 
     found = registry()
     entries = _find(found, name)
@@ -79,7 +79,7 @@ def new(name: str, kind: str, out: Path, as_json: bool) -> None:
     \b
       ssmtl plugins new slice-order --kind task
     """
-    from ssmtl_toolkit.cli.output import print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, stderr
     from ssmtl_toolkit.scaffolding import write_plugin
 
     written = write_plugin(name, kind, out)

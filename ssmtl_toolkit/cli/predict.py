@@ -41,15 +41,15 @@ def command(scans: tuple[str, ...], source: Path, as_json: bool, **options: Any)
       ssmtl predict --from runs/ft/pretrained-2 images/ -o out/ --probabilities --largest-component
     """
     launch()
-    from ssmtl_toolkit.engine.interrupt import interrupts
+    from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
         _run(scans, source, as_json, options)
 
 
 def _run(scans: tuple[str, ...], source: Path, as_json: bool, options: dict[str, Any]) -> None:
-    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.predict import predict  # torch is imported from here on
+    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.downstream.predict import predict  # torch is imported from here on
 
     force_utf8()
     console = stderr()

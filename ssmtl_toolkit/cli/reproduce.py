@@ -13,7 +13,7 @@ from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import did_you_mean
 
-TABLES = Path(__file__).parents[1] / "tables"
+TABLES = Path(__file__).parents[1] / "experiments" / "paper"
 
 
 @click.command(
@@ -68,7 +68,7 @@ def _in_print(file: Path) -> tuple[bool, str]:
 
 def _list(files: Sequence[Path], as_json: bool, how: dict[str, Any]) -> None:
     """Show what each table compares."""
-    from ssmtl_toolkit.cli.output import print_json, stderr, table
+    from ssmtl_toolkit.cli.console import print_json, stderr, table
 
     matrices = [matrix_of(file, **{**how, "data": how["data"] or "phantom"}) for file in files]
     if as_json:

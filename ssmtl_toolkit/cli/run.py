@@ -36,7 +36,7 @@ def command(
     """
     config, specs = _configure(file, out, resume, flags)
     first = launch(config.devices, config.nodes).rank == 0
-    from ssmtl_toolkit.engine.interrupt import interrupts
+    from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
         _run(config, specs, resume or out, cache, resume is not None, as_json, first)
@@ -51,11 +51,11 @@ def _run(
     as_json: bool,
     first: bool,
 ) -> None:
-    from ssmtl_toolkit.cli.output import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.engine.interrupt import InterruptedRunError
-    from ssmtl_toolkit.engine.pretrain import pretrain  # torch is imported from here on
-    from ssmtl_toolkit.engine.progress import Progress
-    from ssmtl_toolkit.engine.verdict import DivergedError
+    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.pretraining.pretrain import pretrain  # torch is imported from here on
+    from ssmtl_toolkit.pretraining.verdict import DivergedError
+    from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
+    from ssmtl_toolkit.runtime.progress import Progress
 
     force_utf8()
     console = stderr()
@@ -113,7 +113,7 @@ def _announce(console: Any, config: RunConfig, specs: RunSpecs) -> None:
 
 def _report(console: Any, summary: dict[str, Any]) -> None:
     """The end of a run for a person: what each task learned, what was left out, where it lies, what to do next."""
-    from ssmtl_toolkit.cli.output import table
+    from ssmtl_toolkit.cli.console import table
 
     rows = []
     for label, task in summary["tasks"].items():

@@ -19,7 +19,7 @@ from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, checksum, holding, replacing
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.prepare import Prepare
-from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
+from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssmtl_toolkit.engine.pretrain import readers
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.pretraining.pretrain import readers
 from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 

@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ssmtl_toolkit.engine import checkpoint
-from ssmtl_toolkit.engine.downstream import Downstream
+from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.engine.head import IGNORE, Head
+from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.specs import FEATURES, HeadSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 from ssmtl_toolkit.testing.modules import (

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
 from ssmtl_toolkit.data.store import SliceStore, StoredScan
-from ssmtl_toolkit.engine import checkpoint
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.folder import CHECKPOINTS
-from ssmtl_toolkit.engine.loader import Loader
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.pretrain import make_plan
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
-from ssmtl_toolkit.engine.trainer import Trainer
+from ssmtl_toolkit.pretraining.loader import Loader
+from ssmtl_toolkit.pretraining.pretrain import make_plan
+from ssmtl_toolkit.pretraining.trainer import Trainer
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.folder import CHECKPOINTS
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, Feature, Scan, TaskSpec
 from ssmtl_toolkit.testing.case import fail
 

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ssmtl_toolkit import DataError, pretrain
-from ssmtl_toolkit.engine.pretrain import readers
+from ssmtl_toolkit.pretraining.pretrain import readers
 from ssmtl_toolkit.specs import ReadableTest, Scan
 from ssmtl_toolkit.testing import Case, cases
 

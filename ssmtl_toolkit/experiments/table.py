@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.files import replacing
-from ssmtl_toolkit.engine import report
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.experiments import Job, Matrix
+from ssmtl_toolkit.evaluation import statistics
+from ssmtl_toolkit.experiments.definition import Job, Matrix
 
 HOW = (
     "Ours: mean ± standard deviation over repetitions of the fine-tuning, each with training slices of its own, which "
     "all rows share; one pre-training. Gain: difference to the row from scratch with the same network, slices and "
     "steps, paired by repetition, and its 95 % interval (Student's t over repetitions; none with fewer than "
-    f"{report.LEAST_REPETITIONS})."
+    f"{statistics.LEAST_REPETITIONS})."
 )
 """How the numbers of a table are made."""
 
@@ -86,13 +86,13 @@ def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
     metric = _metric(job)
     values = {label: one[metric]["values"] for label, one in scores.get("classes", {}).items()}
     values[_MEAN[metric]] = scores[metric]["values"]
-    columns = {column: report.spread(numbers[:seeds]) for column, numbers in values.items()}
+    columns = {column: statistics.spread(numbers[:seeds]) for column, numbers in values.items()}
     for column, one in columns.items():
         known, mean = job.published.get(column), one["mean"]
         one |= {"published": known, "difference": None if known is None or mean is None else mean - known}
     return row | {
         "columns": columns,
-        "also": {name: report.spread(scores[name]["values"][:seeds]) for name in _ALSO if name in scores},
+        "also": {name: statistics.spread(scores[name]["values"][:seeds]) for name in _ALSO if name in scores},
         "input": scores.get("noisy", {}).get(metric),
         "test_scans": tuned["scans"]["test"],
         "training_slices": tuned["training_slices"][:seeds],
@@ -107,7 +107,7 @@ def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] 
     mean = _MEAN[row["metric"]]
     ours, theirs = (one["columns"][mean]["values"] for one in (row, scratch))
     number = min(len(ours), len(theirs))
-    return {"over": scratch["id"], **report.paired(ours[:number], theirs[:number])}
+    return {"over": scratch["id"], **statistics.paired(ours[:number], theirs[:number])}
 
 
 def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:

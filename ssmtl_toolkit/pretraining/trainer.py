@@ -17,22 +17,22 @@ from ssmtl_toolkit.config import RunConfig, RunSpecs
 from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
-from ssmtl_toolkit.engine import checkpoint, origin
-from ssmtl_toolkit.engine.device import choose_precision, compile_parts, seed_all
-from ssmtl_toolkit.engine.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.loader import Loader
-from ssmtl_toolkit.engine.metrics import MetricLog, Window
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.pairs import Stacks, pairs_json, tell_pairs
-from ssmtl_toolkit.engine.preflight import goes_on_gpu, try_once
-from ssmtl_toolkit.engine.probe import probe
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.engine.shared import sum_over_ranks
-from ssmtl_toolkit.engine.update import Updater, logs_after
-from ssmtl_toolkit.engine.verdict import History, best_trivial, judge
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.pretraining.loader import Loader
+from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
+from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
+from ssmtl_toolkit.pretraining.update import Updater, logs_after
+from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.runtime import checkpoint, origin
+from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
+from ssmtl_toolkit.runtime.fingerprint import probe
+from ssmtl_toolkit.runtime.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.log import MetricLog, Window
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 
 

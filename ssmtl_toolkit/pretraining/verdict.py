@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from ssmtl_toolkit.engine.metrics import MetricLog
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.runtime.log import MetricLog
 from ssmtl_toolkit.specs import TaskSpec
 
 Word = Literal[

@@ -18,17 +18,17 @@ from torch.nn import functional as F
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare, Standard, standardise
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.engine import weights
-from ssmtl_toolkit.engine.about import Model
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.checkpoint import check_tensors
-from ssmtl_toolkit.engine.folder import FINETUNE, MODEL
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import our_version, registry
+from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.runtime.about import Model
+from ssmtl_toolkit.runtime.checkpoint import check_tensors
+from ssmtl_toolkit.runtime.folder import FINETUNE, MODEL
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from ssmtl_toolkit.config import FinetuneConfig
-from ssmtl_toolkit.engine import checkpoint, origin
-from ssmtl_toolkit.engine.downstream import Downstream
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.tuning import Examples, Progressed
+from ssmtl_toolkit.downstream.loop import Examples, Progressed
+from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.runtime import checkpoint, origin
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import Spec
 
 SECONDS = 10.0

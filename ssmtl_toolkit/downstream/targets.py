@@ -11,14 +11,14 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.prepare import standardise
-from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.sampling import step_seed
-from ssmtl_toolkit.engine import scores
-from ssmtl_toolkit.engine.device import seed_all
-from ssmtl_toolkit.engine.downstream import Downstream, Predictor
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.labelled import LabelledScans
-from ssmtl_toolkit.engine.tuning import Examples
+from ssmtl_toolkit.downstream.labelled import LabelledScans
+from ssmtl_toolkit.downstream.loop import Examples
+from ssmtl_toolkit.downstream.model import Downstream, Predictor
+from ssmtl_toolkit.evaluation import scores
+from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 
 _KEPT = "finished repetitions are kept; go on by --resume"

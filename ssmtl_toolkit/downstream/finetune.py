@@ -18,14 +18,24 @@ from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, digest, replacing, write_json
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.prepare import Prepare
-from ssmtl_toolkit.data.reading import content_digest, read_volume, reader_for
+from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.data.split import Slices, Split
 from ssmtl_toolkit.data.store import LeftOut
-from ssmtl_toolkit.engine import assess, checkpoint, labelled, report, scores
-from ssmtl_toolkit.engine.device import choose_precision, make_fabric, seed_all
-from ssmtl_toolkit.engine.downstream import Downstream, Predictor, Recipe
-from ssmtl_toolkit.engine.folder import (
+from ssmtl_toolkit.downstream import labelled, targets
+from ssmtl_toolkit.downstream.keeping import RepetitionKeeper
+from ssmtl_toolkit.downstream.labelled import LabelledScans, Shown
+from ssmtl_toolkit.downstream.loop import Examples, tune
+from ssmtl_toolkit.downstream.model import Downstream, Predictor, Recipe
+from ssmtl_toolkit.downstream.transfer import Pretrained
+from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation import scores, statistics
+from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans, open_store, readers
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.device import choose_precision, make_fabric, seed_all
+from ssmtl_toolkit.runtime.folder import (
     BACKBONE,
     CHECKPOINTS,
     FINETUNE,
@@ -37,16 +47,8 @@ from ssmtl_toolkit.engine.folder import (
     SUMMARY,
     own,
 )
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.keeping import RepetitionKeeper
-from ssmtl_toolkit.engine.labelled import LabelledScans, Shown
-from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, open_store, readers
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.transfer import Pretrained
-from ssmtl_toolkit.engine.tuning import Examples, tune
-from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, Scan, check_needs
 
 
@@ -388,9 +390,9 @@ class _Finetuning:
         recipe.save(folder / MODEL, model, about)
         predictor = Predictor(recipe, model, fabric, self.config.batch_size)
         if self.labels is None:
-            found = assess.assess_images(predictor, test, self.readers, surface)
+            found = targets.assess_images(predictor, test, self.readers, surface)
         else:
-            found = assess.assess_labels(predictor, test, self.labels, surface, self.config.tolerance)
+            found = targets.assess_labels(predictor, test, self.labels, surface, self.config.tolerance)
         write_json(folder / SCORES, {**found, "training": {**trained, "seconds": time.perf_counter() - started}})
         keeper.finish()
 
@@ -406,7 +408,7 @@ class _Finetuning:
         slices = {scan.name: self.shown[scan.name].slices("any") for scan in validation}
         rows = labelled.store_rows(examples.store, slices)
         classes = 0 if self.labels is None else len(self.labels.classes)
-        return assess.validator(model, examples, rows, classes, self.config.batch_size, fabric, self.config.seed)
+        return targets.validator(model, examples, rows, classes, self.config.batch_size, fabric, self.config.seed)
 
     def _summary(
         self, slices: Sequence[Slices], validation: Sequence[Scan], test: Sequence[Scan], surface: bool
@@ -415,7 +417,7 @@ class _Finetuning:
             arm: [json.loads((self.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in self.seeds]
             for arm in self.arms
         }
-        metrics = report.metrics_of(self.labels is not None, surface)
+        metrics = statistics.metrics_of(self.labels is not None, surface)
         summary: dict[str, Any] = {
             "run": str(self.folder),
             "head": str(self.head),
@@ -433,12 +435,12 @@ class _Finetuning:
                 "notes": self.labels.notes if self.labels else [],
             },
             "training": {arm: [one["training"] for one in found[arm]] for arm in found},
-            "arms": {arm: report.summary_of(found[arm], metrics) for arm in found},
-            "how": report.HOW,
+            "arms": {arm: statistics.summary_of(found[arm], metrics) for arm in found},
+            "how": statistics.HOW,
             "rule": found[self.arms[0]][0]["rule"],
         }
         if len(found) > 1:
-            summary["difference"] = report.difference_of(found, metrics, {scan.name: scan.patient for scan in test})
+            summary["difference"] = statistics.difference_of(found, metrics, {scan.name: scan.patient for scan in test})
         return summary
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ssmtl_toolkit.data.prepare import LARGEST, Prepare
-from ssmtl_toolkit.engine.weights import About
+from ssmtl_toolkit.runtime.weights import About
 
 _Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
 

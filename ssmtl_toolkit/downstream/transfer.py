@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import digest
-from ssmtl_toolkit.engine import weights
-from ssmtl_toolkit.engine.about import Pretraining
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.folder import BACKBONE
-from ssmtl_toolkit.engine.probe import difference, probe
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.runtime.about import Pretraining
+from ssmtl_toolkit.runtime.fingerprint import difference, probe
+from ssmtl_toolkit.runtime.folder import BACKBONE
 from ssmtl_toolkit.specs import BackboneSpec
 
 _PARTS = ("encoder", "decoder")

@@ -14,15 +14,15 @@ import numpy as np
 
 from ssmtl_toolkit.data.finding import find
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
-from ssmtl_toolkit.data.output import output_name
-from ssmtl_toolkit.data.reading import read_volume
-from ssmtl_toolkit.engine.folder import PREDICTION
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.scores import ScanScores, check_monai, has_monai, score_scan, summarise
+from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, score_scan, summarise
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.folder import PREDICTION
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
 
 _SHOWN = 10

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ssmtl_toolkit.engine.checkpoint import Checkpoint
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.runtime.checkpoint import Checkpoint
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import Spec
 
 

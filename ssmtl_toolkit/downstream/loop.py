@@ -19,13 +19,13 @@ from torch import Tensor
 from ssmtl_toolkit.config import FinetuneConfig
 from ssmtl_toolkit.data.sampling import in_turn, step_seed
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.engine.device import seed_all
-from ssmtl_toolkit.engine.downstream import Downstream
-from ssmtl_toolkit.engine.metrics import MetricLog
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.verdict import rises_without_end
+from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.pretraining.verdict import rises_without_end
+from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.runtime.log import MetricLog
+from ssmtl_toolkit.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.progress import Progress
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.runtime.progress import Progress
 
 _FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
 _FABRIC_ENVIRONMENT = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment, "Fabric": LightningEnvironment}

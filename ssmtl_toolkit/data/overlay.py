@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from ssmtl_toolkit.data.output import writing
+from ssmtl_toolkit.data.writing import writing
 
 # Okabe and Ito's colours, which also people with a colour vision deficiency can tell apart; black is left out.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))

@@ -18,14 +18,14 @@ from torch import Tensor
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.engine.backbone import Features
-from ssmtl_toolkit.engine.device import seed_all
-from ssmtl_toolkit.engine.loader import Loader
-from ssmtl_toolkit.engine.metrics import Window
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.shared import PairMeans, Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
+from ssmtl_toolkit.pretraining.loader import Loader
+from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.runtime.log import Window
 
 
 class Updater:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from ssmtl_toolkit.data.files import DigestMemo, real
-from ssmtl_toolkit.data.reading import content_digest, reader_for
-from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, readers
-from ssmtl_toolkit.engine.records import Records, Wish
+from ssmtl_toolkit.data.readers import content_digest, reader_for
+from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans, readers
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import Scan
 

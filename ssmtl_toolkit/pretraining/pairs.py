@@ -15,7 +15,7 @@ import torch
 from ssmtl_toolkit.data.sampling import Extent, Rows
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import distances_among
-from ssmtl_toolkit.engine.progress import Progress
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 
 ENOUGH = 0.66  # of the slices should have a partner

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssmtl_toolkit.engine import progress as engine_progress
+from ssmtl_toolkit.runtime import progress as engine_progress
 
 
 def stderr() -> Console:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ssmtl_toolkit.config import FinetuneConfig
 from ssmtl_toolkit.data.labels import IGNORE, Classes, label_values, read_labels
 from ssmtl_toolkit.data.prepare import Prepare, resize_labels
-from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.split import Slices, choose
 from ssmtl_toolkit.data.store import LeftOut, SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume

@@ -17,18 +17,18 @@ from filelock import FileLock, Timeout
 from ssmtl_toolkit.config import FinetuneConfig, RunConfig
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, write_json
-from ssmtl_toolkit.data.reading import content_digest, reader_for
+from ssmtl_toolkit.data.readers import content_digest, reader_for
 from ssmtl_toolkit.data.split import Split
-from ssmtl_toolkit.engine.comparison import compare, write_comparison
-from ssmtl_toolkit.engine.finetune import finetune
-from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
-from ssmtl_toolkit.engine.interrupt import InterruptedRunError, interrupts
-from ssmtl_toolkit.engine.pretrain import default_cache, list_scans, pretrain, readers
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.verdict import refuse_diverged
+from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.experiments import Job, Matrix, read_experiment
+from ssmtl_toolkit.experiments.definition import Job, Matrix, read_experiment
+from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans, pretrain, readers
+from ssmtl_toolkit.pretraining.verdict import refuse_diverged
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
+from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing

@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.output import keep_largest, scratch_array, write_like
-from ssmtl_toolkit.data.reading import read_volume
+from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.engine import weights
-from ssmtl_toolkit.engine.device import make_fabric
-from ssmtl_toolkit.engine.downstream import TODO, Predictor, Recipe, model_files
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.jobs import (
+from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like
+from ssmtl_toolkit.downstream.jobs import (
     OVERLAY,
     PROBABILITIES,
     Existing,
@@ -36,11 +32,15 @@ from ssmtl_toolkit.engine.jobs import (
     list_jobs,
     skip_done,
 )
-from ssmtl_toolkit.engine.pretrain import readers
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.records import Records
+from ssmtl_toolkit.downstream.model import TODO, Predictor, Recipe, model_files
+from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.pretraining.pretrain import readers
+from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.runtime.device import make_fabric
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class _Prediction:
             yield array
 
     def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
-        from ssmtl_toolkit.data.picture import overlay
+        from ssmtl_toolkit.data.overlay import overlay
 
         axis = self.call.recipe.prepare.axis
         stack = Stack.of(volume, axis)

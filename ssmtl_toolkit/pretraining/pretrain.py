@@ -18,17 +18,17 @@ from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import Placement, SliceStore, build_store
-from ssmtl_toolkit.engine.device import agree, connect, make_fabric
-from ssmtl_toolkit.engine.folder import BACKBONE, CONFIG, SUMMARY, own
-from ssmtl_toolkit.engine.interrupt import interrupts
-from ssmtl_toolkit.engine.progress import Progress
-from ssmtl_toolkit.engine.trainer import Trainer, no_pair
-from ssmtl_toolkit.engine.verdict import refuse_diverged
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
+from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY, own
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan, TaskSpec
 
 

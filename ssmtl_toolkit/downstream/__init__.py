@@ -1,0 +1,1 @@
+"""What comes after pre-training: transfer, fine-tuning, prediction."""

@@ -1,0 +1,1 @@
+"""Scores of predictions, and how sure one can be of a difference."""

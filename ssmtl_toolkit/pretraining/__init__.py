@@ -1,0 +1,1 @@
+"""Pre-training: from options to a run folder."""
