@@ -19,7 +19,7 @@ from ssmtl_toolkit.data import pieces
 from ssmtl_toolkit.data import store as storing
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.store import SliceStore, build_store
-from ssmtl_toolkit.pretraining.pretrain import readers
+from ssmtl_toolkit.runtime.scans import readers
 from ssmtl_toolkit.specs import Scan
 
 SCANS, SLICES, SIZE, ROUNDS = 40, 100, 256, 15

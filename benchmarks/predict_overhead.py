@@ -23,10 +23,10 @@ from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.downstream.predict import predict
-from ssmtl_toolkit.pretraining.pretrain import readers
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import readers
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 NETWORK, SIZE, SHAPE, BATCH = "unet:encoder=resnet18", 128, (192, 192, 48), 16

@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import OURS, registry
 from ssmtl_toolkit.specs import (
     BackboneSpec,
@@ -31,8 +30,8 @@ from ssmtl_toolkit.specs import (
     Spec,
     TaskSpec,
     check_needs,
-    did_you_mean,
 )
+from ssmtl_toolkit.text import did_you_mean, printable
 
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 RESUMABLE = frozenset({"epochs", "steps", "checkpoint_every", "log_every", "keep", "data", "store", "skip_bad", "head"})

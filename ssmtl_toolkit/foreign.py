@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 
 class CtrlC(KeyboardInterrupt):

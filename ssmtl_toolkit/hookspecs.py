@@ -163,7 +163,7 @@ def ssmtl_balancers() -> list[type[BalancerSpec]]:  # type: ignore[empty-body]
             def build(self, tasks):
                 import torch
 
-                from ssmtl_toolkit.engine.multitask import Balancer
+                from ssmtl_toolkit.engine.balancer import Balancer
 
                 class Module(Balancer):
                     def forward(self, losses, shared):

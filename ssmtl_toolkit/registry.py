@@ -19,7 +19,7 @@ from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.foreign import by_the_user
-from ssmtl_toolkit.names import names_a_place, printable
+from ssmtl_toolkit.places import names_a_place
 from ssmtl_toolkit.specs import (
     BackboneSpec,
     BalancerSpec,
@@ -28,8 +28,8 @@ from ssmtl_toolkit.specs import (
     ReaderSpec,
     Spec,
     TaskSpec,
-    did_you_mean,
 )
+from ssmtl_toolkit.text import did_you_mean, printable
 
 S = TypeVar("S", bound=Spec)
 GROUP = "ssmtl"

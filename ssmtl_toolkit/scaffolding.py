@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.text import printable
 
 TEMPLATES = Path(__file__).with_name("scaffold")
 """What all kinds share, and a folder for each kind with the rest; it is the package of a plugin `my_plugin`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,16 @@ from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.distance import Distance as Distance
 from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.text import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssmtl_toolkit.data.readers import ReadableTest
     from ssmtl_toolkit.data.volume import Volume
     from ssmtl_toolkit.engine.backbone import Backbone
+    from ssmtl_toolkit.engine.balancer import Balancer
     from ssmtl_toolkit.engine.head import Head
-    from ssmtl_toolkit.engine.multitask import Balancer
 
 Output = Literal["labels", "image"]
 """What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
@@ -269,35 +270,6 @@ class DatasetSpec(Spec):
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""
         return {}
-
-
-class ReadableTest:
-    """Which of some readers is meant for a path, if any."""
-
-    def __init__(self, readers: Iterable[ReaderSpec]) -> None:
-        self.readers = tuple(readers)
-
-    def __call__(self, path: Path) -> bool:
-        return self.reader(path) is not None
-
-    def reader(self, path: Path) -> ReaderSpec | None:
-        """The first reader that is meant for `path`."""
-        return next((reader for reader in self.readers if reader.matches(path)), None)
-
-    def parts(self, path: Path) -> Mapping[str, Path]:
-        """The scans that a readable `path` holds, as its reader's `parts` says.
-
-        Raises:
-            DataError: it holds none, and why.
-        """
-        reader = self.reader(path)
-        return {"": path} if reader is None else reader.parts(path)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_needs(backbone: BackboneSpec, consumers: Iterable[TaskSpec | HeadSpec]) -> None:

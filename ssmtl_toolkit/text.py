@@ -1,8 +1,10 @@
-"""The text form of specs, `name:key=value,key=value`, read and written without knowing any spec."""
+"""Words: the text form of specs (`name:key=value`), foreign text made safe to print, the nearest known word."""
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -85,3 +87,18 @@ def _write_value(value: Any) -> str:
         plain = _PLAIN.fullmatch(value) and value not in _WORDS
         return value if plain else json.dumps(value, ensure_ascii=False)
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    r"""Escape what a terminal would act on or could not print: control, bidi and surrogate characters.
+
+    >>> printable("new\nline \x1b[31m \udcff 心臓.nii.gz")
+    'new\\nline \\x1b[31m \\udcff 心臓.nii.gz'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fspath(text))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import IGNORE, Head
-from ssmtl_toolkit.engine.multitask import Balancer
 from ssmtl_toolkit.engine.step import Companion, TaskOutput
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, Scan, TaskSpec

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import nn
 
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import Head
-from ssmtl_toolkit.engine.multitask import Balancer
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, Scan, TaskSpec
 

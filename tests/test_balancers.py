@@ -26,7 +26,7 @@ import ssmtl_balancers
 import ssmtl_toolkit
 from ssmtl_balancers.gradients import NonNegative
 from ssmtl_toolkit import UsageError
-from ssmtl_toolkit.engine.multitask import Balancer
+from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.step import Batch, TaskOutput
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint

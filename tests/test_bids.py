@@ -11,8 +11,8 @@ import pytest
 from conftest import SMALL, ball, write_scan
 
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.pretraining.pretrain import list_scans
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans
 from ssmtl_toolkit.specs import Scan
 
 

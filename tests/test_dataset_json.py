@@ -10,8 +10,8 @@ import pytest
 from conftest import write_scan
 
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import list_scans
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans
 from ssmtl_toolkit.specs import Scan
 
 

@@ -34,8 +34,8 @@ from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import list_scans, readers
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans, readers
 
 SPACING = (0.7, 0.8, 2.5)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

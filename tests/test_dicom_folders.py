@@ -15,8 +15,8 @@ from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.readers import content_digest, read_volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import list_scans, readers
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans, readers
 from ssmtl_toolkit.specs import Scan
 
 SLICES = VOXELS.shape[2]

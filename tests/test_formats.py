@@ -25,8 +25,8 @@ from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import list_scans, readers
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans, readers
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -11,9 +11,8 @@ from conftest import ROOT
 from test_plugins import bundled_points, plugin
 
 from ssmtl_toolkit import hookspecs, specs
+from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.head import Head
-from ssmtl_toolkit.engine.multitask import Balancer
-from ssmtl_toolkit.engine.shared import Shared
 from ssmtl_toolkit.engine.step import Step
 from ssmtl_toolkit.registry import HOOKS, Registry
 from ssmtl_toolkit.testing import cases

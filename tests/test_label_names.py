@@ -11,8 +11,8 @@ from conftest import write_scan
 from PIL import Image
 
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import list_scans
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans
 from ssmtl_toolkit.specs import Scan
 
 

@@ -28,7 +28,7 @@ from ssmtl_nifti.reading import read_nifti
 from ssmtl_toolkit.data.prepare import Prepare, prepare
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 DATA = Path(os.environ.get("SSMTL_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])

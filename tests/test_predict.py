@@ -24,10 +24,10 @@ from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
-from ssmtl_toolkit.pretraining.pretrain import readers
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import readers
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ssmtl_toolkit.cli.reproduce import TABLES
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.experiments.definition import read_experiment
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec
+from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec
 
 SEGMENTATION = ["table2", "table3", "table4", "table5", "fig7"]
 TINY = (

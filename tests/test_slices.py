@@ -11,8 +11,8 @@ from PIL import Image
 
 from ssmtl_formats import Slices
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import list_scans
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans
 
 VOXELS = np.random.default_rng(0).integers(2, 250, (10, 12, 8)).astype(np.uint8)
 

@@ -13,10 +13,11 @@ from conftest import blobs, write_scan
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import store as storing
 from ssmtl_toolkit.data.prepare import Prepare, prepare
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+from ssmtl_toolkit.specs import ReaderSpec
 
 OPTIONS = Prepare(size=16)
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.balancer import PairMeans
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.shared import PairMeans, sum_over_ranks
+from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.pretraining.update import Updater
 from ssmtl_toolkit.registry import registry

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssmtl_balancers.module import Weighing
-from ssmtl_toolkit.engine.shared import Shared
+from ssmtl_toolkit.engine.balancer import Shared
 from ssmtl_toolkit.specs import TaskSpec
 
 _SMALL = 1e-8

@@ -13,7 +13,7 @@ from torchjd.aggregation import MGDAWeighting, PCGradWeighting, UPGradWeighting
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
 from ssmtl_balancers.module import Weighing
-from ssmtl_toolkit.engine.shared import Place, Shared
+from ssmtl_toolkit.engine.balancer import Place, Shared
 from ssmtl_toolkit.specs import TaskSpec
 
 _RIDGE = 1e-6  # of a cosine: of several equally good weightings take the least

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ssmtl_toolkit.engine.multitask import Balancer
-from ssmtl_toolkit.engine.shared import Shared
+from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.specs import TaskSpec
 
 

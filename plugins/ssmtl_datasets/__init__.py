@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
+from ssmtl_toolkit.specs import DatasetSpec, Scan
 
 if TYPE_CHECKING:
     from ssmtl_datasets.bids import LabelMaps
+    from ssmtl_toolkit.data.readers import ReadableTest
 
 
 class Folder(DatasetSpec):

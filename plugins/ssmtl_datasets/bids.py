@@ -15,9 +15,10 @@ from typing import Any
 import nibabel as nib
 
 from ssmtl_datasets.naming import is_label_file, stem
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import ReadableTest, Scan, did_you_mean
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import did_you_mean, printable
 
 _LABEL = "dseg"
 _OWN = {"space", "res", "den", "desc", "label", "seg"}  # entities that a label map has beside those of its image

@@ -14,9 +14,10 @@ from typing import Any
 from ssmtl_datasets.folder import walk
 from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import ReadableTest, Scan
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
 
 FILE = "dataset.json"
 _SPLIT = re.compile(r"(train(ing)?|val(id|idation)?|test(ing)?)(_?\d+)?", re.IGNORECASE)

@@ -15,12 +15,12 @@ import nibabel as nib
 from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, stem, tells_case
 from ssmtl_datasets.pairing import once, paired
 from ssmtl_toolkit.data.files import real
-from ssmtl_toolkit.data.finding import Found, find, parts_of
+from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.runtime.folder import PREDICTION
-from ssmtl_toolkit.specs import ReadableTest, Scan
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
 
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 

@@ -12,8 +12,8 @@ from typing import Any
 from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import Scan, did_you_mean
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import did_you_mean, printable
 
 COLUMNS = ("image", "label", "patient", "modality", "slices")
 SUFFIXES = (".csv", ".toml")

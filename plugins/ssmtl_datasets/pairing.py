@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ssmtl_datasets.naming import case_key
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 

@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_formats.names import dicom_files
+from ssmtl_formats.names import INSTALL, dicom_files
 from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.source import FileError, blaming
 from ssmtl_toolkit.data.values import check_memory, clean
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 if TYPE_CHECKING:
     from ssmtl_formats.headers import Frame
     from ssmtl_formats.series import Series
-
-INSTALL = "pip install 'ssmtl-toolkit[formats]'"
 
 
 def parts_of(path: Path) -> dict[str, Path]:

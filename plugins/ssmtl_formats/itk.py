@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_formats.dicom import INSTALL
+from ssmtl_formats.names import INSTALL
 from ssmtl_formats.stored import Fields, Kind, check_voxels, data_file, fields_of
 from ssmtl_toolkit.data.geometry import LPS_TO_RAS, lengths, shear, usable
 from ssmtl_toolkit.data.source import FileError, Source, blaming
 from ssmtl_toolkit.data.values import chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _IO: dict[Kind, str] = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
 _TYPES = ("UInt8", "Int8", "UInt16", "Int16", "UInt32", "Int32", "UInt64", "Int64", "Float32", "Float64")

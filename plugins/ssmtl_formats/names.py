@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 SLICES = "slices.toml"
-_PREDICTION = "prediction.json"
 _DICOM = (".dcm", ".dicom", ".ima")
 _OTHERS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", *_DICOM)
 # Endings of files that are no DICOM, so that none of them is opened to see whether it is
@@ -131,7 +130,9 @@ def _is_lost(path: Path, suffixes: Collection[str]) -> bool:
 def png_files(folder: Path) -> list[Path]:
     """The PNG files of a folder that holds slices, in natural order; none where it holds fewer than 2, or scans too."""
     found = _entries(folder)
-    if any(path.name == _PREDICTION or ends_in(path, *_OTHERS) for path in found):
+    from ssmtl_toolkit.data.finding import PREDICTION  # not needed to list plugins
+
+    if any(path.name == PREDICTION or ends_in(path, *_OTHERS) for path in found):
         return []
     found = [path for path in found if ends_in(path, ".png") and is_file(path)]
     return sorted(found, key=_natural) if len(found) > 1 else []
@@ -182,3 +183,6 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     """Order names so that numbers in them count: slice2 comes before slice10."""
     pieces = re.split(r"(\d+)", path.name)
     return [(int(p) if i % 2 and len(p) < 1000 else 0, "" if i % 2 else p) for i, p in enumerate(pieces)], path.name
+
+
+INSTALL = "pip install 'ssmtl-toolkit[formats]'"

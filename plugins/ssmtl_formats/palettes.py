@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssmtl_toolkit.data.source import FileError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 Colour = tuple[int, ...]
 Palette = tuple[Colour, ...]  # by index

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ssmtl_formats.names import png_files
 from ssmtl_toolkit.data.source import FileError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _MASKS = {
     *("mask", "masks", "label", "labels", "seg", "segs", "dseg", "segmentation", "segmentations", "gt"),

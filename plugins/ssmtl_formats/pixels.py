@@ -30,8 +30,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ssmtl_formats.dicom import INSTALL
 from ssmtl_formats.headers import Frame, dataset_of, quiet
+from ssmtl_formats.names import INSTALL
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 _SHAPE = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")

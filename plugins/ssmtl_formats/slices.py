@@ -19,7 +19,7 @@ from ssmtl_formats.pictures import slices_of
 from ssmtl_toolkit.data.source import AGAIN, FileError, blaming
 from ssmtl_toolkit.data.values import check_memory
 from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 _GRAY = {"1": np.uint8, "L": np.uint8, "I;16": np.uint16, "I": np.int32}

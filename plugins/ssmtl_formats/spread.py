@@ -16,7 +16,7 @@ from ssmtl_formats.series import Series, series_of, unfit
 from ssmtl_formats.stacking import grid, stacked
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 Key = tuple[str, int | None]  # what the images of a series have in common
 Folders = tuple[tuple[Path, int], ...]  # with the times of their last change

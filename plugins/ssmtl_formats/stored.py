@@ -16,7 +16,7 @@ import numpy as np
 
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source
 from ssmtl_toolkit.data.values import check_memory
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 Kind = Literal["NRRD", "MetaImage"]
 Fields = Mapping[str, str]

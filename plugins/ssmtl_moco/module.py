@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_moco import MocoV2 as MocoV2Spec
 from ssmtl_toolkit.data import augment
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.ranks import gather, rank, world
 from ssmtl_toolkit.engine.step import Step, TaskOutput
 
 
@@ -76,12 +77,12 @@ class MocoV2(nn.Module):
 
     def _keys(self, view: Tensor, seed: int) -> Tensor:
         """Encode with shuffled batch norm: no key shares its statistics with its own query. (N, dim), unit length."""
-        gathered = _gather(view)
+        gathered = gather(view)
         order = torch.randperm(len(gathered), generator=torch.Generator().manual_seed(seed)).to(view.device)
-        mine = slice(_rank() * len(view), (_rank() + 1) * len(view))
+        mine = slice(rank() * len(view), (rank() + 1) * len(view))
         keys = self._in_groups(gathered[order[mine]], self._encode_key)
         keys = F.normalize(keys.float(), dim=1)
-        return _gather(keys)[order.argsort()[mine]]
+        return gather(keys)[order.argsort()[mine]]
 
     def _encode_key(self, part: Tensor) -> Tensor:
         maps = self.key_encoder(part)
@@ -93,13 +94,13 @@ class MocoV2(nn.Module):
 
         On one device this stands for the several devices of the original; with several devices it is not needed.
         """
-        groups = 1 if _world() > 1 else max(1, min(self.bn_groups, len(view) // 2))
+        groups = 1 if world() > 1 else max(1, min(self.bn_groups, len(view) // 2))
         return torch.cat([encode(part) for part in view.tensor_split(groups)])
 
     @torch.no_grad()
     def _enqueue(self, key: Tensor) -> None:
         """Write the keys of all ranks over the oldest ones, around the end where K does not divide by the batch."""
-        keys = _gather(key)[-self.queue.shape[1] :].to(self.queue.dtype)
+        keys = gather(key)[-self.queue.shape[1] :].to(self.queue.dtype)
         columns = (self.pointer + torch.arange(len(keys), device=keys.device)) % self.queue.shape[1]
         self.queue[:, columns] = keys.T
         self.pointer.copy_((self.pointer + len(keys)) % self.queue.shape[1])
@@ -108,20 +109,3 @@ class MocoV2(nn.Module):
 def _float32(like: Tensor) -> torch.autocast:
     """No reduced precision inside: a matrix product of float32 would become bf16 under autocast."""
     return torch.autocast(like.device.type, enabled=False)
-
-
-def _world() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
-def _gather(part: Tensor) -> Tensor:
-    """Concatenate `part` of all ranks, in the order of ranks."""
-    if _world() == 1:
-        return part
-    parts = [torch.empty_like(part) for _ in range(_world())]
-    distributed.all_gather(parts, part.contiguous())
-    return torch.cat(parts)

@@ -15,7 +15,7 @@ from ssmtl_nifti.header import Header, read_header
 from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, blaming
 from ssmtl_toolkit.data.values import check_memory, chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _EXTENSIONS = 1000  # records whose sizes are followed; more would be a way to keep us busy
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.names import registered_name
+from ssmtl_toolkit.places import registered_name
 from ssmtl_toolkit.specs import BackboneSpec
 
 if TYPE_CHECKING:

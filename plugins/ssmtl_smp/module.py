@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.specs import did_you_mean
+from ssmtl_toolkit.text import did_you_mean
 
 
 class PlainEncoder(nn.Module, EncoderMixin):

@@ -62,8 +62,8 @@ def split(
     from ssmtl_toolkit.config import check_pattern
     from ssmtl_toolkit.data import split as splitting
     from ssmtl_toolkit.data.files import write_json
-    from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans
     from ssmtl_toolkit.registry import registry
+    from ssmtl_toolkit.runtime.scans import default_cache, list_scans
 
     if out.exists():
         raise UsageError(f"{out}: is there already; choose another --out")

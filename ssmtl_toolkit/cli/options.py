@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import Spec
+from ssmtl_toolkit.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 

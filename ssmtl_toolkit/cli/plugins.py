@@ -11,7 +11,7 @@ from ssmtl_toolkit.cli.check import command as check
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
-from ssmtl_toolkit.specs import did_you_mean
+from ssmtl_toolkit.text import did_you_mean
 
 
 @click.group("plugins", cls=OnceGroup, short_help="Show, check and make plugins.")

@@ -10,7 +10,7 @@ import click
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 
 @click.command("predict", cls=OnceCommand)

@@ -11,7 +11,7 @@ import click
 from ssmtl_toolkit.cli.experiment import matrix_of, run_matrices, shared_options
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.specs import did_you_mean
+from ssmtl_toolkit.text import did_you_mean
 
 TABLES = Path(__file__).parents[1] / "experiments" / "paper"
 

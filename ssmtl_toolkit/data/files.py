@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 from filelock import BaseFileLock, FileLock, Timeout
 
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _BLOCK = 1 << 20
 _PATIENCE = 5.0  # seconds to wait for a lock before saying so

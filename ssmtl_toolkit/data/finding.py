@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.text import printable
+
+PREDICTION = "prediction.json"
+"""Beside predictions: by which model, and which value is which class. What lies beside it is no scan."""
 
 
 @dataclass(frozen=True)

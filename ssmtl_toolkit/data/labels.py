@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import did_you_mean
+from ssmtl_toolkit.text import did_you_mean, printable
 
 IGNORE = 255
 """The class index of pixels that nobody has annotated: they count in no loss and no score."""

@@ -21,8 +21,8 @@ from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.text import printable
 
 _FORMAT = 2  # of the files here; 1 had no checksums
 

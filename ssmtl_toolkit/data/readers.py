@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.text import printable
 
 _INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
@@ -103,3 +103,26 @@ def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
     except OSError as error:
         raise DataError(f"{printable(path)}: {_unreadable(error)}") from error
     return found[0] if len(found) == 1 else hashlib.sha256("+".join(found).encode()).hexdigest()
+
+
+class ReadableTest:
+    """Which of some readers is meant for a path, if any."""
+
+    def __init__(self, readers: Iterable[ReaderSpec]) -> None:
+        self.readers = tuple(readers)
+
+    def __call__(self, path: Path) -> bool:
+        return self.reader(path) is not None
+
+    def reader(self, path: Path) -> ReaderSpec | None:
+        """The first reader that is meant for `path`."""
+        return next((reader for reader in self.readers if reader.matches(path)), None)
+
+    def parts(self, path: Path) -> Mapping[str, Path]:
+        """The scans that a readable `path` holds, as its reader's `parts` says.
+
+        Raises:
+            DataError: it holds none, and why.
+        """
+        reader = self.reader(path)
+        return {"": path} if reader is None else reader.parts(path)

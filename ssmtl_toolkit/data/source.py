@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 DEFLATE = 1032  # deflate cannot pack tighter than 1032:1, so a header that claims more is lying
 AGAIN = "copy or download it again"

@@ -14,8 +14,8 @@ import numpy as np
 from ssmtl_toolkit.data.patients import suggestion
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
 
 PARTS = ("train", "validation", "test")
 Slices = Mapping[str, tuple[int, ...]]

@@ -21,8 +21,8 @@ from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.text import printable
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600

@@ -22,7 +22,7 @@ from scipy import ndimage
 from ssmtl_toolkit.data.files import replacing
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _Index = TypeVar("_Index", bound=np.integer[Any])
 

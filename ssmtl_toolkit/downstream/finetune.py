@@ -30,8 +30,6 @@ from ssmtl_toolkit.downstream.model import Downstream, Predictor, Recipe
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores, statistics
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans, open_store, readers
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, make_fabric, seed_all
@@ -49,7 +47,9 @@ from ssmtl_toolkit.runtime.folder import (
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, open_store, readers
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, Scan, check_needs
+from ssmtl_toolkit.text import printable
 
 
 @dataclass(frozen=True)

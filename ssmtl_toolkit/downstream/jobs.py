@@ -11,10 +11,10 @@ from ssmtl_toolkit.data.files import DigestMemo, real
 from ssmtl_toolkit.data.readers import content_digest, reader_for
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans, readers
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, readers
 from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
 
 Existing = Literal["error", "skip", "overwrite"]
 ITSELF, PROBABILITIES, OVERLAY = ".nii.gz", "_probabilities.nii.gz", ".png"

@@ -19,8 +19,8 @@ from ssmtl_toolkit.data.split import Slices, choose
 from ssmtl_toolkit.data.store import LeftOut, SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.text import printable
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model
 from ssmtl_toolkit.runtime.checkpoint import check_tensors
 from ssmtl_toolkit.runtime.folder import FINETUNE, MODEL
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
+from ssmtl_toolkit.text import printable
 
 TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
 

@@ -35,12 +35,12 @@ from ssmtl_toolkit.downstream.jobs import (
 from ssmtl_toolkit.downstream.model import TODO, Predictor, Recipe, model_files
 from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.pretraining.pretrain import readers
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.text import printable
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.writing import writing
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.runtime.folder import PREDICTION
+from ssmtl_toolkit.text import printable
 
 _EVERY = 2.0  # seconds between two writes: what a kill loses is predicted again
 _PATIENCE = 30  # seconds for another process that is writing the same file

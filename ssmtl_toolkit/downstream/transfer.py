@@ -13,13 +13,13 @@ from torch import Tensor
 from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining
 from ssmtl_toolkit.runtime.fingerprint import difference, probe
 from ssmtl_toolkit.runtime.folder import BACKBONE
 from ssmtl_toolkit.specs import BackboneSpec
+from ssmtl_toolkit.text import printable
 
 _PARTS = ("encoder", "decoder")
 _PREFIXES = tuple(f"{part}." for part in _PARTS)

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.shared import Shared
+from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
-
-
-class Balancer(nn.Module):
-    """Base of what `BalancerSpec.build` returns: `forward(losses: Mapping[label, scalar], shared)`, a scalar.
-
-    Balanced is each task's weight x loss. State belongs into buffers or parameters: those are saved and resumed.
-
-    Attributes:
-        hears: what `updated` is called with after each update; `change` costs a forward pass more.
-        factors: what each weight x loss was multiplied by in the last batch, without gradient, for metrics.jsonl;
-            empty where a balancer has nothing to tell.
-    """
-
-    hears: ClassVar[Literal["nothing", "losses", "change"]] = "nothing"
-    factors: Mapping[str, Tensor] = {}
-
-    def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
-        total: Tensor = super().__call__(losses, shared)
-        return total
-
-    def updated(self, before: Tensor, after: Tensor | None) -> None:
-        """Hear the losses of an update's batches: means over the pairs of all batches and ranks, (T,), NaN without any.
-
-        `before` are those of the update, `after` those of the same batches, draws and buffers with the weights that
-        came of it (None unless `hears` is `change`). Both are without the tasks' weights, in the order of the tasks.
-        """
-
 
 Watch = Callable[[Mapping[str, Tensor], Shared], None]
 """Sees the losses of a batch and what they share, while their graph is there."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.engine.backbone import Backbone, Features
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.specs import did_you_mean
+from ssmtl_toolkit.text import did_you_mean
 
 
 @dataclass(frozen=True)

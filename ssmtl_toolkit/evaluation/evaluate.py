@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ssmtl_toolkit.data.finding import find
+from ssmtl_toolkit.data.finding import PREDICTION, find
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
-from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.readers import ReadableTest, read_volume
 from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, score_scan, summarise
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.folder import PREDICTION
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import ReadableTest, ReaderSpec
+from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.text import printable
 
 _SHOWN = 10
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ssmtl_toolkit.config import FinetuneConfig, RunConfig, with_absolute_paths
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec, did_you_mean
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec
+from ssmtl_toolkit.text import did_you_mean, printable
 
 SAME_SLICES = ("axis", "size", "volume", "window")
 """Options of pre-training that fine-tuning takes over, from scratch too: all rows see the same slices."""

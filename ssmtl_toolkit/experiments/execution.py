@@ -24,12 +24,13 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import Job, Matrix, read_experiment
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.pretraining.pretrain import default_cache, list_scans, pretrain, readers
+from ssmtl_toolkit.pretraining.pretrain import pretrain
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import did_you_mean
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, readers
+from ssmtl_toolkit.text import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
 _SAME_RUN = frozenset({"accelerator", "store", "log_every", "keep", "checkpoint_every", "without"})

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import RunConfig, RunSpecs
-from ssmtl_toolkit.data.files import Waiting
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.data.split import Split, with_patients
-from ssmtl_toolkit.data.store import Placement, SliceStore, build_store
+from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
-from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY, own
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, own
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, ReaderSpec, Scan, TaskSpec
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, open_store
+from ssmtl_toolkit.specs import Scan, TaskSpec
+from ssmtl_toolkit.text import printable
 
 
 @dataclass(frozen=True)
@@ -135,35 +134,6 @@ def _own(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[N
         yield
 
 
-def default_cache() -> Path:
-    """The user's cache directory for this toolkit ($XDG_CACHE_HOME/ssmtl)."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ssmtl")
-
-
-def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
-    """List the dataset's scans, making what must be made first.
-
-    Raises:
-        DataError: they cannot be listed.
-        SsmtlError: the cache cannot be written.
-    """
-    try:
-        with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
-            return dataset.scans(cache, ReadableTest(readers()))
-    except OSError as error:
-        place = Path(str(error.filename or cache))
-        if cache == place or cache in place.parents or error.filename is None:
-            raise SsmtlError(f"{cache}: the cache cannot be written ({error}); choose another --cache") from error
-        raise DataError(f"{printable(place)}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def readers() -> list[ReaderSpec]:
-    """All installed readers."""
-    return [reader() for reader in registry().of(ReaderSpec)]
-
-
 def chosen_scans(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
     scans = list_scans(specs.dataset, cache)
@@ -178,56 +148,6 @@ def chosen_scans(config: RunConfig, specs: RunSpecs, cache: Path, progress: Prog
     for note in [*notes, f"{len(scans) - len(left)} scans of {len(held)} validation and test patients are left out"]:
         progress.note(note)
     return left
-
-
-def open_store(
-    scans: Sequence[Scan],
-    options: Prepare,
-    cache: Path,
-    progress: Progress,
-    *,
-    skip_bad: bool,
-    placement: Placement = "auto",
-    copies: int = 1,
-    label_maps: Literal["skip", "note"] = "skip",
-) -> SliceStore:
-    """Prepare the slices of these scans, or find them in the cache, and tell what is odd about them."""
-    progress.preparing(sum(not scan.unfit for scan in scans))
-
-    def check() -> None:
-        interrupts.check("nothing was trained yet")
-
-    def on_scan(name: str) -> None:
-        progress.prepared(name)
-        check()
-
-    store = build_store(
-        scans,
-        readers(),
-        options,
-        cache,
-        skip_bad=skip_bad,
-        placement=placement,
-        copies=copies,
-        label_maps=label_maps,
-        on_scan=on_scan,
-        waiting=Waiting(check, progress.note),
-    )
-    _tell_oddities(store, progress)
-    return store
-
-
-def _tell_oddities(store: SliceStore, progress: Progress, most: int = 10) -> None:
-    """Note what readers found odd, and scans that are not cut the same way."""
-    notes = [f"{printable(scan.scan.path)}: {note}" for scan in store.scans for note in scan.notes]
-    for note in notes[:most]:
-        progress.note(note)
-    if len(notes) > most:
-        progress.note(f"… and {len(notes) - most} more such notes, all in {SUMMARY}")
-    axes = Counter(scan.axis for scan in store.scans)
-    if len(axes) > 1:
-        counted = ", ".join(f"{number} {axis}" for axis, number in axes.most_common())
-        progress.note(f"the scans were acquired along different axes ({counted}); choose one by --axis")
 
 
 def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:

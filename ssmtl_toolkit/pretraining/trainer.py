@@ -18,7 +18,7 @@ from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.shared import sum_over_ranks
+from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs

@@ -18,8 +18,8 @@ from torch import Tensor
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.engine.backbone import Features
+from ssmtl_toolkit.engine.balancer import PairMeans, Shared
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.shared import PairMeans, Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ssmtl_toolkit.data.files import digest, share, sync
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.runtime import weights
+from ssmtl_toolkit.text import printable
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
 _ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "backbone.safetensors",
@@ -25,7 +25,8 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "checkpoints",
 )
 SNAPSHOTS = "snapshots"
-PREDICTION = "prediction.json"  # beside predictions: by which model, and which value is which class
+
+
 FINETUNE, SPLIT, MODEL, SCORES, RECEIPT = (
     "finetune.toml",
     "split.json",

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.names import printable
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.runtime.checkpoint import Checkpoint
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import Spec
+from ssmtl_toolkit.text import printable
 
 
 def versions(specs: Iterable[Spec]) -> dict[str, str]:

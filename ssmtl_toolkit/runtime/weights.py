@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.data.files import replacing
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.names import printable
+from ssmtl_toolkit.text import printable
 
 _FORMAT, _ABOUT, _DIGEST = "format", "ssmtl", "ssmtl_digest"
 _KEYS = {_FORMAT, _ABOUT, _DIGEST}

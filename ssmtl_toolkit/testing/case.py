@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import Registry, registry
-from ssmtl_toolkit.specs import DatasetSpec, Spec, did_you_mean
+from ssmtl_toolkit.specs import DatasetSpec, Spec
+from ssmtl_toolkit.text import did_you_mean
 
 Example: TypeAlias = Path | Callable[[Path], Path | Spec]
 """What a reader or dataset is tried on: the path of a file, or a function `folder -> path` that writes one; for a

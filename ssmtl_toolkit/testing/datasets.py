@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.pretraining.pretrain import readers
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
+from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ssmtl_toolkit import pretrain
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.shared import Shared
+from ssmtl_toolkit.engine.balancer import Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.testing import Case, cases
 from torch import Tensor, nn

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ssmtl_toolkit import DataError, pretrain
-from ssmtl_toolkit.pretraining.pretrain import readers
-from ssmtl_toolkit.specs import ReadableTest, Scan
+from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.testing import Case, cases
 
 from my_plugin import MyPlugin

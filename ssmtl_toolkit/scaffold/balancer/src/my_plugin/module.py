@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from ssmtl_toolkit.engine.multitask import Balancer
-from ssmtl_toolkit.engine.shared import Shared
+from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from torch import Tensor
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from ssmtl_toolkit import hookimpl
-from ssmtl_toolkit.specs import DatasetSpec, ReadableTest, Scan
+from ssmtl_toolkit.specs import DatasetSpec, Scan
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.data.readers import ReadableTest
 
 
 class MyPlugin(DatasetSpec):

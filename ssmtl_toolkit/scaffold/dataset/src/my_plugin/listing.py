@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ssmtl_toolkit import DataError
 from ssmtl_toolkit.data.finding import Found, find
-from ssmtl_toolkit.names import printable
-from ssmtl_toolkit.specs import ReadableTest, Scan
+from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
 
 LABEL = "_seg"
 

@@ -1,20 +1,47 @@
-"""What the losses of one batch have in common: pairs, draws, and their gradients where the tasks meet."""
+"""How the losses of a batch become one, and what they have in common: pairs, draws, gradients where tasks meet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.ranks import sum_over_ranks, world
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import UsageError
 
 Place = Literal["features", "trunk"]
 """Where gradients of tasks are compared: at the last maps that tasks share, or at the backbone's parameters."""
+
+
+class Balancer(nn.Module):
+    """Base of what `BalancerSpec.build` returns: `forward(losses: Mapping[label, scalar], shared)`, a scalar.
+
+    Balanced is each task's weight x loss. State belongs into buffers or parameters: those are saved and resumed.
+
+    Attributes:
+        hears: what `updated` is called with after each update; `change` costs a forward pass more.
+        factors: what each weight x loss was multiplied by in the last batch, without gradient, for metrics.jsonl;
+            empty where a balancer has nothing to tell.
+    """
+
+    hears: ClassVar[Literal["nothing", "losses", "change"]] = "nothing"
+    factors: Mapping[str, Tensor] = {}
+
+    def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
+        total: Tensor = super().__call__(losses, shared)
+        return total
+
+    def updated(self, before: Tensor, after: Tensor | None) -> None:
+        """Hear the losses of an update's batches: means over the pairs of all batches and ranks, (T,), NaN without any.
+
+        `before` are those of the update, `after` those of the same batches, draws and buffers with the weights that
+        came of it (None unless `hears` is `change`). Both are without the tasks' weights, in the order of the tasks.
+        """
 
 
 class Shared:
@@ -60,7 +87,7 @@ class Shared:
         total = torch.zeros(len(losses), len(losses), device=maps[0].device)
         for one, column in zip(maps, zip(*gradients, strict=True), strict=True):
             total += _products(torch.stack([_flat(gradient, one) for gradient in column]))
-        return sum_over_ranks(total) / _world() ** 2
+        return sum_over_ranks(total) / world() ** 2
 
     def trunk(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Gradients of each loss at all parameters of the backbone that are trained, means over ranks, (T, P)."""
@@ -71,7 +98,7 @@ class Shared:
             for part, gradient in zip(row.split(sizes), _gradients(loss, parameters), strict=True):
                 if gradient is not None:
                     part.copy_(gradient.detach().flatten())
-        return sum_over_ranks(rows) / _world() if _world() > 1 else rows
+        return sum_over_ranks(rows) / world() if world() > 1 else rows
 
 
 class PairMeans:
@@ -93,19 +120,6 @@ class PairMeans:
         sums, counts = sum_over_ranks(self._sums)
         means: Tensor = sums / counts
         return means
-
-
-def sum_over_ranks(part: Tensor) -> Tensor:
-    """The sum of all ranks' tensors, on each of them."""
-    if _world() == 1:
-        return part
-    total = part.clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(total)
-    return total
-
-
-def _world() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def _gradients(loss: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -1,22 +1,12 @@
-"""Foreign text (file names, header fields) made safe to print."""
+"""Texts that name a place, a path or a model on a hub, where only a name is wanted."""
 
 from __future__ import annotations
 
-import os
 import re
 
 _PLACE = re.compile(
     r"\s*([/\\~]|\.{1,2}[/\\]|[a-z]:[/\\])|.*(://|\b(hf[-_]hub|local-dir|file):)", re.IGNORECASE | re.DOTALL
 )
-
-
-def printable(text: str | os.PathLike[str]) -> str:
-    r"""Escape what a terminal would act on or could not print: control, bidi and surrogate characters.
-
-    >>> printable("new\nline \x1b[31m \udcff 心臓.nii.gz")
-    'new\\nline \\x1b[31m \\udcff 心臓.nii.gz'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fspath(text))
 
 
 def names_a_place(text: str) -> bool:
