@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from test_plugins import bundled_points, plugin
 
-from ssmtl_toolkit import hookspecs, specs
+from ssmtl_toolkit import hookspecs
+from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.step import Step
@@ -18,7 +19,7 @@ from ssmtl_toolkit.registry import HOOKS, Registry
 from ssmtl_toolkit.testing import cases
 
 KINDS = [*HOOKS.values()]
-MODULES = [Balancer, Head, Shared, Step, specs.ReadableTest]
+MODULES = [Balancer, Head, Shared, Step, ReadableTest]
 
 
 def example_of(hook):

@@ -8,6 +8,8 @@ import zipfile
 from graphlib import TopologicalSorter
 
 import grimp
+import nibabel as nib
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -185,3 +187,17 @@ def test_every_plugin_folder_is_packaged_and_has_an_entry_point():
     packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     assert packages == {"ssmtl_toolkit", *(f"plugins/{name}" for name in PLUGINS)}
     assert set(project["project"]["entry-points"]["ssmtl"].values()) == set(PLUGINS)
+
+
+def test_scoring_label_maps_needs_no_torch(tmp_path):
+    nib.save(
+        nib.Nifti1Image((np.indices((8, 8, 4)).sum(axis=0) % 3).astype(np.uint8), np.eye(4)), tmp_path / "a.nii.gz"
+    )
+    code = (
+        "import sys; from ssmtl_toolkit.cli import main\n"
+        "try: main(['evaluate', '--pred', 'a.nii.gz', '--label', 'a.nii.gz', '--no-surface'])\n"
+        "finally: print('HEAVY', sorted({'torch', 'timm', 'lightning_fabric'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stderr

@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter
 from ssmtl_toolkit.data.labels import IGNORE
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
-from ssmtl_toolkit.evaluation.scores import psnr, score_scan, ssim, summarise
+from ssmtl_toolkit.evaluation.images import psnr, ssim
+from ssmtl_toolkit.evaluation.scores import score_scan, summarise
 
 SPACING = (0.7, 1.3, 2.5)
 

@@ -16,7 +16,7 @@ from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.downstream.labelled import LabelledScans
 from ssmtl_toolkit.downstream.loop import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
-from ssmtl_toolkit.evaluation import scores
+from ssmtl_toolkit.evaluation import images, scores
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import ReaderSpec, Scan
@@ -48,7 +48,7 @@ def validator(
     def validate() -> float:
         seed_all(step_seed(seed, 6), fabric.device)
         loss = 0.0
-        counts = torch.zeros(3, classes, dtype=torch.int64)
+        counts = np.zeros((3, classes), np.int64)
         for start in range(0, len(rows), batch_size):
             image, target = examples.batch(rows[start : start + batch_size], fabric.device)
             with fabric.autocast():
@@ -118,7 +118,7 @@ def _image_scores(
         clean = torch.from_numpy(made.slices)[:, None]
         noisy = predictor.model.head.degrade(clean)
         output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
-        for name, score in (("psnr", scores.psnr), ("ssim", scores.ssim)):
+        for name, score in (("psnr", images.psnr), ("ssim", images.ssim)):
             if name in kept:
                 kept[name] += score(clean, output).tolist()
                 kept[f"noisy_{name}"] += score(clean, noisy).tolist()

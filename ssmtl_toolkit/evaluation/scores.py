@@ -1,23 +1,20 @@
-"""Scores of predictions: IoU, Dice, HD95, surface Dice of label maps, PSNR and SSIM of slices; their summaries."""
+"""Scores of label maps: IoU, Dice, HD95, surface Dice, and their summaries; no network and no torch is needed."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects  # type: ignore[attr-defined]
-from segmentation_models_pytorch.metrics import f1_score, get_stats, iou_score
-from torch import Tensor
 
 from ssmtl_toolkit.data.labels import IGNORE
-from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.errors import UsageError
 
 RULE = (
     "A class that is absent from truth and prediction of a scan has no score there: it is counted as undefined and is "
@@ -27,8 +24,8 @@ RULE = (
 )
 """The one rule for empty classes."""
 
-_PIECE = 1 << 20  # voxels: get_stats counts in float32, which is exact below 2^24
-_WINDOW = 11  # pixels, of SSIM
+_PIECE = 1 << 22  # voxels counted at once
+
 
 Values = tuple[float | None, ...]
 
@@ -123,35 +120,30 @@ def score_scan(
     return ScanScores(name, tuple(classes), tp, fp, fn, scores.iou, scores.dice, hd95, surface_dice)
 
 
-def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> Tensor:
+def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Count true positives, false positives and false negatives: (3, classes) int64, background left out."""
     if int(predicted.max(initial=0)) > classes or int(truth.max(where=truth != IGNORE, initial=0)) > classes:
         raise ValueError(f"there are indices above the number of classes, {classes}")
-    total = torch.zeros(3, classes + 1, dtype=torch.int64)
-    ours, theirs = (torch.from_numpy(np.ascontiguousarray(a).reshape(-1)) for a in (predicted, truth))
-    for ours_now, theirs_now in zip(ours.split(_PIECE), theirs.split(_PIECE), strict=True):
-        tp, fp, fn, _ = get_stats(
-            ours_now[None].long(),
-            theirs_now[None].long(),
-            mode="multiclass",
-            ignore_index=IGNORE,
-            num_classes=classes + 1,
-        )
-        total += torch.cat([tp, fp, fn])
-    return total[:, 1:]
+    size = classes + 1
+    ours, theirs = (np.ascontiguousarray(a).reshape(-1) for a in (predicted, truth))
+    table = np.zeros(size * size, np.int64)  # how often which truth meets which prediction
+    for start in range(0, len(ours), _PIECE):
+        ours_now, theirs_now = (a[start : start + _PIECE].astype(np.int64) for a in (ours, theirs))
+        annotated = theirs_now != IGNORE
+        table += np.bincount((theirs_now * size + ours_now)[annotated], minlength=size * size)
+    square = table.reshape(size, size)
+    tp = square.diagonal()
+    return np.stack([tp, square.sum(axis=0) - tp, square.sum(axis=1) - tp])[:, 1:]
 
 
-def overlap(counts: Tensor) -> tuple[Values, Values]:
+def overlap(counts: NDArray[np.int64]) -> tuple[Values, Values]:
     """Return IoU and Dice of counts (3, classes); None for a class that is neither there nor predicted."""
-    tp, fp, fn = counts.double()  # smp divides in the type that it is given
-    unused = torch.zeros_like(tp)
-    functions: tuple[Callable[..., Tensor], ...] = (iou_score, f1_score)
-    iou, dice = (_values(function(tp, fp, fn, unused, zero_division=math.nan)) for function in functions)
-    return iou, dice
+    tp, fp, fn = counts
+    return _ratios(tp, tp + fp + fn), _ratios(2 * tp, 2 * tp + fp + fn)
 
 
-def _values(scores: Tensor) -> Values:
-    return tuple(None if math.isnan(value) else value for value in scores.tolist())
+def _ratios(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> Values:
+    return tuple(int(part) / int(whole) if whole else None for part, whole in zip(parts, wholes, strict=True))
 
 
 def _surface_scores(
@@ -208,7 +200,7 @@ def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
     names = scans[0].classes
     if any(scan.classes != names for scan in scans):
         raise ValueError("the scans have different classes")
-    pooled = torch.tensor([[scan.tp, scan.fp, scan.fn] for scan in scans], dtype=torch.int64).sum(0)
+    pooled = np.array([[scan.tp, scan.fp, scan.fn] for scan in scans], dtype=np.int64).sum(axis=0)
     iou, dice = overlap(pooled)
     classes = {name: {"iou": iou[i], "dice_pooled": dice[i], **_spreads(scans, i)} for i, name in enumerate(names)}
     per_scan = [score for score in ("dice", "hd95", "surface_dice") if score in classes[names[0]]]
@@ -249,43 +241,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are defined; None where none is."""
     defined = [value for value in values if value is not None]
     return math.fsum(defined) / len(defined) if defined else None
-
-
-def psnr(clean: Tensor, other: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, (N,), of slices (N, 1, H, W), each slice by itself.
-
-    The peak is the range of the clean slice, its largest value less its smallest: PSNR = 10 log10(range² / MSE).
-    Equal slices have an infinite one; NaN where the clean slice is of one value: undefined.
-    """
-    value_range = _range(clean)
-    error = (clean.double() - other.double()).square().flatten(1).mean(1)
-    return torch.where(value_range > 0, 10 * torch.log10(value_range.square() / error), math.nan)
-
-
-def ssim(clean: Tensor, other: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), (N,), of slices (N, 1, H, W), each slice by itself.
-
-    By MONAI: a Gaussian window of 11 pixels, sigma 1.5, without padding. Both slices are moved and scaled so that the
-    clean one goes from 0 to 1. NaN where the clean slice is of one value: undefined.
-
-    Raises:
-        UsageError: MONAI is not installed.
-        DataError: the slices are smaller than the window.
-    """
-    check_monai("SSIM scores")
-    if min(clean.shape[-2:]) < _WINDOW:
-        shape = " x ".join(map(str, clean.shape[-2:]))
-        raise DataError(f"SSIM needs slices of at least {_WINDOW} x {_WINDOW} pixels, got {shape}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MONAI's own imports
-        from monai.metrics.regression import SSIMMetric
-    value_range = _range(clean)
-    low, scale = clean.amin((1, 2, 3), keepdim=True), value_range.clamp(min=torch.finfo(torch.float64).tiny)
-    first, second = (((a.double() - low) / scale[:, None, None, None]).float() for a in (clean, other))
-    metric: Any = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=_WINDOW)
-    return torch.where(value_range > 0, metric(second, first)[:, 0].double(), math.nan)
-
-
-def _range(slices: Tensor) -> Tensor:
-    """Largest less smallest value of each slice of (N, 1, H, W): (N,) float64."""
-    return slices.double().amax((1, 2, 3)) - slices.double().amin((1, 2, 3))

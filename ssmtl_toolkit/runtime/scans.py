@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ssmtl_toolkit.data.files import Waiting
-from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import ReadableTest
-from ssmtl_toolkit.data.store import Placement, SliceStore, build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import registry
@@ -19,6 +17,10 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.data.prepare import Prepare
+    from ssmtl_toolkit.data.store import Placement, SliceStore
 
 
 def default_cache() -> Path:
@@ -62,6 +64,8 @@ def open_store(
     label_maps: Literal["skip", "note"] = "skip",
 ) -> SliceStore:
     """Prepare the slices of these scans, or find them in the cache, and tell what is odd about them."""
+    from ssmtl_toolkit.data.store import build_store  # torch, which listing and reading do not need
+
     progress.preparing(sum(not scan.unfit for scan in scans))
 
     def check() -> None:
