@@ -22,6 +22,15 @@ HEARD = [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.S
 FLAGS = ("--backbone", SMALL, "--size", "32", "--batch-size", "4", "--task", "reconstruct_prev:t=1", "--log-every", "1")
 
 
+@pytest.fixture(autouse=True)
+def as_started_by_a_person():
+    """Under nohup or in the background of a script, tests and what they start would ignore some signals."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in HEARD}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Send(Progress):
     """Sends a signal to this process at a step, or when the first scan is prepared."""
 
