@@ -14,7 +14,9 @@ import ssmtl_toolkit
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.runtime.folder import own
 
-FLAGS = ("--backbone", "unet:encoder=plain,width=4", "--size", 32, "--batch-size", 4)
+BACKBONE = ("--backbone", "unet:encoder=plain,width=4")
+SHORT = ("--size", 32, "--batch-size", 4)
+FLAGS = (*BACKBONE, *SHORT)
 RUN = ("run", *FLAGS, "--task", "reconstruct_next:t=1", "--data", "phantom:patients=1", "--steps")
 TUNE = ("finetune", "--head", "denoising", *FLAGS, "--data", "phantom:patients=3", "--test-scans", 1, "--no-surface")
 KILLED = """
@@ -118,16 +120,16 @@ def test_a_start_that_was_killed_leaves_an_empty_folder(run, tmp_path):
 
 
 BAD = {
-    "data": (*RUN, 1, "--data", "no/such/folder"),
-    "scan": (*RUN, 1, "--data", "bad"),
-    "encoder": (*RUN, 1, "--backbone", "unet:encoder=resnet35"),
+    "data": ("run", *FLAGS, "--steps", 1, "--data", "no/such/folder"),
+    "scan": ("run", *FLAGS, "--steps", 1, "--data", "bad"),
+    "encoder": ("run", *SHORT, "--data", "phantom:patients=1", "--backbone", "unet:encoder=resnet35"),
     "distance": (*RUN, 1, "--task", "slice_siam:t=900"),
     "cache": (*RUN, 1, "--cache", "/proc/nothing"),
     "split": (*RUN, 1, "--without", "none.json"),
     "accelerator": (*RUN, 1, "--accelerator", "tpux"),
     "labels": ("finetune", *FLAGS, "--data", "bad"),
     "source": ("finetune", *FLAGS, "--data", "phantom:patients=3", "--from", "none"),
-    "test": (*TUNE, "--test-scans", 99),
+    "test": (*TUNE[:-3], "--test-scans", 99),
 }
 
 
@@ -138,6 +140,7 @@ def test_a_start_that_fails_leaves_no_folder(ssmtl, tmp_path, command):
     done = ssmtl(*command)
     assert done.returncode in {1, 2, 3}
     assert "not expected" not in done.stderr
+    assert "given 2 times" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -159,7 +162,7 @@ def test_an_interrupted_start_leaves_no_folder(tmp_path):
     scans.mkdir()
     for i in range(20):
         write_scan(scans / f"p{i}.nii.gz", slices=100, seed=i % 3)
-    command = [sys.executable, "-m", "ssmtl_toolkit", *map(str, RUN), "1", "--data", "scans", "--out", "runs/r"]
+    command = [sys.executable, "-m", "ssmtl_toolkit", "run", *map(str, FLAGS), "--data", "scans", "--out", "runs/r"]
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     while process.poll() is None and not (tmp_path / "runs" / "r" / ".lock.json").exists():
         time.sleep(0.02)

@@ -535,9 +535,9 @@ def test_it_says_which_repetition_predicts_where_there_are_several(tuned, labell
 
 def test_a_name_given_twice_fails_alone(tuned, ssmtl, tmp_path):
     write_scan(tmp_path / "scans" / "x.nii.gz")
-    write_scan(tmp_path / "scans" / "x.nii", seed=1)
+    write_scan(tmp_path / "others" / "x.nii.gz", seed=1)
     write_scan(tmp_path / "scans" / "y.nii.gz", seed=2)
-    done = ssmtl("predict", "--from", tuned, "scans", "-o", "out", "--json")
+    done = ssmtl("predict", "--from", tuned, "scans", "others", "-o", "out", "--json")
     assert done.returncode == 3
     result = json.loads(done.stdout)
     assert result["written"] == ["out/y.nii.gz"]

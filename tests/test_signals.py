@@ -8,6 +8,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ from ssmtl_toolkit.runtime.progress import Progress
 
 HEARD = [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 FLAGS = ("--backbone", SMALL, "--size", "32", "--batch-size", "4", "--task", "reconstruct_prev:t=1", "--log-every", "1")
+
+
+@pytest.fixture(autouse=True)
+def as_started_by_a_person():
+    """Under nohup or in the background of a script, tests and what they start would ignore some signals."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in HEARD}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Send(Progress):
@@ -131,16 +141,47 @@ def test_a_run_whose_terminal_is_closed_is_saved(scans, tmp_path):
     assert checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail).step > 0
 
 
-def test_a_signal_to_the_second_of_two_ranks_saves_and_both_leave(scans, tmp_path):
+def two_ranks(scans, tmp_path):
+    """A run of two processes that is training, and the file with what it says."""
+    told = tmp_path / "stderr"
     options = ("--devices", "2", "--accelerator", "cpu")
-    with subprocess.Popen(command(scans, tmp_path, *options), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        lines = iter(process.stderr.readline, "")
-        assert any(line.startswith("step ") for line in lines)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        (other,) = [int(child) for child in children if b"ssmtl_toolkit" in Path(f"/proc/{child}/cmdline").read_bytes()]
-        os.kill(other, signal.SIGUSR1)
-        told = process.stderr.read()
-        assert process.wait(timeout=60) == 128 + signal.SIGUSR1, told
-        assert told.count("stopped by SIGUSR1") == 1
+    with told.open("w") as stderr:
+        process = subprocess.Popen(command(scans, tmp_path, *options), stderr=stderr)
+    while "\nstep " not in told.read_text():
+        assert process.poll() is None, told.read_text()
+        time.sleep(0.1)
+    return process, told
+
+
+def second_rank(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (other,) = [int(child) for child in children if b"ssmtl_toolkit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return other
+
+
+def is_running(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_second_of_two_ranks_leaves_when_the_first_is_killed(scans, tmp_path):
+    process, told = two_ranks(scans, tmp_path)
+    other = second_rank(process)
+    os.kill(other, signal.SIGSTOP)  # it cannot notice by a broken connection
+    process.kill()
+    process.wait()
+    os.kill(other, signal.SIGCONT)
+    until = time.monotonic() + 20
+    while is_running(other):
+        assert time.monotonic() < until, told.read_text()
+        time.sleep(0.1)
+
+
+def test_a_signal_to_the_second_of_two_ranks_saves_and_both_leave(scans, tmp_path):
+    process, told = two_ranks(scans, tmp_path)
+    os.kill(second_rank(process), signal.SIGUSR1)
+    assert process.wait(timeout=60) == 128 + signal.SIGUSR1, told.read_text()
+    assert told.read_text().count("stopped by SIGUSR1") == 1
     assert checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail).step > 0

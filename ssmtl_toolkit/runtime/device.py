@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.progress import Progress
 
 _FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+_PARENT = "SSMTL_PARENT"  # which process starts the others of a run on this machine
 _FABRIC_ENVIRONMENT = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment, "Fabric": LightningEnvironment}
 
 
@@ -47,12 +51,16 @@ def make_fabric(config: RunConfig, progress: Progress) -> Fabric:
 
 
 def connect(fabric: Fabric) -> None:
-    """Start the other processes of a run, if it has any, and join them.
+    """Start the other processes of a run, if it has any, and join them; these leave when this one is gone.
 
     Raises:
         UsageError: what the launcher says of them does not fit devices and nodes.
         SsmtlError: they cannot be reached.
     """
+    parent = os.getppid()
+    if os.environ.get(_PARENT) == str(parent):
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    os.environ[_PARENT] = str(os.getpid())
     try:
         fabric.launch()
     except ValueError as error:
@@ -62,6 +70,13 @@ def connect(fabric: Fabric) -> None:
             f"the run's processes cannot be connected: {str(error).splitlines()[0]}; check that all are started, "
             f"and MASTER_ADDR and MASTER_PORT if they are set"
         ) from error
+
+
+def _leave_with(parent: int) -> None:
+    """Wait for the end of the process that started this one; without it a collective would wait for half an hour."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def agree(fabric: Fabric, problem: SsmtlError | None = None) -> None:
