@@ -249,7 +249,7 @@ def test_who_waits_for_a_lock_of_the_cache_says_so_and_can_be_interrupted(scans,
         build_store(
             listed(scans), readers(), OPTIONS, tmp_path / "cache", waiting=Waiting(check=check, note=notes.append)
         )
-    assert any(".lock: another process holds this lock" in note for note in notes)
+    assert any(".lock: this lock is held by another reader" in note for note in notes)
     for lock in locks:
         lock.release()
 
