@@ -102,3 +102,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def sizes_text(sizes: Iterable[int]) -> str:
+    """Write sizes as `24 x 20 x 12`."""
+    return " x ".join(map(str, sizes))

@@ -40,7 +40,16 @@ NOT_FOR_DATA = {"registry", "config", "scaffolding"}  # the way from file to sli
 
 CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "specs", "hookspecs", "text", "distance", "places"),
-    *("data.augment", "data.files", "data.finding", "data.geometry", "data.readers", "data.source", "data.values"),
+    *(
+        "data.augment",
+        "data.files",
+        "data.finding",
+        "data.geometry",
+        "data.memory",
+        "data.readers",
+        "data.source",
+        "data.values",
+    ),
     *("data.volume", "engine.backbone", "engine.balancer", "engine.head", "engine.hub", "engine.ranks", "engine.step"),
 }
 

@@ -11,9 +11,11 @@ import torch
 from conftest import blobs, write_scan
 
 from ssmtl_nifti import Nifti
+from ssmtl_toolkit.data import memory
 from ssmtl_toolkit.data import store as storing
 from ssmtl_toolkit.data.prepare import Prepare, prepare
 from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.registry import registry
@@ -193,10 +195,10 @@ def test_a_pair_is_known_by_its_voxels_and_not_by_its_header_alone(tmp_path, rea
 def test_memory_is_what_the_container_leaves(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
-    monkeypatch.setattr(storing, "_CGROUP", tmp_path)
-    assert storing.free_memory() == 600
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.free_memory() == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert storing.free_memory() > 600
+    assert memory.free_memory() > 600
 
 
 def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
@@ -268,3 +270,12 @@ def test_a_4d_file_wants_to_know_which_volume(tmp_path):
     nib.save(nib.Nifti1Image(series[..., 1], np.eye(4)), tmp_path / "one.nii.gz")
     alone = build(tmp_path / "one.nii.gz", tmp_path / "cache")
     assert torch.equal(store.slices, alone.slices)
+
+
+def test_a_scan_that_the_container_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    memory.check_memory((100, 100, 100), np.dtype(np.int16))
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("0\n")
+    with pytest.raises(FileError, match=r"needs 0\.0 GiB of memory, more than half .* \(100 x 100 x 100\)"):
+        memory.check_memory((100, 100, 100), np.dtype(np.int16))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ssmtl_formats.names import INSTALL, dicom_files
 from ssmtl_toolkit.data.geometry import lengths
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError, blaming
-from ssmtl_toolkit.data.values import check_memory, clean
+from ssmtl_toolkit.data.values import clean
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable

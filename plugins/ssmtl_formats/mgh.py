@@ -13,9 +13,11 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.geometry import lengths, shear, usable
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, blaming
-from ssmtl_toolkit.data.values import by, check_memory, chosen, clean
+from ssmtl_toolkit.data.values import chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
+from ssmtl_toolkit.text import sizes_text
 
 _START = 284  # where the voxels begin
 _TYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
@@ -69,5 +71,5 @@ def _header(head: bytes) -> Any:
     if version != 1 or kind not in _TYPES:
         raise FileError(f"is not MGH, or of an unknown type: version {version}, voxels of type {kind}; {AGAIN}")
     if min(dims) < 1:
-        raise FileError(f"has no voxels: its sizes are {by(dims)}; export the scan again")
+        raise FileError(f"has no voxels: its sizes are {sizes_text(dims)}; export the scan again")
     return MGHHeader.from_fileobj(io.BytesIO(head), check=False)

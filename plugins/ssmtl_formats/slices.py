@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ssmtl_formats.names import SLICES
 from ssmtl_formats.palettes import Palettes
 from ssmtl_formats.pictures import slices_of
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, FileError, blaming
-from ssmtl_toolkit.data.values import check_memory
 from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
 from ssmtl_toolkit.text import printable
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source
-from ssmtl_toolkit.data.values import check_memory
 from ssmtl_toolkit.text import printable
 
 Kind = Literal["NRRD", "MetaImage"]

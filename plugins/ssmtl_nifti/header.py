@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source
-from ssmtl_toolkit.data.values import by
+from ssmtl_toolkit.text import sizes_text
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _NO_IMAGE = {0: "unknown", 1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128"}
@@ -96,13 +96,13 @@ def _shape(fields: nib.Nifti1Header) -> tuple[tuple[int, int, int], int]:
         raise FileError(f"has an impossible number of dimensions, dim[0] = {count}; {AGAIN}")
     dims = dims[:count]
     if min(dims) < 1:
-        raise FileError(f"has no voxels: its size is {by(dims)}; export the scan again")
+        raise FileError(f"has no voxels: its size is {sizes_text(dims)}; export the scan again")
     while len(dims) > 3 and dims[-1] == 1:
         dims.pop()
     if len(dims) < 3:
-        raise FileError(f"has {len(dims)} dimensions ({by(dims)}); a scan of slices needs 3")
+        raise FileError(f"has {len(dims)} dimensions ({sizes_text(dims)}); a scan of slices needs 3")
     if len(dims) > 4:
-        raise FileError(f"has {len(dims)} dimensions ({by(dims)}: a warp or vectors); give a 3-D scan")
+        raise FileError(f"has {len(dims)} dimensions ({sizes_text(dims)}: a warp or vectors); give a 3-D scan")
     return (dims[0], dims[1], dims[2]), math.prod(dims[3:])
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ssmtl_nifti import images_of
 from ssmtl_nifti.geometry import geometry
 from ssmtl_nifti.header import Header, read_header
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, blaming
-from ssmtl_toolkit.data.values import check_memory, chosen, clean
+from ssmtl_toolkit.data.values import chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.text import printable
 

@@ -18,6 +18,7 @@ import xxhash
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
+from ssmtl_toolkit.data.memory import free_memory
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.errors import DataError, SsmtlError
@@ -28,7 +29,8 @@ Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600
 _MOST_WORKERS = 8
 _BLOCK = 1 << 24
-_CGROUP = Path("/sys/fs/cgroup")
+
+
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
 
 
@@ -282,25 +284,3 @@ def _workers() -> int:
     """How many scans to read at once: each takes a core, and the memory of a whole volume."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
-
-
-def free_memory() -> int:
-    """Bytes of RAM that are free or can be freed, in this container or job."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return min([free, *_cgroup_memory()])
-
-
-def _cgroup_memory() -> list[int]:
-    """What is left below the memory limits of the control groups, version 2 and 1, where there are any."""
-    left = []
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-            left.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
-    return left

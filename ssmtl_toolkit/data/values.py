@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.memory import NARROWED
 from ssmtl_toolkit.data.source import FileError
-
-_NARROWED = ("uint32", "int64", "uint64", "float64")  # torch has little use for uint32
 
 
 def chosen(volumes: int, volume: int | None) -> int:
@@ -28,28 +24,6 @@ def chosen(volumes: int, volume: int | None) -> int:
     if not 0 <= volume < volumes:
         raise FileError(f"has no volume {volume}; give --volume 0 to {volumes - 1}")
     return volume
-
-
-def check_memory(shape: Sequence[int], dtype: np.dtype[Any], scaled: bool = False) -> None:
-    """Refuse what would take more than half of the machine's memory, read and scaled.
-
-    Raises:
-        FileError: with both sizes.
-    """
-    copied = scaled or dtype.name in _NARROWED
-    needed = math.prod(shape) * (dtype.itemsize + copied * 4)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        memory = 1 << 34  # Windows does not tell
-    if needed > memory // 2:
-        gib = f"{needed / 2**30:.1f} GiB of memory, more than half of this machine's {memory / 2**30:.1f}"
-        raise FileError(f"needs {gib}; take a larger machine or crop the scan ({by(shape)})")
-
-
-def by(sizes: Sequence[int]) -> str:
-    """Write sizes as `24 x 20 x 12`."""
-    return " x ".join(map(str, sizes))
 
 
 def clean(raw: NDArray[Any], notes: list[str], scaling: tuple[float, float] = (1.0, 0.0)) -> tuple[NDArray[Any], int]:
@@ -105,7 +79,7 @@ def _scale(raw: NDArray[Any], slope: float, inter: float) -> NDArray[np.float32]
 
 def _narrow(raw: NDArray[Any], low: int, high: int, notes: list[str]) -> NDArray[Any]:
     """Make int32 or float32 of the types that are wider, and of uint32."""
-    if raw.dtype.name not in _NARROWED:
+    if raw.dtype.name not in NARROWED:
         return raw
     if raw.dtype.kind == "f":
         return raw.astype(np.float32)

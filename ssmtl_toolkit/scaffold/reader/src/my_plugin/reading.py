@@ -10,8 +10,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from ssmtl_toolkit.data.geometry import lengths, usable
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError, blaming
-from ssmtl_toolkit.data.values import check_memory, chosen, clean
+from ssmtl_toolkit.data.values import chosen, clean
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 
 
