@@ -90,11 +90,16 @@ class Trainer:
         """Write run.toml, or put back the state of the newest checkpoint."""
         if resume:
             self._resume()
-        if self.fabric.is_global_zero:
+        self._on_first_rank(self._begin)
+
+    def _begin(self) -> None:
+        try:
             with replacing(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
                 temporary.write_text(self.config.write(), encoding="utf-8")
             self.log.cut(self.step)
-        self.fabric.barrier()
+        except OSError as error:
+            place = error.filename or self.folder
+            raise SsmtlError(f"{place}: cannot be written ({error.strerror}); free the disk or the path") from error
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
