@@ -226,6 +226,13 @@ def test_an_out_that_cannot_be_a_folder_is_one_line(ssmtl, tmp_path, command):
     assert not (tmp_path / "a").exists()
 
 
+def test_a_file_that_cannot_be_written_as_a_run_starts_is_named(ssmtl, run):
+    (run / "metrics.part").mkdir()
+    done = ssmtl("run", "--resume", run, "--steps", 3)
+    assert done.returncode == 1
+    assert f"error: {run}/metrics.part: cannot be written (Is a directory)" in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_folder_without_permission_is_one_line(tmp_path):
     closed = tmp_path / "closed"

@@ -97,13 +97,18 @@ class Trainer:
         """Write run.toml, or put back the state of the newest checkpoint."""
         if resume:
             self._resume()
-        if self.fabric.is_global_zero:
+        self._on_first_rank(self._begin)
+        tell_pairs(self.stacks, self.specs.tasks, self.pairs, self.progress)
+
+    def _begin(self) -> None:
+        try:
             with replacing(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
                 temporary.write_text(self.config.write(), encoding="utf-8")
             if dropped := self.log.cut(self.step):
                 self.progress.note(f"{self.log.file}: {dropped} of its lines are not of this run, and were dropped")
-        self.fabric.barrier()
-        tell_pairs(self.stacks, self.specs.tasks, self.pairs, self.progress)
+        except OSError as error:
+            place = error.filename or self.folder
+            raise SsmtlError(f"{place}: cannot be written ({error.strerror}); free the disk or the path") from error
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)

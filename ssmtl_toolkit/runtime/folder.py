@@ -94,9 +94,17 @@ def _check(folder: Path, resume: bool, config: str) -> None:
         raise UsageError(
             f"{printable(folder)}: there is no run to resume (no {config}); give the folder of an earlier run"
         )
-    if not resume and folder.is_dir() and not all(_EMPTY.fullmatch(path.name) for path in folder.iterdir()):
+    if not resume and not _is_empty(folder):
         go_on = f", or go on with that run by --resume {printable(folder)}" if (folder / config).is_file() else ""
         raise UsageError(f"{printable(folder)}: is not empty; choose another --out{go_on}")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a start that was killed leaves; also one that is not there."""
+    try:
+        return all(_EMPTY.fullmatch(path.name) for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return True
 
 
 def _locked(folder: Path, tries: int = 20) -> FileLock:
@@ -111,9 +119,9 @@ def _locked(folder: Path, tries: int = 20) -> FileLock:
             lock = FileLock(folder / LOCK)
             lock.acquire(blocking=False)
             return lock
-        except (FileNotFoundError, FileExistsError, Timeout):
+        except (FileNotFoundError, FileExistsError, Timeout) as error:
             tries -= 1
-            if not tries or (folder / LOCK).exists():
+            if not tries or (isinstance(error, Timeout) and (folder / LOCK).exists()):
                 raise  # else another process was just removing the folder, as its own start had failed
 
 
