@@ -155,6 +155,14 @@ def test_a_damaged_pack_is_made_anew_and_told(damage, build, tmp_path):
     assert build.notes == []
 
 
+def test_a_whole_pack_needs_no_lock(build, tmp_path):
+    first = build("disk")
+    lock = pack(tmp_path).with_name(pack(tmp_path).name + ".lock")
+    lock.unlink(missing_ok=True)
+    (lock / "in the way").mkdir(parents=True)  # as in a cache that may only be read
+    assert torch.equal(first.slices, build("disk").slices)
+
+
 def test_a_pack_is_made_of_pieces_that_were_checked(build, tmp_path):
     first = build().slices
     flip(pieces(tmp_path)[2], -1)

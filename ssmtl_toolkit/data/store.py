@@ -245,13 +245,18 @@ def _packed(
     key = hashlib.sha256("\n".join(piece.key for piece in pieces).encode()).hexdigest()
     pack = cache / "packs" / f"{key}.f16"
     size = 2 * shape[0] * shape[1] * shape[2]
+
+    def whole() -> bool:
+        return pack.exists() and memo(pack, _checked) == f"{size} bytes, whole"
+
     try:
-        pack.parent.mkdir(parents=True, exist_ok=True)
-        with holding(Path(f"{pack}.lock"), waiting):
-            if not pack.exists() or memo(pack, _checked) != f"{size} bytes, whole":
-                if pack.exists():
-                    waiting.note(f"{printable(pack)}: is damaged, and made anew")
-                _write_pack(pack, pieces, waiting)
+        if not whole():
+            pack.parent.mkdir(parents=True, exist_ok=True)
+            with holding(Path(f"{pack}.lock"), waiting):
+                if not whole():  # no other process has made it meanwhile
+                    if pack.exists():
+                        waiting.note(f"{printable(pack)}: is damaged, and made anew")
+                    _write_pack(pack, pieces, waiting)
     except OSError as error:
         raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
     memo.save()
