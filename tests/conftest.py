@@ -16,8 +16,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from ssmtl_toolkit.cli import main
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault; what is slow is measured elsewhere
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parents[1]
 

@@ -80,7 +80,7 @@ def test_a_fine_tuning_killed_in_mid_repetition_ends_with_the_same_bits(labelled
     code = (
         "import os, signal, sys\n"
         "import ssmtl_toolkit as toolkit\n"
-        "from ssmtl_toolkit.engine import keeping\n"
+        "from ssmtl_toolkit.downstream import keeping\n"
         "from ssmtl_toolkit.runtime.progress import Progress\n"
         "keeping.SECONDS, keeping._SHARE = 0.0, 1e9\n"
         "class Kill(Progress):\n"
