@@ -60,7 +60,7 @@ def connect(fabric: Fabric) -> None:
     parent = os.getppid()
     if os.environ.get(_PARENT) == str(parent):
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    os.environ[_PARENT] = str(os.getpid())
+    os.environ[_PARENT] = str(os.getpid())  # for the children that are started now, and no others
     try:
         fabric.launch()
     except ValueError as error:
@@ -70,6 +70,8 @@ def connect(fabric: Fabric) -> None:
             f"the run's processes cannot be connected: {str(error).splitlines()[0]}; check that all are started, "
             f"and MASTER_ADDR and MASTER_PORT if they are set"
         ) from error
+    finally:
+        del os.environ[_PARENT]
 
 
 def _leave_with(parent: int) -> None:
