@@ -232,3 +232,17 @@ def test_a_mosaic_is_called_one_and_how_to_convert_it_is_said(tmp_path, kind, co
         save(image(VOXELS[..., t], AFFINE, 0, ImageType=[*M, kind]), folder / f"{t}.dcm")
     assert "is a mosaic (all slices of a volume side by side in one image; dcm2niix converts it" in refused(folder)
     assert "is a mosaic" in refused(folder / "0.dcm")
+
+
+def test_values_that_hardly_differ_count_for_more_than_the_order_of_times(tmp_path):
+    def change(data: Dataset, v: int, k: int) -> None:
+        data.FlipAngle, data.AcquisitionTime = str(14 + v), f"{120000 + (v + k) % 2}"
+
+    assert [len(one) for one in volumes_in(write(tmp_path / "scan", change))] == [1, 1]
+
+
+def test_inversion_times_that_follow_the_contrast_agent_are_of_one_volume(tmp_path):
+    def change(data: Dataset, v: int, k: int) -> None:
+        data.InversionTime = str(280 + 40 * (k // 3))  # of each breath-hold of a late enhancement
+
+    assert Dicom().read(write(tmp_path / "scan", change, 1)).array.shape == VOXELS.shape

@@ -69,6 +69,10 @@ SCANS = {
         ndimage.zoom(MRI.image[:30, :30, :5] / MRI.image.max() * 255, (4, 4, 1), order=1)
     ),
     "a small scan on a large grid": np.pad(windowed(-160, 240)[:40, :40, :10], ((100, 100), (100, 100), (20, 20))),
+    "CT, narrow window, 8 bit, in a frame": np.pad(windowed(-30, 80) + np.uint16(1), ((80, 80), (80, 80), (0, 0))),
+    "a tiny scan of 50 levels": RNG.integers(0, 50, (16, 16, 12)).astype(np.int16),
+    "vessels on black": np.where(CT.image > np.percentile(CT.image, 98), windowed(-160, 1000), 0)[:40, :40],
+    "few counts of decays": RNG.poisson(1.0, (40, 40, 12)),
     "a map of probabilities": ndimage.gaussian_filter((CT.label == 500).astype(np.float32), 2),
 }
 

@@ -76,7 +76,8 @@ FIXED = (
         "temporal positions",
         (f"{_CONTENT}/TemporalPositionIndex", "TemporalPositionIndex", "TemporalPositionIdentifier"),
     ),
-    Attribute("inversion times", ("MRModifierSequence/InversionTimes", "InversionTime"), tolerance=0.1),
+    # follows the contrast agent from breath-hold to breath-hold
+    Attribute("inversion times", ("MRModifierSequence/InversionTimes", "InversionTime"), tolerance=0.4),
     # lowered in single slices to limit the SAR
     Attribute("flip angles", ("MRTimingAndRelatedParametersSequence/FlipAngle", "FlipAngle"), tolerance=0.2),
     Attribute("tube voltages", ("CTXRayDetailsSequence/KVP", "KVP"), tolerance=0.01),

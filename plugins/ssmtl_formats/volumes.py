@@ -77,8 +77,8 @@ def _near(one: Any, other: Any, tolerance: float) -> bool:
 def _others(places: Places) -> Iterator[tuple[Key, bool]]:
     """What else may tell volumes apart, and whether only the order of its values counts."""
     times = min(len(frame.marks.times) for place in places for frame in place)
-    yield from ((_nth("times", i), True) for i in range(times))
     yield from ((_nth("fixed", i), False) for i in range(len(FIXED)))  # without tolerance
+    yield from ((_nth("times", i), True) for i in range(times))
     yield from ((_nth("free", i), False) for i in range(len(FREE)))
 
 
