@@ -336,8 +336,19 @@ def test_distances_that_suit_the_scans_are_not_warned_of(ssmtl, scans):
 
 
 def test_a_batch_larger_than_the_data_is_noted(ssmtl, scans):
-    flags = ["--task", "reconstruct_prev:t=1", "--steps", 1, "--batch-size", 50]
-    done = ssmtl("run", *FLAGS, *flags, "--data", scans, "--out", "r")
+    flags = [
+        "--size",
+        32,
+        "--backbone",
+        SMALL["backbone"],
+        "--task",
+        "reconstruct_prev:t=1",
+        "--steps",
+        1,
+        "--batch-size",
+        50,
+    ]
+    done = ssmtl("run", *flags, "--data", scans, "--out", "r")
     assert done.returncode == 0, done.stderr
     assert "note: a batch of 50 is more than the 44 slices to train on" in done.stderr
     fits = ssmtl("run", *FLAGS, *flags[:-1], 44, "--data", scans, "--out", "s")
