@@ -116,6 +116,7 @@ def test_where_folders_seem_to_be_patients_a_note_says_the_regex_that_keeps_thei
         ["case_1/imaging", "case_2/imaging", "case_3/imaging"],
         ["subset0/1.2.30", "subset0/1.2.31", "subset1/1.2.32"],
         ["ct/1", "ct/2", "mr/1", "mr/2"],
+        ["T1/IXI1_scan", "T1/IXI2_scan", "T2/IXI1_scan", "T2/IXI2_scan"],
         ["x_0001", "x_0002", "x_0003"],
     ],
 )

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.volume import Volume
 
-# Measured on 295 scans (MRI, 4 CT) and 310 label maps: which share of its neighbours has a voxel's value, background
-# left out, as the median over the values, so that the few of padding and of a window's ends do not count. Label maps
-# come to 0.94 and more, 8-bit scans to 0.1 at most, smooth ones of 64 levels to 0.5, of 10 levels to 0.7.
+# Measured on 5 scans in nine forms each and 9 label maps: which share of its neighbours has a voxel's value, background
+# left out, as the median over the values, so that the few of padding and of a window's ends do not count. The maps come
+# to 0.97 and more, the scans in 8 bit to 0.1 at most, smoothed to 64 levels to 0.5, of 10 levels to 0.7.
 _MOST_VALUES = 512
 _FEW_VALUES = 8
 _EQUAL_NEIGHBOURS = 0.75

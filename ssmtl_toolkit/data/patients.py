@@ -59,7 +59,7 @@ def _are_patients(folders: dict[str, list[str]]) -> bool:
     """Whether folders seem to be a patient each: named like their files or like each other, or with the same files."""
     several = {folder: inside for folder, inside in folders.items() if len(inside) > 1}
     called = [folder.rpartition("/")[2] for folder in folders]
-    if len(folders) < 2 or not several or any(map(_GROUPS.fullmatch, called)):
+    if len(folders) < 2 or not several or any(_GROUPS.fullmatch(name) or _CONTRAST.fullmatch(name) for name in called):
         return False
     own = all(
         file.rpartition("/")[2].startswith(folder.rpartition("/")[2])
