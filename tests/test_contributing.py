@@ -79,3 +79,15 @@ def test_the_page_has_no_code_that_is_not_run():
     for language, text in BLOCKS:
         if language == "toml":
             assert tomllib.loads(text)["project"]["entry-points"]["ssmtl"] == {"which_side": "which_side"}
+
+
+def test_the_network_of_the_page_has_not_learned_its_task_before_it_was_trained(tmp_path):
+    program = next(text for language, text in BLOCKS if language == "python").split("for case in cases")[0]
+    train = (
+        'run = ssmtl.pretrain(data="phantom:patients=2", backbone="unet:encoder=plain,width=8", tasks=[Between(t=2)], '
+        'size=32, steps=20, lr=1e-9, out="run")\nprint(run.summary["tasks"]["between:t=2"]["verdict"])'
+    )
+    end = subprocess.run(
+        [sys.executable, "-c", program + train], cwd=tmp_path, capture_output=True, text=True, timeout=500
+    )
+    assert end.stdout.splitlines()[-1:] == ["did not learn"], end.stderr

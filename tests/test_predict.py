@@ -526,7 +526,7 @@ def test_a_damaged_prediction_json_is_refused_by_name(pair, tmp_path, text):
 def test_it_says_which_repetition_predicts_where_there_are_several(tuned, labelled, ssmtl):
     scan = labelled / "images" / "a_pre.nii.gz"
     done = ssmtl("predict", "--from", tuned, scan, "-o", "out", "--json")
-    assert f"model pretrained-0 of {tuned} (1 of 4; --from {tuned}/pretrained-1 for another)" in done.stderr
+    assert f"model pretrained-0 of {tuned} (1 of 4 models; --from {tuned}/pretrained-1 for another)" in done.stderr
     assert (json.loads(done.stdout)["repetition"], json.loads(done.stdout)["repetitions"]) == ("pretrained-0", 4)
     done = ssmtl("predict", "--from", tuned / "scratch-1", scan, "-o", "out2", "--json")
     assert "note: model" not in done.stderr

@@ -260,6 +260,7 @@ def test_scans_that_are_too_short_are_reported_and_the_others_train(scans, tmp_p
     assert told["scans"]["used"] == 4
     reason = "its slices along the axial axis (3) give no pair for any task; another t may"
     assert told["scans"]["left_out"] == [{"scan": "short", "reason": reason}]
+    assert told["slices"] == 4 * 12  # of the scans that are used
     assert told["anchors"] == 4 * 7
 
 

@@ -125,7 +125,7 @@ def predict(
         _check(recipe, head, wanted, batch_size, file)
         if len(files) > 1:
             progress.note(
-                f"model {file.parent.name} of {printable(Path(source))} (1 of {len(files)}; "
+                f"model {file.parent.name} of {printable(Path(source))} (1 of {len(files)} models; "
                 f"--from {printable(files[1].parent)} for another)"
             )
         call = _Call(file, read.digest, recipe, wanted, precision, len(files))

@@ -309,7 +309,7 @@ class Trainer:
             "seconds": self._seconds(),
             "seconds_to_first_step": round(first_step, 2),
             "device": str(self.fabric.device),
-            "slices": len(self.store.slices),
+            "slices": len(self.store.slices) - sum(self.store.scans[i].count for i in self.plan.idle),
             "anchors": len(self.plan.anchors),
             "stacks": self.stacks.to_json(),
             "pairs": pairs_json(self.pairs),
