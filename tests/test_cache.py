@@ -179,6 +179,19 @@ def test_a_folder_in_the_place_of_a_piece_is_one_clear_line(build, tmp_path):
         build()
 
 
+def test_a_pack_in_the_place_of_another_is_made_anew(build, scans, tmp_path):
+    first = build("disk").slices.clone()
+    mine = pack(tmp_path)
+    (scans / "p0.nii.gz").rename(scans / "z.nii.gz")  # the same scans in another order: a pack of the same size
+    build("disk")
+    (other,) = set(mine.parent.glob("*.f16")) - {mine}
+    assert other.stat().st_size == mine.stat().st_size
+    exchange(mine, other)
+    (scans / "z.nii.gz").rename(scans / "p0.nii.gz")
+    assert torch.equal(first, build("disk").slices)
+    assert any("is damaged, and made anew" in note for note in build.notes)
+
+
 def memo_of(tmp_path):
     return tmp_path / "cache" / "digests.json"
 
@@ -198,6 +211,7 @@ MEMOS = {
     "numbers for entries": lambda known: dict.fromkeys(known, 7),
     "short entries": lambda known: {k: v[:3] for k, v in known.items()},
     "a list": lambda known: [known],
+    "a name that is no text": lambda known: {**known, "\ud800": [1, 2, 3, 4, "\ud800", "x"]},
 }
 
 

@@ -174,7 +174,7 @@ class DigestMemo:
 
 
 def _seal(name: str, entry: list[Any]) -> str:
-    return checksum(name.encode(), json.dumps(entry).encode())
+    return checksum(name.encode(errors="surrogatepass"), json.dumps(entry).encode())
 
 
 def _is_whole(name: str, entry: Any) -> bool:

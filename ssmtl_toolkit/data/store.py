@@ -264,8 +264,8 @@ def _packed(
 
 
 def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
-    """Write the slices, then a checksum of them."""
-    total = xxhash.xxh3_128()
+    """Write the slices, then a checksum of them and of the pack's name: exchanged packs are noticed."""
+    total = xxhash.xxh3_128(pack.name.encode())
     with replacing(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
         for piece in pieces:
             data = piece.slices(waiting).data.cast("B")
@@ -276,7 +276,7 @@ def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
 
 def _checked(pack: Path) -> str:
     """Read a pack once, and tell its size and whether its checksum fits."""
-    total = xxhash.xxh3_128()
+    total = xxhash.xxh3_128(pack.name.encode())
     size = max(0, pack.stat().st_size - total.digest_size)
     with pack.open("rb") as file:
         for start in range(0, size, _BLOCK):
