@@ -109,6 +109,7 @@ class TaskSpec(Spec):
     needs: ClassVar[frozenset[Feature]] = frozenset()  # what it reads: a backbone without it is refused beforehand
     metrics: ClassVar[tuple[str, ...]] = ()  # what its TaskOutput.metrics holds
     baselines: ClassVar[tuple[str, ...]] = ()  # those of them that trivial answers cost; the least is to be beaten
+    beaten_untrained: ClassVar[bool] = False  # whether an untrained network may get below its trivial answers too
     least_correlation: ClassVar[float | None] = None  # of an anchor with its companion: below it, t is called too large
     floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
 

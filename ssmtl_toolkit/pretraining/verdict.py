@@ -90,6 +90,11 @@ def _compared(task: TaskSpec, history: History, best: str, hint: str) -> Verdict
     loss, trivial = history.means["loss"], history.means[best]
     possible = trivial - task.floor
     if trivial - loss > _CLEARLY * possible and loss < trivial:
+        if task.beaten_untrained:
+            said = (
+                f"its loss {loss:.4g} ends below {best} ({trivial:.4g}), where that of an untrained network may be too"
+            )
+            return Verdict("no comparison", f"{said}; fine-tuning tells")
         by = f"{100 * (trivial - loss) / possible:.0f} %" if task.floor == 0 else f"{trivial - loss:.3g}"
         return Verdict(
             "learned", f"its loss {loss:.4g} ends {by} below the best trivial answer, {best} ({trivial:.4g})"
