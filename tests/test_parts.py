@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -128,6 +129,14 @@ def test_a_damaged_checkpoint_ahead_never_costs_a_good_one(tmp_path):
     assert checkpoint.newest(tmp_path, lambda text: None).step == 3
     saved(tmp_path, 5, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_a_copy_that_a_user_has_put_beside_the_checkpoints_is_neither_read_nor_removed(tmp_path):
+    shutil.copytree(saved(tmp_path, 5)[0], tmp_path / "step-00000005-before-lr-0.1")
+    assert checkpoint.newest(tmp_path, pytest.fail).step == 5
+    for step in (4, 6, 7, 8):
+        saved(tmp_path, step)
+    assert (tmp_path / "step-00000005-before-lr-0.1" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("fail", ["rename", "fsync", "write_text"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.text import printable
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+_OURS = re.compile(r"step-\d{8,}")  # no copies that a user has put beside them
 _ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError)
 """What comes of a manifest that says something else than we write, or nests it too deep."""
 
@@ -217,7 +219,7 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
 
 def _all(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first, by the step in their names."""
-    return sorted(folder.glob("step-*[0-9]"))
+    return sorted(path for path in folder.glob("step-*") if _OURS.fullmatch(path.name))
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
