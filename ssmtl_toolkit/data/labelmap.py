@@ -31,9 +31,8 @@ def looks_like_labels(volume: Volume) -> str:
     few = len(different) <= _FEW_VALUES
     if equal < (_EQUAL_IF_FEW if few else _EQUAL_NEIGHBOURS):
         return ""
-    return f"{len(different)} whole values" + f" in regions or points ({100 * equal:.0f} % of neighbours are equal)" * (
-        not few
-    )
+    where = "" if few else f" in regions or points ({100 * equal:.0f} % of neighbours are equal)"
+    return f"{len(different)} whole values{where}"
 
 
 def _whole_values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -231,10 +231,14 @@ def _stored(piece: Piece, start: int) -> StoredScan:
 
 def _loaded(pieces: Sequence[Piece], shape: tuple[int, int, int], waiting: Waiting) -> Tensor:
     slices = np.empty(shape, dtype=np.float16)
-    start = 0
-    for piece in pieces:
-        slices[start : start + piece.about.count] = piece.slices(waiting)
-        start += piece.about.count
+    ends = np.cumsum([piece.about.count for piece in pieces])
+
+    def load(piece: Piece, end: int) -> None:
+        slices[end - piece.about.count : end] = piece.slices(waiting)
+
+    with ThreadPoolExecutor(max_workers=_workers()) as pool:  # reading, checksums and copies leave the others running
+        for done in [pool.submit(load, *one) for one in zip(pieces, ends.tolist(), strict=True)]:
+            done.result()
     return torch.from_numpy(slices)
 
 
