@@ -43,9 +43,7 @@ def launch(devices: int = 1, nodes: int = 1) -> Launch:
     found = found or _by_hand(numbers, devices, nodes)
     if found is None:
         if (numbers["WORLD_SIZE"] or 1) > 1:
-            raise _copies(
-                "by WORLD_SIZE (unset it if it is left over), a launcher", numbers["WORLD_SIZE"], devices, nodes
-            )
+            raise _copies("a launcher (by WORLD_SIZE; unset it if left over)", numbers["WORLD_SIZE"], devices, nodes)
         for name in _OF_TORCH:
             os.environ.pop(name, None)
     return found or Launch()

@@ -57,9 +57,8 @@ def connect(fabric: Fabric) -> None:
         UsageError: what the launcher says of them does not fit devices and nodes.
         SsmtlError: they cannot be reached.
     """
-    parent = os.getppid()
-    if os.environ.get(_PARENT) == str(parent):
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    if parent := os.environ.get(_PARENT):
+        threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
     os.environ[_PARENT] = str(os.getpid())  # for the children that are started now, and no others
     try:
         fabric.launch()
