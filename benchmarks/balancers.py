@@ -42,12 +42,12 @@ def trainer_of(balancer: str, tasks: tuple[str, ...], norms: bool, size: int) ->
         "batch_size": 8,
         "log_every": 1,
     }
-    config, specs = RunConfig.of({**options, "balancer": balancer, "gradient_norms": norms}).resolve()
+    config = RunConfig.of({**options, "balancer": balancer, "gradient_norms": norms}).resolve()
     progress, store = Progress(), random_store(scans=2, slices=100, size=size)
     fabric = make_fabric(config, progress)
     fabric.launch()
-    plan = make_plan(store, specs, progress)
-    return Trainer(fabric, config, specs, store, plan, Path(tempfile.mkdtemp()), progress)
+    plan = make_plan(store, config.tasks, progress)
+    return Trainer(fabric, config, store, plan, Path(tempfile.mkdtemp()), progress)
 
 
 def seconds(trainer: Trainer) -> float:

@@ -19,8 +19,8 @@ import torch
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.downstream.predict import predict
 from ssmtl_toolkit.registry import registry
@@ -40,7 +40,7 @@ def main(rounds: int) -> None:
     recipe = Recipe(
         registry().resolve(BackboneSpec, NETWORK),
         registry().resolve(HeadSpec, "segmentation"),
-        Prepare(size=SIZE),
+        Slicing(size=SIZE),
         Classes.of_values([1, 2, 3, 4]),
     )
     model = recipe.build()

@@ -30,12 +30,12 @@ BATCH, SIZE, STEPS_A_ROUND = 16, 64, 4
 
 def toolkit_step() -> Callable[[], None]:
     options = {"backbone": "unet:encoder=resnet18", "tasks": TASKS, "size": SIZE, "steps": 10**6}
-    config, specs = RunConfig.of(options).resolve()
+    config = RunConfig.of(options).resolve()
     progress, store = Progress(), random_store(scans=2, slices=400, size=SIZE)
     fabric = make_fabric(config, progress)
     fabric.launch()
     trainer = Trainer(
-        fabric, config, specs, store, make_plan(store, specs, progress), Path(tempfile.mkdtemp()), progress
+        fabric, config, store, make_plan(store, config.tasks, progress), Path(tempfile.mkdtemp()), progress
     )
     return trainer._update
 

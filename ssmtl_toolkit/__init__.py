@@ -8,7 +8,7 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+    from ssmtl_toolkit.config import FinetuneConfig, PredictConfig, RunConfig
     from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
     from ssmtl_toolkit.downstream.predict import predict
     from ssmtl_toolkit.evaluation.evaluate import evaluate
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "FinetuneConfig": "ssmtl_toolkit.config",
     "Finetuned": "ssmtl_toolkit.downstream.finetune",
+    "PredictConfig": "ssmtl_toolkit.config",
     "Run": "ssmtl_toolkit.pretraining.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
     "Compared": "ssmtl_toolkit.experiments.execution",
@@ -33,6 +34,7 @@ __all__ = [
     "DataError",
     "FinetuneConfig",
     "Finetuned",
+    "PredictConfig",
     "Run",
     "RunConfig",
     "SsmtlError",

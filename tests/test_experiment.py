@@ -289,6 +289,27 @@ def test_a_folder_that_was_moved_goes_on_and_changed_labels_make_another_run(lab
     assert len(folders(tmp_path / "moved", "pretrain")) == 2
 
 
+def test_data_that_were_moved_are_the_same_data_and_nothing_is_trained_again(labelled, tiny, ssmtl, tmp_path):
+    shutil.copytree(labelled, tmp_path / "here")
+    call = ("experiment", tiny, "--row", "end", "--out", "out", "--json")
+    first = ssmtl(*call, "--data", tmp_path / "here")
+    assert first.returncode == 0, first.stderr
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    second = ssmtl(*call, "--data", tmp_path / "there")
+    assert second.returncode == 0, second.stderr
+    assert "pre-training in" not in second.stderr
+    assert "fine-tuning in" not in second.stderr
+    assert len(folders(tmp_path / "out", "pretrain")) == len(folders(tmp_path / "out", "finetune")) == 1
+
+
+def test_what_computes_or_logs_makes_no_other_run(labelled, tiny, ssmtl, tmp_path):
+    call = ("experiment", tiny, "--data", labelled, "--row", "end", "--out", "out", "--json")
+    assert ssmtl(*call).returncode == 0
+    again = ssmtl(*call, "--set", "pretrain.gradient_norms=true", "--set", "pretrain.channels_last=on")
+    assert again.returncode == 0, again.stderr
+    assert "pre-training in" not in again.stderr
+
+
 def test_the_gain_is_over_the_row_from_scratch_with_the_same_slices_whatever_the_repetitions(labelled, tiny, ssmtl):
     tiny.write_text(
         TINY.replace('name = "SSMTL"\n', 'name = "SSMTL"\nfinetune = { seeds = 3, freeze = "encoder" }\n')

@@ -167,7 +167,7 @@ def test_one_of_several_processes_that_nothing_connects_is_refused(ssmtl, monkey
 def test_what_a_launcher_says_must_fit_the_devices_and_nodes_of_the_run(monkeypatch, variables, devices, nodes):
     setenv(monkeypatch, variables)
     with pytest.raises(UsageError, match=r"copies into one folder|do not fit --devices|nothing connects the machines"):
-        make_fabric(RunConfig(accelerator="cpu", devices=devices, nodes=nodes), Progress())
+        make_fabric(RunConfig(accelerator="cpu"), Progress(), devices, nodes)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_what_a_launcher_says_must_fit_the_devices_and_nodes_of_the_run(monkeypa
 def test_the_rank_is_the_one_that_fabric_trains_with(monkeypatch, variables, devices, nodes, found):
     setenv(monkeypatch, variables)
     assert launch(devices, nodes) == found
-    fabric = make_fabric(RunConfig(accelerator="cpu", devices=devices, nodes=nodes), Progress())
+    fabric = make_fabric(RunConfig(accelerator="cpu"), Progress(), devices, nodes)
     assert fabric.global_rank == found.rank
     assert fabric.is_global_zero == (found.rank == 0)
 

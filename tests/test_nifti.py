@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from ssmtl_nifti import Nifti
 from ssmtl_nifti.reading import read_nifti
-from ssmtl_toolkit.data.prepare import Prepare, prepare
+from ssmtl_toolkit.data.prepare import prepare
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
@@ -435,7 +436,7 @@ def test_a_volume_without_a_finite_voxel_is_refused(tmp_path: Path, value: float
 def test_a_blank_volume_is_read_as_a_label_may_be_and_refused_as_an_image(tmp_path: Path) -> None:
     blank = read(tmp_path, nifti(np.full((8, 8, 8), 7, np.float32)))
     with pytest.raises(DataError, match="all voxels are 7"):
-        prepare(blank, Prepare(size=8))
+        prepare(blank, Slicing(size=8))
 
 
 def test_float64_beyond_float32_is_refused(tmp_path: Path) -> None:
@@ -587,7 +588,7 @@ BAD_REFUSED = {
 
 def outcome_of(path: Path) -> str:
     try:
-        prepare(read_nifti(path, None), Prepare(size=8))
+        prepare(read_nifti(path, None), Slicing(size=8))
     except DataError as error:
         return str(error)
     return "read"

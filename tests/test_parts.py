@@ -13,7 +13,8 @@ from torch import nn
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data import augment, files
-from ssmtl_toolkit.data.prepare import Prepare, prepare
+from ssmtl_toolkit.data.prepare import prepare
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import DataError
@@ -251,7 +252,7 @@ def test_a_window_that_keeps_nothing_is_told():
         RunConfig.of({"window": [300, -100]})
     volume = Volume(np.arange(512.0, dtype=np.float32).reshape(8, 8, 8), np.eye(4), (1, 1, 1))
     with pytest.raises(DataError, match=r"clipped to \(5000\.0, 6000\.0\); choose another --window"):
-        prepare(volume, Prepare(size=8, window=(5000, 6000)))
+        prepare(volume, Slicing(size=8, window=(5000, 6000)))
 
 
 def test_files_are_as_readable_as_others(tmp_path):

@@ -19,8 +19,8 @@ import ssmtl_toolkit as toolkit
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
@@ -83,7 +83,7 @@ class BrightSpec(HeadSpec):
 
 def predictor(head, axis, size, batch_size=5, volume=0):
     classes = Classes.of_values([7]) if head.output == "labels" else None
-    recipe = Recipe(Nothing(), head, Prepare(axis=axis, size=size, volume=volume), classes)
+    recipe = Recipe(Nothing(), head, Slicing(axis=axis, size=size, volume=volume), classes)
     return Predictor(recipe, recipe.build(), make_fabric(RunConfig(accelerator="cpu"), Progress()), batch_size)
 
 

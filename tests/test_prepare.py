@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssmtl_toolkit.data.prepare import Prepare, normalise, prepare, resize, resize_labels
+from ssmtl_toolkit.data.prepare import normalise, prepare, resize, resize_labels
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
 
 
@@ -18,7 +19,7 @@ def test_each_slice_has_zero_mean_and_unit_variance_whatever_the_scale_of_the_sc
     rng = np.random.default_rng(0)
     for scale, shift in ((1.0, 0.0), (1.7e6, 3e6), (1e-4, 0.2)):
         array = (rng.normal(0, 1, (32, 32, 5)) * scale + shift).astype(np.float32)
-        slices = prepare(volume(array), Prepare(size=32)).slices.astype(np.float64)
+        slices = prepare(volume(array), Slicing(size=32)).slices.astype(np.float64)
         assert np.abs(slices.mean(axis=(1, 2))).max() < 1e-3
         assert np.abs(slices.std(axis=(1, 2)) - 1).max() < 1e-3
 
@@ -27,7 +28,7 @@ def test_each_slice_has_zero_mean_and_unit_variance_whatever_the_scale_of_the_sc
 def test_a_blank_slice_becomes_zeros_and_is_counted(value):
     array = np.random.default_rng(0).normal(0, 1, (16, 16, 3)).astype(np.float32)
     array[:, :, 1] = value
-    prepared = prepare(volume(array), Prepare(size=16))
+    prepared = prepare(volume(array), Slicing(size=16))
     assert prepared.blank == 1
     assert not prepared.slices[1].any()
     assert prepared.slices[0].any()
@@ -61,8 +62,8 @@ def test_the_window_clips_before_anything_else():
     array = np.full((16, 16, 2), -1000.0, dtype=np.float32)
     array[4:8, 4:8] = 50
     array[8, 8] = 30000  # metal
-    windowed = prepare(volume(array), Prepare(size=16, window=(-100, 300))).slices[0]
-    assert windowed.max() < 15 < prepare(volume(array), Prepare(size=16)).slices[0].max()
+    windowed = prepare(volume(array), Slicing(size=16, window=(-100, 300))).slices[0]
+    assert windowed.max() < 15 < prepare(volume(array), Slicing(size=16)).slices[0].max()
 
 
 @pytest.mark.parametrize(("axis", "number", "spacing"), [("axial", 7, 2.0), ("coronal", 6, 0.9), ("sagittal", 5, 0.8)])
@@ -74,8 +75,8 @@ def test_the_axis_is_anatomical_whatever_the_order_in_the_file(axis, number, spa
         nib.orientations.io_orientation(ras.affine), nib.orientations.axcodes2ornt(codes)
     )
     turned = ras.as_reoriented(turn)
-    here = prepare(volume(np.asarray(turned.dataobj), turned.affine), Prepare(axis=axis, size=8))
-    there = prepare(volume(np.asarray(ras.dataobj), ras.affine), Prepare(axis=axis, size=8))
+    here = prepare(volume(np.asarray(turned.dataobj), turned.affine), Slicing(axis=axis, size=8))
+    there = prepare(volume(np.asarray(ras.dataobj), ras.affine), Slicing(axis=axis, size=8))
     assert here.slices.shape[0] == number
     assert here.spacing == pytest.approx(spacing)
     assert np.array_equal(here.slices, there.slices)
@@ -85,7 +86,7 @@ def test_axial_slices_run_upwards_and_look_as_radiologists_print_them():
     array = np.zeros((8, 8, 4), dtype=np.float32)
     array[6, 6, :] = 1  # to the patient's right and front
     array[:, :, 3] *= 5  # the top slice
-    slices = prepare(volume(array), Prepare(axis="axial", size=8)).slices
+    slices = prepare(volume(array), Slicing(axis="axial", size=8)).slices
     row, column = np.unravel_index(slices[0].argmax(), (8, 8))
     assert (row, column) == (1, 1)  # front is up, the patient's right is left in the picture
 
@@ -93,7 +94,7 @@ def test_axial_slices_run_upwards_and_look_as_radiologists_print_them():
 @pytest.mark.parametrize(("slice_axis", "axis"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
 def test_acquisition_is_the_axis_the_scanner_stepped_along(slice_axis, axis):
     array = np.random.default_rng(0).normal(0, 1, (5, 6, 7)).astype(np.float32)
-    prepared = prepare(volume(array, slice_axis=slice_axis), Prepare(size=8))
+    prepared = prepare(volume(array, slice_axis=slice_axis), Slicing(size=8))
     assert prepared.axis == axis
     assert len(prepared.slices) == array.shape[slice_axis]
 

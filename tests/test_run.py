@@ -394,7 +394,7 @@ def test_python_takes_specs_as_objects(scans, tmp_path):
     task = registry().find(TaskSpec, "reconstruct_next")(t=2)
     run = pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=2", task], steps=2)
     assert list(run.summary["tasks"]) == ["reconstruct_prev:t=2", "reconstruct_next:t=2"]
-    assert RunConfig.of(RunConfig.read(run.folder / "run.toml")).resolve()[1].tasks[1] == task
+    assert RunConfig.of(RunConfig.read(run.folder / "run.toml")).resolve().tasks[1] == task
 
 
 @pytest.mark.parametrize(

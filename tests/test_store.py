@@ -13,15 +13,16 @@ from conftest import blobs, write_scan
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import memory
 from ssmtl_toolkit.data import store as storing
-from ssmtl_toolkit.data.prepare import Prepare, prepare
+from ssmtl_toolkit.data.prepare import prepare
 from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import ReaderSpec
 
-OPTIONS = Prepare(size=16)
+OPTIONS = Slicing(size=16)
 
 
 def readers():
@@ -90,7 +91,7 @@ def test_a_moved_or_renamed_folder_costs_no_reading(scans, tmp_path, reads):
 def test_other_options_make_other_slices(scans, tmp_path, reads):
     build(scans, tmp_path / "cache")
     reads.clear()
-    build_store(listed(scans), readers(), Prepare(size=16, axis="coronal"), tmp_path / "cache")
+    build_store(listed(scans), readers(), Slicing(size=16, axis="coronal"), tmp_path / "cache")
     assert len(reads) == 4
 
 
@@ -266,7 +267,7 @@ def test_a_4d_file_wants_to_know_which_volume(tmp_path):
     nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "scans" / "fmri.nii.gz")
     with pytest.raises(DataError, match="--volume"):
         build(tmp_path / "scans", tmp_path / "cache")
-    store = build_store(listed(tmp_path / "scans"), readers(), Prepare(size=16, volume=1), tmp_path / "cache")
+    store = build_store(listed(tmp_path / "scans"), readers(), Slicing(size=16, volume=1), tmp_path / "cache")
     nib.save(nib.Nifti1Image(series[..., 1], np.eye(4)), tmp_path / "one.nii.gz")
     alone = build(tmp_path / "one.nii.gz", tmp_path / "cache")
     assert torch.equal(store.slices, alone.slices)

@@ -17,8 +17,9 @@ from ssmtl_formats.names import SLICES
 from ssmtl_formats.palettes import Palettes
 from ssmtl_formats.pictures import slices_of
 from ssmtl_toolkit.data.memory import check_memory
+from ssmtl_toolkit.data.slicing import Axis
 from ssmtl_toolkit.data.source import AGAIN, FileError, blaming
-from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
+from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
 from ssmtl_toolkit.text import printable
 
 _RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}

@@ -76,7 +76,7 @@ def _ends_early(error: Exception) -> bool:
     return isinstance(error, EOFError | click.exceptions.Abort)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(package_name="ssmtl-toolkit", prog_name="ssmtl")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context

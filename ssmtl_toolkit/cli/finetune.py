@@ -9,47 +9,42 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import options_of, resumed
-from ssmtl_toolkit.config import FinetuneConfig, naming_what_is_missing
+from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, read_options, resumed
+from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 
 
 @click.command("finetune", cls=OnceCommand)
 @options_of(FinetuneConfig, {"source": "from"})
-@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-HEAD]")
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the fine-tuning in this folder.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@folder_options("runs/DATE-TIME-HEAD")
+@json_option
 def command(
     file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
 ) -> None:
     """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
 
     \b
-      ssmtl finetune --from runs/first --data labelled/ --train-scans 5 --slices-per-scan 20 --baseline scratch
+      ssmtl finetune --from runs/first --data labelled/ --baseline scratch
+      ssmtl finetune --from runs/first --data labelled/ --slices-per-scan 20
       ssmtl finetune --from runs/first --data scans/ --head denoising:sigma=0.2
-      ssmtl finetune --data labelled/ --backbone unet --steps 1000       # from scratch
+      ssmtl finetune --data labelled/ --backbone unet    # from scratch
     """
     if resume and (out or file):
-        raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
+        raise UsageError("--resume continues in its own folder with its own options; leave out --out and --config")
     source = resumed(resume, "finetune.toml") if resume else file
-    options = FinetuneConfig.read(source) if source else {}
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    FinetuneConfig.of(options, str(source))
-    config = FinetuneConfig.of({**options, **given})
-    with naming_what_is_missing(source):
+    config = read_options(FinetuneConfig, source, flags)
+    with explain_missing_plugin(source):
         resolved = config.resolve()
     launch()
-    folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"  # type: ignore[union-attr]
+    folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"
     from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
         _run(resolved, folder, cache, resume is not None, as_json)
 
 
-def _run(config: FinetuneConfig, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
+def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
     from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
     from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 

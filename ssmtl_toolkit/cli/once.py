@@ -1,4 +1,4 @@
-"""Commands that refuse an option given twice: click would keep the last value and drop the others silently."""
+"""Commands that refuse an option given twice (click would keep the last value), with help under headings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 
+from ssmtl_toolkit.cli.sections import write_sections
 from ssmtl_toolkit.errors import UsageError
 
 _INSTEAD = {"data": "; to join folders, list their scans in a manifest (.csv or .toml)"}
@@ -18,6 +19,9 @@ class OnceCommand(click.Command):
         if not ctx.resilient_parsing:
             self._refuse_repeated(ctx, args)
         return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_sections(self, ctx, formatter)
 
     def _refuse_repeated(self, ctx: click.Context, args: list[str]) -> None:
         """Raise UsageError naming the first option that is given more than once."""

@@ -10,50 +10,49 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
+from ssmtl_toolkit.cli.sections import Sectioned
+from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import Spec
 from ssmtl_toolkit.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=Config)
 
 
-def options_of(config: type[BaseModel], names: dict[str, str]) -> Callable[[F], F]:
-    """Decorate a command with an option for each field; `names` gives those that are called otherwise.
+def options_of(config: type[Config], names: dict[str, str]) -> Callable[[F], F]:
+    """Decorate a command with an option for each field; `names` gives those that have another name there.
 
     Options that are not given reach the command as None (or an empty tuple), so that a file's value can stand.
     """
 
     def decorate(function: F) -> F:
-        for name, field in reversed(config.model_fields.items()):
-            function = _option(name, names.get(name, name), field)(function)
+        for section, fields in reversed(list(config.sections.items())):
+            for name in reversed(fields):
+                option = _option(config, name, names.get(name, name))
+                function = click.option(*option.pop("declared"), cls=Sectioned, section=section, **option)(function)
         return function
 
     return decorate
 
 
-def _option(name: str, flag: str, field: FieldInfo) -> Callable[[F], F]:
+def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
+    """What `click.option` takes for one field, and the names that it declares."""
+    field, default = config.model_fields[name], config.default_text(name)
     kind = _kinds(field.annotation)
     text = f"--{flag.replace('_', '-')}"
-    help_text = f"{field.description}{_default(field)}"
+    option: dict[str, Any] = {"declared": (text, name), "default": None}
+    option["help"] = f"{field.description}  [default: {default}]" if default else field.description
     if kind == [bool]:
-        return click.option(f"{text}/--no-{text[2:]}", name, default=None, help=help_text)
+        return option | {"declared": (f"{text}/--no-{text[2:]}", name)}
     if get_origin(kind[0]) is tuple and get_args(kind[0])[-1] is Ellipsis:
-        return click.option(text, name, multiple=True, help=help_text, metavar="SPEC", shell_complete=_complete(flag))
+        return option | {"multiple": True, "metavar": "SPEC", "shell_complete": _complete(flag)}
     if get_origin(kind[0]) is tuple:
-        return click.option(text, name, nargs=2, type=float, default=None, help=help_text)
-    shell = _complete(flag) if any(isinstance(k, type) and issubclass(k, Spec) for k in kind) else None
-    return click.option(
-        text,
-        name,
-        type=_click_type(kind),
-        default=None,
-        help=help_text,
-        metavar="SPEC" if shell else None,
-        shell_complete=shell,
-    )
+        return option | {"nargs": 2, "type": float}
+    if any(isinstance(k, type) and issubclass(k, Spec) for k in kind):
+        return option | {"metavar": "SPEC", "shell_complete": _complete(flag), "type": _click_type(kind)}
+    return option | {"type": _click_type(kind)}
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -73,14 +72,6 @@ def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
     return click.Path(path_type=Path) if kind[0] is Path else click.STRING
 
 
-def _default(field: FieldInfo) -> str:
-    default = field.default
-    if default is None or default is False or field.is_required():
-        return ""
-    shown = " and ".join(default) if isinstance(default, tuple) else default
-    return f"  [default: {shown}]"
-
-
 def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Complete the names of registered specs of this kind."""
 
@@ -92,6 +83,46 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
         return [CompletionItem(name) for name in names if re.match(re.escape(incomplete), name)]
 
     return complete
+
+
+def path_option(*names: str, **how: Any) -> Callable[[F], F]:
+    """Decorate a command with an option for a file or folder."""
+    return click.option(*names, cls=Sectioned, section="Files", type=click.Path(path_type=Path), **how)
+
+
+def folder_options(default: str) -> Callable[[F], F]:
+    """Decorate a command that trains in a folder; `default` is how that is named."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            path_option("--cache", help="Folder for prepared slices.  [default: user's cache]"),
+            path_option("--config", "file", help="TOML file with options; flags win over it."),
+            path_option("--resume", help="Resume the run in this folder."),
+            path_option("--out", help=f"Run folder.  [default: {default}]"),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def json_option(function: F) -> F:
+    """Decorate a command that can print its result as JSON."""
+    text = "Print one JSON object on stdout."
+    return click.option("--json", "as_json", is_flag=True, cls=Sectioned, section="Files", help=text)(function)
+
+
+def read_options(config: type[C], file: Path | None, flags: dict[str, Any]) -> C:
+    """Options from a TOML file, checked by themselves, with the flags over them.
+
+    Raises:
+        UsageError: the file or an option is wrong.
+    """
+    written = config.read(file) if file else {}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    written = {name: value for name, value in written.items() if not config.gives_way(name, given)}
+    config.of(written, str(file))
+    return config.of({**written, **given})
 
 
 def resumed(folder: Path, config: str) -> Path:

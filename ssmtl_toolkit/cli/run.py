@@ -9,19 +9,16 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import options_of, resumed
-from ssmtl_toolkit.config import RunConfig, RunSpecs, naming_what_is_missing
+from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, read_options, resumed
+from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 
 
 @click.command("run", cls=OnceCommand)
 @options_of(RunConfig, {"tasks": "task", "head": "for"})
-@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with options; flags win over it.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATE-TIME-BACKBONE]")
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@folder_options("runs/DATE-TIME-BACKBONE")
+@json_option
 def command(
     file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
 ) -> None:
@@ -30,21 +27,20 @@ def command(
     Without --data it trains on the embedded phantom. Repeat --task for several tasks or distances:
 
     \b
-      ssmtl run --data scans/ --backbone unet --task reconstruct_prev:t=2 --task reconstruct_next:t=2
+      ssmtl run --data scans/ --task reconstruct_prev:t=2 --task slice_siam:t=2
       ssmtl run --data scans/ --backbone fcn:encoder=resnet50 --task moco_v2
       ssmtl run --config runs/first/run.toml
     """
-    config, specs = _configure(file, out, resume, flags)
+    config = _configure(file, out, resume, flags)
     first = launch(config.devices, config.nodes).rank == 0
     from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
-        _run(config, specs, resume or out, cache, resume is not None, as_json, first)
+        _run(config, resume or out, cache, resume is not None, as_json, first)
 
 
 def _run(
-    config: RunConfig,
-    specs: RunSpecs,
+    config: ResolvedRun,
     folder: Path | None,
     cache: Path | None,
     resume: bool,
@@ -61,8 +57,8 @@ def _run(
     console = stderr()
     progress = RichProgress(console) if first else Progress()
     if first:
-        _announce(console, config, specs)
-    folder = folder or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{specs.backbone.name}"
+        _announce(console, config)
+    folder = folder or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.backbone.name}"
     diverged: DivergedError | None = None
     try:
         summary = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress).summary
@@ -82,31 +78,24 @@ def _run(
         raise diverged
 
 
-def _configure(
-    file: Path | None, out: Path | None, resume: Path | None, flags: dict[str, Any]
-) -> tuple[RunConfig, RunSpecs]:
+def _configure(file: Path | None, out: Path | None, resume: Path | None, flags: dict[str, Any]) -> ResolvedRun:
     """Options from the file or the resumed run, and the flags over them."""
     if resume and (out or file):
-        raise UsageError("--resume goes on in its own folder with its own options; leave out --out and --config")
+        raise UsageError("--resume continues in its own folder with its own options; leave out --out and --config")
     source = resumed(resume, "run.toml") if resume else file
-    options = RunConfig.read(source) if source else {}
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    for name, other in (("epochs", "steps"), ("steps", "epochs")):
-        if name in given and other not in given:
-            options.pop(other, None)
-    RunConfig.of(options, str(source))
-    with naming_what_is_missing(source):
-        return RunConfig.of({**options, **given}).resolve()
+    config = read_options(RunConfig, source, flags)
+    with explain_missing_plugin(source):
+        return config.resolve()
 
 
-def _announce(console: Any, config: RunConfig, specs: RunSpecs) -> None:
-    name = specs.dataset.name
+def _announce(console: Any, config: ResolvedRun) -> None:
+    name = config.data.name
     console.print(
-        f"data      {specs.dataset}"
+        f"data      {config.data}"
         + (" (the embedded phantom, made at first use; --data DIR for your own)" if name == "phantom" else "")
     )
-    console.print(f"backbone  {specs.backbone}")
-    console.print("tasks     " + "  ".join(str(task) for task in specs.tasks))
+    console.print(f"backbone  {config.backbone}")
+    console.print("tasks     " + "  ".join(str(task) for task in config.tasks))
     length = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
     console.print(f"training  {length}, batch {config.batch_size}, {config.size} x {config.size} pixels")
 

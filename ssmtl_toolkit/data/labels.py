@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.data.volume import DIRECTIONS, Axis, Volume
+from ssmtl_toolkit.data.slicing import Cut
+from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -346,7 +347,7 @@ def read_labels(
     classes: Classes,
     where: str,
     *,
-    axis: Axis | Literal["acquisition"] = "acquisition",
+    axis: Cut = "acquisition",
     annotated: Sequence[int] | None = None,
     ignore_affine: bool = False,
     others: Others = "refuse",
@@ -380,7 +381,7 @@ def read_labels(
     return Labels(index, tuple(notes))
 
 
-def _file_axis(image: Volume, wanted: Axis | Literal["acquisition"]) -> int:
+def _file_axis(image: Volume, wanted: Cut) -> int:
     """Return which of I, J, K `Stack.of(image, wanted)` cuts."""
     world = nib.orientations.axcodes2ornt(DIRECTIONS[image.axis(wanted)])[0, 0]
     return int(np.flatnonzero(nib.orientations.io_orientation(image.affine)[:, 0] == world)[0])

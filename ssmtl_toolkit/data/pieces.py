@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, checksum, holding, replacing
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
@@ -96,7 +96,7 @@ class Piece:
 
 
 def find_piece(
-    scan: Scan, readers: Sequence[ReaderSpec], options: Prepare, cache: Path, memo: DigestMemo, waiting: Waiting
+    scan: Scan, readers: Sequence[ReaderSpec], slicing: Slicing, cache: Path, memo: DigestMemo, waiting: Waiting
 ) -> Piece:
     """Find the scan's slices in the cache, or make them.
 
@@ -106,10 +106,10 @@ def find_piece(
     """
     reader = reader_for(scan.path, readers)
     digest = content_digest(scan.path, reader, memo)
-    recipe = [_FORMAT, digest, str(reader), reader.revision, preparing.REVISION, options.model_dump_json()]
+    recipe = [_FORMAT, digest, str(reader), reader.revision, preparing.REVISION, slicing.model_dump_json()]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
-    make = functools.partial(_make, scan, reader, options, file, key)
+    make = functools.partial(_make, scan, reader, slicing, file, key)
     about = _about(file, key)
     if about is None:
         if file.exists():
@@ -132,10 +132,10 @@ def _write(file: Path, make: Callable[[], None], waiting: Waiting, unless: Calla
         raise SsmtlError(f"{file.parent}: the cache cannot be written ({error}); choose another --cache") from error
 
 
-def _make(scan: Scan, reader: ReaderSpec, options: Prepare, file: Path, key: str) -> None:
-    volume = read_volume(scan.path, [reader], options.volume)
+def _make(scan: Scan, reader: ReaderSpec, slicing: Slicing, file: Path, key: str) -> None:
+    volume = read_volume(scan.path, [reader], slicing.volume)
     try:
-        made = preparing.prepare(volume, options)
+        made = preparing.prepare(volume, slicing)
     except DataError as error:
         raise DataError(f"{printable(scan.path)}: {error}") from error
     about = About(

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 
-from ssmtl_toolkit.data.volume import Axis, Stack, Volume
+from ssmtl_toolkit.data.slicing import Axis, Slicing
+from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
 
 REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
-LARGEST = 4096  # pixels of a side; a model file may not ask for more memory than a network could use
 _SLICES_AT_ONCE = 64
-
-
-class Prepare(BaseModel):
-    """How volumes become slices. Equal options and equal files give equal slices."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    axis: Axis | Literal["acquisition"] = "acquisition"
-    size: int = Field(256, ge=8, le=LARGEST)
-    volume: int | None = Field(None, ge=0)
-    window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(volume: Volume, options: Prepare) -> Prepared:
+def prepare(volume: Volume, slicing: Slicing) -> Prepared:
     """Cut `volume` along the axis, clip to the window, resize, and normalise every slice by itself.
 
     Raises:
@@ -52,15 +40,15 @@ def prepare(volume: Volume, options: Prepare) -> Prepared:
     """
     if volume.array.min() == volume.array.max():
         raise DataError(f"is blank: all voxels are {volume.array.flat[0]:g}: no image; export the scan again")
-    stack = Stack.of(volume, options.axis)
-    out = np.empty((len(stack.slices), options.size, options.size), dtype=np.float16)
+    stack = Stack.of(volume, slicing.axis)
+    out = np.empty((len(stack.slices), slicing.size, slicing.size), dtype=np.float16)
     blank = 0
     for start in range(0, len(out), _SLICES_AT_ONCE):
-        part = standardise(stack.slices[start : start + _SLICES_AT_ONCE], options)
+        part = standardise(stack.slices[start : start + _SLICES_AT_ONCE], slicing)
         out[start : start + len(part.slices)] = part.slices
         blank += int((part.deviation == 0).sum())
     if blank == len(out):
-        raise DataError(f"has nothing but blank slices once clipped to {options.window}; choose another --window")
+        raise DataError(f"has nothing but blank slices once clipped to {slicing.window}; choose another --window")
     return Prepared(out, stack.spacing[0], stack.axis, blank, volume.notes)
 
 
@@ -76,12 +64,12 @@ class Standard:
     deviation: NDArray[np.float64]
 
 
-def standardise(slices: NDArray[Any], options: Prepare) -> Standard:
+def standardise(slices: NDArray[Any], slicing: Slicing) -> Standard:
     """Make of slices (S, H, W) in the scan's own units what the network sees: clipped, resized, normalised."""
     part = np.asarray(slices, dtype=np.float32)
-    if options.window is not None:
-        part = part.clip(*options.window)
-    return normalise(resize(part, options.size))
+    if slicing.window is not None:
+        part = part.clip(*slicing.window)
+    return normalise(resize(part, slicing.size))
 
 
 def resize(slices: NDArray[np.float32], size: int) -> NDArray[np.float32]:

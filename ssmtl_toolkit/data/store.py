@@ -20,7 +20,7 @@ from torch import Tensor
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
 from ssmtl_toolkit.data.memory import free_memory
 from ssmtl_toolkit.data.pieces import Piece, find_piece
-from ssmtl_toolkit.data.prepare import Prepare
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
@@ -85,7 +85,7 @@ class SliceStore:
 def build_store(
     scans: Sequence[Scan],
     readers: Sequence[ReaderSpec],
-    options: Prepare,
+    slicing: Slicing,
     cache: Path,
     *,
     skip_bad: bool = False,
@@ -100,7 +100,7 @@ def build_store(
     Args:
         scans: what to read, in order.
         readers: which readers may read it; the first that matches a file does.
-        options: how slices are made.
+        slicing: how slices are made.
         cache: folder for the prepared slices; safe to delete when no run uses it.
         skip_bad: go on without scans that cannot be read, instead of refusing to start.
         placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
@@ -121,7 +121,7 @@ def build_store(
     _remove_old_parts(cache)
     with ThreadPoolExecutor(max_workers=_workers()) as pool:
         jobs = {
-            pool.submit(find_piece, scan, readers, options, cache, memo, waiting): i for i, scan in enumerate(scans)
+            pool.submit(find_piece, scan, readers, slicing, cache, memo, waiting): i for i, scan in enumerate(scans)
         }
         try:
             for job in as_completed(jobs):
@@ -143,7 +143,7 @@ def build_store(
     left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *(item.reason for item in left_out[:10])]))
-    return _open(kept, left_out, options.size, cache, placement, copies, memo, waiting)
+    return _open(kept, left_out, slicing.size, cache, placement, copies, memo, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:

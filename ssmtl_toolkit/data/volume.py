@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.slicing import Axis, Cut
 from ssmtl_toolkit.errors import DataError
-
-Axis = Literal["axial", "coronal", "sagittal"]
 
 # Where (slices, rows, columns) go for each anatomical axis: axial slices run upwards, their rows to the back,
 # their columns to the patient's left, so that a picture looks as radiologists print it.
@@ -52,7 +51,7 @@ class Volume:
         if not (np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 0):
             raise DataError("has no usable affine: it is not finite or cannot be inverted; repair the header")
 
-    def axis(self, wanted: Axis | Literal["acquisition"]) -> Axis:
+    def axis(self, wanted: Cut) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
         return acquired_axis(self.affine, self.slice_axis) if wanted == "acquisition" else wanted
 
@@ -97,7 +96,7 @@ class Stack:
     source: NDArray[np.float64]
 
     @classmethod
-    def of(cls, volume: Volume, wanted: Axis | Literal["acquisition"]) -> Stack:
+    def of(cls, volume: Volume, wanted: Cut) -> Stack:
         """Cut `volume` along `wanted`, without resampling: axes are only permuted and flipped."""
         axis = volume.axis(wanted)
         source = nib.orientations.io_orientation(volume.affine)

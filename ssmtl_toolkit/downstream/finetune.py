@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from lightning_fabric import Fabric
 
-from ssmtl_toolkit.config import RETUNABLE, FinetuneConfig, RunConfig
+from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, digest, replacing, write_json
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.prepare import Prepare
 from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
 from ssmtl_toolkit.data.sampling import step_seed
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
 from ssmtl_toolkit.data.store import LeftOut
 from ssmtl_toolkit.downstream import labelled, targets
@@ -48,7 +48,7 @@ from ssmtl_toolkit.runtime.folder import (
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, open_store, readers
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, Scan, check_needs
+from ssmtl_toolkit.specs import BackboneSpec, Scan, check_needs
 from ssmtl_toolkit.text import printable
 
 
@@ -96,27 +96,25 @@ def finetune(
         options["source"] = Path(source)
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
-    config = (config or FinetuneConfig.of(options)).resolve()
+    resolved = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts, own(folder, resume, FINETUNE):
-        work = _Finetuning(config, folder, cache, resume, progress)
+        work = _Finetuning(resolved, folder, cache, resume, progress)
         if resume:
             _check_same(work.config, folder)
         return Finetuned(folder, work.run())
 
 
-def _check_same(config: FinetuneConfig, folder: Path) -> None:
-    """Refuse to go on with options that would make other repetitions."""
-    before = FinetuneConfig.of(FinetuneConfig.read(folder / FINETUNE), str(folder / FINETUNE)).resolve()
-    now, then = config.model_dump(mode="json"), before.model_dump(mode="json")
-    free = RETUNABLE | _moved(config, folder)
-    changed = [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k not in free and now[k] != then[k]]
+def _check_same(config: ResolvedFinetune, folder: Path) -> None:
+    """Refuse to resume with options that would make other repetitions."""
+    before = FinetuneConfig.of(FinetuneConfig.read(folder / FINETUNE), str(folder / FINETUNE))
+    changed = config.differences(before) + _other_files(config, before, folder)
     if changed:
         raise UsageError(f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; start a new run")
 
 
-def _moved(config: FinetuneConfig, folder: Path) -> set[str]:
-    """Which of source and split hold what they held when the run began, wherever they lie now."""
+def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -> list[str]:
+    """Name those of source and split that do not hold what they held when the run began, wherever they lie now."""
     same = set()
     source = config.source and (config.source / BACKBONE if config.source.is_dir() else config.source)
     if source and source.is_file() and (folder / RECEIPT).is_file():
@@ -125,22 +123,22 @@ def _moved(config: FinetuneConfig, folder: Path) -> set[str]:
     if config.split and config.split.is_file() and (folder / SPLIT).is_file():
         ours, theirs = Split.read(config.split), Split.read(folder / SPLIT)
         same |= {"split"} if all(getattr(ours, part) == getattr(theirs, part) for part in splitting.PARTS) else set()
-    return same
+    now, then = config.of_roles(Role.PLACE), before.of_roles(Role.PLACE)
+    moved = [name for name in ("source", "split") if now[name] != then[name]]
+    return [f"{name} is {now[name]!r}, was {then[name]!r}" for name in moved if name not in same]
 
 
 class _Finetuning:
     """All repetitions of one fine-tuning."""
 
-    def __init__(self, config: FinetuneConfig, folder: Path, cache: Path, resume: bool, progress: Progress) -> None:
+    def __init__(self, config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Progress) -> None:
         self.config, self.folder, self.cache, self.progress = config, folder, cache, progress
-        assert isinstance(config.head, HeadSpec)
-        assert isinstance(config.data, DatasetSpec)
         self.head, self.dataset = config.head, config.data
         self.pretrained = Pretrained.open(config.source) if config.source else None
         self.backbone = self._backbone()
         check_needs(self.backbone, [self.head])
-        self.prepare = _prepare(config, self.pretrained, self.dataset)
-        self.config = config = config.model_copy(update={"backbone": self.backbone, **self.prepare.model_dump()})
+        self.slicing = _slicing(config, self.pretrained)
+        self.config = config = config.model_copy(update={"backbone": self.backbone, **dict(self.slicing)})
         self.readers = readers()
         self.resume = resume
         self.left_out: list[LeftOut] = []
@@ -149,7 +147,7 @@ class _Finetuning:
         self.test_seen: int | None = None  # None: the pre-training does not say which scans it has seen
 
     def _backbone(self) -> BackboneSpec:
-        if isinstance(self.config.backbone, BackboneSpec):
+        if self.config.backbone is not None:
             return self.config.backbone
         if self.pretrained is None:
             return registry().resolve(BackboneSpec, "unet")
@@ -174,7 +172,7 @@ class _Finetuning:
     def run(self) -> dict[str, Any]:
         """Do what is missing, from the first check to summary.json."""
         surface = self._surface()
-        fabric = make_fabric(_run_config(self.config), self.progress)
+        fabric = make_fabric(self.config, self.progress)
         scans = self._scans()
         split, scans = self._split(scans)
         drawn = [labelled.draw_scans(self.config, split.of(scans, "train"), seed) for seed in self.seeds]
@@ -197,7 +195,7 @@ class _Finetuning:
         if not test:
             raise DataError("none of the test scans can be used; mend them, or choose others by --split")
         used = _once([*training, *validation])
-        store = open_store(used, self.prepare, self.cache, self.progress, skip_bad=False, label_maps="note")
+        store = open_store(used, self.slicing, self.cache, self.progress, skip_bad=False, label_maps="note")
         targets = None if self.labels is None else self.labels.targets([*training, *validation], store)
         for seed, chosen in zip(self.seeds, slices, strict=True):
             self._warn_absent(seed, chosen)
@@ -275,7 +273,7 @@ class _Finetuning:
             classes, note = labelled.find_classes(used, self.readers, ignore)
             self.progress.note(note)
         refuse = not self.config.classes or bool(known)
-        self.labels = LabelledScans(self.config, self.prepare, self.readers, classes, refuse)
+        self.labels = LabelledScans(self.config, self.slicing, self.readers, classes, refuse)
         self._drop(labelled.try_each(used, self._look_at_labels, self.config.skip_bad))
         for note in self.labels.notes[:10]:
             self.progress.note(note)
@@ -295,7 +293,7 @@ class _Finetuning:
     def _look_at_image(self, scan: Scan) -> None:
         from ssmtl_toolkit.data.volume import Stack
 
-        stack = Stack.of(read_volume(scan.path, self.readers, self.prepare.volume), self.prepare.axis)
+        stack = Stack.of(read_volume(scan.path, self.readers, self.slicing.volume), self.slicing.axis)
         flat = stack.slices.reshape(len(stack.slices), -1)
         varied = flat.min(axis=1) < flat.max(axis=1)
         self.shown[scan.name] = Shown(np.ones(len(flat), bool), varied[:, None])
@@ -367,7 +365,7 @@ class _Finetuning:
             return
         folder.mkdir(exist_ok=True)
         started = time.perf_counter()
-        recipe = Recipe(self.backbone, self.head, self.prepare, None if self.labels is None else self.labels.classes)
+        recipe = Recipe(self.backbone, self.head, self.slicing, None if self.labels is None else self.labels.classes)
         seed_all(step_seed(seed, 4), fabric.device)
         model = recipe.build()
         if arm == "pretrained":
@@ -399,7 +397,7 @@ class _Finetuning:
     def _keeper(self, folder: Path, arm: str, seed: int, examples: Examples, fabric: Fabric) -> RepetitionKeeper:
         start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""
         whose = {"arm": arm, "seed": seed, "pretraining": start}
-        machine = {"device": fabric.device.type, "precision": choose_precision(_run_config(self.config), Progress())}
+        machine = {"device": fabric.device.type, "precision": choose_precision(self.config, Progress())}
         return RepetitionKeeper(folder, self.config, whose, machine, examples, self.progress)
 
     def _validator(
@@ -444,19 +442,14 @@ class _Finetuning:
         return summary
 
 
-def _run_config(config: FinetuneConfig) -> RunConfig:
-    return RunConfig(accelerator=config.accelerator, precision=config.precision)
-
-
 def _once(scans: Sequence[Scan]) -> list[Scan]:
     """Each scan once, in the order of first appearance."""
     return list({scan.name: scan for scan in scans}.values())
 
 
-def _prepare(config: FinetuneConfig, pretrained: Pretrained | None, dataset: DatasetSpec) -> Prepare:
-    """How slices are made: as given, else as in the pre-training, else as the dataset suggests."""
-    names = ("axis", "size", "volume", "window")
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    suggested = {k: v for k, v in dataset.suggested().items() if k in names}
-    before = dict(pretrained.about.get("prepare", {})) if pretrained else suggested
-    return Prepare(**{**before, **given})
+def _slicing(config: ResolvedFinetune, pretrained: Pretrained | None) -> Slicing:
+    """How slices are made: as set, else as in the pre-training, else as the dataset suggests."""
+    if pretrained is None:
+        suggested = {k: v for k, v in config.data.suggested().items() if k in Slicing.model_fields}
+        return config.over(Slicing(**suggested))
+    return config.over(Slicing(**pretrained.about.get("prepare", {})))

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from ssmtl_toolkit.config.predict import Existing
 from ssmtl_toolkit.data.files import DigestMemo, real
 from ssmtl_toolkit.data.readers import content_digest, reader_for
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.scans import default_cache, list_scans, readers
+from ssmtl_toolkit.runtime.scans import list_scans, readers
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
-Existing = Literal["error", "skip", "overwrite"]
 ITSELF, PROBABILITIES, OVERLAY = ".nii.gz", "_probabilities.nii.gz", ".png"
 
 
@@ -80,7 +79,7 @@ class Jobs:
     failed: list[dict[str, str]] = field(default_factory=list)
 
 
-def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted) -> Jobs:
+def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Path) -> Jobs:
     """List the scans and where their predictions go; those that would be written to one file fail.
 
     Raises:
@@ -92,7 +91,7 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted) -> Jobs:
     for item in given:
         place = real(Path(item))
         asked_for = place == target or target in place.parents
-        for scan in list_scans(registry().dataset(str(item)), default_cache()):
+        for scan in list_scans(registry().dataset(str(item)), cache):
             if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
@@ -141,9 +140,9 @@ def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
         )
 
 
-def digests() -> DigestMemo:
+def digests(cache: Path) -> DigestMemo:
     """The digests of scans that earlier runs have computed."""
-    return DigestMemo(default_cache() / "digests.json")
+    return DigestMemo(cache / "digests.json")
 
 
 def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> None:
@@ -158,14 +157,14 @@ def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> 
             records.check_beside(job.name, job.beside_only)
 
 
-def skip_done(found: Jobs, records: Records) -> Jobs:
+def skip_done(found: Jobs, records: Records, memo: DigestMemo) -> Jobs:
     """Leave out what this model has already written.
 
     Raises:
         UsageError: something else is in the place of a prediction.
     """
     kept: list[Job] = []
-    left_out, memo = list(found.left_out), digests()
+    left_out = list(found.left_out)
     for job in found.jobs:
         if _is_done(job, records, memo):
             left_out.append({"scan": job.scan.name, "reason": f"{printable(job.file)}: is there already"})

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.downstream.loop import Examples, Progressed
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import Spec
 
 SECONDS = 10.0
 """The least time between two saves."""
@@ -31,7 +30,7 @@ class RepetitionKeeper:
     def __init__(
         self,
         folder: Path,
-        config: FinetuneConfig,
+        config: ResolvedFinetune,
         whose: dict[str, Any],
         machine: dict[str, Any],
         examples: Examples,
@@ -71,7 +70,7 @@ class RepetitionKeeper:
     def _check_whose(self, found: checkpoint.Checkpoint) -> None:
         with checkpoint.reading(found):
             about = found.about
-            changed = self.config.differences(about["options"], str(found.path))
+            changed = self.config.differences(FinetuneConfig.of(about["options"], str(found.path)))
             then, versions = about["repetition"], dict(about["versions"])
             changed += [f"other {k}" for k, v in self._repetition().items() if v != then[k]]
         origin.refuse(found, changed)
@@ -103,7 +102,7 @@ class RepetitionKeeper:
         about = {
             "step": at.step,
             "best": at.best and {"score": at.best[0], "step": at.best[1]},
-            "options": self.config.fixed(),
+            "options": self.config.of_roles(Role.NUMBERS),
             "repetition": self._repetition(),
             "versions": self._versions(),
             **self.machine,
@@ -116,7 +115,7 @@ class RepetitionKeeper:
         return {**self._whose, "slices": self._examples.digest}
 
     def _versions(self) -> dict[str, str]:
-        return origin.versions([spec for spec in (self.config.backbone, self.config.head) if isinstance(spec, Spec)])
+        return origin.versions([spec for spec in (self.config.backbone, self.config.head) if spec is not None])
 
     def finish(self) -> None:
         """Remove the checkpoints of a finished repetition."""

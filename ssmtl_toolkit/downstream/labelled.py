@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.labels import IGNORE, Classes, label_values, read_labels
-from ssmtl_toolkit.data.prepare import Prepare, resize_labels
+from ssmtl_toolkit.data.prepare import resize_labels
 from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, choose
 from ssmtl_toolkit.data.store import LeftOut, SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume
@@ -49,8 +50,8 @@ class LabelledScans:
         notes: what was odd, a line each, without repetition.
     """
 
-    config: FinetuneConfig
-    prepare: Prepare
+    config: ResolvedFinetune
+    slicing: Slicing
     readers: Sequence[ReaderSpec]
     classes: Classes
     refuse_others: bool
@@ -63,14 +64,14 @@ class LabelledScans:
             DataError: naming the file: it cannot be read, is no label map, or is not on the grid of its scan.
         """
         assert scan.label is not None
-        volume = read_volume(scan.path, self.readers, self.prepare.volume)
+        volume = read_volume(scan.path, self.readers, self.slicing.volume)
         where = printable(scan.label)
         labels = read_labels(
             read_volume(scan.label, self.readers),
             volume,
             self.classes,
             where,
-            axis=self.prepare.axis,
+            axis=self.slicing.axis,
             annotated=scan.annotated,
             ignore_affine=self.config.ignore_affine,
             others="refuse" if self.refuse_others else "background",
@@ -83,7 +84,7 @@ class LabelledScans:
     def cut(self, scan: Scan) -> NDArray[np.uint8]:
         """Return the class indices (S, H, W) in the order of the cut."""
         volume, index = self.read(scan)
-        return Stack.of(replace(volume, array=index), self.prepare.axis).slices
+        return Stack.of(replace(volume, array=index), self.slicing.axis).slices
 
     def look(self, scan: Scan) -> Shown:
         """Read a label map and tell what it shows."""
@@ -94,7 +95,7 @@ class LabelledScans:
 
     def targets(self, scans: Sequence[Scan], store: SliceStore) -> Tensor:
         """Class indices (total, size, size) uint8 of the store's slices, each pixel the one at its centre."""
-        size = self.prepare.size
+        size = self.slicing.size
         found = torch.full((len(store.slices), size, size), IGNORE, dtype=torch.uint8)
         by_name = {scan.name: scan for scan in scans}
         for stored in store.scans:
@@ -164,13 +165,13 @@ def try_each(
     return bad
 
 
-def draw_scans(config: FinetuneConfig, scans: Sequence[Scan], seed: int) -> list[Scan]:
+def draw_scans(config: ResolvedFinetune, scans: Sequence[Scan], seed: int) -> list[Scan]:
     """The training scans of one repetition."""
     return choose(config.train_scans, scans, seed, 2)
 
 
 def draw_slices(
-    config: FinetuneConfig, scans: Sequence[Scan], shown: Mapping[str, Shown], seed: int
+    config: ResolvedFinetune, scans: Sequence[Scan], shown: Mapping[str, Shown], seed: int
 ) -> dict[str, tuple[int, ...]]:
     """The training slices of one repetition, by scan."""
     drawn = {}

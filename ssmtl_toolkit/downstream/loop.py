@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.sampling import in_turn, step_seed
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.model import Downstream
@@ -66,7 +66,7 @@ class Progressed:
     losses: list[Tensor] = field(default_factory=list)
     best: tuple[float, int, dict[str, Tensor]] | None = None
 
-    def is_done(self, config: FinetuneConfig) -> bool:
+    def is_done(self, config: ResolvedFinetune) -> bool:
         """Whether all steps are done, or nothing was gained in `patience` checks."""
         waited = self.step - self.best[1] if self.best else 0
         return self.step >= config.steps or (self.best is not None and waited >= config.patience * config.check_every)
@@ -85,7 +85,7 @@ class Keeper(Protocol):
 def tune(
     model: Downstream,
     examples: Examples,
-    config: FinetuneConfig,
+    config: ResolvedFinetune,
     seed: int,
     fabric: Fabric,
     log: Path,
@@ -146,7 +146,7 @@ def _update(
     optimizer: Any,
     model: Downstream,
     examples: Examples,
-    config: FinetuneConfig,
+    config: ResolvedFinetune,
     seed: int,
     step: int,
     fabric: Fabric,
@@ -173,7 +173,7 @@ def _record(at: Progressed) -> dict[str, Any]:
     return {"step": at.step, "fine-tuning/loss": mean}
 
 
-def _check(model: Downstream, config: FinetuneConfig, at: Progressed, validate: Callable[[], float]) -> float:
+def _check(model: Downstream, config: ResolvedFinetune, at: Progressed, validate: Callable[[], float]) -> float:
     """The score on the validation scans; the weights are kept if it is the best one."""
     model.eval()
     with foreign(f"fine-tuning of {config.head} on {config.backbone}, validated after step {at.step},"):
@@ -184,7 +184,7 @@ def _check(model: Downstream, config: FinetuneConfig, at: Progressed, validate: 
     return score
 
 
-def _loss(module: Any, model: Downstream, image: Tensor, target: Tensor, config: FinetuneConfig) -> Tensor:
+def _loss(module: Any, model: Downstream, image: Tensor, target: Tensor, config: ResolvedFinetune) -> Tensor:
     try:
         maps = module(model.head.degrade(image))
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -198,20 +198,20 @@ def _loss(module: Any, model: Downstream, image: Tensor, target: Tensor, config:
     return model.head.loss(maps, target)
 
 
-def _freeze(model: Downstream, config: FinetuneConfig) -> None:
+def _freeze(model: Downstream, config: ResolvedFinetune) -> None:
     for part in _frozen(model, config):
         part.requires_grad_(False)
     _train_mode(model, config)
 
 
-def _train_mode(model: Downstream, config: FinetuneConfig) -> None:
+def _train_mode(model: Downstream, config: ResolvedFinetune) -> None:
     """Frozen parts stay in eval mode: their batch norm keeps its statistics too."""
     model.train()
     for part in _frozen(model, config):
         part.eval()
 
 
-def _frozen(model: Downstream, config: FinetuneConfig) -> list[torch.nn.Module]:
+def _frozen(model: Downstream, config: ResolvedFinetune) -> list[torch.nn.Module]:
     parts: dict[str, list[torch.nn.Module]] = {
         "none": [],
         "encoder": [model.backbone.encoder],
@@ -220,7 +220,7 @@ def _frozen(model: Downstream, config: FinetuneConfig) -> list[torch.nn.Module]:
     return parts[config.freeze]
 
 
-def _groups(model: Downstream, config: FinetuneConfig) -> list[dict[str, Any]]:
+def _groups(model: Downstream, config: ResolvedFinetune) -> list[dict[str, Any]]:
     rates = [
         (model.backbone.encoder, config.encoder_lr),
         (model.backbone.decoder, config.decoder_lr),

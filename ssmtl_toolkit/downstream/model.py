@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.prepare import Prepare, Standard, standardise
+from ssmtl_toolkit.data.prepare import Standard, standardise
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
@@ -56,7 +57,7 @@ class Recipe:
 
     backbone: BackboneSpec
     head: HeadSpec
-    prepare: Prepare
+    slicing: Slicing
     classes: Classes | None
 
     @property
@@ -82,7 +83,7 @@ class Recipe:
             "version": our_version(),
             "backbone": found.origin(self.backbone),
             "head": found.origin(self.head),
-            "prepare": self.prepare.model_dump(mode="json"),
+            "prepare": self.slicing.model_dump(mode="json"),
             "classes": self.classes and self.classes.to_json(),
             **about,
         }
@@ -162,13 +163,13 @@ class Predictor:
         """
         if volume.array.min() == volume.array.max():
             raise DataError(f"is blank: all voxels are {volume.array.flat[0]:g}: no image; export the scan again")
-        return Stack.of(volume, self.recipe.prepare.axis)
+        return Stack.of(volume, self.recipe.slicing.axis)
 
     def maps(self, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
         """Yield for each batch of slices where it lies, the maps (n, C, H, W) float32, and what it was made of."""
         for start in range(0, len(stack.slices), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            made = standardise(stack.slices[rows], self.recipe.prepare)
+            made = standardise(stack.slices[rows], self.recipe.slicing)
             yield rows, self.resized(torch.from_numpy(made.slices)[:, None], stack.slices.shape[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:

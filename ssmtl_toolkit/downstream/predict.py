@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.config import PredictConfig, Role
+from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.readers import read_volume
@@ -22,7 +23,6 @@ from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.downstream.jobs import (
     OVERLAY,
     PROBABILITIES,
-    Existing,
     Job,
     Jobs,
     Wanted,
@@ -32,14 +32,14 @@ from ssmtl_toolkit.downstream.jobs import (
     list_jobs,
     skip_done,
 )
-from ssmtl_toolkit.downstream.model import TODO, Predictor, Recipe, model_files
+from ssmtl_toolkit.downstream.model import TODO, Downstream, Predictor, Recipe, model_files
 from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.runtime.scans import default_cache, readers
 from ssmtl_toolkit.text import printable
 
 
@@ -50,9 +50,13 @@ class _Call:
     file: Path
     digest: str
     recipe: Recipe
-    wanted: Wanted
-    precision: str
+    config: PredictConfig
     repetitions: int
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is written for each scan."""
+        return Wanted(self.config.probabilities, self.config.overlay, self.config.largest_component)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -63,46 +67,29 @@ class _Call:
     @property
     def options(self) -> dict[str, Any]:
         """The options that change what is written for a scan."""
-        return {
-            "largest_component": self.wanted.largest_component,
-            "volume": self.recipe.prepare.volume,
-            "precision": self.precision,
-        }
+        return {**self.config.of_roles(Role.NUMBERS), "volume": self.recipe.slicing.volume}
 
 
 def predict(
     source: str | os.PathLike[str],
     scans: Sequence[str | Path] | str | Path,
+    config: PredictConfig | None = None,
     /,
     *,
     out: str | Path,
-    head: str | None = None,
-    probabilities: bool = False,
-    overlay: bool = False,
-    largest_component: bool = False,
-    volume: int | None = None,
-    batch_size: int = 16,
-    existing: Existing = "error",
-    accelerator: str = "auto",
-    precision: Literal["auto", "32", "bf16"] = "auto",
+    cache: str | Path | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Use a fine-tuned model on scans; each prediction is written as NAME.nii.gz below `out`.
 
     Args:
         source: run folder of a fine-tuning (its first repetition is used), a folder in it, or a model file.
         scans: files, folders (as for `--data`), or datasets by name.
+        config: all options as one object, or instead of it …
+        options: … any of `PredictConfig`'s options by name.
         out: folder for the predictions; prediction.json in it says by which model and which value is which class.
-        head: name of the head that the model must have; None: any.
-        probabilities: write NAME_probabilities.nii.gz too, (I, J, K, classes) float32, background first.
-        overlay: write NAME.png too, the labels over the slices.
-        largest_component: keep only the largest connected part of each class.
-        volume: which volume to take of 4-D files; None: as the model was trained.
-        batch_size: slices in a batch, which bounds the memory beside that of the scan.
-        existing: what to do with predictions that already exist; `skip` skips those that this model has written whole
-            from the same scan with the same options, and refuses others.
-        accelerator: auto, cpu, cuda, mps.
-        precision: auto, 32, bf16.
+        cache: folder for what is known of scans; by default the user's cache directory.
         progress: hears what happens.
 
     Returns:
@@ -113,41 +100,48 @@ def predict(
         DataError: the model cannot be read, or there is no scan.
     """
     progress = progress or Progress()
-    files = model_files(Path(source))
-    file = files[0]
+    if config is not None and options:
+        raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
+    config = config or PredictConfig.of(options)
+    folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
-        read = weights.read(file, TODO)
-        recipe, model = Recipe.restore(read)
-        if volume is not None:
-            changed = recipe.prepare.model_copy(update={"volume": volume})
-            recipe = Recipe(recipe.backbone, recipe.head, changed, recipe.classes)
-        wanted = Wanted(probabilities, overlay, largest_component)
-        _check(recipe, head, wanted, batch_size, file)
-        if len(files) > 1:
-            progress.note(
-                f"model {file.parent.name} of {printable(Path(source))} (1 of {len(files)} models; "
-                f"--from {printable(files[1].parent)} for another)"
-            )
-        call = _Call(file, read.digest, recipe, wanted, precision, len(files))
-        found = list_jobs([scans] if isinstance(scans, str | Path) else scans, Path(out), wanted)
-        check_targets(found.jobs, existing)
-        records = Records(Path(out), read.digest, call.options, call.about)
-        check_records(found.jobs, records, existing)
-        if existing == "skip":
-            found = skip_done(found, records)
+        call, model = _open(Path(source), config, progress)
+        found = list_jobs([scans] if isinstance(scans, str | Path) else scans, folder, call.wanted, cache)
+        check_targets(found.jobs, config.existing)
+        records = Records(folder, call.digest, call.options, call.about)
+        check_records(found.jobs, records, config.existing)
+        if config.existing == "skip":
+            found = skip_done(found, records, digests(cache))
         for item in found.left_out:
             progress.note(f"left out: {item['reason']}")
-        fabric = make_fabric(RunConfig(accelerator=accelerator, precision=precision), progress)
-        predictor = Predictor(recipe, model, fabric, batch_size)
-        return _Prediction(predictor, call, records, progress).run(found)
+        predictor = Predictor(call.recipe, model, make_fabric(config, progress), config.batch_size)
+        return _Prediction(predictor, call, records, digests(cache), progress).run(found)
 
 
-def _check(recipe: Recipe, head: str | None, wanted: Wanted, batch_size: int, file: Path) -> None:
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: must be at least 1")
+def _open(source: Path, config: PredictConfig, progress: Progress) -> tuple[_Call, Downstream]:
+    """Read the model, and refuse options that do not fit it."""
+    files = model_files(source)
+    file = files[0]
+    read = weights.read(file, TODO)
+    recipe, model = Recipe.restore(read)
+    if config.volume is not None:
+        slicing = recipe.slicing.model_copy(update={"volume": config.volume})
+        recipe = Recipe(recipe.backbone, recipe.head, slicing, recipe.classes)
+    call = _Call(file, read.digest, recipe, config, len(files))
+    _check(call)
+    if len(files) > 1:
+        progress.note(
+            f"model {file.parent.name} of {printable(source)} (1 of {len(files)} models; "
+            f"--from {printable(files[1].parent)} for another)"
+        )
+    return call, model
+
+
+def _check(call: _Call) -> None:
+    head, recipe = call.config.head, call.recipe
     if head is not None and head.partition(":")[0] != recipe.head.name:
-        raise UsageError(f"{printable(file)}: is a model for {recipe.head.name!r}, not for {head!r}; check --from")
-    for name, asked in vars(wanted).items():
+        raise UsageError(f"{printable(call.file)}: is a model for {recipe.head.name!r}, not for {head!r}; check --from")
+    for name, asked in vars(call.wanted).items():
         if asked and recipe.classes is None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for labels, and head {recipe.head.name!r} gives none; leave it out"
@@ -157,9 +151,11 @@ def _check(recipe: Recipe, head: str | None, wanted: Wanted, batch_size: int, fi
 class _Prediction:
     """One call of `predict`, scan by scan."""
 
-    def __init__(self, predictor: Predictor, call: _Call, records: Records, progress: Progress) -> None:
+    def __init__(
+        self, predictor: Predictor, call: _Call, records: Records, memo: DigestMemo, progress: Progress
+    ) -> None:
         self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
-        self.readers, self.memo = readers(), digests()
+        self.readers, self.memo = readers(), memo
         self.slices, self.seconds = 0, 0.0
         self.written: list[str] = []
 
@@ -198,9 +194,9 @@ class _Prediction:
         }
 
     def _scan(self, job: Job) -> None:
-        prepare = self.call.recipe.prepare
+        slicing = self.call.recipe.slicing
         wish = job.wish(self.memo)
-        volume = read_volume(job.scan.path, self.readers, prepare.volume)
+        volume = read_volume(job.scan.path, self.readers, slicing.volume)
         labels = looks_like_labels(volume)
         for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
             self.progress.note(f"{printable(job.scan.path)}: {note}")
@@ -230,7 +226,7 @@ class _Prediction:
                 index = keep_largest(index)
             self.records.begin(job.name)
             if probabilities is not None:
-                stack = Stack.of(volume, self.call.recipe.prepare.axis)
+                stack = Stack.of(volume, self.call.recipe.slicing.axis)
                 write_like(job.beside(PROBABILITIES), stack.back(probabilities), volume, what="probabilities")
         if self.call.wanted.overlay:
             self._overlay(job, volume, index, classes.names)
@@ -238,7 +234,7 @@ class _Prediction:
 
     def _timed(self, started: float, volume: Volume) -> None:
         self.seconds += time.perf_counter() - started
-        self.slices += Stack.of(volume, self.call.recipe.prepare.axis).slices.shape[0]
+        self.slices += Stack.of(volume, self.call.recipe.slicing.axis).slices.shape[0]
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
@@ -247,14 +243,14 @@ class _Prediction:
             yield None
             return
         self.records.out.mkdir(parents=True, exist_ok=True)
-        shape = Stack.of(volume, self.call.recipe.prepare.axis).slices.shape
+        shape = Stack.of(volume, self.call.recipe.slicing.axis).slices.shape
         with scratch_array((*shape, classes), np.float32, self.records.out) as array:
             yield array
 
     def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
         from ssmtl_toolkit.data.overlay import overlay
 
-        axis = self.call.recipe.prepare.axis
+        axis = self.call.recipe.slicing.axis
         stack = Stack.of(volume, axis)
         shown = Stack.of(Volume(index, volume.affine, volume.spacing, volume.slice_axis), axis).slices
         overlay(job.beside(OVERLAY), stack.slices, shown, stack.spacing, names)

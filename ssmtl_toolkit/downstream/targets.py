@@ -107,14 +107,14 @@ def _image_scores(
     predictor: Predictor, scan: Scan, readers: Sequence[ReaderSpec], surface: bool, seed: int
 ) -> dict[str, list[float]]:
     """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
-    prepare = predictor.recipe.prepare
-    stack = predictor.stack(read_volume(scan.path, readers, prepare.volume))
+    slicing = predictor.recipe.slicing
+    stack = predictor.stack(read_volume(scan.path, readers, slicing.volume))
     torch.default_generator.manual_seed(seed)
     kept: dict[str, list[float]] = {"psnr": [], "noisy_psnr": []}
     if surface:
         kept |= {"ssim": [], "noisy_ssim": []}
     for start in range(0, len(stack.slices), predictor.batch_size):
-        made = standardise(stack.slices[start : start + predictor.batch_size], prepare)
+        made = standardise(stack.slices[start : start + predictor.batch_size], slicing)
         clean = torch.from_numpy(made.slices)[:, None]
         noisy = predictor.model.head.degrade(clean)
         output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()

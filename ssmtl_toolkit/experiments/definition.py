@@ -12,14 +12,12 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ssmtl_toolkit.config import FinetuneConfig, RunConfig, with_absolute_paths
+from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, ResolvedRun, RunConfig, with_absolute_paths
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec
 from ssmtl_toolkit.text import did_you_mean, printable
 
-SAME_SLICES = ("axis", "size", "volume", "window")
-"""Options of pre-training that fine-tuning takes over, from scratch too: all rows see the same slices."""
 _SET_BY_US = {"data", "backbone", "source", "split", "baseline", "validation_scans", "test_scans"}
 _ONE_OF = {"steps": "epochs", "epochs": "steps"}
 
@@ -95,9 +93,9 @@ class Job:
 
     id: str
     name: str
-    pretrain: RunConfig | None
+    pretrain: ResolvedRun | None
     snapshot: int | None
-    finetune: FinetuneConfig
+    finetune: ResolvedFinetune
     published: Mapping[str, float]
 
     @property
@@ -109,7 +107,6 @@ class Job:
     @property
     def output(self) -> str:
         """What the head gives: labels or image."""
-        assert isinstance(self.finetune.head, HeadSpec)
         return self.finetune.head.output
 
 
@@ -313,11 +310,11 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
         options = _merged(experiment.pretrain, row.pretrain, where) | {"data": dataset, "backbone": backbone}
         if row.snapshots:
             options.setdefault("snapshot_every", math.gcd(*row.snapshots))
-        run, _ = RunConfig.of({**options, **({"tasks": tasks} if tasks else {})}).resolve()
+        run = RunConfig.of({**options, **({"tasks": tasks} if tasks else {})}).resolve()
         if run.devices * run.nodes > 1:
             raise UsageError("rows train on one device each, not several devices; start the command once for each GPU")
-        slices = {name: getattr(run, name) for name in SAME_SLICES}
-        tuning = {**slices, **experiment.finetune, **row.finetune, "data": run.data, "backbone": backbone}
+        same_slices = dict(run.slicing)  # from scratch too: all rows see the same slices
+        tuning = {**same_slices, **experiment.finetune, **row.finetune, "data": run.data, "backbone": backbone}
         tuning |= {"source": Path("pretraining")} if tasks else {}
         if experiment.split.train is not None:
             tuning.setdefault("train_scans", experiment.split.train)

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ssmtl_toolkit.config import FinetuneConfig, RunConfig
+from ssmtl_toolkit.config import Config, Role
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, write_json
 from ssmtl_toolkit.data.readers import content_digest, reader_for
@@ -33,9 +33,6 @@ from ssmtl_toolkit.runtime.scans import default_cache, list_scans, readers
 from ssmtl_toolkit.text import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
-_SAME_RUN = frozenset({"accelerator", "store", "log_every", "keep", "checkpoint_every", "without"})
-_SAME_TUNING = frozenset({"accelerator", "log_every", "seeds", "source", "split"})
-"""Options that say where a run is done and what is kept, or are told apart otherwise: with others alike, it is one."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +137,12 @@ class _Work:
         parts = self.matrix.experiment.split
         scans = [scan for scan in list_scans(self.matrix.dataset, self.cache) if not scan.unfit]
         self.images = self._contents({scan.name: scan.path for scan in scans})
-        self.labels = self._contents({scan.name: scan.label for scan in scans if scan.label})
+        self.labels = ""
         if self.matrix.jobs[0].output == "labels":
             scans = [scan for scan in scans if scan.label]
+            contents = self._contents({scan.name: scan.label for scan in scans if scan.label})
+            annotated = {scan.name: scan.annotated for scan in scans}
+            self.labels = _digest(contents, annotated, dict(self.matrix.dataset.classes()))
         pattern = self.matrix.jobs[0].finetune.patient
         scans, notes = splitting.with_patients(scans, pattern)
         for note in notes:
@@ -170,8 +170,8 @@ class _Work:
         for name, file in files.items():
             try:
                 digests[name] = content_digest(file, reader_for(file, found), memo)
-            except DataError as error:  # the runs themselves say what is wrong with it
-                digests[name] = str(error)
+            except DataError:  # the runs themselves say what is wrong with it
+                digests[name] = "unreadable"
         memo.save()
         return _digest(digests)
 
@@ -281,16 +281,16 @@ class _Work:
         if job.pretrain is None:
             return None
         seen = None if self.without is None else self.without.stem
-        name = "-".join(getattr(spec, "name", "") for spec in (job.pretrain.backbone, *job.pretrain.tasks))
-        return self.out / "pretrain" / f"{name[:60]}-{_digest(_options(job.pretrain, _SAME_RUN), seen, self.images)}"
+        name = "-".join(spec.name for spec in (job.pretrain.backbone, *job.pretrain.tasks))
+        return self.out / "pretrain" / f"{name[:60]}-{_digest(_identity(job.pretrain), seen, self.images)}"
 
     def finetuning(self, job: Job) -> Path:
         """The folder of a job's fine-tuning."""
         run = self.pretraining(job)
         start = None if run is None else [run.name, job.start]
-        name = f"{getattr(job.finetune.head, 'name', '')}-{'scratch' if run is None else run.name[:50]}"
+        name = f"{job.finetune.head.name}-{'scratch' if run is None else run.name[:50]}"
         contents = [self.images, self.labels]
-        what = _digest(_options(job.finetune, _SAME_TUNING), self.split.stem, start, contents)
+        what = _digest(_identity(job.finetune), self.split.stem, start, contents)
         return self.out / "finetune" / f"{name}-{what}"
 
     @staticmethod
@@ -314,8 +314,9 @@ class _BusyError(Exception):
     """Another process does this run."""
 
 
-def _options(config: RunConfig | FinetuneConfig, leave_out: frozenset[str]) -> dict[str, Any]:
-    return {key: value for key, value in config.model_dump(mode="json").items() if key not in leave_out}
+def _identity(config: Config) -> dict[str, Any]:
+    """The options that make a run what it is; where its files lie and what it is computed on are told apart."""
+    return config.of_roles(Role.NUMBERS, Role.EXTENT)
 
 
 def _digest(*content: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Set
 import torch
 from lightning_fabric import Fabric
 
-from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.config import ResolvedRun, RunConfig
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.multitask import MultiTask
@@ -28,7 +28,7 @@ def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
     return config.store == "gpu"
 
 
-def try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
+def try_once(model: MultiTask, config: ResolvedRun) -> None:
     """Run the network forward and backward on noise, so that what it cannot take is told before training.
 
     Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
@@ -41,7 +41,7 @@ def try_once(model: MultiTask, config: RunConfig, specs: RunSpecs) -> None:
     buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
     backbone.train()
     with foreign(f"backbone {str(config.backbone)!r}"):
-        pooled, dense = _tried(backbone, config, {feature for task in specs.tasks for feature in task.needs})
+        pooled, dense = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
     _check_channels(backbone, pooled, dense)
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)

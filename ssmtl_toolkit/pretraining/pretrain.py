@@ -11,8 +11,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from ssmtl_toolkit.config import RunConfig, RunSpecs
-from ssmtl_toolkit.data.prepare import Prepare
+from ssmtl_toolkit.config import ResolvedRun, RunConfig
 from ssmtl_toolkit.data.sampling import Extent, Plan
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
@@ -77,34 +76,39 @@ def pretrain(
     progress = progress or Progress()
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
-    config, specs = (config or RunConfig.of(options)).resolve()
+    resolved = (config or RunConfig.of(options)).resolve()
     for plugin in registry().broken:
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
-    if specs.head is not None and "dense" in specs.head.needs and "decoder" not in specs.trained:
-        progress.note("no task trains the decoder: the head will stand on a fresh one, as the paper's MoCo V2 baseline")
+    if resolved.head is not None and "dense" in resolved.head.needs and "decoder" not in resolved.trained:
+        progress.note("no task trains the decoder: the head will start on a fresh one, as the paper's MoCo V2 baseline")
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    others = launch(config.devices, config.nodes).started
-    fabric = make_fabric(config, progress)
+    others = launch(resolved.devices, resolved.nodes).started
+    fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
     with interrupts, _own(folder, resume, fabric, others):
         if resume:
-            _check_same(config, folder)
+            _check_same(resolved, folder)
         started = time.perf_counter()
-        scans = chosen_scans(config, specs, cache, progress)
-        recipe = Prepare(axis=config.axis, size=config.size, volume=config.volume, window=config.window)
+        scans = chosen_scans(resolved, cache, progress)
         store = open_store(
-            scans, recipe, cache, progress, skip_bad=config.skip_bad, placement=config.store, copies=config.devices
+            scans,
+            resolved.slicing,
+            cache,
+            progress,
+            skip_bad=resolved.skip_bad,
+            placement=resolved.store,
+            copies=resolved.devices,
         )
-        plan = make_plan(store, specs, progress)
-        if config.batch_size > (number := len(plan.anchors)):
+        plan = make_plan(store, resolved.tasks, progress)
+        if resolved.batch_size > (number := len(plan.anchors)):
             progress.note(
-                f"a batch of {config.batch_size} is more than the {number} slices to train on: some are in it several "
-                f"times; --batch-size {number} or less avoids it"
+                f"a batch of {resolved.batch_size} is more than the {number} slices to train on: some are in it "
+                f"several times; --batch-size {number} or less avoids it"
             )
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
             agree(fabric)
-        trainer = Trainer(fabric, config, specs, store, plan, folder, progress)
+        trainer = Trainer(fabric, resolved, store, plan, folder, progress)
         trainer.start(resume)
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)
@@ -134,9 +138,9 @@ def _own(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[N
         yield
 
 
-def chosen_scans(config: RunConfig, specs: RunSpecs, cache: Path, progress: Progress) -> list[Scan]:
+def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
-    scans = list_scans(specs.dataset, cache)
+    scans = list_scans(config.data, cache)
     if config.without is None:
         return scans
     split = Split.read(config.without)
@@ -150,7 +154,7 @@ def chosen_scans(config: RunConfig, specs: RunSpecs, cache: Path, progress: Prog
     return left
 
 
-def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
+def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) -> Plan:
     """Find the anchors, and refuse a task that no scan can give a pair for.
 
     Raises:
@@ -158,8 +162,7 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
     """
     extents = [Extent(scan.start, scan.count, scan.spacing) for scan in store.scans]
     offsets = {
-        spacing: {str(task): _companions(task, spacing) for task in specs.tasks}
-        for spacing in {e.spacing for e in extents}
+        spacing: {str(task): _companions(task, spacing) for task in tasks} for spacing in {e.spacing for e in extents}
     }
     plan = Plan(extents, [offsets[extent.spacing] for extent in extents])
     for label, names in plan.columns.items():
@@ -175,7 +178,7 @@ def make_plan(store: SliceStore, specs: RunSpecs, progress: Progress) -> Plan:
                     f"{max(e.count for e in extents)} slices along the {store.scans[0].axis} axis); "
                     f"choose a smaller t or another --axis"
                 )
-    for task in specs.tasks:
+    for task in tasks:
         with foreign(f"task {str(task)!r}, asked for its remarks,"):
             remarks = list(task.remarks(len(plan.anchors)))
         for remark in remarks:
@@ -196,9 +199,9 @@ def _range(numbers: Collection[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _check_same(config: RunConfig, folder: Path) -> None:
+def _check_same(config: ResolvedRun, folder: Path) -> None:
     """Refuse to go on with options that would make another run of it."""
-    changed = config.differences(RunConfig.read(folder / CONFIG), str(folder / CONFIG))
+    changed = config.differences(RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG)))
     if changed:
         raise UsageError(
             f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; "

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError
 
-from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
 from ssmtl_toolkit.data.files import replacing, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
@@ -42,27 +42,20 @@ class Trainer:
     def __init__(
         self,
         fabric: Fabric,
-        config: RunConfig,
-        specs: RunSpecs,
+        config: ResolvedRun,
         store: SliceStore,
         plan: Plan,
         folder: Path,
         progress: Progress,
     ) -> None:
-        self.fabric, self.config, self.specs, self.folder, self.progress = (
-            fabric,
-            config,
-            specs,
-            folder,
-            progress,
-        )
+        self.fabric, self.config, self.folder, self.progress = fabric, config, folder, progress
         self.plan = plan
         self.stacks = Stacks(store)
-        self.pairs = self.stacks.pairs_of(specs.tasks)
+        self.pairs = self.stacks.pairs_of(config.tasks)
         self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
-        self.model = MultiTask.build(specs.backbone, specs.tasks, specs.balancer)
-        try_once(self.model, config, specs)
+        self.model = MultiTask.build(config.backbone, config.tasks, config.balancer)
+        try_once(self.model, config)
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.compile:
@@ -74,8 +67,8 @@ class Trainer:
         self.wrapped.train()
         sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate)
-        self.window = Window({str(task): task.metrics for task in specs.tasks}, sum_over_ranks)
-        weights = {str(task): task.weight for task in specs.tasks}
+        self.window = Window({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
+        weights = {str(task): task.weight for task in config.tasks}
         self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.window, weights)
         self.log = MetricLog(folder / METRICS)
         self.step = 0
@@ -98,7 +91,7 @@ class Trainer:
         if resume:
             self._resume()
         self._on_first_rank(self._begin)
-        tell_pairs(self.stacks, self.specs.tasks, self.pairs, self.progress)
+        tell_pairs(self.stacks, self.config.tasks, self.pairs, self.progress)
 
     def _begin(self) -> None:
         try:
@@ -131,7 +124,7 @@ class Trainer:
             if options is None:
                 self.progress.note(f"{found.path}: is of an older version, and does not say which options made it")
             else:
-                origin.refuse(found, self.config.differences(options, str(found.path)))
+                origin.refuse(found, self.config.differences(RunConfig.of(options, str(found.path))))
         if scans != self.store.fingerprint:
             raise DataError(
                 f"{found.path}: the scans are not those of this run any more (their contents or order differ); "
@@ -141,7 +134,7 @@ class Trainer:
         origin.tell_changes(found.about, self._machine(), self.progress)
 
     def _versions(self) -> dict[str, str]:
-        return origin.versions([self.specs.backbone, *self.specs.tasks, self.specs.balancer])
+        return origin.versions([self.config.backbone, *self.config.tasks, self.config.balancer])
 
     def _machine(self) -> dict[str, Any]:
         """What must be equal for a resumed run to give equal bits."""
@@ -185,7 +178,7 @@ class Trainer:
         for name, value in told.items():
             if name.endswith("/weight") and not math.isfinite(value):
                 raise SsmtlError(
-                    f"balancer {str(self.specs.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
+                    f"balancer {str(self.config.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
                     f"{value} by step {self.step}; {self._last_good()}; try --balancer fixed"
                 )
         for name, value in means.items():
@@ -209,7 +202,7 @@ class Trainer:
 
         def write() -> None:
             about = {"step": self.step, "scans": self.store.fingerprint, **self._machine()}
-            about |= {"options": self.config.fixed(), "versions": self._versions()}
+            about |= {"options": self.config.of_roles(Role.NUMBERS), "versions": self._versions()}
             about["seconds"] = self._seconds()
             folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
             checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
@@ -260,20 +253,19 @@ class Trainer:
     def _about(self) -> dict[str, Any]:
         """What backbone.safetensors tells of itself; no paths, no patient names."""
         found = registry()
-        prepare = {k: getattr(self.config, k) for k in ("axis", "size", "volume", "window")}
         return {
             "version": our_version(),
-            "backbone": found.origin(self.specs.backbone),
-            "tasks": [found.origin(task) for task in self.specs.tasks],
-            "balancer": found.origin(self.specs.balancer),
-            "prepare": prepare,
-            "trained": self.specs.trained,
+            "backbone": found.origin(self.config.backbone),
+            "tasks": [found.origin(task) for task in self.config.tasks],
+            "balancer": found.origin(self.config.balancer),
+            "prepare": self.config.slicing.model_dump(),
+            "trained": self.config.trained,
             "scans": {
                 "number": len(self.store.scans),
                 "fingerprint": self.store.fingerprint,
                 "digests": [scan.digest[:16] for scan in self.store.scans],
             },
-            "probe": probe(self.model.backbone, self.config.size, "decoder" in self.specs.trained),
+            "probe": probe(self.model.backbone, self.config.size, "decoder" in self.config.trained),
             "step": self.step,
             "seed": self.config.seed,
             "torch": torch.__version__,
@@ -301,10 +293,10 @@ class Trainer:
             return
         self.summary = {
             "run": str(self.folder),
-            "backbone": str(self.specs.backbone),
+            "backbone": str(self.config.backbone),
             "steps": self.step,
             "epochs": round(self.step * self.images_per_step / len(self.plan.anchors), 3),
-            "tasks": {str(task): self._final(task) for task in self.specs.tasks},
+            "tasks": {str(task): self._final(task) for task in self.config.tasks},
             "images_per_second": round(images_per_second, 1),
             "seconds": self._seconds(),
             "seconds_to_first_step": round(first_step, 2),

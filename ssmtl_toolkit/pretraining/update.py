@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
 
-from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.engine.backbone import Features
 from ssmtl_toolkit.engine.balancer import PairMeans, Shared
@@ -34,7 +34,7 @@ class Updater:
     def __init__(
         self,
         fabric: Fabric,
-        config: RunConfig,
+        config: ResolvedRun,
         wrapped: _FabricModule,
         optimizer: _FabricOptimizer,
         load: Loader,

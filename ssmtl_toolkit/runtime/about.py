@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ssmtl_toolkit.data.prepare import LARGEST, Prepare
+from ssmtl_toolkit.data.slicing import LARGEST, Slicing
 from ssmtl_toolkit.runtime.weights import About
 
 _Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
@@ -43,7 +43,7 @@ class Pretraining(About):
     backbone: Origin
     tasks: list[Origin]
     balancer: Origin
-    prepare: Prepare
+    prepare: Slicing
     trained: list[Literal["encoder", "decoder"]]
     scans: Scans
     probe: Probe
@@ -73,7 +73,7 @@ class Model(About):
     version: str
     backbone: Origin
     head: Origin
-    prepare: Prepare
+    prepare: Slicing
     classes: LabelClasses | None
     arm: str = ""
     seed: int = 0

@@ -14,7 +14,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.config import Machine
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.launch import launch
@@ -25,28 +25,30 @@ _PARENT = "SSMTL_PARENT"  # which process starts the others of a run on this mac
 _FABRIC_ENVIRONMENT = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment, "Fabric": LightningEnvironment}
 
 
-def make_fabric(config: RunConfig, progress: Progress) -> Fabric:
+def make_fabric(
+    machine: Machine, progress: Progress, devices: int = 1, nodes: int = 1, strategy: str = "auto"
+) -> Fabric:
     """Set up devices, precision and strategy by Lightning Fabric; nothing is launched yet.
 
     Raises:
         UsageError: Fabric refuses the combination of accelerator, devices, strategy and precision, or this is one of
             several processes that nothing connects.
     """
-    by = launch(config.devices, config.nodes).by
-    precision = choose_precision(config, progress)
+    by = launch(devices, nodes).by
+    precision = choose_precision(machine, progress)
     try:
         return Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            strategy=config.strategy,
+            accelerator=machine.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
             precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
             plugins=[_FABRIC_ENVIRONMENT[by]()],
         )
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         raise UsageError(
-            f"accelerator {config.accelerator!r}, devices {config.devices}, nodes {config.nodes}, strategy "
-            f"{config.strategy!r}: {str(error).splitlines()[0]}"
+            f"accelerator {machine.accelerator!r}, devices {devices}, nodes {nodes}, strategy {strategy!r}: "
+            f"{str(error).splitlines()[0]}"
         ) from error
 
 
@@ -87,14 +89,14 @@ def agree(fabric: Fabric, problem: SsmtlError | None = None) -> None:
         raise problem
 
 
-def choose_precision(config: RunConfig, progress: Progress) -> str:
+def choose_precision(machine: Machine, progress: Progress) -> str:
     """Resolve `auto`: bf16 on a GPU that computes with it, 32 elsewhere (a CPU without it is 20 times slower)."""
-    cuda = config.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-    if config.precision == "auto":
+    cuda = machine.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+    if machine.precision == "auto":
         return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    if config.precision == "bf16" and not cuda and not _cpu_has_bf16():
+    if machine.precision == "bf16" and not cuda and not _cpu_has_bf16():
         progress.note("bf16 was asked for on a CPU that must emulate it: expect it to be many times slower than 32")
-    return config.precision
+    return machine.precision
 
 
 def _cpu_has_bf16() -> bool:

@@ -19,7 +19,7 @@ from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.data.prepare import Prepare
+    from ssmtl_toolkit.data.slicing import Slicing
     from ssmtl_toolkit.data.store import Placement, SliceStore
 
 
@@ -54,7 +54,7 @@ def readers() -> list[ReaderSpec]:
 
 def open_store(
     scans: Sequence[Scan],
-    options: Prepare,
+    slicing: Slicing,
     cache: Path,
     progress: Progress,
     *,
@@ -78,7 +78,7 @@ def open_store(
     store = build_store(
         scans,
         readers(),
-        options,
+        slicing,
         cache,
         skip_bad=skip_bad,
         placement=placement,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmtl_toolkit.config import RunConfig, RunSpecs
+from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
 from ssmtl_toolkit.data.store import SliceStore, StoredScan
 from ssmtl_toolkit.engine.backbone import Backbone
@@ -156,16 +156,6 @@ def store_for(tasks: Sequence[TaskSpec], size: int = SIZE) -> SliceStore:
     return SliceStore(torch.cat(parts), tuple(scans), ())
 
 
-def specs_of(tasks: Sequence[TaskSpec], backbone: BackboneSpec | None, balancer: BalancerSpec | None) -> RunSpecs:
-    found = registry()
-    return RunSpecs(
-        dataset=Nowhere(),
-        backbone=backbone or Small(),
-        tasks=tuple(tasks),
-        balancer=balancer or found.resolve(BalancerSpec, "fixed"),
-    )
-
-
 def batch_for(tasks: Sequence[TaskSpec], number: int = ANCHORS, index: int = 0) -> Batch:
     """A batch as the trainer makes it."""
     with torch.autocast("cpu", enabled=False):
@@ -186,9 +176,8 @@ def multitask(
     seed: int = 0,
 ) -> MultiTask:
     """All modules, from this seed."""
-    specs = specs_of(tasks, backbone, balancer)
     torch.manual_seed(seed)
-    return MultiTask.build(specs.backbone, specs.tasks, specs.balancer)
+    return MultiTask.build(backbone or Small(), tasks, balancer or registry().resolve(BalancerSpec, "fixed"))
 
 
 def train(
@@ -200,19 +189,23 @@ def train(
     **options: Any,
 ) -> dict[str, Tensor]:
     """Train by the real trainer, going on where `folder` holds a run, and return all that its last checkpoint holds."""
-    specs = specs_of(tasks, backbone, balancer)
     chosen = {"size": SIZE, "batch_size": 4, "checkpoint_every": 1, "log_every": 1, "accelerator": "cpu"}
-    config = RunConfig(
-        data=specs.dataset, backbone=specs.backbone, tasks=specs.tasks, balancer=specs.balancer, steps=steps,
+    config = ResolvedRun(
+        data=Nowhere(),
+        backbone=backbone or Small(),
+        tasks=tuple(tasks),
+        balancer=balancer or registry().resolve(BalancerSpec, "fixed"),
+        head=None,
+        steps=steps,
         **{**chosen, "precision": "32", **options},
-    )  # fmt: skip
+    )
     resume = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = make_fabric(config, Progress())
+    fabric = make_fabric(config, Progress(), config.devices)
     store = store_for(tasks, config.size)
-    plan = make_plan(store, specs, Progress())
+    plan = make_plan(store, tasks, Progress())
     fabric.launch()
-    trainer = Trainer(fabric, config, specs, store, plan, folder, Progress())
+    trainer = Trainer(fabric, config, store, plan, folder, Progress())
     trainer.start(resume)
     trainer.run(time.perf_counter())
     saved = checkpoint.newest(folder / CHECKPOINTS, lambda text: None)

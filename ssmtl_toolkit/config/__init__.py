@@ -1,0 +1,13 @@
+"""The options of the commands, one validated object each: flags, TOML and Python share it."""
+
+from ssmtl_toolkit.config.base import Config as Config
+from ssmtl_toolkit.config.base import Machine as Machine
+from ssmtl_toolkit.config.base import Role as Role
+from ssmtl_toolkit.config.base import explain_missing_plugin as explain_missing_plugin
+from ssmtl_toolkit.config.base import with_absolute_paths as with_absolute_paths
+from ssmtl_toolkit.config.finetune import FinetuneConfig as FinetuneConfig
+from ssmtl_toolkit.config.finetune import ResolvedFinetune as ResolvedFinetune
+from ssmtl_toolkit.config.finetune import check_pattern as check_pattern
+from ssmtl_toolkit.config.predict import PredictConfig as PredictConfig
+from ssmtl_toolkit.config.run import ResolvedRun as ResolvedRun
+from ssmtl_toolkit.config.run import RunConfig as RunConfig

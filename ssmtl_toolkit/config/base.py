@@ -1,0 +1,198 @@
+"""What the configurations of all commands share: how options are checked, read, written, and what a change means."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.registry import OURS, registry
+from ssmtl_toolkit.specs import DatasetSpec, Spec
+from ssmtl_toolkit.text import did_you_mean, printable
+
+_NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
+
+
+class Role(Enum):
+    """What another value of an option means for work that has begun. It is marked beside the field.
+
+    Resuming accepts any change but that of NUMBERS. An experiment takes two runs for one when NUMBERS and EXTENT agree.
+    """
+
+    NUMBERS = "other numbers from the first step: another run (what an option without a mark is)"
+    EXTENT = "how far it goes: its length, the scans and scores that count"
+    REPETITIONS = "how many repetitions there are; each stays what it is"
+    PLACE = "where files lie; their contents are compared instead"
+    MACHINE = "on what it is computed, and how fast; equal but for rounding"
+    RECORD = "what is logged, kept, shown or checked on the way"
+
+
+class Machine(BaseModel):
+    """On what a command computes."""
+
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="Precision of the computation; auto: bf16 on a GPU that has it, 32 elsewhere."
+    )
+    accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
+
+
+class Config(BaseModel):
+    """Options of one command, checked, with the way from and to TOML.
+
+    Attributes:
+        sections: headings of `--help`, each with the options below it; they are written to TOML in this order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @field_validator("data", "backbone", "balancer", "head", mode="before", check_fields=False)
+    @classmethod
+    def _spec_or_text(cls, given: Any) -> Any:
+        if not isinstance(given, str | Spec | None):
+            raise ValueError("expected a spec or its text, such as 'name:option=value'")
+        return given
+
+    @field_serializer("data", "backbone", "balancer", "head", check_fields=False)
+    def _text(self, spec: Spec | str | None) -> str | None:
+        return spec.full() if isinstance(spec, Spec) else spec
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], origin: str = "options") -> Self:
+        """Validate options by name; `origin` says in errors where they come from.
+
+        Raises:
+            UsageError: with every wrong option at once.
+        """
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise UsageError("\n".join(cls._explain(e, origin) for e in error.errors())) from None
+
+    @classmethod
+    def _explain(cls, error: Any, origin: str) -> str:
+        name = str(error["loc"][0]) if error["loc"] else ""
+        if error["type"] == "extra_forbidden":
+            return f"{origin}: no option {name!r}{did_you_mean(name, cls.model_fields)}"
+        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+
+    @classmethod
+    def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
+        """Whether a file's value for this option says the same as one of the `flags` by another name."""
+        return False
+
+    @classmethod
+    def default_text(cls, name: str) -> str:
+        """The default of an option as `--help` shows it; "": it has none, or its description says it."""
+        field = cls.model_fields[name]
+        default = field.default
+        if default is None or default is False or field.is_required():
+            return ""
+        return " and ".join(default) if isinstance(default, tuple) else str(default)
+
+    @classmethod
+    def read(cls, file: Path) -> dict[str, Any]:
+        """Read the options in a TOML file.
+
+        Raises:
+            UsageError: the file is missing or not TOML.
+        """
+        if not file.is_file():
+            hint = f"is a folder; give the .toml file in it ({file}/run.toml)" if file.is_dir() else "no such file"
+            raise UsageError(f"{file}: {hint}; check --config")
+        try:
+            return tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{file}: cannot be read as a configuration: {error}") from None
+
+    def write(self) -> str:
+        """Return the TOML text that reads back to this configuration."""
+        options = self.to_json()
+        ordered = [name for names in self.sections.values() for name in names]
+        return self._plugin_comments() + tomli_w.dumps({name: options[name] for name in ordered if name in options})
+
+    def to_json(self) -> dict[str, Any]:
+        """All options that have a value, with specs as their full texts."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def _plugin_comments(self) -> str:
+        """Comments that name the distributions of the specs that are not bundled, a line each."""
+        lines = []
+        for _, value in self:
+            for spec in value if isinstance(value, tuple) else (value,):
+                origin = registry().origin(spec) if isinstance(spec, Spec) else {"distribution": ""}
+                if isinstance(spec, Spec) and origin["distribution"] not in ("", OURS):
+                    lines.append(f"# needs {spec.kind} {spec.name} of {origin['distribution']} {origin['version']}\n")
+        return "".join(lines)
+
+    @classmethod
+    def role(cls, name: str) -> Role:
+        """What another value of this option means."""
+        marks = [mark for mark in cls.model_fields[name].metadata if isinstance(mark, Role)]
+        return marks[0] if marks else Role.NUMBERS
+
+    def of_roles(self, *roles: Role) -> dict[str, Any]:
+        """The options of these roles, by name, with specs as their full texts."""
+        options = self.model_dump(mode="json")
+        return {name: value for name, value in options.items() if self.role(name) in roles}
+
+    def resolve(self) -> Config:
+        """Turn texts into specs and check that the options go together; a resolved configuration gives itself."""
+        return self
+
+    def differences(self, before: Config) -> list[str]:
+        """Name the options that differ from those of an earlier start and would give other numbers."""
+        with contextlib.suppress(UsageError):  # a spec that is not installed, from a notebook: its text stands for it
+            before = before.resolve()
+        now, then = self.of_roles(Role.NUMBERS), before.of_roles(Role.NUMBERS)
+        return [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k in then and now[k] != then[k]]
+
+
+@contextlib.contextmanager
+def explain_missing_plugin(file: Path | None) -> Iterator[None]:
+    """If the configuration in `file` cannot be resolved for want of a plugin that the file names, say which.
+
+    Raises:
+        UsageError: as inside, or naming the distribution to install.
+    """
+    try:
+        yield
+    except UsageError:
+        lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+        needed = (match.groups() for match in map(_NEEDS.fullmatch, lines) if match)
+        missing = [
+            f"the {kind} {name!r} of {distribution}"
+            for kind, name, distribution in needed
+            if not registry().has(kind, name)
+        ]
+        if missing:
+            raise UsageError(f"{file}: needs {' and '.join(missing)}, not installed here; install it by pip") from None
+        raise
+
+
+def absolute(path: Path | None) -> Path | None:
+    """Make a path absolute, so that a configuration means the same in any folder."""
+    return path and path.expanduser().absolute()
+
+
+def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:
+    """Make the dataset's paths absolute, so that run.toml repeats the run from any folder."""
+    for name, value in dataset:
+        if isinstance(value, Path):
+            try:
+                str(value).encode()
+            except UnicodeEncodeError:
+                raise UsageError(
+                    f"{printable(value)}: the path is not UTF-8 and cannot be written down; rename it"
+                ) from None
+            dataset = dataset.model_copy(update={name: absolute(value)})
+    return dataset

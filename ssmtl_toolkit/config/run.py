@@ -1,0 +1,175 @@
+"""Options of `ssmtl run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, SerializeAsAny, field_serializer, field_validator
+
+from ssmtl_toolkit.config.base import Config, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, TaskSpec, check_needs
+
+
+class RunConfig(Config, Slicing, Machine):
+    """Options of `ssmtl run`. Specs are given as text or as objects."""
+
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Data": ("data", "without", "axis", "size", "volume", "window", "skip_bad"),
+        "Network and tasks": ("backbone", "tasks", "balancer", "head"),
+        "Training": ("epochs", "steps", "batch_size", "accumulate", "lr", "weight_decay", "clip", "seed"),
+        "Machine": (
+            *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
+        ),
+        "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms"),
+    }
+
+    data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
+        "phantom", description="Scans: a folder, a file, or a dataset by name (phantom, mmwhs:DIR, …)."
+    )
+    backbone: SerializeAsAny[BackboneSpec] | str = Field("unet", description="Network, e.g. unet:encoder=resnet18.")
+    tasks: tuple[SerializeAsAny[TaskSpec] | str, ...] = Field(
+        ("reconstruct_prev", "reconstruct_next"), description="Pretext task, e.g. reconstruct_prev:t=2; repeatable."
+    )
+    balancer: SerializeAsAny[BalancerSpec] | str = Field("fixed", description="How task losses are combined into one.")
+    head: Annotated[SerializeAsAny[HeadSpec] | str | None, Role.RECORD] = Field(
+        None, description="Fail early if this head cannot use the parts being trained."
+    )
+    without: Annotated[Path | None, Role.PLACE] = Field(
+        None, description="Skip the test and validation patients of this file (from ssmtl data split)."
+    )
+
+    epochs: Annotated[int, Role.EXTENT] = Field(100, ge=1, description="Passes over all anchor slices.")
+    steps: Annotated[int | None, Role.EXTENT] = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
+    batch_size: int = Field(16, ge=1, description="Anchor slices per batch and device.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed for one step.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of Adam, constant.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of Adam (L2).")
+    clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
+
+    channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
+        "auto", description="Memory layout of images; auto: on for GPUs."
+    )
+    compile: Annotated[bool, Role.MACHINE] = Field(False, description="Compile encoder and decoder (torch.compile).")
+    devices: Annotated[int, Role.MACHINE] = Field(1, ge=1, description="Number of devices on this machine.")
+    nodes: Annotated[int, Role.MACHINE] = Field(1, ge=1, description="Number of machines.")
+    strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Role.MACHINE] = Field(
+        "auto", description="How several devices share the work (Lightning Fabric)."
+    )
+    store: Annotated[Literal["auto", "disk", "ram", "gpu"], Role.MACHINE] = Field(
+        "auto", description="Where slices are kept while training; auto: the fastest place they fit in."
+    )
+
+    skip_bad: Annotated[bool, Role.EXTENT] = Field(False, description="Continue without scans that cannot be read.")
+    checkpoint_every: Annotated[int, Role.RECORD] = Field(500, ge=1, description="Steps between checkpoints.")
+    keep: Annotated[int, Role.RECORD] = Field(2, ge=0, description="Number of checkpoints to keep; 0: all.")
+    snapshot_every: Annotated[int | None, Role.EXTENT] = Field(
+        None, ge=1, description="Also save the backbone every so many epochs, in snapshots/."
+    )
+    log_every: Annotated[int, Role.RECORD] = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    gradient_norms: Annotated[bool, Role.RECORD] = Field(
+        False, description="Also log the norm of each task's gradient at the backbone."
+    )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _specs_or_texts(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple):
+            raise ValueError("expected a list of specs")
+        for item in given:
+            cls._spec_or_text(item)
+        return given
+
+    @field_validator("without")
+    @classmethod
+    def _absolute_file(cls, given: Path | None) -> Path | None:
+        return absolute(given)
+
+    @field_serializer("tasks")
+    def _texts(self, specs: tuple[TaskSpec | str, ...]) -> list[str]:
+        return [spec if isinstance(spec, str) else spec.full() for spec in specs]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], origin: str = "options") -> Self:
+        """Validate options by name; `origin` says in errors where they come from.
+
+        Raises:
+            UsageError: with every wrong option at once.
+        """
+        config = super().of(options, origin)
+        if config.steps is not None and "epochs" in options:
+            raise UsageError(f"{origin}: both epochs and steps are given; they say the same, give one")
+        return config
+
+    @classmethod
+    def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
+        """Whether a file's value for this option says the same as one of the `flags` by another name."""
+        same = {"epochs": "steps", "steps": "epochs"}
+        return name in same and same[name] in flags and name not in flags
+
+    def to_json(self) -> dict[str, Any]:
+        """All options that have a value, with specs as their full texts; epochs give way to steps."""
+        options = super().to_json()
+        if self.steps is not None:
+            del options["epochs"]
+        return options
+
+    def resolve(self) -> ResolvedRun:
+        """Turn texts into specs, check that they go together, and fill in what the dataset suggests.
+
+        Raises:
+            UsageError: an unknown name, a wrong option, a task given twice, a need that is not met.
+        """
+        plugins = registry()
+        dataset = with_absolute_paths(plugins.dataset(self.data))
+        set_here = self.model_fields_set | ({"epochs"} if self.steps is not None else set())
+        suggested = {name: value for name, value in dataset.suggested().items() if name not in set_here}
+        specs = {
+            "data": dataset,
+            "backbone": plugins.resolve(BackboneSpec, self.backbone),
+            "tasks": tuple(plugins.resolve(TaskSpec, task) for task in self.tasks),
+            "balancer": plugins.resolve(BalancerSpec, self.balancer),
+            "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
+        }
+        resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
+        resolved.check()
+        return resolved
+
+
+class ResolvedRun(RunConfig):
+    """A configuration whose specs are objects that go together; `resolve` gives it back."""
+
+    data: Annotated[SerializeAsAny[DatasetSpec], Role.PLACE]
+    backbone: SerializeAsAny[BackboneSpec]
+    tasks: tuple[SerializeAsAny[TaskSpec], ...]
+    balancer: SerializeAsAny[BalancerSpec]
+    head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
+
+    def resolve(self) -> ResolvedRun:
+        """Return this."""
+        return self
+
+    def check(self) -> None:
+        """Refuse specs that do not go together.
+
+        Raises:
+            UsageError: no task, a task given twice, nothing to train, a need that is not met.
+        """
+        if not self.tasks:
+            raise UsageError("no pretext task is given; add at least one --task")
+        twice = sorted({str(task) for task in self.tasks if self.tasks.count(task) > 1})
+        if twice:
+            raise UsageError(f"task {twice[0]!r} is given twice; give it once, with a weight=… if it should count more")
+        if not any(task.weight for task in self.tasks):
+            raise UsageError("every task has weight 0: nothing would be trained; give one of them a weight above 0")
+        check_needs(self.backbone, [*self.tasks, *([self.head] if self.head else [])])
+
+    @property
+    def trained(self) -> list[str]:
+        """The parts of the backbone that the tasks train."""
+        return ["encoder", "decoder"] if any("dense" in task.needs for task in self.tasks) else ["encoder"]

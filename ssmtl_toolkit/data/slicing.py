@@ -1,0 +1,45 @@
+"""How volumes are cut into slices and prepared: declared once, inherited by the configurations, carried by weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Axis = Literal["axial", "coronal", "sagittal"]
+"""An anatomical axis."""
+
+Cut = Literal["axial", "coronal", "sagittal", "acquisition"]
+"""What slices are cut along: an anatomical axis, or the one that the scanner stepped along."""
+
+LARGEST = 4096  # pixels of a side; a model file may not ask for more memory than a network could use
+
+
+class Slicing(BaseModel):
+    """How volumes become slices. Equal options and equal files give equal slices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    axis: Cut = Field("acquisition", description="Axis to cut slices along; acquisition: as scanned.")
+    size: int = Field(256, ge=8, le=LARGEST, description="Resize slices to size x size pixels.")
+    volume: int | None = Field(None, ge=0, description="Volume to take of 4-D files, counted from 0.")
+    window: tuple[float, float] | None = Field(
+        None, description="Clip intensities to LOW HIGH first, e.g. -1000 1000 HU."
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _low_below_high(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and window[0] >= window[1]:
+            raise ValueError("LOW must be below HIGH")
+        return window
+
+    @property
+    def slicing(self) -> Slicing:
+        """These options alone, of a configuration that inherits them."""
+        return Slicing(**{name: getattr(self, name) for name in Slicing.model_fields})
+
+    def over(self, base: Slicing) -> Slicing:
+        """The options that were set here; for all others those of `base`."""
+        chosen = {name: getattr(self, name) for name in Slicing.model_fields if name in self.model_fields_set}
+        return base.model_copy(update=chosen)
