@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import write_scan
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from test_store import OPTIONS, listed, readers
 
+from helpers.small import write_scan
+from helpers.stores import OPTIONS, listed, readers
 from ssmtl_toolkit.data import files
 from ssmtl_toolkit.data.files import DigestMemo, Waiting
 from ssmtl_toolkit.data.store import build_store

@@ -3,9 +3,10 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import shared_data, write_scan
 from scipy import ndimage
 
+from helpers.places import shared_data
+from helpers.small import write_scan
 from ssmtl_datasets.phantom import make_scan
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.volume import Volume

@@ -5,11 +5,11 @@ import errno
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import shared_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.places import shared_data
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import writing
 from ssmtl_toolkit.data.overlay import overlay

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from conftest import SMALL, write_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.small import SMALL, write_scan
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.split import Split, choose, fitting, in_order, make, with_patients
 from ssmtl_toolkit.errors import DataError, UsageError

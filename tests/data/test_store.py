@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import blobs, write_scan
 
+from helpers.small import blobs, write_scan
+from helpers.stores import OPTIONS, listed, readers
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import memory
 from ssmtl_toolkit.data import store as storing
@@ -19,17 +20,6 @@ from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import ReaderSpec
-
-OPTIONS = Prepare(size=16)
-
-
-def readers():
-    return [reader() for reader in registry().of(ReaderSpec)]
-
-
-def listed(folder):
-    return registry().dataset(str(folder)).scans(folder / "unused", ReadableTest(readers()))
 
 
 def build(folder, cache, **options):

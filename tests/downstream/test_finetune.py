@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, write_pair
 from safetensors.torch import load_file
 from scipy import stats
 from torch.nn import functional as F
 
 import ssmtl_toolkit as toolkit
+from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError, UsageError
 from ssmtl_toolkit.data.sampling import in_turn, step_seed
 from ssmtl_toolkit.downstream.model import Recipe

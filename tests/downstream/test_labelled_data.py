@@ -5,10 +5,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.places import shared_data
 from ssmtl_datasets import Folder, Manifest, MmWhs, Phantom
 from ssmtl_datasets.anatomy import LABELS
 from ssmtl_datasets.manifest import _slices

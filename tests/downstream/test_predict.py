@@ -12,10 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import shared_data, write_pair, write_scan
 from torch import nn
 
 import ssmtl_toolkit as toolkit
+from helpers.places import shared_data
+from helpers.small import write_pair, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import SMALL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from helpers.small import SMALL
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import registry

@@ -3,10 +3,10 @@
 import nibabel as nib
 import numpy as np
 import SimpleITK
-from conftest import write_pair, write_scan
-from dicom_files import write_series
 from PIL import Image
 
+from helpers.dicom_files import write_series
+from helpers.small import write_pair, write_scan
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import DatasetSpec
 

@@ -1,6 +1,6 @@
 """Updates by every balancer on made-up batches: alone, or by torchrun on two ranks, each with half of every batch.
 
-torchrun --standalone --nproc-per-node 2 tests/two_ranks.py FOLDER
+torchrun --standalone --nproc-per-node 2 tests/helpers/two_ranks.py FOLDER
 """
 
 import sys

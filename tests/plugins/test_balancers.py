@@ -10,8 +10,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-import two_ranks
-from conftest import ROOT, write_scan
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from scipy.optimize import lsq_linear
@@ -20,10 +18,13 @@ from torch.nn import functional as F
 from torchjd.aggregation import MGDA, UPGrad
 from torchjd.aggregation import PCGrad as TorchJDPCGrad
 from torchjd.scalarization import FAMO
-from two_ranks import NEXT, PREV, SIAM, batch_of, model_of, updater_of
 
 import ssmtl_balancers
 import ssmtl_toolkit
+from helpers import two_ranks
+from helpers.places import ROOT
+from helpers.small import write_scan
+from helpers.two_ranks import NEXT, PREV, SIAM, batch_of, model_of, updater_of
 from ssmtl_balancers.gradients import NonNegative
 from ssmtl_toolkit import UsageError
 from ssmtl_toolkit.engine.balancer import Balancer
@@ -482,7 +483,7 @@ def both_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(ROOT / "tests" / "two_ranks.py"), str(folder)],
+        [*command, str(ROOT / "tests" / "helpers" / "two_ranks.py"), str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

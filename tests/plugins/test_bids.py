@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import SMALL, ball, write_scan
 
+from helpers.small import SMALL, ball, write_scan
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_scan
 
+from helpers.small import write_scan
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans

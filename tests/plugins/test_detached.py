@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from dicom_files import AFFINE, VOXELS, image, save
 from PIL import Image
 
+from helpers.dicom_files import AFFINE, VOXELS, image, save
 from ssmtl_formats import MetaImage, Nrrd
 from ssmtl_toolkit.errors import DataError
 

@@ -15,8 +15,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from conftest import SMALL, write_scan
-from dicom_files import AFFINE, PATIENT, VOXELS, as_rle, image, save, write_series
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -30,6 +28,8 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
+from helpers.dicom_files import AFFINE, PATIENT, VOXELS, as_rle, image, save, write_series
+from helpers.small import SMALL, write_scan
 from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Volume

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import AFFINE, VOXELS, image, save, write_series
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
+from helpers.dicom_files import AFFINE, VOXELS, image, save, write_series
 from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.readers import content_digest, read_volume

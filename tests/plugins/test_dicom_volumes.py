@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import AFFINE, VOXELS, enhanced, image, item, save
 from pydicom.dataset import Dataset
 
+from helpers.dicom_files import AFFINE, VOXELS, enhanced, image, item, save
 from ssmtl_formats import Dicom
 from ssmtl_toolkit.errors import DataError
 

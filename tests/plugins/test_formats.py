@@ -15,11 +15,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from conftest import SMALL, ball, shared_data, write_scan
-from dicom_files import AFFINE, VOXELS, as_rle, write_series
-from odd_files import ODD
 from PIL import Image
 
+from helpers.dicom_files import AFFINE, VOXELS, as_rle, write_series
+from helpers.odd_files import ODD
+from helpers.places import shared_data
+from helpers.small import SMALL, ball, write_scan
 from ssmtl_formats import MetaImage, Mgh, Nrrd, Slices
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data.readers import read_volume

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 
+from helpers.small import SMALL
 from ssmtl_toolkit.engine.head import IGNORE
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec

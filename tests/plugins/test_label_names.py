@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_scan
 from PIL import Image
 
+from helpers.small import write_scan
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans

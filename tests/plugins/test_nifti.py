@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.places import shared_data
 from ssmtl_nifti import Nifti
 from ssmtl_nifti.reading import read_nifti
 from ssmtl_toolkit.data.prepare import Prepare, prepare
@@ -30,7 +31,7 @@ from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
-DATA = Path(os.environ.get("SSMTL_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
+DATA = shared_data()
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 VOXELS = np.random.default_rng(0).normal(0, 300, (24, 20, 12)).astype(np.int16)
 

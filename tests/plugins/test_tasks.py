@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 
+from helpers.small import SMALL
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step
 from ssmtl_toolkit.errors import SsmtlError

@@ -13,11 +13,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import blobs, write_scan
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import ssmtl_toolkit
+from helpers.small import blobs, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.step import TaskOutput

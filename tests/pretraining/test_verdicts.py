@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import ssmtl_toolkit
+from helpers.small import blobs
 from ssmtl_reconstruct.module import trivial_answers
 from ssmtl_slice_siam import SliceSiam
 from ssmtl_toolkit.data.sampling import Extent, Plan

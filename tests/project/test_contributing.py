@@ -7,7 +7,8 @@ import sys
 import tomllib
 
 import pytest
-from conftest import ROOT
+
+from helpers.places import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)

@@ -7,8 +7,8 @@ import tomllib
 
 import click
 import pytest
-from conftest import ROOT
 
+from helpers.places import ROOT
 from ssmtl_toolkit import pretrain
 from ssmtl_toolkit.cli import COMMANDS, cli
 from ssmtl_toolkit.experiments.definition import read_experiment

@@ -14,13 +14,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, write_pair
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import ssmtl_toolkit
+from helpers.small import SMALL, write_pair
 from ssmtl_moco import MocoV2
 from ssmtl_toolkit.data import augment
 from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler, step_seed

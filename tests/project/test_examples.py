@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from helpers.places import ROOT
 
 
 def run(program, data, tmp_path):

@@ -11,8 +11,8 @@ import grimp
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from helpers.places import ROOT
 from ssmtl_toolkit.scaffolding import KINDS, templates
 
 HEAVY = {"torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning_fabric", "nibabel", "numpy"}

@@ -8,9 +8,9 @@ import time
 
 import pytest
 import torch
-from conftest import write_scan
 from safetensors.torch import load_file
 
+from helpers.small import write_scan
 from ssmtl_toolkit.runtime import checkpoint
 
 TASKS = ["reconstruct_prev:t=1", "reconstruct_next:t=1", "slice_siam:t=1", "moco_v2:queue=10"]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from helpers.places import ROOT
 
 EXAMPLES = ("ssmtl-rotation", "ssmtl-tinynet")
 

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from conftest import write_scan
 
 import ssmtl_toolkit
+from helpers.small import write_scan
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.runtime.folder import own
 

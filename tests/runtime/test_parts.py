@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import write_scan
 from torch import nn
 
+from helpers.small import write_scan
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data import augment, files

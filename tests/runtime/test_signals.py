@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
 
 import ssmtl_toolkit as toolkit
+from helpers.small import SMALL
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress

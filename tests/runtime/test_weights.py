@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, write_scan
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from helpers.small import SMALL, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
 from ssmtl_toolkit.downstream.model import Recipe
 from ssmtl_toolkit.downstream.transfer import Pretrained

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import SMALL
 
 import ssmtl_toolkit as toolkit
+from helpers.small import SMALL
 from ssmtl_toolkit import DataError, SsmtlError
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.runtime import checkpoint

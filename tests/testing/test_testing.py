@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from broken_parts import (
+
+from helpers.broken_parts import (
     BrokenBackbone,
     BrokenBalancer,
     BrokenDataset,
@@ -19,10 +20,9 @@ from broken_parts import (
     folder_of_scans,
     raw_example,
 )
-from heavy_part import Heavy
-from part_examples import EXAMPLES, nifti
-from unusual_parts import AnchorsToo, Between, Drawing, NeedsSize
-
+from helpers.heavy_part import Heavy
+from helpers.part_examples import EXAMPLES, nifti
+from helpers.unusual_parts import AnchorsToo, Between, Drawing, NeedsSize
 from ssmtl_toolkit.engine.step import Companion
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
@@ -313,7 +313,7 @@ def test_a_fault_is_told_with_its_place_once_and_with_its_traceback_on_request(s
     monkeypatch.setattr(testing, "cases", lambda *parts, example=None: broken)
     done = ssmtl("plugins", "check", "broken_task")
     assert done.stdout.count("with RuntimeError: no more") == 1
-    assert "it fails at broken_parts.py:" in done.stdout
+    assert "it fails at helpers/broken_parts.py:" in done.stdout
     assert done.stdout.count("the same\n") > 5
     assert "Traceback" not in done.stderr
     loud = ssmtl("--debug", "plugins", "check", "broken_task", "--only", "scalar")
