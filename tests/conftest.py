@@ -13,21 +13,20 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import pytest
+
+pytest.register_assert_rewrite("helpers")
+
 import nibabel as nib
 import numpy as np
-import pytest
 from hypothesis import settings
 
+from helpers.places import shared_data
+from helpers.small import SMALL, write_pair, write_scan
 from ssmtl_toolkit.cli import main
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault; what is slow is measured elsewhere
 settings.load_profile("untimed")
-
-ROOT = Path(__file__).parents[1]
-
-
-def shared_data() -> Path:
-    return Path(os.environ.get("SSMTL_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
@@ -56,21 +55,6 @@ def sunnybrook() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data is not here; set SSMTL_TEST_DATA")
     return folder
-
-
-def blobs(slices: int, height: int = 24, width: int = 20, seed: int = 0) -> np.ndarray:
-    """A volume (I, J, K) with structure: a bright ball that drifts and grows along K, and noise."""
-    rng = np.random.default_rng(seed)
-    y, x, z = np.mgrid[:height, :width, :slices].astype(float)
-    place = rng.uniform(0.3, 0.7, 2)
-    distance = np.hypot(y - height * place[0] - z / 3, x - width * place[1])
-    return (1000 * np.exp(-((distance / (3 + z / 4)) ** 2)) + rng.normal(0, 30, y.shape)).astype(np.int16)
-
-
-def write_scan(file: Path, slices: int = 12, seed: int = 0) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(blobs(slices, seed=seed), np.diag([0.8, 0.8, 2.0, 1.0])), file)
-    return file
 
 
 @pytest.fixture
@@ -125,31 +109,6 @@ def ssmtl_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
         )
 
     return call
-
-
-def ball(slices: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """A volume (I, J, K) with a bright ball and a dimmer one beside it in noise, and the label map: 10 and 20."""
-    rng = np.random.default_rng(seed)
-    y, x, z = np.mgrid[:size, :size, :slices].astype(float)
-    cy, cx = rng.uniform(0.4, 0.6, 2) * size
-    depth = (z - slices / 2) * size / slices / 1.5
-    first = (y - cy) ** 2 + (x - cx + 5) ** 2 + depth**2 < (size / 5) ** 2
-    second = (y - cy) ** 2 + (x - cx - 7) ** 2 + depth**2 < (size / 7) ** 2
-    image = 100 * first + 50 * (second & ~first) + rng.normal(0, 10, y.shape)
-    return image.astype(np.float32), (10 * first + 20 * (second & ~first)).astype(np.uint8)
-
-
-def write_pair(root: Path, name: str, slices: int = 10, seed: int = 0, affine: np.ndarray | None = None) -> Path:
-    """Write images/NAME.nii.gz and labels/NAME.nii.gz below `root`; return the image's path."""
-    image, label = ball(slices, seed)
-    affine = np.diag([-0.8, -0.8, 2.0, 1.0]) if affine is None else affine
-    for folder, array in (("images", image), ("labels", label)):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array, affine), root / folder / f"{name}.nii.gz")
-    return root / "images" / f"{name}.nii.gz"
-
-
-SMALL = "unet:encoder=plain,width=8"
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, blobs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.small import SMALL, blobs
 from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import UsageError

@@ -7,9 +7,9 @@ import textwrap
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_plugins import bundled_points, plugin
 
+from helpers.places import ROOT
+from helpers.plugin_files import bundled_points, plugin
 from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.engine.balancer import Balancer, Shared

@@ -3,9 +3,9 @@
 import json
 from importlib.metadata import EntryPoint
 
-import leaving_parts as parts
 import pytest
 
+from helpers import leaving_parts as parts
 from ssmtl_toolkit.cli import cli, main
 from ssmtl_toolkit.registry import Entry, Plugin, Registry, registry
 

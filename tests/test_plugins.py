@@ -1,13 +1,12 @@
 """Plugins: found by entry point, described from their specs, and a broken one does not take the others with it."""
 
-import importlib.metadata
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
+from helpers.plugin_files import bundled_points, plugin
 from ssmtl_toolkit import SsmtlError, UsageError, hookspecs
 from ssmtl_toolkit.cli import plugins as plugins_cli
 from ssmtl_toolkit.registry import HOOKS, Registry, registry
@@ -22,26 +21,6 @@ BUNDLED = {
 }
 
 
-class FakeDistribution(importlib.metadata.Distribution):
-    """A distribution that is not installed, for entry points made on the spot."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def read_text(self, filename):
-        return f"Metadata-Version: 2.1\nName: {self._name}\nVersion: 7.0\n" if filename == "METADATA" else None
-
-    def locate_file(self, path):
-        return path
-
-
-def plugin(tmp_path, monkeypatch, name, body):
-    """Write a one-file plugin and return its entry point."""
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / f"{name}.py").write_text(body)
-    return EntryPoint(name, name, "ssmtl")._for(FakeDistribution(f"dist-{name.replace('_', '-')}"))
-
-
 TASK = """
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import TaskSpec
@@ -53,10 +32,6 @@ class Mine(TaskSpec):
 def ssmtl_tasks():
     return [Mine]
 """
-
-
-def bundled_points():
-    return [p for p in importlib.metadata.entry_points(group="ssmtl") if p.dist.name == "ssmtl-toolkit"]
 
 
 @pytest.mark.parametrize("kind", BUNDLED)

@@ -1,0 +1,82 @@
+"""The bundled heads against losses written out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.small import SMALL
+from ssmtl_toolkit.engine.head import IGNORE
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
+
+
+def head(text, classes=3):
+    torch.manual_seed(0)
+    backbone = registry().resolve(BackboneSpec, SMALL).build(1)
+    return registry().resolve(HeadSpec, text).build(backbone, classes)
+
+
+def example(ignored=0.2):
+    rng = np.random.default_rng(1)
+    maps = rng.normal(size=(2, 3, 6, 5))
+    target = rng.integers(0, 3, (2, 6, 5))
+    target[rng.random(target.shape) < ignored] = IGNORE
+    return maps, target
+
+
+def softmax(maps):
+    e = np.exp(maps - maps.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def cross_entropy(maps, target):
+    p = softmax(maps)
+    terms = [-np.log(p[n, target[n, i, j], i, j]) for n, i, j in np.ndindex(*target.shape) if target[n, i, j] != IGNORE]
+    return sum(terms) / len(terms)
+
+
+def dice(maps, target):
+    p, counted = softmax(maps), target != IGNORE
+    losses = []
+    for c in range(maps.shape[1]):
+        truth, found = (target == c) & counted, p[:, c] * counted
+        losses.append(1 - 2 * (found * truth).sum() / (found.sum() + truth.sum()) if truth.any() else 0.0)
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [("ce", cross_entropy), ("dice", dice), ("ce+dice", lambda m, t: cross_entropy(m, t) + dice(m, t))],
+)
+@pytest.mark.parametrize("ignored", [0.0, 0.4])
+def test_segmentation_losses_are_those_written_by_hand_and_ignore_what_is_not_annotated(loss, expected, ignored):
+    maps, target = example(ignored)
+    found = head(f"segmentation:loss={loss}").loss(torch.tensor(maps, dtype=torch.float32), torch.tensor(target))
+    assert float(found) == pytest.approx(expected(maps, target), rel=1e-5)
+
+
+def test_pixels_that_are_not_annotated_have_no_gradient():
+    maps, target = example(0.5)
+    leaf = torch.tensor(maps, dtype=torch.float32, requires_grad=True)
+    head("segmentation:loss=ce+dice").loss(leaf, torch.tensor(target)).backward()
+    ignored = torch.tensor(target == IGNORE)[:, None].expand_as(leaf)
+    assert leaf.grad[ignored].abs().max() == 0
+    assert leaf.grad[~ignored].abs().min() > 0
+
+
+def test_a_batch_that_nobody_annotated_has_loss_zero():
+    maps, target = example()
+    target[:] = IGNORE
+    found = head("segmentation").loss(torch.tensor(maps, dtype=torch.float32), torch.tensor(target))
+    assert float(found) == 0
+
+
+def test_denoising_adds_noise_of_the_given_deviation_and_loses_the_mean_absolute_error():
+    torch.manual_seed(0)
+    clean = torch.randn(64, 1, 32, 32)
+    denoise = head("denoising:sigma=0.3", 0)
+    noise = denoise.degrade(clean) - clean
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.01)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.01)
+    other = torch.randn_like(clean)
+    assert float(denoise.loss(other, clean)) == pytest.approx(np.abs(other.numpy() - clean.numpy()).mean(), rel=1e-5)
