@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ssmtl_toolkit.config import FinetuneConfig, RunConfig, with_absolute_paths
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, Output, TaskSpec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 SAME_SLICES = ("axis", "size", "volume", "window")
@@ -107,7 +107,7 @@ class Job:
         return None if at_end else self.snapshot
 
     @property
-    def output(self) -> str:
+    def output(self) -> Output:
         """What the head gives: labels or image."""
         assert isinstance(self.finetune.head, HeadSpec)
         return self.finetune.head.output
