@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ssmtl_toolkit.runtime import progress as engine_progress
+
+_GAP = 2  # between the columns of a table
 
 
 def stderr() -> Console:
@@ -45,6 +48,24 @@ def _plain(cell: str) -> Any:
     from rich.text import Text
 
     return Text(cell)
+
+
+def print_table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table; one that is too wide in several below each other, so that no number is broken over lines."""
+    width = [max(cell_len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
+    width[0] = min(width[0], console.width // 3)  # longer names are folded
+    block = [0]
+    for i in range(1, len(columns)):
+        if len(block) > 1 and sum(width[j] + _GAP for j in block) + width[i] > console.width:
+            console.print(table(title, *_chosen(block, columns, rows)))
+            console.print()
+            title, block = "", [0]
+        block.append(i)
+    console.print(table(title, *_chosen(block, columns, rows)))
+
+
+def _chosen(block: list[int], columns: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    return [columns[i] for i in block], [[row[i] for i in block] for row in rows]
 
 
 class RichProgress(engine_progress.Progress):

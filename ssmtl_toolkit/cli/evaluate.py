@@ -10,8 +10,9 @@ import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.evaluation.metrics import METRICS, lower_is_better, metrics_of, monai_metrics
 
-_COLUMNS = ("tp", "fp", "fn", "iou", "dice", "hd95", "surface_dice", "penalised")
+_COLUMNS = ("tp", "fp", "fn", *(metric.key for metric in metrics_of("labels")), "penalised")
 
 
 @click.command("evaluate", cls=OnceCommand)
@@ -20,7 +21,9 @@ _COLUMNS = ("tp", "fp", "fn", "iou", "dice", "hd95", "surface_dice", "penalised"
 @click.option("--classes", metavar="TEXT", help="What the values mean: LV=500,RV=600,LA=420+421.  [default: see above]")
 @click.option("--ignore-value", type=click.INT, help="The value in labels that means: nobody annotated this.")
 @click.option(
-    "--surface/--no-surface", default=None, help="HD95 and surface Dice.  [default: where MONAI is installed]"
+    "--surface/--no-surface",
+    default=None,
+    help=f"{monai_metrics('labels')}.  [default: where MONAI is installed]",
 )
 @click.option("--tolerance", type=click.FLOAT, default=1.0, show_default=True, help="Of surface Dice, in mm.")
 @click.option("--ignore-affine", is_flag=True, help="Compare voxel by voxel although the affines differ.")
@@ -36,7 +39,7 @@ def command(table_file: Path | None, as_json: bool, **options: Any) -> None:
 
     \b
       ssmtl evaluate --pred out/ --label labels/
-      ssmtl evaluate --pred out/ --label labels/ --classes LV=500,RV=600 --csv scores.csv
+      ssmtl evaluate --pred out/ --label labels/ --classes LV=500,RV=600
     """
     if table_file is not None and table_file.is_dir():
         raise UsageError(f"{table_file}: is a folder; give --csv the name of a file")
@@ -80,32 +83,27 @@ def _inert(text: str) -> str:
 
 def _report(result: dict[str, Any]) -> None:
     """The scores of each class for a person, and their mean; they are the result, so on stdout."""
-    from ssmtl_toolkit.cli.console import stdout, table
+    from ssmtl_toolkit.cli.console import print_table, stdout
 
     console = stdout()
-    surface = result["surface"]
-    columns = ["class", "IoU (pooled)", "Dice"]
-    columns += ["HD95 mm", f"surface Dice ({result['tolerance_mm']:g} mm)"] if surface else []
-    per_scan = ["dice", "hd95", "surface_dice"] if surface else ["dice"]
+    metrics = metrics_of("labels", result["surface"])
+    counts = {word: _counts(result, word) for word in ("undefined", "penalised")}
+    shown = [word for word, numbers in counts.items() if any(numbers)]
     rows = []
-    for name, one in result["classes"].items():
-        penalised = sum(scan["classes"][name]["penalised"] for scan in result["scans"])
-        counts = [str(count or "") for count in (one["dice"]["undefined"], penalised)]
-        rows.append([name, _number(one["iou"], "iou"), *(_spread(one[score], score) for score in per_scan), *counts])
-    mean = result["mean"]
-    rows.append(["mean", *(_number(mean[score], score) for score in ("iou", *per_scan)), "", ""])
-    console.print(table("", [*columns, "undefined", "penalised"], rows))
-    console.print(f"{len(result['scans'])} scans; ± is the standard deviation over scans")
-    if any("".join(row[-2:]) for row in rows):
-        console.print(result["rule"])
+    for i, (name, one) in enumerate(result["classes"].items()):
+        scores = (m.number(one[m.key]) if m.pooled else m.spread(one[m.key]) for m in metrics)
+        rows.append([name, *scores, *(str(counts[word][i] or "") for word in shown)])
+    rows.append(["mean", *(m.number(result["mean"][m.key]) for m in metrics), *("" for _ in shown)])
+    headings = [f"{m.heading} (pooled)" if m.pooled else m.heading for m in metrics]
+    print_table(console, "", ["class", *headings, *shown], rows)
+    within = f"; {METRICS['surface_dice'].name}: within {result['tolerance_mm']:g} mm" if result["surface"] else ""
+    console.print(f"{len(result['scans'])} scans; ± is the standard deviation over scans{within}")
+    for line in [*lower_is_better(metrics), *([result["rule"]] if shown else [])]:
+        console.print(line)
 
 
-def _spread(found: dict[str, Any], score: str) -> str:
-    deviation = "" if found["sd"] is None else f" ± {_number(found['sd'], score)}"
-    return _number(found["mean"], score) + deviation
-
-
-def _number(value: float | None, score: str) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if score == "hd95" else f"{value:.4f}"
+def _counts(result: dict[str, Any], word: str) -> list[int]:
+    """In how many scans each class is without score (`undefined`), or in one of truth and prediction only."""
+    if word == "undefined":
+        return [one["dice"]["undefined"] for one in result["classes"].values()]
+    return [sum(scan["classes"][name][word] for scan in result["scans"]) for name in result["classes"]]

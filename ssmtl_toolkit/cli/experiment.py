@@ -115,14 +115,14 @@ def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cac
 
 
 def _show(console: Any, summary: dict[str, Any]) -> None:
-    from ssmtl_toolkit.cli.console import table
+    from ssmtl_toolkit.cli.console import print_table
     from ssmtl_toolkit.experiments.table import headings, lines, remarks
 
     title = f"{summary['title'] or summary['experiment']} — {summary['data']}"
     for heads, cells in zip(headings(summary), lines(summary), strict=True):
         if len(heads) > 1:
             console.print()
-            console.print(table(title, heads, cells))
+            print_table(console, title, heads, cells)
         published = any(row["published"] for row in summary["rows"])
         title = "by class: ours (published)" if published else "by class"
     for remark in [*remarks(summary), *([summary["figure"]] if "figure" in summary else [])]:

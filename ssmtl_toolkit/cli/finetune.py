@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, read_options, resumed
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better
 from ssmtl_toolkit.launch import launch
 
 
@@ -65,30 +67,48 @@ def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: boo
 
 def _report(console: Any, summary: dict[str, Any]) -> None:
     """The scores of each arm, and what pre-training gave."""
-    from ssmtl_toolkit.cli.console import table
+    from ssmtl_toolkit.cli.console import print_table
 
     arms = summary["arms"]
-    metrics = [name for name in next(iter(arms.values())) if name not in {"classes", "noisy"}]
-    rows = []
-    for arm, found in arms.items():
-        rows.append([arm, "mean", *(_spread(found[name], name) for name in metrics)])
-        for label, values in found.get("classes", {}).items():
-            rows.append(["", label, *(_spread(values[name], name) for name in metrics)])
-        if "noisy" in found:
-            rows.append(["", "noisy input", *(_number(found["noisy"].get(name), name) for name in metrics)])
-    if "difference" in summary:
-        difference = summary["difference"]
-        rows.append(["difference", "mean", *(_spread(difference[name], name) for name in metrics)])
-        if any(difference[name]["ci95"] for name in metrics):
-            rows.append(["", "95 % CI", *(_interval(difference[name]["ci95"], name) for name in metrics)])
-    console.print(table("", ["", "", *(_HEADINGS[name] for name in metrics)], rows))
+    metrics = [METRICS[key] for key in next(iter(arms.values())) if key in METRICS]
+    print_table(console, "", ["", *(m.heading for m in metrics)], _score_rows(arms, metrics))
+    difference = summary.get("difference", {})
+    if difference:
+        console.print()
+        print_table(console, "", *_difference_table(difference, metrics))
+    for line in lower_is_better(metrics):
+        console.print(line)
     scans, number = summary["scans"], summary["training_slices"]
     console.print(
         f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
         f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
-    for line in _confidence(summary.get("difference", {}), len(summary["seeds"])):
+    for line in _confidence(difference, len(summary["seeds"])):
         console.print(line)
+
+
+def _score_rows(arms: dict[str, Any], metrics: Sequence[Metric]) -> list[list[str]]:
+    """A row for each arm, below it one for each class or for the input."""
+    rows = []
+    for arm, found in arms.items():
+        classes = found.get("classes", {})
+        rows.append([f"{arm}, mean" if classes else arm, *(m.spread(found[m.key]) for m in metrics)])
+        for label, values in classes.items():
+            rows.append([f"  {label}", *(m.spread(values[m.key]) for m in metrics)])
+        if "noisy" in found:
+            rows.append(["  noisy input", *(m.number(found["noisy"].get(m.key)) for m in metrics)])
+    return rows
+
+
+def _difference_table(difference: dict[str, Any], metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what pre-training gave, a row for each metric."""
+    headings = ["pretrained - scratch", "difference"]
+    rows = [[m.heading, m.difference(difference[m.key])] for m in metrics]
+    intervals = [difference[m.key]["ci95"] for m in metrics]
+    if any(intervals):
+        headings.append("95 % CI")
+        rows = [[*row, m.interval(ends)] for row, m, ends in zip(rows, metrics, intervals, strict=True)]
+    return headings, rows
 
 
 def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
@@ -96,12 +116,12 @@ def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
     from ssmtl_toolkit.evaluation.statistics import LEAST_REPETITIONS
 
     lines = []
-    for name, found in difference.items():
+    for key, found in difference.items():
         if over := found.get("over_patients"):
-            sure = f"95 % CI {_interval(over['ci95'], name)}" if over["ci95"] else "too few patients for an interval"
-            lines.append(
-                f"{_HEADINGS[name]} difference over {over['n']} test patients: {_number(over['mean'], name)}, {sure}"
-            )
+            metric = METRICS[key]
+            sure = f"95 % CI {metric.interval(over['ci95'])}" if over["ci95"] else "too few patients for an interval"
+            mean = metric.number(over["mean"], sign=True)
+            lines.append(f"{metric.heading} difference over {over['n']} test patients: {mean}, {sure}")
     if difference and repetitions < LEAST_REPETITIONS:
         lines.append(
             f"{repetitions} repetitions give no interval; add some by --resume and --seeds {LEAST_REPETITIONS}"
@@ -109,34 +129,7 @@ def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
     return lines
 
 
-_HEADINGS = {
-    "iou": "IoU",
-    "dice": "Dice",
-    "hd95": "HD95 mm",
-    "surface_dice": "surface Dice",
-    "psnr": "PSNR dB",
-    "ssim": "SSIM",
-}
-
-
 def _seen(number: int | None, total: int) -> str:
     if number is None:
         return ""
     return f", {number} of them seen in pre-training (without labels)" if number else ", none seen in pre-training"
-
-
-def _number(value: float | None, metric: str) -> str:
-    if value is None:
-        return "-"
-    if metric in {"hd95", "psnr"}:
-        return f"{value:.2f}"
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
-
-
-def _spread(found: dict[str, Any], metric: str) -> str:
-    deviation = "" if found["sd"] is None else f" ± {_number(found['sd'], metric)}"
-    return _number(found["mean"], metric) + deviation
-
-
-def _interval(ends: list[float] | None, metric: str) -> str:
-    return "-" if ends is None else f"{_number(ends[0], metric)} to {_number(ends[1], metric)}"

@@ -30,6 +30,7 @@ from ssmtl_toolkit.downstream.model import Downstream, Predictor, Recipe
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores, statistics
+from ssmtl_toolkit.evaluation.metrics import metrics_of
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, make_fabric, seed_all
@@ -415,7 +416,7 @@ class _Finetuning:
             arm: [json.loads((self.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in self.seeds]
             for arm in self.arms
         }
-        metrics = statistics.metrics_of(self.labels is not None, surface)
+        metrics = metrics_of("image" if self.labels is None else "labels", surface)
         summary: dict[str, Any] = {
             "run": str(self.folder),
             "head": str(self.head),

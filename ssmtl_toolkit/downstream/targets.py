@@ -17,6 +17,8 @@ from ssmtl_toolkit.downstream.labelled import LabelledScans
 from ssmtl_toolkit.downstream.loop import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.evaluation import images, scores
+from ssmtl_toolkit.evaluation.metrics import metrics_of
+from ssmtl_toolkit.evaluation.statistics import mean
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import ReaderSpec, Scan
@@ -91,12 +93,12 @@ def assess_images(
         interrupts.check(_KEPT)
     together = {name: [value for one in found for value in one[name]] for name in found[0]}
     return {
-        "mean": {name: _mean(together[name]) for name in together if not name.startswith("noisy")},
-        "noisy": {name.removeprefix("noisy_"): _mean(together[name]) for name in together if name.startswith("noisy")},
+        "mean": {name: mean(together[name]) for name in together if not name.startswith("noisy")},
+        "noisy": {name.removeprefix("noisy_"): mean(together[name]) for name in together if name.startswith("noisy")},
         "slices": len(together["psnr"]),
         "undefined": sum(bool(np.isnan(value)) for value in together["noisy_psnr"]),
         "scans": [
-            {"name": scan.name, "slices": len(one["psnr"]), **{name: _mean(values) for name, values in one.items()}}
+            {"name": scan.name, "slices": len(one["psnr"]), **{name: mean(values) for name, values in one.items()}}
             for scan, one in zip(test, found, strict=True)
         ],
         "rule": IMAGE_RULE,
@@ -110,21 +112,14 @@ def _image_scores(
     slicing = predictor.recipe.slicing
     stack = predictor.stack(read_volume(scan.path, readers, slicing.volume))
     torch.default_generator.manual_seed(seed)
-    kept: dict[str, list[float]] = {"psnr": [], "noisy_psnr": []}
-    if surface:
-        kept |= {"ssim": [], "noisy_ssim": []}
+    keys = [metric.key for metric in metrics_of("image", surface)]
+    kept: dict[str, list[float]] = {name: [] for key in keys for name in (key, f"noisy_{key}")}
     for start in range(0, len(stack.slices), predictor.batch_size):
         made = standardise(stack.slices[start : start + predictor.batch_size], slicing)
         clean = torch.from_numpy(made.slices)[:, None]
         noisy = predictor.model.head.degrade(clean)
         output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
-        for name, score in (("psnr", images.psnr), ("ssim", images.ssim)):
-            if name in kept:
-                kept[name] += score(clean, output).tolist()
-                kept[f"noisy_{name}"] += score(clean, noisy).tolist()
+        for key in keys:
+            kept[key] += images.SCORES[key](clean, output).tolist()
+            kept[f"noisy_{key}"] += images.SCORES[key](clean, noisy).tolist()
     return kept
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else None

@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
 from ssmtl_toolkit.data.readers import ReadableTest, read_volume
 from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation.metrics import monai_metrics
 from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, score_scan, summarise
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -60,13 +61,13 @@ def evaluate(
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance is a distance in mm, 0 or more, got {tolerance:g}")
     if surface:
-        check_monai("HD95 and surface Dice (--surface)")
+        check_monai(f"{monai_metrics('labels')} (--surface)")
     progress = progress or Progress()
     readers = [reader() for reader in registry().of(ReaderSpec)]
     pairing = _pair(Path(pred), Path(label), readers)
     notes = pairing.notes()
     if surface is None and not has_monai():
-        notes.append("no HD95 and surface Dice without MONAI: pip install 'ssmtl-toolkit[metrics]'")
+        notes.append(f"no {monai_metrics('labels')} without MONAI: pip install 'ssmtl-toolkit[metrics]'")
     known, said = _find_classes(pairing, Path(pred), classes, ignore_value, readers)
     judge = _Judge(known, readers, has_monai() if surface is None else surface, tolerance, ignore_affine)
     progress.preparing(len(pairing.pairs))

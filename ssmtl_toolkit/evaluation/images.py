@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,3 +54,7 @@ def ssim(clean: Tensor, other: Tensor) -> Tensor:
 def _range(slices: Tensor) -> Tensor:
     """Largest less smallest value of each slice of (N, 1, H, W): (N,) float64."""
     return slices.double().amax((1, 2, 3)) - slices.double().amin((1, 2, 3))
+
+
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
+"""How each metric of images is computed, by its key: from clean and other slices (N, 1, H, W) to values (N,)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +15,8 @@ from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
 from ssmtl_toolkit.data.labels import IGNORE
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.evaluation.metrics import Metric, metrics_of
+from ssmtl_toolkit.evaluation.statistics import defined, spread
 
 RULE = (
     "A class that is absent from truth and prediction of a scan has no score there: it is counted as undefined and is "
@@ -28,19 +30,18 @@ _PIECE = 1 << 22  # voxels counted at once
 
 
 Values = tuple[float | None, ...]
+"""A value for each class, background left out; None: undefined."""
 
 
 @dataclass(frozen=True)
 class ScanScores:
-    """The scores of one scan, a value for each class (background left out); None: undefined.
+    """The scores of one scan.
 
     Attributes:
         name: the scan.
-        classes: their names.
-        tp, fp, fn: voxels.
-        iou, dice: 0 to 1.
-        hd95: mm; None as a whole: not computed.
-        surface_dice: 0 to 1; None as a whole: not computed.
+        classes: their names, background left out.
+        tp, fp, fn: voxels of each class.
+        values: of each metric that was computed, by its key in `metrics.METRICS`.
     """
 
     name: str
@@ -48,10 +49,7 @@ class ScanScores:
     tp: tuple[int, ...]
     fp: tuple[int, ...]
     fn: tuple[int, ...]
-    iou: Values
-    dice: Values
-    hd95: Values | None = None
-    surface_dice: Values | None = None
+    values: Mapping[str, Values]
 
     @property
     def penalised(self) -> tuple[bool, ...]:
@@ -61,10 +59,11 @@ class ScanScores:
 
     def to_json(self) -> dict[str, Any]:
         """Write as plain dicts: for each class its counts and scores."""
+        always = {metric.key for metric in metrics_of("labels", surface=False)}
         columns: dict[str, Sequence[Any]] = {"tp": self.tp, "fp": self.fp, "fn": self.fn}
-        columns |= {"iou": self.iou, "dice": self.dice, "penalised": self.penalised}
-        columns |= {} if self.hd95 is None else {"hd95": self.hd95}
-        columns |= {} if self.surface_dice is None else {"surface_dice": self.surface_dice}
+        columns |= {key: values for key, values in self.values.items() if key in always}
+        columns |= {"penalised": self.penalised}
+        columns |= {key: values for key, values in self.values.items() if key not in always}
         classes = {name: {k: v[i] for k, v in columns.items()} for i, name in enumerate(self.classes)}
         return {"name": self.name, "classes": classes}
 
@@ -113,11 +112,11 @@ def score_scan(
         raise ValueError(f"{name}: the prediction has shape {predicted.shape}, the truth {truth.shape}")
     counts = count(predicted, truth, len(classes))
     tp, fp, fn = (tuple(row) for row in counts.tolist())
-    scores = ScanScores(name, tuple(classes), tp, fp, fn, *overlap(counts))
+    iou, dice = overlap(counts)
+    scores = ScanScores(name, tuple(classes), tp, fp, fn, {"iou": iou, "dice": dice})
     if not surface:
         return scores
-    hd95, surface_dice = _surface_scores(scores, predicted, truth, spacing, tolerance)
-    return ScanScores(name, tuple(classes), tp, fp, fn, scores.iou, scores.dice, hd95, surface_dice)
+    return replace(scores, values={**scores.values, **_surface_scores(scores, predicted, truth, spacing, tolerance)})
 
 
 def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -152,7 +151,7 @@ def _surface_scores(
     truth: NDArray[np.uint8],
     spacing: Sequence[float],
     tolerance: float,
-) -> tuple[Values, Values]:
+) -> dict[str, Values]:
     """HD95 and surface Dice of each class; MONAI is asked only for classes that are in both."""
     check_monai("surface scores")
     ignored = truth == IGNORE
@@ -169,7 +168,7 @@ def _surface_scores(
         # What lies outside of both is no surface, and MONAI takes what lies outside of the array as background.
         box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(ours, theirs, strict=True))
         pairs.append(_distances(predicted[box] == i + 1, truth[box] == i + 1, spacing, tolerance))
-    return tuple(hd95 for hd95, _ in pairs), tuple(dice for _, dice in pairs)
+    return {"hd95": tuple(hd95 for hd95, _ in pairs), "surface_dice": tuple(dice for _, dice in pairs)}
 
 
 def _distances(
@@ -200,44 +199,35 @@ def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
     names = scans[0].classes
     if any(scan.classes != names for scan in scans):
         raise ValueError("the scans have different classes")
+    metrics = [m for m in metrics_of("labels") if all(m.key in scan.values for scan in scans)]
     pooled = np.array([[scan.tp, scan.fp, scan.fn] for scan in scans], dtype=np.int64).sum(axis=0)
     iou, dice = overlap(pooled)
-    classes = {name: {"iou": iou[i], "dice_pooled": dice[i], **_spreads(scans, i)} for i, name in enumerate(names)}
-    per_scan = [score for score in ("dice", "hd95", "surface_dice") if score in classes[names[0]]]
-    mean = {"iou": _mean(iou)} | {score: _mean(one[score]["mean"] for one in classes.values()) for score in per_scan}
+    classes = {
+        name: {"iou": iou[i], "dice_pooled": dice[i], **_over_scans(scans, i, metrics)} for i, name in enumerate(names)
+    }
+    means = {m.key: _mean(one[m.key]["mean"] for one in classes.values()) for m in metrics if not m.pooled}
     return {
         "classes": classes,
-        "mean": mean,
+        "mean": {"iou": _mean(iou)} | means,
         "undefined_classes": iou.count(None),
         "scans": [scan.to_json() for scan in scans],
         "rule": RULE,
     }
 
 
-def _spreads(scans: Sequence[ScanScores], i: int) -> dict[str, Any]:
+def _over_scans(scans: Sequence[ScanScores], i: int, metrics: Iterable[Metric]) -> dict[str, Any]:
     """What the summary says of class number `i` over scans."""
-    one = {"iou_per_scan": spread(scan.iou[i] for scan in scans), "dice": spread(scan.dice[i] for scan in scans)}
-    for score in ("hd95", "surface_dice"):
-        columns = [getattr(scan, score) for scan in scans]
-        if None not in columns:
-            one[score] = spread(column[i] for column in columns)
-            one[score]["penalised"] = sum(scan.penalised[i] for scan in scans)
-    return one
-
-
-def spread(values: Iterable[float | None]) -> dict[str, Any]:
-    """Mean, sample standard deviation (n - 1; None below two values), number of values, and of undefined ones."""
-    given = list(values)
-    defined = [value for value in given if value is not None]
-    return {
-        "mean": _mean(defined),
-        "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
-        "n": len(defined),
-        "undefined": len(given) - len(defined),
-    }
+    found = {}
+    for metric in metrics:
+        key = f"{metric.key}_per_scan" if metric.pooled else metric.key
+        values = [scan.values[metric.key][i] for scan in scans]
+        found[key] = {**spread(values), "mean": _mean(values), "undefined": len(values) - len(defined(values))}
+        if metric.needs_monai:
+            found[key]["penalised"] = sum(scan.penalised[i] for scan in scans)
+    return found
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are defined; None where none is."""
-    defined = [value for value in values if value is not None]
-    return math.fsum(defined) / len(defined) if defined else None
+    """The mean of the defined values, rounded once, so that it does not depend on the order of scans and classes."""
+    numbers = defined(values)
+    return math.fsum(numbers) / len(numbers) if numbers else None

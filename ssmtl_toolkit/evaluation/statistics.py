@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ssmtl_toolkit.evaluation.metrics import Metric
 
 Numbers = Sequence[float | None]
 
@@ -26,28 +28,40 @@ HOW = (
 """How the numbers of a report are made."""
 
 
-def spread(values: Numbers) -> dict[str, Any]:
-    """Mean and standard deviation of the defined values; `n` counts those, `values` keeps all in order."""
-    defined = [v for v in values if v is not None and math.isfinite(v)]
-    return {
-        "mean": float(np.mean(defined)) if defined else None,
-        "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
-        "n": len(defined),
-        "values": list(values),
-    }
+def defined(values: Iterable[float | None]) -> list[float]:
+    """The values that are neither None nor infinite nor NaN."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the defined values; None where none is."""
+    numbers = defined(values)
+    return float(np.mean(numbers)) if numbers else None
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean, sample standard deviation (n - 1; None below two values) and number of the defined values."""
+    numbers = defined(values)
+    sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+    return {"mean": mean(numbers), "sd": sd, "n": len(numbers)}
+
+
+def series(values: Numbers) -> dict[str, Any]:
+    """The spread of the values of repetitions, and `values`, all of them in order."""
+    return {**spread(values), "values": list(values)}
 
 
 def paired(ours: Numbers, theirs: Numbers) -> dict[str, Any]:
     """The differences of two series, with a 95 % interval by Student's t; None with too few repetitions."""
     pairs = zip(ours, theirs, strict=True)
-    found = spread([None if a is None or b is None else a - b for a, b in pairs])
+    found = series([None if a is None or b is None else a - b for a, b in pairs])
     return {**found, "ci95": _t_interval(found["mean"], found["sd"], found["n"])}
 
 
 def _t_interval(mean: float | None, sd: float | None, n: int) -> list[float] | None:
     if mean is None or sd is None or n < LEAST_REPETITIONS:
         return None
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # as scipy.stats takes it, which would be loaded for this quantile alone
 
     half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
     return [mean - half, mean + half]
@@ -55,20 +69,14 @@ def _t_interval(mean: float | None, sd: float | None, n: int) -> list[float] | N
 
 def over_patients(ours: Sequence[Mapping[str, Numbers]], theirs: Sequence[Mapping[str, Numbers]]) -> dict[str, Any]:
     """Paired difference by patient: each repetition gives patient -> scores of the patient's scans."""
-    differences = []
-    for patient in ours[0]:
-        pairs = [_difference(a[patient], b[patient]) for a, b in zip(ours, theirs, strict=True)]
-        defined = [d for d in pairs if d is not None]
-        if defined:
-            differences.append(float(np.mean(defined)))
-    found = spread(differences)
-    del found["values"]
-    return {**found, "ci95": _bootstrap(differences)}
+    differences = defined(
+        mean(_difference(a[patient], b[patient]) for a, b in zip(ours, theirs, strict=True)) for patient in ours[0]
+    )
+    return {**spread(differences), "ci95": _bootstrap(differences)}
 
 
 def _difference(ours: Numbers, theirs: Numbers) -> float | None:
-    both = [a - b for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-    return float(np.mean(both)) if both else None
+    return mean(a - b for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None)
 
 
 def _bootstrap(values: Sequence[float]) -> list[float] | None:
@@ -80,19 +88,13 @@ def _bootstrap(values: Sequence[float]) -> list[float] | None:
     return [float(found.low), float(found.high)]
 
 
-def metrics_of(labels: bool, surface: bool) -> list[str]:
-    """Name the scores of a report, the one to look at first."""
-    if labels:
-        return ["iou", "dice", *(["hd95", "surface_dice"] if surface else [])]
-    return ["psnr", *(["ssim"] if surface else [])]
-
-
-def summary_of(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+def summary_of(found: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
     """Mean and deviation over repetitions: of the mean over classes, and of each class."""
-    made: dict[str, Any] = {name: spread([one["mean"][name] for one in found]) for name in metrics}
+    keys = [metric.key for metric in metrics]
+    made: dict[str, Any] = {key: series([one["mean"][key] for one in found]) for key in keys}
     if "classes" in found[0]:
         made["classes"] = {
-            label: {name: spread([_class_value(one["classes"][label][name]) for one in found]) for name in metrics}
+            label: {key: series([_class_value(one["classes"][label][key]) for one in found]) for key in keys}
             for label in found[0]["classes"]
         }
     if "noisy" in found[0]:
@@ -106,14 +108,15 @@ def _class_value(value: Any) -> float | None:
 
 
 def difference_of(
-    found: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], patients: Mapping[str, str]
+    found: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[Metric], patients: Mapping[str, str]
 ) -> dict[str, Any]:
     """Pretrained minus scratch: over repetitions for every metric, and over test patients for the one of each scan."""
     ours, theirs = found["pretrained"], found["scratch"]
     made: dict[str, Any] = {
-        name: paired([one["mean"][name] for one in ours], [one["mean"][name] for one in theirs]) for name in metrics
+        key: paired([one["mean"][key] for one in ours], [one["mean"][key] for one in theirs])
+        for key in (metric.key for metric in metrics)
     }
-    per_scan = "psnr" if "psnr" in metrics else "dice"
+    per_scan = next(metric.key for metric in metrics if not metric.pooled)
     made[per_scan]["over_patients"] = over_patients(
         [_by_patient(one, per_scan, patients) for one in ours], [_by_patient(one, per_scan, patients) for one in theirs]
     )

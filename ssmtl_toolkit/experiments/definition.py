@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, ResolvedRun, RunConfig, with_absolute_paths
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, Output, TaskSpec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 _SET_BY_US = {"data", "backbone", "source", "split", "baseline", "validation_scans", "test_scans"}
@@ -105,7 +105,7 @@ class Job:
         return None if at_end else self.snapshot
 
     @property
-    def output(self) -> str:
+    def output(self) -> Output:
         """What the head gives: labels or image."""
         return self.finetune.head.output
 

@@ -13,6 +13,7 @@ from typing import Any
 from ssmtl_toolkit.data.files import replacing
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.evaluation import statistics
+from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better, metrics_of
 from ssmtl_toolkit.experiments.definition import Job, Matrix
 
 HOW = (
@@ -23,10 +24,8 @@ HOW = (
 )
 """How the numbers of a table are made."""
 
-_MEAN = {"iou": "mIoU", "psnr": "PSNR"}
 _LOADED = {"source", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "min_transfer"}
 """Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
-_ALSO = {"dice": "Dice", "hd95": "HD95, mm", "surface_dice": "surface Dice", "ssim": "SSIM"}
 
 
 def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = ()) -> dict[str, Any]:
@@ -49,8 +48,8 @@ def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]], apart: Seque
         "data": str(matrix.dataset),
         "comparable": not because,
         "not_comparable_because": because,
-        "metric": metric,
-        "mean": _MEAN[metric],
+        "metric": metric.key,
+        "mean": metric.mean,
         "columns": [*ours, *(column for column in published if column not in ours)],
         "rows": rows,
         "how": HOW,
@@ -62,12 +61,13 @@ def _is_scratch_of(scratch: Job, job: Job) -> bool:
     return ours == theirs and scratch.pretrain is None and job.pretrain is not None
 
 
-def _metric(job: Job) -> str:
-    return "iou" if job.output == "labels" else "psnr"
+def _metric(job: Job) -> Metric:
+    """The metric that rows are compared by."""
+    return metrics_of(job.output)[0]
 
 
 def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
-    tuned, run = found["finetune"], found["pretrain"]
+    tuned, run, metric = found["finetune"], found["pretrain"], _metric(job)
     status = "failed" if found["failed"] else "done" if len(tuned.get("seeds", ())) >= job.finetune.seeds else "missing"
     row: dict[str, Any] = {
         "id": job.id,
@@ -77,23 +77,22 @@ def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": job.snapshot,
         "published": dict(job.published),
         "columns": {},
-        "metric": _metric(job),
+        "metric": metric.key,
     }
     if status != "done":
         return row
     arm = "scratch" if job.pretrain is None else "pretrained"
     scores, seeds = tuned["arms"][arm], job.finetune.seeds
-    metric = _metric(job)
-    values = {label: one[metric]["values"] for label, one in scores.get("classes", {}).items()}
-    values[_MEAN[metric]] = scores[metric]["values"]
-    columns = {column: statistics.spread(numbers[:seeds]) for column, numbers in values.items()}
+    values = {label: one[metric.key]["values"] for label, one in scores.get("classes", {}).items()}
+    values[metric.mean] = scores[metric.key]["values"]
+    columns = {column: statistics.series(numbers[:seeds]) for column, numbers in values.items()}
     for column, one in columns.items():
         known, mean = job.published.get(column), one["mean"]
         one |= {"published": known, "difference": None if known is None or mean is None else mean - known}
     return row | {
         "columns": columns,
-        "also": {name: statistics.spread(scores[name]["values"][:seeds]) for name in _ALSO if name in scores},
-        "input": scores.get("noisy", {}).get(metric),
+        "also": {key: statistics.series(scores[key]["values"][:seeds]) for key in _others(metric) if key in scores},
+        "input": scores.get("noisy", {}).get(metric.key),
         "test_scans": tuned["scans"]["test"],
         "training_slices": tuned["training_slices"][:seeds],
         "finetune": {"folder": tuned["run"], "training": tuned["training"][arm][:seeds]},
@@ -101,10 +100,15 @@ def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _others(metric: Metric) -> list[str]:
+    """The keys of the metrics that are shown beside the one that rows are compared by."""
+    return [other.key for other in metrics_of(metric.output) if other is not metric]
+
+
 def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] | None:
     if not (row["columns"] and scratch["columns"]):
         return None
-    mean = _MEAN[row["metric"]]
+    mean = METRICS[row["metric"]].mean
     ours, theirs = (one["columns"][mean]["values"] for one in (row, scratch))
     number = min(len(ours), len(theirs))
     return {"over": scratch["id"], **statistics.paired(ours[:number], theirs[:number])}
@@ -113,39 +117,39 @@ def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] 
 def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Column headings of the table of means and of that by class."""
     published = "published" if summary["comparable"] else "published*"
-    mean = summary["mean"]
-    also = [_ALSO[name] for name in _also(summary)]
+    metric = METRICS[summary["metric"]]
+    also = [other.heading for other in _also(summary)]
     has = any(row["published"] for row in summary["rows"])
-    first = ["", mean, *([published, "difference"] if has else []), "gain over scratch", "95 % interval", *also]
-    classes = [column for column in summary["columns"] if column != mean]
+    compared = [published, "difference"] if has else []
+    first = ["", metric.mean_heading, *compared, "gain over scratch", "95 % interval", *also]
+    classes = [column for column in summary["columns"] if column != metric.mean]
     return first, ["", *(classes if len(classes) > 1 else [])]
 
 
-def _also(summary: Mapping[str, Any]) -> list[str]:
-    there = {name for row in summary["rows"] for name in row.get("also", ())}
-    return [name for name in _ALSO if name in there]
+def _also(summary: Mapping[str, Any]) -> list[Metric]:
+    """The other metrics that some row has."""
+    keys = {key for row in summary["rows"] for key in row.get("also", ())}
+    return [METRICS[key] for key in _others(METRICS[summary["metric"]]) if key in keys]
 
 
 def lines(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
     """The cells of both tables, row by row."""
-    mean = summary["mean"]
+    metric, others = METRICS[summary["metric"]], _also(summary)
     has = any(row["published"] for row in summary["rows"])
     first, second = [], []
     for row in summary["rows"]:
-        metric = summary["metric"]
-        one, gain = row["columns"].get(mean), row.get("gain")
-        ours = _spread(one, metric) if one else row["status"]
-        known = row["published"].get(mean)
-        cells = [row["name"], ours]
+        one, gain = row["columns"].get(metric.mean), row.get("gain")
+        known = row["published"].get(metric.mean)
+        cells = [row["name"], metric.spread(one) if one else row["status"]]
         if has:
-            cells += [_number(known, metric), _number(one["difference"], metric, sign=True) if one else "-"]
-        cells += [_spread(gain, metric, sign=True) if gain else "", _interval(gain["ci95"], metric) if gain else ""]
-        first.append([*cells, *(_spread(row["also"][n], n) if "also" in row else "" for n in _also(summary))])
+            cells += [metric.number(known), metric.number(one["difference"] if one else None, sign=True)]
+        cells += [metric.difference(gain), metric.interval(gain["ci95"])] if gain else ["", ""]
+        first.append([*cells, *(other.spread(row["also"][other.key]) if "also" in row else "" for other in others)])
         by_class = []
         for column in headings(summary)[1][1:]:
             known = row["published"].get(column)
-            shown = _spread(row["columns"][column], metric) if column in row["columns"] else "-"
-            by_class.append(shown if known is None else f"{shown} ({_number(known, metric)})")
+            shown = metric.spread(row["columns"][column]) if column in row["columns"] else metric.number(None)
+            by_class.append(shown if known is None else f"{shown} ({metric.number(known)})")
         second.append([row["name"], *by_class])
     return first, second
 
@@ -158,24 +162,11 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         said.insert(0, f"* Published values are NOT COMPARABLE with ours here: {because}.")
     noisy = next((row["input"] for row in summary["rows"] if row.get("input") is not None), None)
     if noisy is not None:
-        said.append(f"The noisy input itself has a PSNR of {noisy:.2f}.")
+        metric = METRICS[summary["metric"]]
+        said.append(f"The noisy input itself has a {metric.name} of {metric.number(noisy)} {metric.unit}.")
+    said += lower_is_better(_also(summary))
     said += [f"{row['name']}: failed: {row['reason']}" for row in summary["rows"] if row["status"] == "failed"]
     return said
-
-
-def _number(value: float | None, metric: str, sign: bool = False) -> str:
-    if value is None:
-        return "-"
-    return f"{value:{'+' if sign else ''}.{2 if metric in {'psnr', 'hd95'} else 3}f}"
-
-
-def _spread(found: Mapping[str, Any], metric: str, sign: bool = False) -> str:
-    deviation = "" if found["sd"] is None else f" ± {_number(found['sd'], metric)}"
-    return _number(found["mean"], metric, sign) + deviation
-
-
-def _interval(ends: Sequence[float] | None, metric: str) -> str:
-    return "-" if ends is None else f"{_number(ends[0], metric, True)} to {_number(ends[1], metric, True)}"
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -253,7 +244,8 @@ def figure(summary: Mapping[str, Any]) -> str:
         over = rows[0]["gain"] and next(row for row in summary["rows"] if row["id"] == rows[0]["gain"]["over"])
         if over and over["columns"][mean]["mean"] is not None:
             axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])
-    axes.set(xlabel="epochs of pre-training", ylabel=f"{mean} (test scans)", title=summary["title"])
+    score = f"{METRICS[summary['metric']].mean_heading} on test scans"
+    axes.set(xlabel="epochs of pre-training", ylabel=score, title=summary["title"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     stream = io.StringIO()

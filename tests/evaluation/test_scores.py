@@ -95,13 +95,14 @@ def test_iou_and_dice_are_those_of_sets_of_voxels(seed, order):
     predicted, truth = random_maps(seed)
     found = score_scan("x", np.asarray(predicted, order=order), truth, ["a", "b", "c"], SPACING, False)
     for i in range(3):
-        assert (found.iou[i], found.dice[i]) == pytest.approx(brute_overlap(predicted, truth, i + 1), rel=1e-12)
+        assert (found.values["iou"][i], found.values["dice"][i]) == pytest.approx(
+            brute_overlap(predicted, truth, i + 1), rel=1e-12
+        )
         seen = truth != IGNORE
         assert found.tp[i] == np.sum((predicted == i + 1) & (truth == i + 1))
         assert found.fp[i] == np.sum((predicted == i + 1) & (truth != i + 1) & seen)
         assert found.fn[i] == np.sum((predicted != i + 1) & (truth == i + 1))
-    assert found.hd95 is None
-    assert found.surface_dice is None
+    assert list(found.values) == ["iou", "dice"]
 
 
 def test_counts_stay_exact_above_the_whole_numbers_of_float32():
@@ -138,8 +139,10 @@ def test_surface_scores_are_those_of_all_pairs_of_surface_points(maps, seed, tol
     found = score_scan("x", predicted, truth, ["a", "b", "c"], SPACING, True, tolerance)
     for i in range(2):
         ours, theirs = (predicted == i + 1) & (truth != IGNORE), truth == i + 1
-        assert found.hd95[i] == pytest.approx(brute_hd95(ours, theirs, SPACING), abs=1e-5)
-        assert found.surface_dice[i] == pytest.approx(brute_surface_dice(ours, theirs, SPACING, tolerance), abs=1e-12)
+        assert found.values["hd95"][i] == pytest.approx(brute_hd95(ours, theirs, SPACING), abs=1e-5)
+        assert found.values["surface_dice"][i] == pytest.approx(
+            brute_surface_dice(ours, theirs, SPACING, tolerance), abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -152,8 +155,12 @@ def test_surface_scores_are_those_that_monai_gives_for_the_uncropped_scan(seed):
     for i in range(2):
         pair = [torch.from_numpy(a == i + 1)[None, None] for a in (predicted, truth)]
         how = {"include_background": True, "spacing": list(SPACING)}
-        assert found.hd95[i] == pytest.approx(float(compute_hausdorff_distance(*pair, percentile=95, **how)), rel=1e-6)
-        assert found.surface_dice[i] == pytest.approx(float(compute_surface_dice(*pair, [1.3], **how)), rel=1e-6)
+        assert found.values["hd95"][i] == pytest.approx(
+            float(compute_hausdorff_distance(*pair, percentile=95, **how)), rel=1e-6
+        )
+        assert found.values["surface_dice"][i] == pytest.approx(
+            float(compute_surface_dice(*pair, [1.3], **how)), rel=1e-6
+        )
 
 
 def test_the_spacing_of_each_axis_counts():
@@ -161,9 +168,9 @@ def test_the_spacing_of_each_axis_counts():
     truth = box(shape, (4, 5), (4, 5), (4, 5))
     for axis in range(3):
         found = one(np.roll(truth, 2, axis), truth)
-        assert found.hd95[0] == pytest.approx(2 * SPACING[axis])
-        assert found.surface_dice[0] == 0
-        assert one(np.roll(truth, 2, axis), truth, tolerance=2 * SPACING[axis]).surface_dice[0] == 1
+        assert found.values["hd95"][0] == pytest.approx(2 * SPACING[axis])
+        assert found.values["surface_dice"][0] == 0
+        assert one(np.roll(truth, 2, axis), truth, tolerance=2 * SPACING[axis]).values["surface_dice"][0] == 1
 
 
 # The rule for empty classes
@@ -171,7 +178,12 @@ def test_the_spacing_of_each_axis_counts():
 
 def test_a_class_that_is_in_neither_is_undefined():
     found = one(box((4, 4, 4), (1, 3), (1, 3), (1, 3)), box((4, 4, 4), (1, 3), (1, 3), (1, 3)))
-    assert (found.iou, found.dice, found.hd95, found.surface_dice) == ((1, None), (1, None), (0, None), (1, None))
+    assert (found.values["iou"], found.values["dice"], found.values["hd95"], found.values["surface_dice"]) == (
+        (1, None),
+        (1, None),
+        (0, None),
+        (1, None),
+    )
     assert found.penalised == (False, False)
 
 
@@ -180,8 +192,8 @@ def test_a_class_that_is_in_one_only_gets_zero_and_the_diagonal_of_the_scan(wher
     shape = (4, 5, 6)
     some, none = box(shape, (1, 3), (1, 3), (1, 3), index=2), np.zeros(shape, np.uint8)
     found = one(none, some) if where == "truth" else one(some, none)
-    assert (found.iou[1], found.dice[1], found.surface_dice[1]) == (0, 0, 0)
-    assert found.hd95[1] == pytest.approx(math.hypot(3 * 0.7, 4 * 1.3, 5 * 2.5))
+    assert (found.values["iou"][1], found.values["dice"][1], found.values["surface_dice"][1]) == (0, 0, 0)
+    assert found.values["hd95"][1] == pytest.approx(math.hypot(3 * 0.7, 4 * 1.3, 5 * 2.5))
     assert found.penalised == (False, True)
 
 
@@ -189,22 +201,28 @@ def test_two_single_voxels_in_opposite_corners_are_as_far_apart_as_the_penalty()
     shape = (4, 5, 6)
     ours, theirs = box(shape, (0, 1), (0, 1), (0, 1)), box(shape, (3, 4), (4, 5), (5, 6))
     found = one(ours, theirs)
-    assert found.hd95[0] == pytest.approx(one(ours, np.zeros_like(ours)).hd95[0])
+    assert found.values["hd95"][0] == pytest.approx(one(ours, np.zeros_like(ours)).values["hd95"][0])
     assert found.penalised == (False, False)
-    assert one(ours, ours).hd95[0] == 0
+    assert one(ours, ours).values["hd95"][0] == 0
 
 
 def test_what_nobody_annotated_counts_nowhere():
     truth = np.full((4, 4, 4), IGNORE, np.uint8)
     found = one(np.ones_like(truth), truth)
     assert found.tp == found.fp == found.fn == (0, 0)
-    assert found.iou == found.dice == found.hd95 == found.surface_dice == (None, None)
+    assert (
+        found.values["iou"]
+        == found.values["dice"]
+        == found.values["hd95"]
+        == found.values["surface_dice"]
+        == (None, None)
+    )
     assert found.penalised == (False, False)
 
     half = truth.copy()
     half[:2] = 1
     found = one(np.ones_like(truth), half)
-    assert (found.iou[0], found.hd95[0], found.surface_dice[0]) == (1, 0, 1)
+    assert (found.values["iou"][0], found.values["hd95"][0], found.values["surface_dice"][0]) == (1, 0, 1)
 
 
 # The summary
@@ -275,7 +293,7 @@ def test_scans_with_other_classes_are_not_summed_up():
 def test_without_monai_only_what_needs_it_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(scores, "find_spec", lambda name: None)
     predicted, truth = smooth_maps(0)
-    assert one(predicted, truth, surface=False).iou[0] is not None
+    assert one(predicted, truth, surface=False).values["iou"][0] is not None
     with pytest.raises(UsageError, match=r"pip install 'ssmtl-toolkit\[metrics\]'"):
         one(predicted, truth)
     slices = torch.rand(2, 1, 16, 16)

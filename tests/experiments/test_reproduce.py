@@ -124,6 +124,10 @@ def test_all_tables_run_on_a_download_of_mmwhs(mmwhs, ssmtl, tmp_path):
         assert row["test_scans"] == test
         assert [*row["columns"]] == ["LV", "RV", "LA", "RA", "mIoU"]
     assert found["table6"]["rows"][0]["input"] == pytest.approx(noisy_psnr(mmwhs, range(1006, 1021)), abs=0.1)
+    noisy = found["table6"]["rows"][0]["input"]
+    text = (tmp_path / "repro" / "table6.md").read_text()
+    assert "|  | PSNR (dB) | published* |" in text
+    assert f"The noisy input itself has a PSNR of {noisy:.2f} dB." in text
     text = (tmp_path / "repro" / "table3.md").read_text()
     assert "| SSMTL, t = 4 (for 5) | " in text
     assert "0.427" in text

@@ -1,7 +1,7 @@
 """How tests list scans and read them into a store."""
 
-from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import ReaderSpec
 
