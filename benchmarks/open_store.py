@@ -23,7 +23,7 @@ from ssmtl_toolkit.data.files import Waiting
 from ssmtl_toolkit.data.pieces import Piece
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.store import SliceStore, build_store
-from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import Scan
 
 SCANS, SLICES, SIZE, ROUNDS = 40, 100, 256, 15
@@ -35,10 +35,10 @@ def main() -> None:
         scans = [_write(Path(folder) / f"{i}.nii", i) for i in range(SCANS)]
 
         def ram() -> SliceStore:
-            return build_store(scans, readers(), Slicing(size=SIZE), Path(folder) / "cache", placement="ram")
+            return build_store(scans, installed_readers(), Slicing(size=SIZE), Path(folder) / "cache", placement="ram")
 
         def disk() -> SliceStore:
-            return build_store(scans, readers(), Slicing(size=SIZE), Path(folder) / "cache", placement="disk")
+            return build_store(scans, installed_readers(), Slicing(size=SIZE), Path(folder) / "cache", placement="disk")
 
         ram(), disk()
         _compare("in memory", ram, mock.patch.object(storing, "_loaded", _unchecked))

@@ -19,14 +19,13 @@ import torch
 
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.downstream.predict import predict
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 NETWORK, SIZE, SHAPE, BATCH = "unet:encoder=resnet18", 128, (192, 192, 48), 16
@@ -46,7 +45,7 @@ def main(rounds: int) -> None:
     model = recipe.build()
     recipe.save(folder / "model.safetensors", model, {})
     predictor = Predictor(recipe, model, make_fabric(RunConfig(accelerator="cpu"), Progress()), BATCH)
-    volume = read_volume(scan, readers())
+    volume = installed_readers().read(scan)
     ready = torch.randn(SHAPE[2], 1, SIZE, SIZE).split(BATCH)
 
     def bare() -> None:

@@ -236,7 +236,7 @@ def ssmtl_datasets() -> list[type[DatasetSpec]]:  # type: ignore[empty-body]
 
             file: Path = Field(description="The text file.")
 
-            def scans(self, cache, readable):
+            def scans(self, cache, readers):
                 if not self.file.is_file():
                     raise DataError(f"{self.file}: no such file; check its path")
                 paths = [self.file.parent / line for line in self.file.read_text().splitlines() if line]

@@ -19,7 +19,7 @@ from ssmtl_toolkit.text import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-    from ssmtl_toolkit.data.readers import ReadableTest
+    from ssmtl_toolkit.data.readers import Readers
     from ssmtl_toolkit.data.volume import Volume
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
@@ -251,9 +251,9 @@ class DatasetSpec(Spec):
     kind: ClassVar[str] = "dataset"
 
     @abstractmethod
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         """List the scans in a fixed order. `cache` is a folder for what must be made first;
-        `readable(path)` tells whether some installed reader is meant for a file.
+        `readers.can_read(path)` tells whether some installed reader is meant for a file.
 
         Raises:
             DataError: the root is missing or holds no scan.

@@ -11,7 +11,7 @@ import pytest
 from helpers.places import ROOT
 from helpers.plugin_files import bundled_points, plugin
 from ssmtl_toolkit import hookspecs
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.step import Step
@@ -19,7 +19,7 @@ from ssmtl_toolkit.registry import HOOKS, Registry
 from ssmtl_toolkit.testing import cases
 
 KINDS = [*HOOKS.values()]
-MODULES = [Balancer, Head, Shared, Step, ReadableTest]
+MODULES = [Balancer, Head, Shared, Step, Readers]
 
 
 def example_of(hook):

@@ -13,7 +13,7 @@ from ssmtl_toolkit.specs import DatasetSpec, Scan
 
 if TYPE_CHECKING:
     from ssmtl_datasets.bids import LabelMaps
-    from ssmtl_toolkit.data.readers import ReadableTest
+    from ssmtl_toolkit.data.readers import Readers
 
 
 class Folder(DatasetSpec):
@@ -30,7 +30,7 @@ class Folder(DatasetSpec):
     root: Path = Field(description="The file or folder.")
     channel: int = Field(0, ge=0, description="Which channel of nnU-Net cases, CASE_0000.nii.gz and so on.")
 
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.described import description, list_described
         from ssmtl_datasets.folder import list_scans
         from ssmtl_datasets.manifest import list_manifest
@@ -39,8 +39,8 @@ class Folder(DatasetSpec):
             return list_manifest(self.root)
         said = description(self.root)
         if said is None:
-            return list_scans(self.root, readable, self.channel)
-        return list_described(self.root, said, self.channel, readable)
+            return list_scans(self.root, readers, self.channel)
+        return list_described(self.root, said, self.channel, readers)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets import described, manifest
@@ -62,7 +62,7 @@ class Manifest(DatasetSpec):
 
     file: Path = Field(description="The .csv file (a header and a line for each scan) or .toml file ([[scan]] tables).")
 
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.manifest import list_manifest
 
         return list_manifest(self.file)
@@ -82,7 +82,7 @@ class Phantom(DatasetSpec):
     modality: Literal["ct", "mri"] = Field("ct", description="Chest CT (axial) or cardiac MRI (sagittal).")
     seed: int = Field(0, ge=0, description="Another seed, other patients.")
 
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.phantom import REVISION
 
         folder = cache / "phantom" / f"{REVISION}-{self.modality}-{self.seed}-{self.patients}"
@@ -124,10 +124,10 @@ class MmWhs(DatasetSpec):
     )
     test: bool = Field(False, description="Take the unlabelled test scans too (the paper: the 20 training scans).")
 
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.folder import list_mmwhs, unless_acquired
 
-        scans = list_mmwhs(self.root, self.modality, self.test, readable)
+        scans = list_mmwhs(self.root, self.modality, self.test, readers)
         return scans if self.acquired == "any" else [unless_acquired(scan, self.acquired) for scan in scans]
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
@@ -158,10 +158,10 @@ class Bids(DatasetSpec):
         description="How the names of label maps end: label-SC_seg, mask, …; else dseg, or the only ending there is.",
     )
 
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.bids import list_bids
 
-        return list_bids(self.root, self.suffix, self.datatype, self._label_maps(), readable)
+        return list_bids(self.root, self.suffix, self.datatype, self._label_maps(), readers)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets.bids import classes_of

@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 
 from ssmtl_datasets.naming import is_label_file, stem
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import did_you_mean, printable
@@ -41,7 +41,7 @@ class LabelMaps:
         return all(entities.get(key) == value for key, value in self.entities.items() if value)
 
 
-def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, readable: ReadableTest) -> list[Scan]:
+def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, readers: Readers) -> list[Scan]:
     """List the images `…_SUFFIX` of all subjects and sessions, each with its label map, if there is one.
 
     `labels` says which label maps are meant where there are several; None: none.
@@ -51,7 +51,7 @@ def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, 
             take.
     """
     subjects = _subjects(root)
-    images = [file for subject in subjects for file in _images(subject, datatype, readable)]
+    images = [file for subject in subjects for file in _images(subject, datatype, readers)]
     named = [file for file in images if _split(file)[1] == suffix]
     if not named:
         counted = Counter(_split(file)[1] for file in images)
@@ -62,7 +62,7 @@ def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, 
             f"{printable(root)}: has no image named …_{printable(suffix)}{where}{hint} (there are: {known})"
         )
     others = {_source(_split(file)[0]) for file in images if _split(file)[1] != suffix}
-    scans = _labelled(root, named, others, labels, readable)
+    scans = _labelled(root, named, others, labels, readers)
     twice = [name for name, number in Counter(scan.name for scan in scans).items() if number > 1]
     if twice:
         raise DataError(f"{printable(root)}: has two images {printable(twice[0])}, which BIDS forbids; remove one")
@@ -74,12 +74,12 @@ def _labelled(
     images: Sequence[Path],
     others: Collection[frozenset[str]],
     labels: LabelMaps | None,
-    readable: ReadableTest,
+    readers: Readers,
 ) -> list[Scan]:
     """The images with their label maps; where these are not called `dseg` and it is not clear which to take, a note."""
     if labels is None:
         return [_scan(file, None) for file in images]
-    files = _by_ending(root, labels, readable)
+    files = _by_ending(root, labels, readers)
     if labels.ending or _LABEL in files or not files:
         maps = _by_source(files.get(labels.ending or _LABEL, ()))
         return [_scan(file, _label(root, file, maps, others)) for file in images]
@@ -132,10 +132,10 @@ def _subjects(root: Path) -> list[Path]:
     return subjects
 
 
-def _images(subject: Path, datatype: str, readable: ReadableTest) -> Iterator[Path]:
+def _images(subject: Path, datatype: str, readers: Readers) -> Iterator[Path]:
     """The images of a subject, in and outside of sessions."""
     for pattern in (f"{datatype or '*'}/sub-*", f"ses-*/{datatype or '*'}/sub-*"):
-        yield from sorted(file for file in subject.glob(pattern) if readable(file))
+        yield from sorted(file for file in subject.glob(pattern) if readers.can_read(file))
 
 
 def _split(file: Path) -> tuple[dict[str, str], str]:
@@ -157,7 +157,7 @@ def _derivatives(root: Path, pipeline: str, pattern: str) -> Iterable[Path]:
     return (folder / pipeline).rglob(pattern)
 
 
-def _by_ending(root: Path, labels: LabelMaps, readable: ReadableTest) -> dict[str, list[Path]]:
+def _by_ending(root: Path, labels: LabelMaps, readers: Readers) -> dict[str, list[Path]]:
     """The label maps in derivatives by how their names end: dseg, label-L_mask, label-SC_seg, seg-manual.
 
     Raises:
@@ -166,7 +166,7 @@ def _by_ending(root: Path, labels: LabelMaps, readable: ReadableTest) -> dict[st
     found: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(_derivatives(root, labels.pipeline, "sub-*")):
         entities, suffix = _split(file)
-        if suffix != "probseg" and is_label_file(file.name) and readable(file) and labels.mean(entities):
+        if suffix != "probseg" and is_label_file(file.name) and readers.can_read(file) and labels.mean(entities):
             own = [f"{key}-{entities[key]}" for key in ("label", "desc", "seg") if key in entities]
             found[_LABEL if suffix == _LABEL else "_".join([*own, suffix])].append(file)
     if labels.ending and labels.ending not in found:

@@ -14,7 +14,7 @@ from typing import Any
 from ssmtl_datasets.folder import walk
 from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
@@ -70,20 +70,20 @@ def classes_of(root: Path, said: Mapping[str, Any]) -> dict[str, tuple[int, ...]
     return {name: values for name, values in found.items() if values != (0,) and name != "ignore"}
 
 
-def list_described(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
+def list_described(root: Path, said: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
     """List the scans, labelled ones first; what is listed or expected and cannot be used is named as unfit.
 
     Raises:
         DataError: dataset.json does not say what it should, or no scan is there.
     """
     raw = "file_ending" in said and "training" not in said  # nnU-Net v2 lists no scans, it finds them by their names
-    scans = _lists(root, said, channel, readable)
+    scans = _lists(root, said, channel, readers)
     if _is_table(said.get("dataset")):
-        scans += _table(root, said, channel, readable)
+        scans += _table(root, said, channel, readers)
     elif raw:
-        scans += _of_part(root, said, "Tr", channel, readable)
+        scans += _of_part(root, said, "Tr", channel, readers)
     if raw:
-        scans += _of_part(root, said, "Ts", channel, readable)
+        scans += _of_part(root, said, "Ts", channel, readers)
     scans = _each_once(scans)
     if not any(not scan.unfit for scan in scans):
         first = f": {scans[0].unfit}" if scans else ""
@@ -102,8 +102,8 @@ def _is_list(part: str, given: Any) -> bool:
     return part == "training" or any(isinstance(item, dict) and "image" in item for item in items)
 
 
-def _table(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
-    files = _Files(root, channel, readable)
+def _table(root: Path, said: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
+    files = _Files(root, channel, readers)
     modality = _modality(said, channel)
     scans = []
     for case, item in said["dataset"].items():
@@ -118,11 +118,11 @@ def _modality(said: Mapping[str, Any], channel: int) -> str:
     return printable(str(known.get(str(channel), next(iter(known.values()), "")))) if isinstance(known, dict) else ""
 
 
-def _lists(root: Path, said: Mapping[str, Any], channel: int, readable: ReadableTest) -> list[Scan]:
+def _lists(root: Path, said: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
     """The scans of all lists: `training` first, `test` last."""
-    files, modality = _Files(root, channel, readable), _modality(said, channel)
+    files, modality = _Files(root, channel, readers), _modality(said, channel)
     parts = sorted(said, key=lambda part: (part != "training", part == "test"))
-    listed = [(item, part) for part in parts for item in _items(root, said, part, readable)]
+    listed = [(item, part) for part in parts for item in _items(root, said, part, readers)]
     scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in listed])
     return _told_apart(scans, root)
 
@@ -137,7 +137,7 @@ def _each_once(scans: Sequence[Scan]) -> list[Scan]:
     return list(found.values())
 
 
-def _items(root: Path, said: Mapping[str, Any], part: str, readable: ReadableTest) -> list[Any]:
+def _items(root: Path, said: Mapping[str, Any], part: str, readers: Readers) -> list[Any]:
     """What a key of dataset.json lists, as far as these are scans."""
     listed = said[part]
     if part == "training" or (part == "test" and "training" in said):
@@ -147,7 +147,11 @@ def _items(root: Path, said: Mapping[str, Any], part: str, readable: ReadableTes
     if _is_list(part, listed):
         return list(listed)
     if isinstance(listed, list) and _SPLIT.fullmatch(part):
-        return [item for item in listed if isinstance(item, dict) or (isinstance(item, str) and readable(Path(item)))]
+        return [
+            item
+            for item in listed
+            if isinstance(item, dict) or (isinstance(item, str) and readers.can_read(Path(item)))
+        ]
     return []
 
 
@@ -169,7 +173,7 @@ class _Files:
 
     root: Path
     channel: int
-    readable: ReadableTest
+    readers: Readers
 
     def scan(self, item: Any, part: str) -> Scan:
         """The scan that an item {"image": …, "label": …} or a path stands for.
@@ -209,7 +213,7 @@ class _Files:
             return self._outside(shown)
         try:
             path = self._file(text)
-            if not (path.is_file() or (path.is_dir() and self.readable(path))):
+            if not (path.is_file() or (path.is_dir() and self.readers.can_read(path))):
                 return f"{printable(self.root)}/{shown}: is listed in {printable(self.root / FILE)} and is not there"
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else error
@@ -228,7 +232,7 @@ def _is_below(path: Path, root: Path) -> bool:
     return path.absolute().is_relative_to(root.absolute()) or path.is_relative_to(real(root))
 
 
-def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, readable: ReadableTest) -> Iterator[Scan]:
+def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, readers: Readers) -> Iterator[Scan]:
     """The cases in imagesTr or imagesTs, CASE_0000 and so on, with their labels."""
     ending, channels = said.get("file_ending"), said.get("channel_names", {})
     if not isinstance(ending, str) or not isinstance(channels, dict):
@@ -236,15 +240,15 @@ def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, reada
     if channels and str(channel) not in channels:
         known = printable(", ".join(f"{number} {name}" for number, name in channels.items()))
         raise DataError(f"{printable(root / FILE)}: has no channel {channel} (known: {known})")
-    if not readable(root / f"case{ending}"):
+    if not readers.can_read(root / f"case{ending}"):
         raise DataError(
             f"{printable(root / FILE)}: its files end in {printable(ending)!r}, which no reader is meant for"
         )
     if not (root / f"images{part}").is_dir():
         return
     suffix, modality = f"_{channel:04d}{ending}", _modality(said, channel)
-    labels = {p.name.removesuffix(ending): p for p in _there(root / f"labels{part}", readable)}
-    for image in _there(root / f"images{part}", readable):
+    labels = {p.name.removesuffix(ending): p for p in _there(root / f"labels{part}", readers)}
+    for image in _there(root / f"images{part}", readers):
         if image.name.endswith(suffix):
             case = image.name.removesuffix(suffix)
             yield Scan(image, printable(case), printable(case), modality, labels.pop(case, None))
@@ -253,5 +257,5 @@ def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, reada
         yield Scan(label, printable(case), printable(case), unfit=reason)
 
 
-def _there(folder: Path, readable: ReadableTest) -> list[Path]:
-    return list(walk(folder, readable)) if folder.is_dir() else []
+def _there(folder: Path, readers: Readers) -> list[Path]:
+    return list(walk(folder, readers)) if folder.is_dir() else []

@@ -16,7 +16,7 @@ from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, 
 from ssmtl_datasets.pairing import once, paired
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
@@ -25,7 +25,7 @@ from ssmtl_toolkit.text import printable
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 
 
-def list_scans(root: Path, readable: ReadableTest, channel: int = 0) -> list[Scan]:
+def list_scans(root: Path, readers: Readers, channel: int = 0) -> list[Scan]:
     """All that readers are meant for below `root`, and `root` itself; label maps beside images are paired with them.
 
     Of cases in several channels, CASE_0000 and so on beside label maps CASE, those of `channel`.
@@ -33,8 +33,8 @@ def list_scans(root: Path, readable: ReadableTest, channel: int = 0) -> list[Sca
     if root.is_file():
         return [replace(_scan(Found(root, root), root.parent), named=True)]
     _check(root)
-    images, labels = _folders(root, readable)
-    scans = _everything(root, readable) if images is None else _below(images, labels, readable, channel)
+    images, labels = _folders(root, readers)
+    scans = _everything(root, readers) if images is None else _below(images, labels, readers, channel)
     if not scans:
         raise DataError(
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
@@ -43,7 +43,7 @@ def list_scans(root: Path, readable: ReadableTest, channel: int = 0) -> list[Sca
     return scans
 
 
-def _folders(root: Path, readable: ReadableTest) -> tuple[Path | None, list[Path]]:
+def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:
     """The folder of images in `root`, if it is arranged so, and those that may hold their label maps."""
     below = _subfolders(root)
     holds = {folder: label_folder(folder.name) for folder in below}
@@ -55,7 +55,7 @@ def _folders(root: Path, readable: ReadableTest) -> tuple[Path | None, list[Path
     like = [folder for folder in below if is_image_folder(folder.name)]
     if len(like) == len(labels) == 1:
         inside = {*like, *labels}
-        if not any(inside.isdisjoint(one.holder.parents) and one.holder not in inside for one in find(root, readable)):
+        if not any(inside.isdisjoint(one.holder.parents) and one.holder not in inside for one in find(root, readers)):
             return like[0], labels
     return None, []
 
@@ -67,12 +67,12 @@ def _subfolders(root: Path) -> list[Path]:
         raise DataError(f"{printable(root)}: the folder cannot be read ({error.strerror})") from error
 
 
-def _below(images: Path, folders: list[Path], readable: ReadableTest, channel: int) -> list[Scan]:
+def _below(images: Path, folders: list[Path], readers: Readers, channel: int) -> list[Scan]:
     """The scans in a folder of images, with label maps from the one folder beside it that has them."""
-    if readable(images):
+    if readers.can_read(images):
         inside = f"{printable(images)}/CASE/"
         raise DataError(f"{printable(images)}: holds slices; put those of each scan into a folder of its own, {inside}")
-    scans = once([_scan(one, images) for one in find(images, readable)])
+    scans = once([_scan(one, images) for one in find(images, readers)])
     if not scans:
         return []
     if len(folders) > 1:
@@ -80,14 +80,14 @@ def _below(images: Path, folders: list[Path], readable: ReadableTest, channel: i
         reason = f"{listed} may hold the label maps; rename the one that is meant to labels/"
         scans.append(Scan(images.parent, "labels", "labels", unfit=f"{printable(images.parent)}: {reason}"))
     elif folders:
-        labels = once([_scan(one, folders[0]) for one in find(folders[0], readable)])
+        labels = once([_scan(one, folders[0]) for one in find(folders[0], readers)])
         pairs = paired(scans, labels, images, channel)
         if any(scan.label for scan in pairs) or label_folder(folders[0].name) == "labels":
             scans = pairs
         else:
             folders = []
     if not any(scan.label for scan in scans):
-        scans += _unused(images, folders, readable)
+        scans += _unused(images, folders, readers)
     return _without_label_maps(scans)
 
 
@@ -105,19 +105,19 @@ def _label_map(scan: Scan, folder: str = "") -> Scan:
     return replace(scan, unfit=f"{printable(scan.path)}: {reason}")
 
 
-def _unused(images: Path, labels: list[Path], readable: ReadableTest) -> Iterator[Scan]:
+def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan]:
     """What else lies beside a folder of images without label maps."""
     for folder in _subfolders(images.parent):
         if folder in (images, *labels) or (folder / PREDICTION).is_file():
             continue
-        if readable(folder) or next(find(folder, readable), None):
+        if readers.can_read(folder) or next(find(folder, readers), None):
             reason = f"is not looked at, because of {printable(images.name)}/ beside it; label maps belong into labels/"
             yield Scan(folder, folder.name, folder.name, unfit=f"{printable(folder)}: {reason}")
 
 
-def _everything(root: Path, readable: ReadableTest) -> list[Scan]:
-    own = [_scan(one, root.parent) for one in parts_of(root, readable)] if readable(root) else []
-    return own + once(_unless_labels(root, list(find(root, readable))))
+def _everything(root: Path, readers: Readers) -> list[Scan]:
+    own = [_scan(one, root.parent) for one in parts_of(root, readers)] if readers.can_read(root) else []
+    return own + once(_unless_labels(root, list(find(root, readers))))
 
 
 def _unless_labels(root: Path, found: list[Found]) -> list[Scan]:
@@ -163,11 +163,11 @@ def _settled(scans: list[Scan], doubtful: dict[Path, list[int]]) -> list[Scan]:
     return scans
 
 
-def list_mmwhs(root: Path, modality: str, test: bool, readable: ReadableTest) -> list[Scan]:
+def list_mmwhs(root: Path, modality: str, test: bool, readers: Readers) -> list[Scan]:
     """The training images of one modality below `root`, by number, and with `test` the unlabelled test ones too."""
     _check(root)
     found = []
-    for file in walk(root, readable):
+    for file in walk(root, readers):
         match = _MMWHS.fullmatch(file.name)
         if match and match[1].lower() == modality and (test or match[2].lower() == "train"):
             label = file.with_name(re.sub("_image", "_label", file.name, flags=re.IGNORECASE))
@@ -196,9 +196,9 @@ def unless_acquired(scan: Scan, axis: str) -> Scan:
     return replace(scan, unfit=f"{printable(scan.path)}: was acquired along the {found} axis, {axis} is wanted")
 
 
-def walk(folder: Path, readable: ReadableTest) -> Iterator[Path]:
+def walk(folder: Path, readers: Readers) -> Iterator[Path]:
     """Every file or folder below `folder` that a reader is meant for, in the order of names."""
-    yield from dict.fromkeys(found.holder for found in find(folder, readable))
+    yield from dict.fromkeys(found.holder for found in find(folder, readers))
 
 
 def _check(root: Path) -> None:

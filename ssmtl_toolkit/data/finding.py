@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import ReaderSpec
 from ssmtl_toolkit.text import printable
@@ -30,15 +30,15 @@ class Found:
     unfit: str = ""
 
 
-def parts_of(holder: Path, readable: ReadableTest) -> list[Found]:
+def parts_of(holder: Path, readers: Readers) -> list[Found]:
     """The scans in a file or folder that a reader is meant for."""
     try:
-        return [Found(path, holder, part) for part, path in readable.parts(holder).items()]
+        return [Found(path, holder, part) for part, path in readers.scans_in(holder).items()]
     except DataError as error:
         return [Found(holder, holder, unfit=str(error))]
 
 
-def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
+def find(folder: Path, readers: Readers) -> Iterator[Found]:
     """Every scan below `folder`, in the order of names; of `folder` itself only what lies in it is looked at.
 
     A folder that is one scan may hold others: its own files belong to it, its folders are looked into. Links to folders
@@ -60,9 +60,9 @@ def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
         known.update(files)
         return not old
 
-    owner = readable.reader(folder)
+    owner = readers.match(folder)
     if owner is not None:
-        for scan in parts_of(folder, readable):
+        for scan in parts_of(folder, readers):
             new(scan, owner)
 
     def visit(here: Path, owner: ReaderSpec | None) -> Iterator[Found]:
@@ -79,9 +79,9 @@ def find(folder: Path, readable: ReadableTest) -> Iterator[Found]:
         for entry, is_folder in entries:
             if is_folder and entry.name.startswith("."):
                 continue
-            reader = readable.reader(entry)
+            reader = readers.match(entry)
             if reader is not None and (is_folder or reader is not owner):
-                yield from (one for one in parts_of(entry, readable) if not is_folder or new(one, reader))
+                yield from (one for one in parts_of(entry, readers) if not is_folder or new(one, reader))
             if is_folder:
                 yield from visit(entry, reader)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, checksum, holding, replacing
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
+from ssmtl_toolkit.data.readers import Readers, digest_with, read_with
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import ReaderSpec, Scan
@@ -96,7 +96,7 @@ class Piece:
 
 
 def find_piece(
-    scan: Scan, readers: Sequence[ReaderSpec], slicing: Slicing, cache: Path, memo: DigestMemo, waiting: Waiting
+    scan: Scan, readers: Readers, slicing: Slicing, cache: Path, memo: DigestMemo, waiting: Waiting
 ) -> Piece:
     """Find the scan's slices in the cache, or make them.
 
@@ -104,8 +104,8 @@ def find_piece(
         DataError: the scan cannot be read, or the cache does not keep what is written to it.
         SsmtlError: the cache cannot be written.
     """
-    reader = reader_for(scan.path, readers)
-    digest = content_digest(scan.path, reader, memo)
+    reader = readers.of(scan.path)
+    digest = digest_with(reader, scan.path, memo)
     recipe = [_FORMAT, digest, str(reader), reader.revision, preparing.REVISION, slicing.model_dump_json()]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
@@ -133,7 +133,7 @@ def _write(file: Path, make: Callable[[], None], waiting: Waiting, unless: Calla
 
 
 def _make(scan: Scan, reader: ReaderSpec, slicing: Slicing, file: Path, key: str) -> None:
-    volume = read_volume(scan.path, [reader], slicing.volume)
+    volume = read_with(reader, scan.path, slicing.volume)
     try:
         made = preparing.prepare(volume, slicing)
     except DataError as error:

@@ -1,9 +1,9 @@
-"""Reads a file by the first installed reader that is meant for it, and says of every fault which file it was."""
+"""Reads a file by the first reader that matches it, and says of every fault which file it was."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ssmtl_toolkit.data.files import DigestMemo
@@ -38,37 +38,60 @@ _FOREIGN = {
 }
 
 
-def reader_for(path: Path, readers: Sequence[ReaderSpec]) -> ReaderSpec:
-    """Find the reader for `path` by its name.
+class Readers:
+    """Readers in order: the first that matches a file or folder reads it."""
 
-    Raises:
-        DataError: there is none.
-    """
-    with foreign(f"{printable(path)}: a reader, asked whether it is for this,"):
-        reader = ReadableTest(readers).reader(path)
-    if reader is None:
-        raise DataError(f"{printable(path)}: {_foreign(path)}")
-    return reader
+    def __init__(self, specs: Iterable[ReaderSpec]) -> None:
+        self.specs = tuple(specs)
+
+    def match(self, path: Path) -> ReaderSpec | None:
+        """The reader for `path` by its name; None: there is none."""
+        return next((reader for reader in self.specs if reader.matches(path)), None)
+
+    def can_read(self, path: Path) -> bool:
+        """Whether some reader is for `path`, by its name."""
+        return self.match(path) is not None
+
+    def of(self, path: Path) -> ReaderSpec:
+        """The reader for `path` by its name.
+
+        Raises:
+            DataError: there is none.
+        """
+        with foreign(f"{printable(path)}: a reader, asked whether it is for this,"):
+            reader = self.match(path)
+        if reader is None:
+            raise DataError(f"{printable(path)}: {_foreign(path)}")
+        return reader
+
+    def scans_in(self, path: Path) -> Mapping[str, Path]:
+        """The scans that a readable `path` holds, as its reader's `parts` says.
+
+        Raises:
+            DataError: it holds none, and why.
+        """
+        reader = self.match(path)
+        return {"": path} if reader is None else reader.parts(path)
+
+    def read(self, path: Path, volume: int | None = None) -> Volume:
+        """Read one scan or label map; of a 4-D file the volume with index `volume`.
+
+        Raises:
+            DataError: naming the file and what is wrong with it, also if the reader itself failed.
+        """
+        return read_with(self.of(path), path, volume)
+
+    def digest(self, path: Path, memo: DigestMemo) -> str:
+        """sha256 of the files that are read for `path`.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        return digest_with(self.of(path), path, memo)
 
 
-def _foreign(path: Path) -> str:
-    """Say what a file is that no reader is meant for, and what to do."""
-    name = path.name.lower()
-    if path.is_dir():
-        return "is a folder, and no scan by itself; give a file or a folder of DICOM or PNG slices"
-    if name.startswith(("dicomdir", "dirfile")):
-        return _INDEX
-    known = next((what for ending, what in _FOREIGN.items() if name.endswith(ending)), "")
-    return known or "no installed reader is meant for such a file; convert it to .nii.gz"
-
-
-def read_volume(path: Path, readers: Sequence[ReaderSpec], volume: int | None = None) -> Volume:
-    """Read one scan or label map; of a 4-D file the volume with index `volume`.
-
-    Raises:
-        DataError: naming the file and what is wrong with it, also where the reader itself failed.
-    """
-    reader = reader_for(path, readers)
+def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
+    """Read one scan or label map by this reader; raises what `Readers.read` does."""
     name = printable(path)
     try:
         return reader.read(path, volume)
@@ -85,12 +108,7 @@ def read_volume(path: Path, readers: Sequence[ReaderSpec], volume: int | None = 
         raise DataError(f"{name}: {said}; leave it out or tell the reader's authors") from error
 
 
-def _unreadable(error: OSError) -> str:
-    """Say what the system said, or, of an error that is a library's own, the library."""
-    return f"cannot be read: {printable(error.strerror or str(error))}; check it and its permissions"
-
-
-def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
+def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:
     """sha256 of the file that the reader reads for `path`; of several, of their digests in order.
 
     Raises:
@@ -105,24 +123,17 @@ def content_digest(path: Path, reader: ReaderSpec, memo: DigestMemo) -> str:
     return found[0] if len(found) == 1 else hashlib.sha256("+".join(found).encode()).hexdigest()
 
 
-class ReadableTest:
-    """Which of some readers is meant for a path, if any."""
+def _foreign(path: Path) -> str:
+    """Say what a file is that no reader reads, and what to do."""
+    name = path.name.lower()
+    if path.is_dir():
+        return "is a folder, and no scan by itself; give a file or a folder of DICOM or PNG slices"
+    if name.startswith(("dicomdir", "dirfile")):
+        return _INDEX
+    known = next((what for ending, what in _FOREIGN.items() if name.endswith(ending)), "")
+    return known or "no installed reader is meant for such a file; convert it to .nii.gz"
 
-    def __init__(self, readers: Iterable[ReaderSpec]) -> None:
-        self.readers = tuple(readers)
 
-    def __call__(self, path: Path) -> bool:
-        return self.reader(path) is not None
-
-    def reader(self, path: Path) -> ReaderSpec | None:
-        """The first reader that is meant for `path`."""
-        return next((reader for reader in self.readers if reader.matches(path)), None)
-
-    def parts(self, path: Path) -> Mapping[str, Path]:
-        """The scans that a readable `path` holds, as its reader's `parts` says.
-
-        Raises:
-            DataError: it holds none, and why.
-        """
-        reader = self.reader(path)
-        return {"": path} if reader is None else reader.parts(path)
+def _unreadable(error: OSError) -> str:
+    """Say what the system said, or, of an error that is a library's own, the library."""
+    return f"cannot be read: {printable(error.strerror or str(error))}; check it and its permissions"

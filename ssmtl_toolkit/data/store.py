@@ -20,9 +20,10 @@ from torch import Tensor
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
 from ssmtl_toolkit.data.memory import free_memory
 from ssmtl_toolkit.data.pieces import Piece, find_piece
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
@@ -84,7 +85,7 @@ class SliceStore:
 
 def build_store(
     scans: Sequence[Scan],
-    readers: Sequence[ReaderSpec],
+    readers: Readers,
     slicing: Slicing,
     cache: Path,
     *,
@@ -99,7 +100,7 @@ def build_store(
 
     Args:
         scans: what to read, in order.
-        readers: which readers may read it; the first that matches a file does.
+        readers: which readers may read it.
         slicing: how slices are made.
         cache: folder for the prepared slices; safe to delete when no run uses it.
         skip_bad: go on without scans that cannot be read, instead of refusing to start.

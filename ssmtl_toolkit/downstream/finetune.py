@@ -17,7 +17,6 @@ from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, digest, replacing, write_json
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.readers import content_digest, read_volume, reader_for
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
@@ -48,7 +47,7 @@ from ssmtl_toolkit.runtime.folder import (
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import default_cache, list_scans, open_store, readers
+from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans, open_store
 from ssmtl_toolkit.specs import BackboneSpec, Scan, check_needs
 from ssmtl_toolkit.text import printable
 
@@ -140,7 +139,7 @@ class _Finetuning:
         check_needs(self.backbone, [self.head])
         self.slicing = _slicing(config, self.pretrained)
         self.config = config = config.model_copy(update={"backbone": self.backbone, **dict(self.slicing)})
-        self.readers = readers()
+        self.readers = installed_readers()
         self.resume = resume
         self.left_out: list[LeftOut] = []
         self.labels: LabelledScans | None = None
@@ -294,7 +293,7 @@ class _Finetuning:
     def _look_at_image(self, scan: Scan) -> None:
         from ssmtl_toolkit.data.volume import Stack
 
-        stack = Stack.of(read_volume(scan.path, self.readers, self.slicing.volume), self.slicing.axis)
+        stack = Stack.of(self.readers.read(scan.path, self.slicing.volume), self.slicing.axis)
         flat = stack.slices.reshape(len(stack.slices), -1)
         varied = flat.min(axis=1) < flat.max(axis=1)
         self.shown[scan.name] = Shown(np.ones(len(flat), bool), varied[:, None])
@@ -309,7 +308,7 @@ class _Finetuning:
         memo = DigestMemo(self.cache / "digests.json")
         known: dict[str, Scan] = {}
         for scan in scans:
-            found = content_digest(scan.path, reader_for(scan.path, self.readers), memo)
+            found = self.readers.digest(scan.path, memo)
             if found in known:
                 raise DataError(
                     f"{printable(scan.path)}: is the same scan as {printable(known[found].path)}; remove one of them"

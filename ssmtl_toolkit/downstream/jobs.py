@@ -8,11 +8,10 @@ from pathlib import Path
 
 from ssmtl_toolkit.config.predict import Existing
 from ssmtl_toolkit.data.files import DigestMemo, real
-from ssmtl_toolkit.data.readers import content_digest, reader_for
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.scans import list_scans, readers
+from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
@@ -66,7 +65,7 @@ class Job:
         Raises:
             DataError: the scan cannot be read.
         """
-        digest = content_digest(self.scan.path, reader_for(self.scan.path, readers()), memo)
+        digest = installed_readers().digest(self.scan.path, memo)
         return Wish(self.name, [f"{self.scan.name}{ending}" for ending in self.endings], digest)
 
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.labels import IGNORE, Classes, label_values, read_labels
 from ssmtl_toolkit.data.prepare import resize_labels
-from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, choose
 from ssmtl_toolkit.data.store import LeftOut, SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 
@@ -52,7 +52,7 @@ class LabelledScans:
 
     config: ResolvedFinetune
     slicing: Slicing
-    readers: Sequence[ReaderSpec]
+    readers: Readers
     classes: Classes
     refuse_others: bool
     notes: list[str] = field(default_factory=list)
@@ -64,10 +64,10 @@ class LabelledScans:
             DataError: naming the file: it cannot be read, is no label map, or is not on the grid of its scan.
         """
         assert scan.label is not None
-        volume = read_volume(scan.path, self.readers, self.slicing.volume)
+        volume = self.readers.read(scan.path, self.slicing.volume)
         where = printable(scan.label)
         labels = read_labels(
-            read_volume(scan.label, self.readers),
+            self.readers.read(scan.label),
             volume,
             self.classes,
             where,
@@ -104,7 +104,7 @@ class LabelledScans:
         return found
 
 
-def find_classes(scans: Iterable[Scan], readers: Sequence[ReaderSpec], ignore: int | None) -> tuple[Classes, str]:
+def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:
     """Make a class of each value in the label maps, for data that do not say what their values mean.
 
     Returns:
@@ -119,7 +119,7 @@ def find_classes(scans: Iterable[Scan], readers: Sequence[ReaderSpec], ignore: i
     for scan in scans:
         assert scan.label is not None
         number += 1
-        values = label_values(read_volume(scan.label, readers), printable(scan.label))
+        values = label_values(readers.read(scan.label), printable(scan.label))
         for value in map(int, np.unique(values)):
             shown[value] += 1
             first.setdefault(value, printable(scan.label))

@@ -17,7 +17,6 @@ from ssmtl_toolkit.config import PredictConfig, Role
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.downstream.jobs import (
@@ -39,7 +38,7 @@ from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import default_cache, readers
+from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
 from ssmtl_toolkit.text import printable
 
 
@@ -155,7 +154,7 @@ class _Prediction:
         self, predictor: Predictor, call: _Call, records: Records, memo: DigestMemo, progress: Progress
     ) -> None:
         self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
-        self.readers, self.memo = readers(), memo
+        self.readers, self.memo = installed_readers(), memo
         self.slices, self.seconds = 0, 0.0
         self.written: list[str] = []
 
@@ -196,7 +195,7 @@ class _Prediction:
     def _scan(self, job: Job) -> None:
         slicing = self.call.recipe.slicing
         wish = job.wish(self.memo)
-        volume = read_volume(job.scan.path, self.readers, slicing.volume)
+        volume = self.readers.read(job.scan.path, slicing.volume)
         labels = looks_like_labels(volume)
         for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
             self.progress.note(f"{printable(job.scan.path)}: {note}")

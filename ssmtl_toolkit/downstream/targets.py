@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.prepare import standardise
-from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import step_seed
 from ssmtl_toolkit.downstream.labelled import LabelledScans
 from ssmtl_toolkit.downstream.loop import Examples
@@ -21,7 +21,7 @@ from ssmtl_toolkit.evaluation.metrics import metrics_of
 from ssmtl_toolkit.evaluation.statistics import mean
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.specs import Scan
 
 _KEPT = "finished repetitions are kept; go on by --resume"
 
@@ -83,9 +83,7 @@ def assess_labels(
     return scores.summarise(found)
 
 
-def assess_images(
-    predictor: Predictor, test: Sequence[Scan], readers: Sequence[ReaderSpec], surface: bool
-) -> dict[str, Any]:
+def assess_images(predictor: Predictor, test: Sequence[Scan], readers: Readers, surface: bool) -> dict[str, Any]:
     """PSNR (and SSIM) of degraded test slices as they are, `noisy`, and as the network gives them back."""
     found = []
     for i, scan in enumerate(test):
@@ -106,11 +104,11 @@ def assess_images(
 
 
 def _image_scores(
-    predictor: Predictor, scan: Scan, readers: Sequence[ReaderSpec], surface: bool, seed: int
+    predictor: Predictor, scan: Scan, readers: Readers, surface: bool, seed: int
 ) -> dict[str, list[float]]:
     """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
     slicing = predictor.recipe.slicing
-    stack = predictor.stack(read_volume(scan.path, readers, slicing.volume))
+    stack = predictor.stack(readers.read(scan.path, slicing.volume))
     torch.default_generator.manual_seed(seed)
     keys = [metric.key for metric in metrics_of("image", surface)]
     kept: dict[str, list[float]] = {name: [] for key in keys for name in (key, f"noisy_{key}")}

@@ -14,15 +14,14 @@ import numpy as np
 
 from ssmtl_toolkit.data.finding import PREDICTION, find
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
-from ssmtl_toolkit.data.readers import ReadableTest, read_volume
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.metrics import monai_metrics
 from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, score_scan, summarise
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.text import printable
 
 _SHOWN = 10
@@ -63,7 +62,7 @@ def evaluate(
     if surface:
         check_monai(f"{monai_metrics('labels')} (--surface)")
     progress = progress or Progress()
-    readers = [reader() for reader in registry().of(ReaderSpec)]
+    readers = installed_readers()
     pairing = _pair(Path(pred), Path(label), readers)
     notes = pairing.notes()
     if surface is None and not has_monai():
@@ -125,9 +124,8 @@ def _listed(names: Sequence[str]) -> str:
     return shown + (f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _pair(pred: Path, label: Path, readers: Sequence[ReaderSpec]) -> _Pairing:
-    readable = ReadableTest(readers)
-    ours, theirs = _files(pred, readable, "--pred"), _files(label, readable, "--label")
+def _pair(pred: Path, label: Path, readers: Readers) -> _Pairing:
+    ours, theirs = _files(pred, readers, "--pred"), _files(label, readers, "--label")
     if pred in ours.values() and label in theirs.values():  # one file against one file, whatever they are called
         return _Pairing((_Pair(printable(pred.name), pred, label),))
     ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours)}, theirs)
@@ -164,14 +162,14 @@ def _is_companion(name: str, predictions: Mapping[str, Path]) -> bool:
     return base != name and base in predictions and (predictions[name].parent / PREDICTION).is_file()
 
 
-def _files(root: Path, readable: ReadableTest, option: str) -> dict[str, Path]:
+def _files(root: Path, readers: Readers, option: str) -> dict[str, Path]:
     """Find the files below `root` by their paths in there, without suffix, in the order of names."""
     if not root.exists():
         raise DataError(f"{printable(root)}: no such file or folder; check {option}")
-    if not root.is_dir() or readable(root):
+    if not root.is_dir() or readers.can_read(root):
         return {_stem(root): root}
     found: dict[str, Path] = {}
-    for one in find(root, readable):
+    for one in find(root, readers):
         if one.unfit:
             continue
         name = (one.holder.relative_to(root).with_name(_stem(one.holder)) / one.part).as_posix()
@@ -191,7 +189,7 @@ def _stem(file: Path) -> str:
 
 
 def _find_classes(
-    pairing: _Pairing, pred: Path, text: str | None, ignore: int | None, readers: Sequence[ReaderSpec]
+    pairing: _Pairing, pred: Path, text: str | None, ignore: int | None, readers: Readers
 ) -> tuple[Classes, list[str]]:
     """The classes, and what a user should know about where they come from."""
     saved = _saved_classes((pred if pred.is_dir() else pred.parent) / PREDICTION)
@@ -208,7 +206,7 @@ def _find_classes(
     values: set[int] = set()
     for pair in pairing.pairs:
         for file in (pair.label, pair.pred):
-            values.update(np.unique(label_values(read_volume(file, readers), printable(file))).tolist())
+            values.update(np.unique(label_values(readers.read(file), printable(file))).tolist())
     found = Classes.of_values(values, ignore)
     if not len(found):
         raise DataError(
@@ -234,7 +232,7 @@ class _Judge:
     """Scores pairs of files."""
 
     classes: Classes
-    readers: Sequence[ReaderSpec]
+    readers: Readers
     surface: bool
     tolerance: float
     ignore_affine: bool
@@ -246,7 +244,7 @@ class _Judge:
             DataError: naming the file: it cannot be read, is no label map, has values that are of no class, or is not
                 on the grid of its label.
         """
-        label, pred = read_volume(pair.label, self.readers), read_volume(pair.pred, self.readers)
+        label, pred = self.readers.read(pair.label), self.readers.read(pair.pred)
         ours, theirs = printable(pair.pred), printable(pair.label)
         pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from ssmtl_toolkit.config import Config, Role
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, write_json
-from ssmtl_toolkit.data.readers import content_digest, reader_for
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -29,7 +28,7 @@ from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import default_cache, list_scans, readers
+from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 from ssmtl_toolkit.text import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
@@ -166,10 +165,10 @@ class _Work:
 
     def _contents(self, files: Mapping[str, Path]) -> str:
         """A digest of files by their names: with other contents, a run is another run."""
-        memo, found, digests = DigestMemo(self.cache / "digests.json"), readers(), {}
+        memo, found, digests = DigestMemo(self.cache / "digests.json"), installed_readers(), {}
         for name, file in files.items():
             try:
-                digests[name] = content_digest(file, reader_for(file, found), memo)
+                digests[name] = found.digest(file, memo)
             except DataError:  # the runs themselves say what is wrong with it
                 digests[name] = "unreadable"
         memo.save()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ssmtl_toolkit.data.files import Waiting
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import registry
@@ -39,7 +39,7 @@ def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
     """
     try:
         with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
-            return dataset.scans(cache, ReadableTest(readers()))
+            return dataset.scans(cache, installed_readers())
     except OSError as error:
         place = Path(str(error.filename or cache))
         if cache == place or cache in place.parents or error.filename is None:
@@ -47,9 +47,9 @@ def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
         raise DataError(f"{printable(place)}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def readers() -> list[ReaderSpec]:
+def installed_readers() -> Readers:
     """All installed readers."""
-    return [reader() for reader in registry().of(ReaderSpec)]
+    return Readers(reader() for reader in registry().of(ReaderSpec))
 
 
 def open_store(
@@ -77,7 +77,7 @@ def open_store(
 
     store = build_store(
         scans,
-        readers(),
+        installed_readers(),
         slicing,
         cache,
         skip_bad=skip_bad,

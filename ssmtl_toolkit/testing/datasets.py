@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 
@@ -31,7 +30,7 @@ def missing_root_is_refused(bench: Bench) -> None:
     nowhere = bench.folder / "nowhere"
     changed = spec.model_copy(update={name: nowhere for name, value in spec if isinstance(value, Path)})
     try:
-        changed.scans(bench.folder / "cache", ReadableTest(readers()))
+        changed.scans(bench.folder / "cache", installed_readers())
     except DataError as error:
         require("nowhere" in str(error), f"of a missing root it says {str(error)[:100]!r}, without the path; name it")
     except Exception as error:
@@ -48,7 +47,7 @@ def scans_are_there(bench: Bench) -> None:
     for scan in fit:
         require(scan.path.exists(), f"{scan.path}: is listed and not there; mark it by `unfit`")
         require(scan.label is None or scan.label.exists(), f"{scan.label}: is listed as a label and not there")
-        require(ReadableTest(readers())(scan.path), f"{scan.path}: no installed reader is meant for it")
+        require(installed_readers().can_read(scan.path), f"{scan.path}: no installed reader is meant for it")
         require(bool(scan.patient), f"{scan.path}: has no patient; splits would mix patients, take the scan's name")
     names = [scan.name for scan in fit]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -58,7 +57,7 @@ def scans_are_there(bench: Bench) -> None:
 @check(DatasetSpec, "it lists the same in the same order each time", needs_example=True)
 def order_is_fixed(bench: Bench) -> None:
     spec, scans = _listed(bench)
-    again = spec.scans(bench.folder / "cache", ReadableTest(readers()))
+    again = spec.scans(bench.folder / "cache", installed_readers())
     require(scans == again, "asked twice it lists other scans or another order; sort what a folder gives")
 
 
@@ -76,7 +75,7 @@ def _listed(bench: Bench) -> tuple[DatasetSpec, list[Scan]]:
     spec = bench.made()
     if not isinstance(spec, DatasetSpec):
         fail(f"the example is {spec!r}; give a function folder -> {type(bench.spec).__name__}(…)")
-    scans = spec.scans(bench.folder / "cache", ReadableTest(readers()))
+    scans = spec.scans(bench.folder / "cache", installed_readers())
     for scan in scans:
         if not isinstance(scan, Scan):
             fail(f"scans() lists {type(scan).__name__}; list Scan")

@@ -136,7 +136,7 @@ class Nowhere(DatasetSpec):
 
     name: ClassVar[str] = "nowhere_sample"
 
-    def scans(self, cache: Path, readable: Any) -> list[Scan]:
+    def scans(self, cache: Path, readers: Any) -> list[Scan]:
         return []
 
 

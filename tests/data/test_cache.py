@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from helpers.small import write_scan
-from helpers.stores import OPTIONS, listed, readers
+from helpers.stores import OPTIONS, listed
 from ssmtl_toolkit.data import files
 from ssmtl_toolkit.data.files import DigestMemo, Waiting
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.runtime.scans import installed_readers
 
 
 @pytest.fixture
@@ -27,7 +28,9 @@ def build(scans, tmp_path):
     def build(placement="ram"):
         build.notes = []
         waiting = Waiting(note=build.notes.append)
-        return build_store(listed(scans), readers(), OPTIONS, tmp_path / "cache", placement=placement, waiting=waiting)
+        return build_store(
+            listed(scans), installed_readers(), OPTIONS, tmp_path / "cache", placement=placement, waiting=waiting
+        )
 
     return build
 
@@ -123,7 +126,9 @@ def test_exchanged_pieces_are_noticed_though_each_is_whole(build, tmp_path):
 
 def test_a_piece_of_other_options_in_its_place_is_noticed(build, scans, tmp_path):
     first = build()
-    other = build_store(listed(scans), readers(), OPTIONS.model_copy(update={"axis": "coronal"}), tmp_path / "other")
+    other = build_store(
+        listed(scans), installed_readers(), OPTIONS.model_copy(update={"axis": "coronal"}), tmp_path / "other"
+    )
     assert len(other.scans) == 4
     shutil.copy(next((tmp_path / "other" / "slices").glob("*/*.safetensors")), pieces(tmp_path)[0])
     assert torch.equal(first.slices, build().slices)
@@ -269,7 +274,11 @@ def test_who_waits_for_a_lock_of_the_cache_says_so_and_can_be_interrupted(scans,
         lock.acquire()
     with pytest.raises(LeftError):
         build_store(
-            listed(scans), readers(), OPTIONS, tmp_path / "cache", waiting=Waiting(check=check, note=notes.append)
+            listed(scans),
+            installed_readers(),
+            OPTIONS,
+            tmp_path / "cache",
+            waiting=Waiting(check=check, note=notes.append),
         )
     assert any(".lock: this lock is held by another reader" in note for note in notes)
     for lock in locks:

@@ -11,8 +11,7 @@ from ssmtl_datasets.phantom import make_scan
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.runtime.scans import installed_readers
 
 CT, MRI = make_scan(1, "ct"), make_scan(2, "mri")
 RNG = np.random.default_rng(0)
@@ -87,12 +86,12 @@ def test_all_real_scans_are_scans_and_all_real_label_maps_are_label_maps():
     root = shared_data()
     if not root.is_dir():
         pytest.skip("the real data is not here; set SSMTL_TEST_DATA")
-    readers = [reader() for reader in registry().of(ReaderSpec)]
+    readers = installed_readers()
     tried = {"images": 0, "labels": 0}
     for folder in ("msd_hippocampus", "sunnybrook_lv", "chaos_t2_mr", "odd/unpaired_hippocampus"):
         for kind in tried:
             for file in sorted((root / folder / kind).glob("*.nii.gz"))[::3]:
-                reader = next(reader for reader in readers if reader.matches(file))
+                reader = readers.of(file)
                 try:
                     found = looks_like_labels(reader.read(file, 0))
                 except DataError:

@@ -10,21 +10,22 @@ import pytest
 import torch
 
 from helpers.small import blobs, write_scan
-from helpers.stores import OPTIONS, listed, readers
+from helpers.stores import OPTIONS, listed
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import memory
 from ssmtl_toolkit.data import store as storing
 from ssmtl_toolkit.data.prepare import prepare
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import installed_readers
 
 
 def build(folder, cache, **options):
-    return build_store(listed(folder), readers(), OPTIONS, cache, **options)
+    return build_store(listed(folder), installed_readers(), OPTIONS, cache, **options)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_moved_or_renamed_folder_costs_no_reading(scans, tmp_path, reads):
 def test_other_options_make_other_slices(scans, tmp_path, reads):
     build(scans, tmp_path / "cache")
     reads.clear()
-    build_store(listed(scans), readers(), Slicing(size=16, axis="coronal"), tmp_path / "cache")
+    build_store(listed(scans), installed_readers(), Slicing(size=16, axis="coronal"), tmp_path / "cache")
     assert len(reads) == 4
 
 
@@ -202,7 +203,7 @@ def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
         def matches(self, path):
             return path.name == "series" or super().matches(path)
 
-    found = registry().dataset(str(scans)).scans(scans, ReadableTest([Series()]))
+    found = registry().dataset(str(scans)).scans(scans, Readers([Series()]))
     assert [scan.name for scan in found] == ["p0", "p1", "p2", "p3", "series"]
 
 
@@ -243,10 +244,10 @@ def test_mmwhs_names_are_found_with_their_labels(tmp_path):
         write_scan(tmp_path / "MM-WHS" / "deep" / f"{name}_image.nii.gz")
     write_scan(tmp_path / "MM-WHS" / "deep" / "ct_train_1001_label.nii.gz")
     spec = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'}")
-    found = spec.scans(tmp_path, ReadableTest(readers()))
+    found = spec.scans(tmp_path, installed_readers())
     assert [scan.patient for scan in found] == ["ct_1001", "ct_1002"]
     assert [scan.label is not None for scan in found] == [True, False]
-    every = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'},test=true").scans(tmp_path, ReadableTest(readers()))
+    every = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'},test=true").scans(tmp_path, installed_readers())
     assert [scan.patient for scan in every] == ["ct_1001", "ct_1002", "ct_2001"]
     assert spec.suggested()["epochs"] == 100
 
@@ -257,7 +258,7 @@ def test_a_4d_file_wants_to_know_which_volume(tmp_path):
     nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "scans" / "fmri.nii.gz")
     with pytest.raises(DataError, match="--volume"):
         build(tmp_path / "scans", tmp_path / "cache")
-    store = build_store(listed(tmp_path / "scans"), readers(), Slicing(size=16, volume=1), tmp_path / "cache")
+    store = build_store(listed(tmp_path / "scans"), installed_readers(), Slicing(size=16, volume=1), tmp_path / "cache")
     nib.save(nib.Nifti1Image(series[..., 1], np.eye(4)), tmp_path / "one.nii.gz")
     alone = build(tmp_path / "one.nii.gz", tmp_path / "cache")
     assert torch.equal(store.slices, alone.slices)

@@ -13,11 +13,11 @@ from ssmtl_datasets import Folder, Manifest, MmWhs, Phantom
 from ssmtl_datasets.anatomy import LABELS
 from ssmtl_datasets.manifest import _slices
 from ssmtl_nifti import Nifti
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
 
-READABLE = ReadableTest([Nifti()])
+READABLE = Readers([Nifti()])
 
 
 def touch(root, *names):

@@ -20,7 +20,6 @@ from helpers.small import write_pair, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import Predictor, Recipe
 from ssmtl_toolkit.engine.backbone import Backbone
@@ -28,7 +27,7 @@ from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 
@@ -110,7 +109,7 @@ def test_an_identity_head_gives_every_voxel_back_at_its_place_on_flipped_and_per
         tilt = np.array([[1, 0, 0, 5], [0, np.cos(angle), -np.sin(angle), 0], [0, np.sin(angle), np.cos(angle), -9]])
         file = tmp_path / f"{i}.nii.gz"
         nib.save(nib.Nifti1Image(array, np.vstack([tilt, [0, 0, 0, 1]]) @ affine), file)
-        volume = read_volume(file, readers())
+        volume = installed_readers().read(file)
         given = predictor(IdentitySpec(), axis, 16).image(volume)
         assert given.shape == array.shape
         assert np.abs(given - array).max() < 0.01
@@ -122,7 +121,7 @@ def test_odd_real_scans_keep_their_grid_and_bright_voxels_their_place(axis):
     if not files:
         pytest.skip("the real data is not here; set SSMTL_TEST_DATA")
     for file in files:
-        volume = read_volume(file, readers(), 0)
+        volume = installed_readers().read(file, 0)
         image = predictor(IdentitySpec(), axis, 64).image(volume)
         bright = predictor(BrightSpec(), axis, 64).labels(volume)
         assert image.shape == bright.shape == volume.array.shape
@@ -132,14 +131,14 @@ def test_odd_real_scans_keep_their_grid_and_bright_voxels_their_place(axis):
 
 
 def test_bright_voxels_are_marked_exactly_where_a_slices_mean_is_passed(tmp_path):
-    volume = read_volume(write_pair(tmp_path, "x", slices=9), readers())
+    volume = installed_readers().read(write_pair(tmp_path, "x", slices=9))
     index = predictor(BrightSpec(), "axial", 32).labels(volume)
     means = volume.array.mean(axis=(0, 1), keepdims=True, dtype=np.float64)
     assert np.array_equal(index, (volume.array > means).astype(np.uint8))
 
 
 def test_the_number_of_slices_in_a_batch_changes_nothing(tuned, labelled):
-    volume = read_volume(labelled / "images" / "a_pre.nii.gz", readers())
+    volume = installed_readers().read(labelled / "images" / "a_pre.nii.gz")
     recipe, model = Recipe.load(tuned / "pretrained-0" / "model.safetensors")
     fabric = make_fabric(RunConfig(accelerator="cpu"), Progress())
     results = [Predictor(recipe, model, fabric, size).labels(volume) for size in (1, 4, 9, 64)]
@@ -313,7 +312,7 @@ def test_a_4d_file_needs_its_volume_chosen(tuned, ssmtl, tmp_path):
 def test_a_blank_scan_is_refused_from_python(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 4), np.int16), np.eye(4)), tmp_path / "x.nii.gz")
     with pytest.raises(DataError, match="is blank"):
-        predictor(BrightSpec(), "axial", 16).labels(read_volume(tmp_path / "x.nii.gz", readers()))
+        predictor(BrightSpec(), "axial", 16).labels(installed_readers().read(tmp_path / "x.nii.gz"))
 
 
 def test_a_folder_with_nothing_but_earlier_predictions_is_refused(tuned, ssmtl, tmp_path):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ssmtl_toolkit.cli.reproduce import TABLES
-from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.experiments.definition import read_experiment
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec
+from ssmtl_toolkit.runtime.scans import installed_readers
+from ssmtl_toolkit.specs import DatasetSpec
 
 SEGMENTATION = ["table2", "table3", "table4", "table5", "fig7"]
 TINY = (
@@ -66,21 +66,21 @@ def test_anything_that_departs_from_the_paper_makes_published_values_not_compara
 
 
 def test_the_scans_that_were_not_acquired_sagittally_are_left_out_by_name(mmwhs, tmp_path):
-    readable = ReadableTest([reader() for reader in registry().of(ReaderSpec)])
+    readers = installed_readers()
     spec = registry().resolve(DatasetSpec, f'mmwhs:"{mmwhs}",modality=mr,acquired=sagittal')
-    scans = spec.scans(tmp_path, readable)
+    scans = spec.scans(tmp_path, readers)
     assert len(scans) == 20
     left_out = [scan.name for scan in scans if scan.unfit]
     assert left_out == ["mr_1001", "mr_1003", "mr_1006", "mr_1010", "mr_1013", "mr_1020"]
     assert all("was acquired along the axial axis, sagittal is wanted" in scan.unfit for scan in scans if scan.unfit)
-    ct = registry().resolve(DatasetSpec, f'mmwhs:"{mmwhs}",acquired=axial').scans(tmp_path, readable)
+    ct = registry().resolve(DatasetSpec, f'mmwhs:"{mmwhs}",acquired=axial').scans(tmp_path, readers)
     assert len([scan for scan in ct if not scan.unfit]) == 20
 
 
 def test_a_header_that_cannot_be_read_is_left_to_the_reader(tmp_path):
     (tmp_path / "ct_train_1001_image.nii.gz").write_bytes(b"no")
     spec = registry().resolve(DatasetSpec, f'mmwhs:"{tmp_path}",acquired=axial')
-    (scan,) = spec.scans(tmp_path, ReadableTest([reader() for reader in registry().of(ReaderSpec)]))
+    (scan,) = spec.scans(tmp_path, installed_readers())
     assert scan.unfit == ""
 
 

@@ -254,7 +254,7 @@ class BrokenDataset(DatasetSpec):
     root: Path = Field(description="The folder.")
     fault: str = Field("none", description="What is wrong.")
 
-    def scans(self, cache, readable):
+    def scans(self, cache, readers):
         if not self.root.is_dir() and self.fault != "no root, no problem":
             raise DataError(f"{self.root}: no such folder")
         files = sorted(self.root.glob("*.nii.gz"))

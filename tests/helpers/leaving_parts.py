@@ -212,7 +212,7 @@ class LeavingDataset(DatasetSpec):
     at: str = Field("scans", description="Where.")
     how: str = Field("exit", description="How.")
 
-    def scans(self, cache, readable):
+    def scans(self, cache, readers):
         if self.at == "scans":
             leave(self.how)
         return [Scan(self.at, "a", "a")]

@@ -1,16 +1,11 @@
 """How tests list scans and read them into a store."""
 
-from ssmtl_toolkit.data.readers import ReadableTest
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.runtime.scans import installed_readers
 
 OPTIONS = Slicing(size=16)
 
 
-def readers():
-    return [reader() for reader in registry().of(ReaderSpec)]
-
-
 def listed(folder):
-    return registry().dataset(str(folder)).scans(folder / "unused", ReadableTest(readers()))
+    return registry().dataset(str(folder)).scans(folder / "unused", installed_readers())

@@ -31,11 +31,11 @@ from pydicom.uid import (
 from helpers.dicom_files import AFFINE, PATIENT, VOXELS, as_rle, image, save, write_series
 from helpers.small import SMALL, write_scan
 from ssmtl_formats import Dicom
-from ssmtl_toolkit.data.readers import read_volume
+from ssmtl_toolkit.data.readers import digest_with
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.scans import list_scans, readers
+from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 
 SPACING = (0.7, 0.8, 2.5)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -44,7 +44,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def refused(path: Path, volume: int | None = None) -> str:
     """What is said of `path`, which must be one line that begins with its name."""
     with pytest.raises(DataError) as error:
-        read_volume(path, readers(), volume)
+        installed_readers().read(path, volume)
     said = str(error.value)
     assert "\n" not in said
     assert said.startswith(str(path))
@@ -405,7 +405,7 @@ def test_one_slice_that_does_not_fit_is_refused(tmp_path, change, said):
 
     folder = write_series(tmp_path / "scan", change=one)
     with pytest.raises(DataError) as error:
-        read_volume(folder, readers())
+        installed_readers().read(folder)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -466,8 +466,8 @@ def _mixed(folder: Path) -> Path:
 def test_each_series_of_a_folder_is_a_scan_and_what_is_no_scan_is_none(tmp_path):
     scans = list_scans(registry().dataset(str(_mixed(tmp_path / "all" / "p1").parent)), tmp_path)
     assert [(scan.name, scan.patient) for scan in scans] == [("p1/series-3", "p1"), ("p1/series-12", "p1")]
-    same(read_volume(scans[0].path, readers()))
-    same(read_volume(scans[1].path, readers()), VOXELS + 7)
+    same(installed_readers().read(scans[0].path))
+    same(installed_readers().read(scans[1].path), VOXELS + 7)
     assert "holds 2 series (series-3 with 9 images, series-12 with 9 images); give a file" in refused(
         tmp_path / "all" / "p1"
     )
@@ -517,7 +517,7 @@ def test_a_damaged_file_stops_rather_than_thins_out_a_series(tmp_path):
     (folder / "1.dcm").write_bytes(b"\0" * 300)
     assert names_of(tmp_path) == ["scan"]
     with pytest.raises(DataError, match=r"1\.dcm: is no DICOM file, or has lost its header"):
-        read_volume(folder, readers())
+        installed_readers().read(folder)
 
 
 def test_folders_of_dicom_stand_beside_other_scans_and_may_hold_some(tmp_path):
@@ -531,14 +531,13 @@ def test_folders_of_dicom_stand_beside_other_scans_and_may_hold_some(tmp_path):
 
 def test_a_changed_or_added_slice_is_noticed(tmp_path):
     from ssmtl_toolkit.data.files import DigestMemo
-    from ssmtl_toolkit.data.readers import content_digest
 
     folder = write_series(tmp_path / "scan")
-    digests = {content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo"))}
+    digests = {digest_with(Dicom(), folder, DigestMemo(tmp_path / "memo"))}
     save(image(VOXELS[..., 0] + 1, AFFINE, 0), folder / "IM9")
-    digests.add(content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo")))
+    digests.add(digest_with(Dicom(), folder, DigestMemo(tmp_path / "memo")))
     save(image(VOXELS[..., 0], AFFINE, 9), folder / "IM10")
-    digests.add(content_digest(folder, Dicom(), DigestMemo(tmp_path / "memo")))
+    digests.add(digest_with(Dicom(), folder, DigestMemo(tmp_path / "memo")))
     assert len(digests) == 3
     assert Dicom().read(folder).array.shape[2] == 10
 
@@ -610,7 +609,7 @@ def test_a_name_in_a_field_for_codes_is_not_printed(tmp_path, change):
         file = folder / "IM9"
         file.write_bytes(file.read_bytes().replace(there.ljust(20, "\0").encode(), name.ljust(20, "\0").encode(), 1))
     with pytest.raises(DataError) as error:
-        read_volume(folder, readers())
+        installed_readers().read(folder)
     assert "no scan (of an unknown kind)" in str(error.value) or "as an unknown transfer syntax" in str(error.value)
     assert not [word for word in ("DOE", "JOHN", "1970") if word in str(error.value)]
 
@@ -671,4 +670,4 @@ def test_empty_files_that_are_no_slices_change_nothing(tmp_path):
     folder = write_series(tmp_path / "series")
     for name in (".done", "notes.txt", "DICOMDIR"):
         (folder / name).touch()
-    assert read_volume(folder, readers()).array.shape == VOXELS.shape
+    assert installed_readers().read(folder).array.shape == VOXELS.shape

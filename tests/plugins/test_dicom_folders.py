@@ -13,10 +13,10 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, ge
 from helpers.dicom_files import AFFINE, VOXELS, image, save, write_series
 from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.files import DigestMemo
-from ssmtl_toolkit.data.readers import content_digest, read_volume
+from ssmtl_toolkit.data.readers import digest_with
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.scans import list_scans, readers
+from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 from ssmtl_toolkit.specs import Scan
 
 SLICES = VOXELS.shape[2]
@@ -31,7 +31,7 @@ def names_of(root: Path) -> list[str]:
 
 
 def reads_whole(path: Path) -> bool:
-    return np.array_equal(read_volume(path, readers()).array, VOXELS)
+    return np.array_equal(installed_readers().read(path).array, VOXELS)
 
 
 def write_index(file: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_index_of_a_disc_is_skipped_whatever_it_is_called(tmp_path, name):
 def test_an_index_that_is_given_is_called_one(tmp_path, name):
     write_index(tmp_path / name)
     with pytest.raises(DataError, match="is an index of DICOM files; give the folder that it is in"):
-        read_volume(tmp_path / name, readers())
+        installed_readers().read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_an_empty_file_with_the_suffix_of_the_slices_was_one(tmp_path):
     folder = write_series(tmp_path / "p1", name="{}.CT")
     (folder / "9.CT").write_bytes(b"")
     with pytest.raises(DataError, match=r"9\.CT: is empty"):
-        read_volume(folder, readers())
+        installed_readers().read(folder)
 
 
 def test_the_voxels_of_a_pair_are_no_dicom(tmp_path):
     (tmp_path / "a.img").write_bytes(bytes(5000))
     assert not Dicom().matches(tmp_path / "a.img")
     with pytest.raises(DataError, match=r"give the \.hdr file beside it"):
-        read_volume(tmp_path / "a.img", readers())
+        installed_readers().read(tmp_path / "a.img")
 
 
 def spread(root: Path, where: list[str], **extra: object) -> Path:
@@ -142,9 +142,9 @@ def test_a_series_in_several_folders_is_one_scan(tmp_path, where):
 
 def test_a_changed_slice_in_any_folder_of_a_series_is_noticed(tmp_path):
     root = spread(tmp_path / "p1", ["a"] * 4 + ["b"] * 5)
-    before = content_digest(root, Dicom(), DigestMemo(tmp_path / "memo"))
+    before = digest_with(Dicom(), root, DigestMemo(tmp_path / "memo"))
     save(image(VOXELS[..., 7] + 1, AFFINE, 7), root / "b" / "IM7")
-    assert content_digest(root, Dicom(), DigestMemo(tmp_path / "memo")) != before
+    assert digest_with(Dicom(), root, DigestMemo(tmp_path / "memo")) != before
 
 
 def test_parts_that_do_not_join_are_left_out_with_the_reason(tmp_path):
@@ -179,7 +179,7 @@ def test_a_whole_series_beside_a_part_of_another_stays_a_scan(tmp_path):
     found = {scan.name: scan.path for scan in scans(tmp_path / "data") if not scan.unfit}
     assert found.keys() == {"p1", "p1/a/series-5"}
     assert reads_whole(found["p1"])
-    assert np.array_equal(read_volume(found["p1/a/series-5"], readers()).array, VOXELS + 1)
+    assert np.array_equal(installed_readers().read(found["p1/a/series-5"]).array, VOXELS + 1)
 
 
 def test_volumes_and_patients_with_one_series_number_stay_scans_of_their_own(tmp_path):

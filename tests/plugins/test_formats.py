@@ -23,11 +23,10 @@ from helpers.places import shared_data
 from helpers.small import SMALL, ball, write_scan
 from ssmtl_formats import MetaImage, Mgh, Nrrd, Slices
 from ssmtl_nifti import Nifti
-from ssmtl_toolkit.data.readers import read_volume
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.scans import list_scans, readers
+from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -35,7 +34,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def refused(path: Path, volume: int | None = None) -> str:
     """What is said of `path`, which must be one line that begins with its name."""
     with pytest.raises(DataError) as error:
-        read_volume(path, readers(), volume)
+        installed_readers().read(path, volume)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(path))
     return str(error.value).removeprefix(f"{path}: ")
@@ -75,7 +74,7 @@ TYPES = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64
 @pytest.mark.parametrize("kind", TYPES)
 def test_what_itk_writes_is_read_as_the_same_nifti_is(tmp_path, name, packed, kind):
     voxels = (VOXELS % 100).astype(kind)
-    volume = read_volume(write_itk(tmp_path / name, voxels, packed), readers())
+    volume = installed_readers().read(write_itk(tmp_path / name, voxels, packed))
     nib.save(nib.Nifti1Image(voxels, AFFINE, dtype=kind), tmp_path / "truth.nii")
     truth = Nifti().read(tmp_path / "truth.nii")
     same(volume, truth.array, truth.affine)
@@ -101,7 +100,7 @@ def test_of_four_dimensions_one_volume_is_chosen(tmp_path, name):
     SimpleITK.WriteImage(both, str(tmp_path / name))
     assert "is 4-D with 2 volumes; give --volume i, 0 to 1" in refused(tmp_path / name)
     assert "has no volume 2" in refused(tmp_path / name, 2)
-    same(read_volume(tmp_path / name, readers(), 1), VOXELS + 5)
+    same(installed_readers().read(tmp_path / name, 1), VOXELS + 5)
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
@@ -116,7 +115,7 @@ def test_colours_and_pictures_are_refused(tmp_path, name):
 def test_nan_is_replaced_and_counted(tmp_path, name):
     voxels = VOXELS.astype(np.float32)
     voxels[3, 4, 5] = np.nan
-    volume = read_volume(write_itk(tmp_path / name, voxels), readers())
+    volume = installed_readers().read(write_itk(tmp_path / name, voxels))
     assert volume.replaced == 1
     assert volume.array[3, 4, 5] == np.nanmin(voxels)
 
@@ -366,9 +365,9 @@ def test_plain_voxels_beside_a_header_are_counted_in_their_own_file(tmp_path, na
     raw = tmp_path / "a.raw"
     raw.write_bytes(raw.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"a\.raw: is cut short, or its header lies: it claims 8640 bytes"):
-        read_volume(header, readers())
+        installed_readers().read(header)
     raw.write_bytes(raw.read_bytes() + b"1234")
-    assert read_volume(header, readers()).notes == ("3 bytes after the last voxel are ignored",)
+    assert installed_readers().read(header).notes == ("3 bytes after the last voxel are ignored",)
     assert capfd.readouterr() == ("", "")
 
 
@@ -386,7 +385,7 @@ def test_a_sheared_scan_keeps_its_shear(tmp_path, name):
         turned = " ".join(map(str, (lps[:3, :3] / lengths).T.ravel()))
         file = meta(tmp_path / name, TransformMatrix=turned, ElementSpacing=" ".join(map(str, lengths)))
     nib.save(nib.Nifti1Image(VOXELS, matrix), tmp_path / "truth.nii")
-    truth, volume = Nifti().read(tmp_path / "truth.nii"), read_volume(file, readers())
+    truth, volume = Nifti().read(tmp_path / "truth.nii"), installed_readers().read(file)
     same(volume, truth.array, truth.affine)
     assert volume.notes == tuple(note for note in truth.notes if "sheared" in note)
     assert len(volume.notes) == 1
@@ -528,7 +527,7 @@ def test_slices_that_do_not_fit_are_refused(tmp_path):
     assert "has slices of different sizes: slice3.png has 10 x 24 pixels, slice0.png 20 x 24" in refused(folder)
     (folder / "slice3.png").write_bytes((folder / "slice4.png").read_bytes()[:-60])
     with pytest.raises(DataError, match=r"slice3\.png: is damaged or no PNG"):
-        read_volume(folder, readers())
+        installed_readers().read(folder)
 
 
 def test_pictures_beside_scans_or_a_prediction_are_no_scans(tmp_path):
@@ -656,7 +655,7 @@ def test_an_odd_file_is_read_right_or_refused_in_one_line(odd, name):
     if isinstance(expected, str):
         assert refused(path).startswith(expected)
         return
-    volume = read_volume(path, readers(), 0)
+    volume = installed_readers().read(path, 0)
     assert volume.array.shape == expected[0]
     spacing, first, last, centre = fingerprint(volume)
     assert spacing == pytest.approx(expected[1], abs=6e-4)
@@ -684,12 +683,12 @@ def test_the_real_dicom_series_lies_where_its_label_map_lies(odd):
     from ssmtl_toolkit.data.labels import check_grid, turned
 
     folder = odd / "totalsegmentator_tests"
-    scan = read_volume(folder / "example_ct_dicom", readers())
-    label = turned(read_volume(folder / "example_seg_dicom.nii.gz", readers()), scan)
+    scan = installed_readers().read(folder / "example_ct_dicom")
+    label = turned(installed_readers().read(folder / "example_seg_dicom.nii.gz"), scan)
     assert check_grid(scan, label, "x") is None
     inside = scan.array[label.array > 0]
     assert np.median(inside) > 0 > np.median(scan.array[label.array == 0])
-    bone = read_volume(folder / "example_seg_dicom.nii.gz", readers()).array[:, ::-1]
+    bone = installed_readers().read(folder / "example_seg_dicom.nii.gz").array[:, ::-1]
     assert np.median(inside) > np.median(scan.array[bone == 0])
 
 
@@ -726,7 +725,7 @@ def test_damage_is_refused_in_one_line_or_does_not_matter(tmp_path, name, capfd)
     outcomes: set[str] = set()
     for seed in range(60):
         target.write_bytes(_damaged(whole, seed))
-        reader = next((r for r in readers() if r.matches(path)), None)
+        reader = installed_readers().match(path)
         if reader is None:
             continue
         reader.files(path)

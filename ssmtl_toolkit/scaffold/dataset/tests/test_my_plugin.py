@@ -6,8 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ssmtl_toolkit import DataError, pretrain
-from ssmtl_toolkit.data.readers import ReadableTest
-from ssmtl_toolkit.runtime.scans import readers
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.testing import Case, cases
 
@@ -15,7 +14,7 @@ from my_plugin import MyPlugin
 
 
 def listed(root: Path) -> list[Scan]:
-    return MyPlugin(root=root).scans(root / "cache", ReadableTest(readers()))
+    return MyPlugin(root=root).scans(root / "cache", installed_readers())
 
 
 def touch(root: Path, *names: str) -> Path:

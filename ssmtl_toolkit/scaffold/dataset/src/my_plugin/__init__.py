@@ -10,7 +10,7 @@ from ssmtl_toolkit import hookimpl
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.data.readers import ReadableTest
+    from ssmtl_toolkit.data.readers import Readers
 
 
 class MyPlugin(DatasetSpec):
@@ -23,11 +23,11 @@ class MyPlugin(DatasetSpec):
     # Each field is an option.
     root: Path = Field(description="The folder with the patients' folders.")
 
-    def scans(self, cache: Path, readable: ReadableTest) -> list[Scan]:
-        # `readable` knows the installed readers, so that this works for every format that one of them reads.
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
+        # `readers` knows the installed readers, so that this works for every format that one of them reads.
         from my_plugin.listing import list_scans
 
-        return list_scans(self.root, readable)
+        return list_scans(self.root, readers)
 
 
 @hookimpl

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from ssmtl_toolkit import DataError
 from ssmtl_toolkit.data.finding import Found, find
-from ssmtl_toolkit.data.readers import ReadableTest
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 LABEL = "_seg"
 
 
-def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
+def list_scans(root: Path, readers: Readers) -> list[Scan]:
     """The scans in the order of their names: all that is drawn later depends on the order, so it must not vary.
 
     Raises:
@@ -23,7 +23,7 @@ def list_scans(root: Path, readable: ReadableTest) -> list[Scan]:
     if not root.is_dir():
         raise DataError(f"{printable(root)}: no such folder; give the folder that holds the patients' folders")
     # `find` knows of scans that are a folder, as in DICOM, of folders with several, and of links that lead in circles.
-    found = {_name(one, root): one for one in find(root, readable)}
+    found = {_name(one, root): one for one in find(root, readers)}
     scans = [
         _scan(name, found)
         for name in found
