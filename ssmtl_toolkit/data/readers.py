@@ -74,7 +74,7 @@ class Readers:
         return {"": path} if reader is None else reader.parts(path)
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
-        """Read one scan or label map; of a 4-D file the volume with index `volume`.
+        """Read the scan or label map at `path`; of a 4-D file the volume with index `volume`.
 
         Raises:
             DataError: naming the file and what is wrong with it, also if the reader itself failed.
@@ -82,7 +82,7 @@ class Readers:
         return read_with(self.of(path), path, volume)
 
     def digest(self, path: Path, memo: DigestMemo) -> str:
-        """sha256 of the files that are read for `path`.
+        """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.
 
         Raises:
             DataError: one of them cannot be read.

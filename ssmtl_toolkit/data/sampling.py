@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -142,8 +141,3 @@ def _candidates(offsets: tuple[tuple[int, ...], ...]) -> Candidates:
     for i, row in enumerate(offsets):
         padded[i, : len(row)] = row
     return Candidates(padded, np.array([len(row) for row in offsets], dtype=np.int64))
-
-
-def step_seed(*parts: int) -> int:
-    """A 63-bit seed from whole numbers, such as (seed, step, rank)."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

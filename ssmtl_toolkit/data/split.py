@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssmtl_toolkit.data.patients import suggestion
-from ssmtl_toolkit.data.sampling import step_seed
+from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
@@ -139,7 +139,7 @@ def make(scans: Sequence[Scan], test: int | None, validation: int, seed: int, pa
         UsageError: nothing would be left to train on.
     """
     patients = sorted({scan.patient for scan in scans})
-    order = np.random.default_rng(step_seed(seed, 1)).permutation(len(patients))
+    order = np.random.default_rng(step_seed(seed, Stream.SPLIT)).permutation(len(patients))
     count = {patient: sum(scan.patient == patient for scan in scans) for patient in patients}
     left = [patients[i] for i in order]
     taken = left[: max(1, round(len(left) / 5))] if test is None else _until(left, count, test)

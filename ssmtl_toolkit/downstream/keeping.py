@@ -92,7 +92,7 @@ class RepetitionKeeper:
         if due or interrupts.number:
             self._save(model, optimizer, at)
         where = f"step {at.step} of {self.config.steps} of {self.folder.parent.name}"
-        interrupts.check(f"{where} is saved, finished repetitions are kept; go on by --resume")
+        interrupts.check(f"{where} is saved, finished repetitions are kept; continue by --resume")
 
     def _save(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
         started = time.perf_counter()

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedFinetune
-from ssmtl_toolkit.data.sampling import in_turn, step_seed
+from ssmtl_toolkit.data.sampling import in_turn
+from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.errors import SsmtlError, UsageError

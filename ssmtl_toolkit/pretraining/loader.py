@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssmtl_toolkit.data.sampling import Rows, Sampler, step_seed
+from ssmtl_toolkit.data.sampling import Rows, Sampler
+from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.step import Batch, Companion
 

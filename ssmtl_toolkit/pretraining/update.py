@@ -16,7 +16,7 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedRun
-from ssmtl_toolkit.data.sampling import step_seed
+from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.engine.backbone import Features
 from ssmtl_toolkit.engine.balancer import PairMeans, Shared
 from ssmtl_toolkit.engine.multitask import MultiTask

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler, step_seed
+from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
+from ssmtl_toolkit.data.seeds import step_seed
 
 offsets = st.lists(st.integers(-8, 8).filter(bool), min_size=1, max_size=6, unique=True)
 counts = st.lists(st.integers(1, 15), min_size=1, max_size=6)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 import ssmtl_toolkit as toolkit
 from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError, UsageError
-from ssmtl_toolkit.data.sampling import in_turn, step_seed
+from ssmtl_toolkit.data.sampling import in_turn
+from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.downstream.model import Recipe
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.runtime.progress import Progress
@@ -163,7 +164,7 @@ def test_repetitions_that_are_added_take_the_slices_of_the_given_split(labelled,
 @pytest.mark.parametrize(
     ("slices", "said"),
     [
-        ({"a_pre": [99]}, "slice 99 of 'a_pre' is not there, it has 0 to 9"),
+        ({"a_pre": [99]}, "slice 99 of 'a_pre' does not exist, it has 0 to 9"),
         ({"c_pre": [1]}, "slices are of 'c_pre', which is no training scan"),
     ],
 )
@@ -249,7 +250,7 @@ def test_a_class_on_no_training_slice_is_named(labelled, pretrained, tmp_path):
         nib.save(nib.Nifti1Image(label, image.affine), root / "labels" / f"{name}.nii.gz")
     (tmp_path / "s.json").write_text(json.dumps(split))
     toolkit.finetune(pretrained, data=str(root), split=tmp_path / "s.json", out=tmp_path / "f", progress=heard, **GIVEN)
-    assert "class '20' is on none of the 1 training slices of seed 0" in heard.notes
+    assert "class '20' does not appear in the 1 training slices of seed 0" in heard.notes
     assert any("label classes by their values: 10 (in 3 of 3 scans), 20 (in 2 of 3 scans)" in n for n in heard.notes)
 
 
@@ -450,7 +451,7 @@ def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pre
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "go on by --resume" in told
+    assert "continue by --resume" in told
     assert "Traceback" not in told
     assert (tmp_path / "f" / "pretrained-0" / "model.safetensors").exists()
     assert not (tmp_path / "f" / "summary.json").exists()

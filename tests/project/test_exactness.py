@@ -23,7 +23,8 @@ import ssmtl_toolkit
 from helpers.small import SMALL, write_pair
 from ssmtl_moco import MocoV2
 from ssmtl_toolkit.data import augment
-from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler, step_seed
+from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
+from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec

@@ -1,0 +1,237 @@
+"""What a fine-tuning works with: scans that can be used, their split by patients, and the slices to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ssmtl_toolkit.config import ResolvedFinetune
+from ssmtl_toolkit.data import split as splits
+from ssmtl_toolkit.data.files import DigestMemo
+from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.split import Slices, Split
+from ssmtl_toolkit.data.store import LeftOut
+from ssmtl_toolkit.downstream import drawing
+from ssmtl_toolkit.downstream.image_targets import ImageTargets
+from ssmtl_toolkit.downstream.label_targets import LabelTargets, find_classes
+from ssmtl_toolkit.downstream.targets import SliceContents, Targets
+from ssmtl_toolkit.downstream.transfer import Pretrained
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.runtime.folder import SPLIT, SUMMARY
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
+
+_SHOWN = 10  # notes of one kind
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all repetitions of a fine-tuning work with.
+
+    Attributes:
+        split: patients of each part, and the training slices of every repetition.
+        training, validation, test: the scans that are used.
+        contents: what their slices offer, by scan.
+        skipped: scans that cannot be used, and why.
+        test_seen: how many test scans the pre-training has seen; None: it does not say.
+    """
+
+    split: Split
+    training: Sequence[Scan]
+    validation: Sequence[Scan]
+    test: Sequence[Scan]
+    targets: Targets
+    contents: dict[str, SliceContents]
+    skipped: Sequence[LeftOut]
+    test_seen: int | None
+
+    @property
+    def slices(self) -> Sequence[Slices]:
+        """The training slices of every repetition."""
+        return self.split.slices
+
+
+class Gathering:
+    """Gathers the material, checking all that can be checked before anything is trained."""
+
+    def __init__(
+        self,
+        config: ResolvedFinetune,
+        slicing: Slicing,
+        pretrained: Pretrained | None,
+        cache: Path,
+        progress: Progress,
+    ) -> None:
+        self.config, self.slicing, self.pretrained, self.progress = config, slicing, pretrained, progress
+        self.cache = cache
+        self.readers: Readers = installed_readers()
+        self.skipped: list[LeftOut] = []
+        self.seeds = range(config.seed, config.seed + config.seeds)
+
+    def run(self, written: Path | None) -> Material:
+        """Gather everything; `written` is the split of an earlier start.
+
+        Raises:
+            DataError: scans, labels or split cannot be used.
+        """
+        scans = self._usable_scans()
+        split, file, scans = self._split(scans, written)
+        drawn = self._training_scans(split, split.of(scans, "train"))
+        training = _once([scan for repetition in drawn for scan in repetition])
+        validation, test = (split.of(scans, part) for part in ("validation", "test"))
+        used = _once([*training, *validation, *test])
+        test_seen = self._refuse_copies(used, test)
+        self.progress.preparing(len(used))
+        targets = self._targets(used)
+        contents = self._look(used, targets, {scan.name for scan in [*training, *validation]})
+        slices = self._slices(split, drawn, contents, file)
+        training, validation, test = (
+            [scan for scan in part if scan.name in contents] for part in (training, validation, test)
+        )
+        split = replace(split, slices=tuple(slices))
+        return Material(split, training, validation, test, targets, contents, self.skipped, test_seen)
+
+    def _usable_scans(self) -> list[Scan]:
+        """The scans that can be used: with labels, if the head learns from labels."""
+        listed = list_scans(self.config.data, self.cache)
+        self.skipped += [LeftOut(scan.name, scan.unfit) for scan in listed if scan.unfit]
+        fit = [scan for scan in listed if not scan.unfit]
+        scans = [scan for scan in fit if scan.label] if self.config.head.output == "labels" else fit
+        if not scans:
+            reasons = f"; {len(self.skipped)} skipped, such as {self.skipped[0].reason}" if self.skipped else ""
+            raise DataError(
+                f"{self.config.data}: none of its {len(fit)} scans has a label map; expected images/ and labels/ with "
+                f"the same names, a dataset.json, or a manifest (.csv, .toml) with the columns image and label{reasons}"
+            )
+        if len(scans) < len(fit):
+            bare = [printable(scan.name) for scan in fit if not scan.label]
+            listed_names = f"{', '.join(bare[:3])}{' …' * (len(bare) > 3)}"
+            self.progress.note(f"{len(bare)} of {len(fit)} scans have no label map and are not used: {listed_names}")
+        self._tell_skipped(self.skipped)
+        return scans
+
+    def _split(self, scans: list[Scan], written: Path | None) -> tuple[Split, Path | None, list[Scan]]:
+        """The split that is given or was written, or a new one; its file; and the scans with their patients."""
+        config = self.config
+        file = written or config.split
+        given = Split.read(file) if file else None
+        pattern = config.patient if config.patient is not None or given is None else given.pattern
+        scans, notes = splits.with_patients(scans, pattern)
+        for note in notes:
+            self.progress.note(note)
+        if given is None or file is None:
+            made = splits.make(scans, config.test_scans, config.validation_scans, config.seed, pattern)
+            return made, None, scans
+        splits.check_known(given, scans, file)
+        if not given.test or not (given.train or given.slices):
+            raise DataError(f"{printable(file)}: names no {'train' if given.test else 'test'} patients; add them")
+        if file == written and len(given.slices) < len(self.seeds):  # repetitions were added
+            given = replace(given, slices=Split.read(config.split).slices if config.split else ())
+        return given, file, scans
+
+    def _training_scans(self, split: Split, scans: list[Scan]) -> list[list[Scan]]:
+        """The training scans of every repetition: those of the given slices, or drawn."""
+        if split.slices:
+            return drawing.given_scans(self._given(split), scans)
+        if (wanted := self.config.train_scans or 0) > len(scans):
+            self.progress.note(f"--train-scans {wanted}: there are {len(scans)}, all of them are taken")
+        return [drawing.draw_scans(self.config, scans, seed) for seed in self.seeds]
+
+    def _given(self, split: Split) -> list[Slices]:
+        """The given slices of every repetition; they begin again if there are more repetitions."""
+        return [split.slices[i % len(split.slices)] for i in range(len(self.seeds))]
+
+    def _refuse_copies(self, scans: Sequence[Scan], test: Sequence[Scan]) -> int | None:
+        """Refuse a scan that is there under two names, and count the test scans that the pre-training has seen."""
+        memo = DigestMemo(self.cache / "digests.json")
+        known: dict[str, Scan] = {}
+        for scan in scans:
+            digest = self.readers.digest(scan.path, memo)
+            if digest in known:
+                raise DataError(
+                    f"{printable(scan.path)}: is the same scan as {printable(known[digest].path)}; remove one of them"
+                )
+            known[digest] = scan
+        memo.save()
+        seen = self.pretrained.scans if self.pretrained else frozenset()
+        names = {scan.name for scan in test}
+        return sum(digest[:16] in seen for digest, scan in known.items() if scan.name in names) if seen else None
+
+    def _targets(self, scans: Sequence[Scan]) -> Targets:
+        """What the head learns from."""
+        config = self.config
+        if config.head.output == "image":
+            return ImageTargets(self.slicing, self.readers)
+        known = dict(config.data.classes())
+        if known or config.classes:
+            classes = Classes.parse(config.classes or "", known, config.ignore_value)
+        else:
+            classes, note = find_classes(scans, self.readers, config.ignore_value)
+            self.progress.note(note)
+        refuse_others = not config.classes or bool(known)
+        return LabelTargets(config, self.slicing, self.readers, classes, refuse_others=refuse_others)
+
+    def _look(self, scans: Sequence[Scan], targets: Targets, learned: set[str]) -> dict[str, SliceContents]:
+        """Read what every scan offers, before anything is trained."""
+        contents: dict[str, SliceContents] = {}
+
+        def look(scan: Scan) -> None:
+            contents[scan.name] = targets.look(scan, keep=scan.name in learned)
+            self.progress.prepared(scan.name)
+            interrupts.check("nothing was trained yet")
+
+        bad = _try_each(scans, look, self.config.skip_bad, targets.what)
+        self.skipped += bad
+        self._tell_skipped(bad)
+        for note in targets.notes[:_SHOWN]:
+            self.progress.note(note)
+        if len(targets.notes) > _SHOWN:
+            self.progress.note(f"… and {len(targets.notes) - _SHOWN} more such notes, all in {SUMMARY}")
+        return contents
+
+    def _tell_skipped(self, items: Sequence[LeftOut]) -> None:
+        for item in items[:_SHOWN]:
+            self.progress.note(f"skipped: {item.reason}")
+
+    def _slices(
+        self, split: Split, drawn: Sequence[Sequence[Scan]], contents: dict[str, SliceContents], file: Path | None
+    ) -> list[Slices]:
+        """The training slices of every repetition: as given, or drawn."""
+        skipped = {item.name for item in self.skipped}
+        if split.slices:
+            return drawing.given_slices(self._given(split), contents, skipped, printable(file or SPLIT))
+        return [
+            drawing.draw_slices(self.config, [scan for scan in scans if scan.name not in skipped], contents, seed)
+            for scans, seed in zip(drawn, self.seeds, strict=True)
+        ]
+
+
+def _once(scans: Sequence[Scan]) -> list[Scan]:
+    """Each scan once, in the order of first appearance."""
+    return list({scan.name: scan for scan in scans}.values())
+
+
+def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool, what: str) -> list[LeftOut]:
+    """Do something with every scan; collect those that cannot be used.
+
+    Raises:
+        DataError: naming all of them, unless `skip_bad`.
+    """
+    bad = []
+    for scan in scans:
+        try:
+            act(scan)
+        except DataError as error:
+            bad.append(LeftOut(scan.name, str(error)))
+    if bad and not skip_bad:
+        more = [f"… and {len(bad) - 20} more"] if len(bad) > 20 else []
+        listed = [item.reason for item in bad[:20]]
+        head = f"{len(bad)} of {len(scans)} {what} cannot be used:"
+        raise DataError("\n".join([head, *listed, *more, "fix them, or continue without them: --skip-bad"]))
+    return bad

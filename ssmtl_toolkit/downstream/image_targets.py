@@ -1,0 +1,97 @@
+"""Heads that learn from the slices themselves: no labels, and scores of the images that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ssmtl_toolkit.data.prepare import standardise
+from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.seeds import Stream, step_seed
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.data.volume import Stack
+from ssmtl_toolkit.downstream.loop import Examples
+from ssmtl_toolkit.downstream.model import Downstream, Predictor
+from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
+from ssmtl_toolkit.evaluation import images
+from ssmtl_toolkit.evaluation.metrics import metrics_of
+from ssmtl_toolkit.evaluation.statistics import mean
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.specs import Output, Scan
+
+RULE = (
+    "PSNR and SSIM of each slice by itself, normalised and of the network's size; data range: largest minus smallest "
+    "value of the clean slice. A slice of one value is undefined: counted, and in no mean."
+)
+
+
+class ImageTargets(Targets):
+    """The slices themselves, as they are before the head degrades them."""
+
+    output: ClassVar[Output] = "image"
+    what: ClassVar[str] = "scans"
+
+    def __init__(self, slicing: Slicing, readers: Readers) -> None:
+        self._slicing, self._readers = slicing, readers
+
+    def look(self, scan: Scan, *, keep: bool) -> SliceContents:
+        """Read a scan and tell which of its slices are not blank."""
+        stack = Stack.of(self._readers.read(scan.path, self._slicing.volume), self._slicing.axis)
+        flat = stack.slices.reshape(len(stack.slices), -1)
+        varied = flat.min(axis=1) < flat.max(axis=1)
+        return SliceContents(np.ones(len(flat), bool), varied[:, None])
+
+    def tensor(self, store: SliceStore) -> None:
+        """Return nothing: the slices are their own targets."""
+
+    def validator(self, model: Downstream, examples: Examples, rows: Rows, check: Checking) -> Callable[[], float]:
+        """Minus the head's loss over all validation slices, with the same noise at every check."""
+
+        def validate() -> float:
+            loss = 0.0
+            for maps, target in check.batches(model, examples, rows):
+                with torch.inference_mode():
+                    loss += float(model.head.loss(maps, target)) * len(target)
+            return -loss / len(rows)
+
+        return validate
+
+    def assess(self, predictor: Predictor, test: Sequence[Scan], surface: bool, tolerance: float) -> dict[str, Any]:
+        """PSNR (and SSIM) of degraded test slices as they are, `noisy`, and as the network gives them back."""
+        scored = []
+        for i, scan in enumerate(test):
+            scored.append(self._scores(predictor, scan, surface, step_seed(i, Stream.TEST)))
+            interrupts.check(KEPT)
+        pooled = {name: [value for scores in scored for value in scores[name]] for name in scored[0]}
+        noisy = [name for name in pooled if name.startswith("noisy")]
+        return {
+            "mean": {name: mean(pooled[name]) for name in pooled if name not in noisy},
+            "noisy": {name.removeprefix("noisy_"): mean(pooled[name]) for name in noisy},
+            "slices": len(pooled["psnr"]),
+            "undefined": sum(bool(np.isnan(value)) for value in pooled["noisy_psnr"]),
+            "scans": [
+                {"name": scan.name, "slices": len(scores["psnr"])} | {name: mean(v) for name, v in scores.items()}
+                for scan, scores in zip(test, scored, strict=True)
+            ],
+            "rule": RULE,
+        }
+
+    def _scores(self, predictor: Predictor, scan: Scan, surface: bool, seed: int) -> dict[str, list[float]]:
+        """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
+        stack = predictor.stack(self._readers.read(scan.path, self._slicing.volume))
+        torch.default_generator.manual_seed(seed)
+        keys = [metric.key for metric in metrics_of("image", surface)]
+        scores: dict[str, list[float]] = {name: [] for key in keys for name in (key, f"noisy_{key}")}
+        for start in range(0, len(stack.slices), predictor.batch_size):
+            made = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
+            clean = torch.from_numpy(made.slices)[:, None]
+            noisy = predictor.model.head.degrade(clean)
+            output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
+            for key in keys:
+                scores[key] += images.SCORES[key](clean, output).tolist()
+                scores[f"noisy_{key}"] += images.SCORES[key](clean, noisy).tolist()
+        return scores

@@ -1,0 +1,167 @@
+"""Heads that learn from label maps: scans with their labels as class indices, and scores of predicted label maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssmtl_toolkit.config import ResolvedFinetune
+from ssmtl_toolkit.data.labels import IGNORE, Classes, label_values, read_labels
+from ssmtl_toolkit.data.prepare import resize_labels
+from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.split import Slices
+from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.downstream.loop import Examples
+from ssmtl_toolkit.downstream.model import Downstream, Predictor
+from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.evaluation import scores
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.specs import Output, Scan
+from ssmtl_toolkit.text import printable
+
+
+class LabelTargets(Targets):
+    """Label maps as class indices, each checked against the grid of its scan."""
+
+    output: ClassVar[Output] = "labels"
+    what: ClassVar[str] = "labelled scans"
+
+    def __init__(
+        self, config: ResolvedFinetune, slicing: Slicing, readers: Readers, classes: Classes, *, refuse_others: bool
+    ) -> None:
+        """`refuse_others`: label values that are assigned to no class are an error, not background."""
+        self._config, self._slicing, self._readers = config, slicing, readers
+        self._others = "refuse" if refuse_others else "background"
+        self.classes: Classes = classes
+        self.notes: list[str] = []
+        self._kept: dict[str, NDArray[np.uint8]] = {}
+
+    def read(self, scan: Scan) -> tuple[Volume, NDArray[np.uint8]]:
+        """Return the scan, and the class index (I, J, K) of its voxels, `IGNORE` where nobody has annotated.
+
+        Raises:
+            DataError: naming the file: it cannot be read, is no label map, or is not on the grid of its scan.
+        """
+        if scan.label is None:
+            raise DataError(f"{printable(scan.path)}: has no label map")
+        volume = self._readers.read(scan.path, self._slicing.volume)
+        where = printable(scan.label)
+        labels = read_labels(
+            self._readers.read(scan.label),
+            volume,
+            self.classes,
+            where,
+            axis=self._slicing.axis,
+            annotated=scan.annotated,
+            ignore_affine=self._config.ignore_affine,
+            others=self._others,  # type: ignore[arg-type]
+        )
+        for note in labels.notes:
+            if f"{where}: {note}" not in self.notes:
+                self.notes.append(f"{where}: {note}")
+        return volume, labels.index
+
+    def cut(self, scan: Scan) -> NDArray[np.uint8]:
+        """Return the class indices (S, H, W) in the order of the cut."""
+        volume, index = self.read(scan)
+        return Stack.of(replace(volume, array=index), self._slicing.axis).slices
+
+    def look(self, scan: Scan, *, keep: bool) -> SliceContents:
+        """Read a label map and tell what it shows."""
+        index = self.cut(scan)
+        if keep:  # so that no map is read twice
+            self._kept[scan.name] = resize_labels(index, self._slicing.size, self._slicing.size)
+        flat = index.reshape(len(index), -1)
+        classes = [(flat == i + 1).any(axis=1) for i in range(len(self.classes))]
+        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1))
+
+    def tensor(self, store: SliceStore) -> Tensor:
+        """Class indices (total, size, size) uint8 of the store's slices, each pixel the one at its centre."""
+        size = self._slicing.size
+        indices = torch.full((len(store.slices), size, size), IGNORE, dtype=torch.uint8)
+        for stored in store.scans:
+            index = np.ascontiguousarray(self._kept.pop(stored.scan.name))
+            indices[stored.start : stored.start + stored.count] = torch.from_numpy(index)
+        return indices
+
+    def absent(self, slices: Slices, contents: Mapping[str, SliceContents]) -> list[str]:
+        """Names of the classes that none of these training slices shows."""
+        shown = np.zeros(len(self.classes), bool)
+        for name, rows in slices.items():
+            shown |= contents[name].classes[list(rows)].any(axis=0)
+        return [name for name, here in zip(self.classes.names, shown, strict=True) if not here]
+
+    def validator(self, model: Downstream, examples: Examples, rows: Rows, check: Checking) -> Callable[[], float]:
+        """Mean over classes of the IoU pooled over all validation slices, on the network's own grid."""
+
+        def validate() -> float:
+            counts = np.zeros((3, len(self.classes)), np.int64)
+            for maps, target in check.batches(model, examples, rows):
+                index, truth = (part.to(torch.uint8).cpu().numpy() for part in (maps.max(dim=1).indices, target))
+                counts += scores.count(index, truth, len(self.classes))
+            defined = [value for value in scores.overlap(counts)[0] if value is not None]
+            return float(np.mean(defined)) if defined else 0.0
+
+        return validate
+
+    def assess(self, predictor: Predictor, test: Sequence[Scan], surface: bool, tolerance: float) -> dict[str, Any]:
+        """Scores on each scan's own grid, as `ssmtl evaluate` gives them for the files of `ssmtl predict`."""
+        scored = []
+        for scan in test:
+            volume, truth = self.read(scan)
+            predicted = predictor.labels(volume)
+            scored.append(
+                scores.score_scan(scan.name, predicted, truth, self.classes.names, volume.spacing, surface, tolerance)
+            )
+            interrupts.check(KEPT)
+        return scores.summarise(scored)
+
+
+def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:
+    """Make a class of each value in the label maps, for data that do not say what their values mean.
+
+    Returns:
+        The classes, and how many of the scans show each, in words.
+
+    Raises:
+        DataError: there is nothing but background, or a negative value, which is hardly a class.
+    """
+    shown: Counter[int] = Counter()
+    first: dict[int, str] = {}
+    number = 0
+    for scan in scans:
+        if scan.label is None:
+            continue
+        number += 1
+        values = label_values(readers.read(scan.label), printable(scan.label))
+        for value in map(int, np.unique(values)):
+            shown[value] += 1
+            first.setdefault(value, printable(scan.label))
+    classes = Classes.of_values(shown, ignore)
+    if not len(classes):
+        raise DataError(f"the label maps of these {number} scans hold nothing but background; check the labels")
+    for value in (label.values[0] for label in classes.classes):
+        if value < 0:
+            raise DataError(
+                f"{first[value]}: has the label value {value} (in {shown[value]} of {number} scans); if it means not "
+                f"annotated, say so by --ignore-value={value}, or name the classes by --classes"
+            )
+    listed = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
+    hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
+    return classes, f"label classes by their values: {', '.join(listed)}; --classes names or chooses them{hint}"
+
+
+def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:
+    """In how many scans a value is; if in one only, in which."""
+    where = f": {first[value]}" if scans == 1 < total else ""
+    return f"{value} (in {scans} of {total} scans{where})"

@@ -1,0 +1,128 @@
+"""One repetition of a fine-tuning: a network from fresh or pre-trained weights, trained, saved and tested."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ssmtl_toolkit.config import ResolvedFinetune
+from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.data.seeds import Stream, step_seed
+from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.downstream import drawing
+from ssmtl_toolkit.downstream.gather import Material
+from ssmtl_toolkit.downstream.keeping import RepetitionKeeper
+from ssmtl_toolkit.downstream.loop import Examples, tune
+from ssmtl_toolkit.downstream.model import Downstream, Predictor, Recipe
+from ssmtl_toolkit.downstream.targets import Checking
+from ssmtl_toolkit.downstream.transfer import Pretrained
+from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.device import choose_precision, seed_all
+from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, RECEIPT, SCORES
+from ssmtl_toolkit.runtime.progress import Progress
+
+Arm = Literal["pretrained", "scratch"]
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """What all repetitions of one fine-tuning share, and how each is done.
+
+    Attributes:
+        recipe: the network.
+        pretrained: what the arm `pretrained` starts from.
+        truth: the targets of all slices in the store; None: the slices themselves.
+        surface: whether metrics that need MONAI are computed.
+    """
+
+    config: ResolvedFinetune
+    folder: Path
+    recipe: Recipe
+    pretrained: Pretrained | None
+    material: Material
+    store: SliceStore
+    truth: Tensor | None
+    fabric: Fabric
+    surface: bool
+    progress: Progress
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of every repetition."""
+        return [self.config.seed + i for i in range(self.config.seeds)]
+
+    @property
+    def arms(self) -> list[Arm]:
+        """What is trained for each seed, in order."""
+        if self.pretrained is None:
+            return ["scratch"]
+        return ["pretrained", "scratch"] if self.config.baseline == "scratch" else ["pretrained"]
+
+    def run(self) -> None:
+        """Do what is not finished yet."""
+        for seed, slices in zip(self.seeds, self.material.slices, strict=True):
+            number = sum(map(len, slices.values()))
+            for name in self.material.targets.absent(slices, self.material.contents):
+                self.progress.note(f"class {name!r} does not appear in the {number} training slices of seed {seed}")
+            examples = Examples(self.store, drawing.store_rows(self.store, slices), self.truth)
+            for arm in self.arms:
+                self._repetition(arm, seed, examples)
+
+    def _repetition(self, arm: Arm, seed: int, examples: Examples) -> None:
+        """Train and test one network, unless that is done."""
+        folder = self.folder / f"{arm}-{seed}"
+        keeper = self._keeper(folder / CHECKPOINTS, arm, seed, examples)
+        if not ((folder / SCORES).is_file() and (folder / MODEL).is_file()):
+            folder.mkdir(exist_ok=True)
+            started = time.perf_counter()
+            model = self._start(arm, seed)
+            self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
+            validate, config = self._validator(model, examples), self.config
+            stream, log = step_seed(seed, Stream.TRAINING), folder / METRICS
+            trained = tune(model, examples, config, stream, self.fabric, log, self.progress, validate, keeper)
+            self.recipe.save(folder / MODEL, model, self._about(arm, seed))
+            predictor = Predictor(self.recipe, model, self.fabric, config.batch_size)
+            material = self.material
+            scores = material.targets.assess(predictor, material.test, self.surface, config.tolerance)
+            training = {**trained, "seconds": time.perf_counter() - started}
+            write_json(folder / SCORES, {**scores, "training": training})
+        keeper.finish()
+
+    def _start(self, arm: Arm, seed: int) -> Downstream:
+        """Make the network with its first weights."""
+        seed_all(step_seed(seed, Stream.WEIGHTS), self.fabric.device)
+        model = self.recipe.build()
+        if arm == "pretrained" and self.pretrained is not None:
+            receipt = self.pretrained.load_into(model.backbone, self.config.min_transfer)
+            write_json(self.folder / RECEIPT, receipt.to_json())
+            if seed == self.seeds[0]:
+                for line in receipt.lines():
+                    self.progress.say(line)
+        return model
+
+    def _about(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """What model.safetensors says of its training."""
+        before = self.pretrained.about if arm == "pretrained" and self.pretrained else None
+        return {"arm": arm, "seed": seed, "pretraining": before}
+
+    def _keeper(self, folder: Path, arm: Arm, seed: int, examples: Examples) -> RepetitionKeeper:
+        start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""
+        whose = {"arm": arm, "seed": seed, "pretraining": start}
+        machine = {"device": self.fabric.device.type, "precision": choose_precision(self.config, Progress())}
+        return RepetitionKeeper(folder, self.config, whose, machine, examples, self.progress)
+
+    def _validator(self, model: Downstream, examples: Examples) -> Callable[[], float] | None:
+        """The score to stop early by, if there are validation scans."""
+        material = self.material
+        if not material.validation:
+            return None
+        slices = {scan.name: material.contents[scan.name].slices("any") for scan in material.validation}
+        rows = drawing.store_rows(examples.store, slices)
+        check = Checking(self.config.batch_size, self.fabric, self.config.seed)
+        return material.targets.validator(model, examples, rows, check)

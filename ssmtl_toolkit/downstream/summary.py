@@ -1,0 +1,51 @@
+"""What a fine-tuning says at its end: scores of all arms, and what pre-training gave."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ssmtl_toolkit.downstream.repetition import Repetitions
+from ssmtl_toolkit.evaluation import statistics
+from ssmtl_toolkit.evaluation.metrics import metrics_of
+from ssmtl_toolkit.runtime.folder import SCORES
+
+
+def summarise(done: Repetitions) -> dict[str, Any]:
+    """Return what summary.json holds."""
+    scores: dict[str, list[Any]] = {
+        arm: [json.loads((done.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in done.seeds]
+        for arm in done.arms
+    }
+    targets = done.material.targets
+    metrics = metrics_of(targets.output, done.surface)
+    summary: dict[str, Any] = {
+        "run": str(done.folder),
+        "head": str(done.recipe.head),
+        "backbone": str(done.recipe.backbone),
+        "source": None if done.pretrained is None else str(done.pretrained.file),
+        "classes": targets.classes and list(targets.classes.names),
+        "seeds": done.seeds,
+        "training_slices": [sum(map(len, slices.values())) for slices in done.material.slices],
+        "scans": _scans(done),
+        "training": {arm: [one["training"] for one in scores[arm]] for arm in scores},
+        "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
+        "how": statistics.HOW,
+        "rule": scores[done.arms[0]][0]["rule"],
+    }
+    if len(scores) > 1:
+        patients = {scan.name: scan.patient for scan in done.material.test}
+        summary["difference"] = statistics.difference_of(scores, metrics, patients)
+    return summary
+
+
+def _scans(done: Repetitions) -> dict[str, Any]:
+    material = done.material
+    return {
+        "train": [len([rows for rows in slices.values() if rows]) for slices in material.slices],
+        "validation": len(material.validation),
+        "test": len(material.test),
+        "test_seen_in_pretraining": material.test_seen,
+        "left_out": [{"scan": item.name, "reason": item.reason} for item in material.skipped],
+        "notes": list(material.targets.notes),
+    }
