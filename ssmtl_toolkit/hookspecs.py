@@ -14,6 +14,8 @@ hookimpl = pluggy.HookimplMarker("ssmtl")
 def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
     """Pretext tasks, for `--task`: each a `TaskSpec` whose module turns a `Step` into a `TaskOutput`.
 
+    A `Step` has the anchors, where they lie in their scans, their companions, and the features of all these.
+
     Example:
         from ssmtl_toolkit import hookimpl
         from ssmtl_toolkit.specs import TaskSpec

@@ -57,7 +57,7 @@ def test_what_is_no_distance_is_refused_with_what_was_got(written):
 
 
 def test_each_scan_takes_its_own_number_of_slices():
-    extents = [Extent(0, 40, 2.5), Extent(40, 40, 5.0), Extent(80, 40, 40.0)]
+    extents = [Extent(0, 40, 2.5, 0), Extent(40, 40, 5.0, 0), Extent(80, 40, 40.0, 0)]
     spec = task("reconstruct_next:t=15mm")
     plan = Plan(extents, [{"a": spec.companions(e.spacing)} for e in extents])
     ((rows, has),) = plan.companions(plan.anchors, (0, 0))
@@ -103,7 +103,7 @@ def test_a_distance_smaller_than_any_spacing_is_refused(ssmtl, tmp_path):
 def test_a_task_is_told_which_offset_was_drawn_for_each_companion():
     slices = torch.arange(30, dtype=torch.float16)[:, None, None].expand(30, 4, 4)
     wanted = [{"a": {"pair": (-3, -1, 2)}}]
-    plan = Plan([Extent(0, 30, 1.0)], wanted)
+    plan = Plan([Extent(0, 30, 1.0, 0)], wanted)
     load = Loader(SliceStore(slices, (), ()), Sampler(plan, 30, seed=0), torch.device("cpu"))
     seen = set()
     for index in range(5):

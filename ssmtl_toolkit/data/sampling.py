@@ -16,11 +16,12 @@ _EPOCH, _COMPANION = 1, 2  # streams of random numbers
 
 @dataclass(frozen=True)
 class Extent:
-    """Where one scan's slices lie in the store, and the mm between them."""
+    """Where one scan's slices lie in the store, the mm between them, and whose they are: equal numbers, one patient."""
 
     start: int
     count: int
     spacing: float
+    patient: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Candidates:
         real = np.arange(self.offsets.shape[1]) < self.number[scan][:, None]
         inside = (rows >= start[scan][:, None]) & (rows < (start + count)[scan][:, None])
         return rows, real & inside
+
+
+@dataclass(frozen=True)
+class Places:
+    """For some slices their index in their scan, its length, the mm between its slices, its patient: (N,) each."""
+
+    index: Rows
+    count: Rows
+    spacing: NDArray[np.float32]
+    patient: Rows
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ class Plan:
             np.array([extent.start for extent in extents], dtype=np.int64),
             np.array([extent.count for extent in extents], dtype=np.int64),
         )
+        self._spacing = np.array([extent.spacing for extent in extents], dtype=np.float32)
+        self._patient = np.array([extent.patient for extent in extents], dtype=np.int64)
         self._scan = np.repeat(np.arange(len(extents)), self._extents[1])
         distinct: dict[tuple[tuple[int, ...], ...], int] = {}
         self.columns: dict[str, dict[str, int]] = {}
@@ -84,6 +97,11 @@ class Plan:
         """Which of `rows` have at least one candidate inside their scan; by parts, to save memory."""
         parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
         return np.concatenate([candidates.present(p, self._scan[p], self._extents)[1].any(axis=1) for p in parts])
+
+    def places(self, rows: Rows) -> Places:
+        """Where `rows` lie in their scans."""
+        scan, (start, count) = self._scan[rows], self._extents
+        return Places(rows - start[scan], count[scan], self._spacing[scan], self._patient[scan])
 
     def companions(self, anchors: Rows, key: tuple[int, int]) -> tuple[tuple[Rows, Rows], ...]:
         """Draw for each of `candidates` the companions of `anchors`, by the random numbers of `key`."""

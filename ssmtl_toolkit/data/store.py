@@ -21,6 +21,7 @@ from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
 from ssmtl_toolkit.data.memory import free_memory
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.sampling import Extent
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import Scan
@@ -70,6 +71,15 @@ class SliceStore:
     def fingerprint(self) -> str:
         """A digest of the scans' contents, their order and how they were prepared; no names, no paths."""
         return hashlib.sha256("\n".join(scan.key for scan in self.scans).encode()).hexdigest()
+
+    @property
+    def extents(self) -> list[Extent]:
+        """What the sampler must know of each scan; patients are numbered in the order of their first scans."""
+        numbers: dict[str, int] = {}
+        return [
+            Extent(scan.start, scan.count, scan.spacing, numbers.setdefault(scan.scan.patient, len(numbers)))
+            for scan in self.scans
+        ]
 
     def gather(self, rows: Tensor, device: torch.device) -> Tensor:
         """Copy slices `rows` (N,) to `device` as images (N, 1, size, size) float32."""

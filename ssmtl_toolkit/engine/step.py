@@ -15,8 +15,35 @@ from ssmtl_toolkit.text import did_you_mean
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where slices lie, on their device.
+
+    Attributes:
+        index: (N,) int64, how many slices lie before each in its sequence (the slices of its scan along one axis).
+        count: (N,) int64, the length of that sequence.
+        spacing: (N,) float32, the distance between its slices in mm.
+        patient: (N,) int64, equal for slices of one patient, for sampling and masking. It is counted anew for each run,
+            from 0 in the order of the scans: no identity, and not to be learned from.
+    """
+
+    index: Tensor
+    count: Tensor
+    spacing: Tensor
+    patient: Tensor
+
+    @classmethod
+    def in_order(cls, number: int, device: torch.device | None = None) -> Position:
+        """That of the slices of one sequence of this length, in order and 1 mm apart."""
+        index = torch.arange(number, device=device)
+        return cls(index, torch.full_like(index, number), torch.ones(number, device=device), torch.zeros_like(index))
+
+
+@dataclass(frozen=True)
 class Companion:
     """Slices that go with the anchors. An anchor whose companion would lie outside its scan has none.
+
+    A companion is of its anchor's sequence: its index there is `companion.of(step.position.index) + companion.offsets`,
+    and length, spacing and patient are the anchor's.
 
     Attributes:
         image: (M, C, H, W), the companions that exist, M <= N.
@@ -67,24 +94,39 @@ class Batch:
     Attributes:
         anchor: (N, C, H, W), float32, each slice normalised by itself.
         companions: per task label, per companion name; tasks that ask for the same slices share one object.
+        position: where the anchors lie; where none is given they are all slices of one sequence, in order.
         seed: a number that is equal on all ranks and differs from step to step, for common random draws.
         first: whether this is the first batch since the weights were last updated (gradient accumulation).
     """
 
     def __init__(
-        self, anchor: Tensor, companions: Mapping[str, Mapping[str, Companion]], seed: int = 0, first: bool = True
+        self,
+        anchor: Tensor,
+        companions: Mapping[str, Mapping[str, Companion]],
+        position: Position | None = None,
+        seed: int = 0,
+        first: bool = True,
     ) -> None:
         self.anchor, self.companions, self.seed, self.first = anchor, companions, seed, first
+        self.position = position or Position.in_order(len(anchor), anchor.device)
 
 
 class Step:
     """The anchors, companions and features of one step, as one task sees them.
 
     Draws from torch's global generator are reproducible: it is seeded anew for every step and rank.
+
+    Attributes:
+        anchor: (N, C, H, W), float32, each slice normalised by itself.
+        position: where the anchors lie in their sequences: a `Position`.
+        seed: a number that is equal on all ranks and differs from step to step, for common random draws.
+        first: whether this is the first step since the weights were last updated (gradient accumulation).
+        encode: `encode(image)` gives the features of other images, one forward for all tasks.
     """
 
     def __init__(self, batch: Batch, encode: Callable[[Tensor], Features], companions: Mapping[str, Companion]) -> None:
         self.anchor = batch.anchor
+        self.position = batch.position
         self.seed = batch.seed
         self.first = batch.first
         self.encode = encode

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.sampling import Rows, Sampler
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.engine.step import Batch, Companion
+from ssmtl_toolkit.engine.step import Batch, Companion, Position
 
 
 class Loader:
@@ -32,8 +35,19 @@ class Loader:
             for label, names in self.sampler.plan.columns.items()
         }
         seed = step_seed(self.sampler.seed, index)
-        return Batch(anchor, named, seed, first=index % self.accumulate == 0)
+        return Batch(anchor, named, self._position(draw.anchors), seed, first=index % self.accumulate == 0)
+
+    def _position(self, anchors: Rows) -> Position:
+        places = self.sampler.plan.places(anchors)
+        columns = (places.index, places.count, places.spacing, places.patient)
+        return Position(*map(self._sent, columns))
 
     def _companion(self, image: Tensor, offsets: Rows, has: Rows | None) -> Companion:
-        rows = None if has is None else torch.from_numpy(has).to(self.device)
-        return Companion(image, torch.from_numpy(offsets).to(self.device), rows)
+        return Companion(image, self._sent(offsets), None if has is None else self._sent(has))
+
+    def _sent(self, numbers: NDArray[Any]) -> Tensor:
+        """These numbers on the device; a GPU is sent them without waiting for what it does."""
+        column = torch.from_numpy(numbers)
+        if self.device.type == "cuda":
+            column = column.pin_memory()
+        return column.to(self.device, non_blocking=True)

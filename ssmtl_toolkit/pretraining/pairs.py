@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssmtl_toolkit.data.sampling import Extent, Rows
+from ssmtl_toolkit.data.sampling import Rows
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import distances_among
 from ssmtl_toolkit.runtime.progress import Progress
@@ -52,7 +52,7 @@ class Stacks:
 
     def __init__(self, store: SliceStore) -> None:
         self.store = store
-        self.extents = [Extent(scan.start, scan.count, scan.spacing) for scan in store.scans]
+        self.extents = store.extents
         self.spacings = sorted({extent.spacing for extent in self.extents})
 
     @cached_property

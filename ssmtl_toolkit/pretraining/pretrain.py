@@ -12,7 +12,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
-from ssmtl_toolkit.data.sampling import Extent, Plan
+from ssmtl_toolkit.data.sampling import Plan
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -160,7 +160,7 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
     Raises:
         DataError: naming the task and the longest scan.
     """
-    extents = [Extent(scan.start, scan.count, scan.spacing) for scan in store.scans]
+    extents = store.extents
     offsets = {
         spacing: {str(task): _companions(task, spacing) for task in tasks} for spacing in {e.spacing for e in extents}
     }

@@ -80,7 +80,8 @@ def no_pairs_are_no_problem(bench: Bench) -> None:
     model, full = _made(bench, tasks), batch_for(tasks)
     none = torch.zeros(0, dtype=torch.long)
     label = str(tasks[1])
-    empty = Batch(full.anchor, {label: {"next": Companion(full.anchor[:0], none, none)}}, seed=full.seed)
+    nothing = {label: {"next": Companion(full.anchor[:0], none, none)}}
+    empty = Batch(full.anchor, nothing, full.position, full.seed)
     for batch, when in ((empty, "where a task has no pairs"), (full, "after a batch where a task had no pairs")):
         torch.manual_seed(0)
         total = model(batch)[0]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.config import ResolvedRun
-from ssmtl_toolkit.data.sampling import Extent, Plan, Sampler
+from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import SliceStore, StoredScan
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
+from ssmtl_toolkit.engine.step import Batch, Companion, Position, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pretrain import make_plan
 from ssmtl_toolkit.pretraining.trainer import Trainer
@@ -165,8 +165,7 @@ def batch_for(tasks: Sequence[TaskSpec], number: int = ANCHORS, index: int = 0) 
 
 
 def _plan(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:
-    extents = [Extent(scan.start, scan.count, scan.spacing) for scan in store.scans]
-    return Plan(extents, [{str(task): task.companions(SPACING) for task in tasks}] * len(extents))
+    return Plan(store.extents, [{str(task): task.companions(SPACING) for task in tasks}] * len(store.scans))
 
 
 def multitask(
@@ -222,6 +221,9 @@ def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list
     )
 
 
-def step(backbone: Backbone, anchor: Tensor, **companions: Companion) -> Step:
-    """What a task sees of one training step with these anchors (N, C, H, W) and companions, to unit-test its module."""
-    return Step(Batch(anchor, {}), SharedEncoder(backbone), companions)
+def step(backbone: Backbone, anchor: Tensor, position: Position | None = None, **companions: Companion) -> Step:
+    """What a task sees of one training step with these anchors (N, C, H, W) and companions, to unit-test its module.
+
+    Without a `position` the anchors are the slices of one scan, in order and 1 mm apart.
+    """
+    return Step(Batch(anchor, {}, position), SharedEncoder(backbone), companions)

@@ -125,12 +125,14 @@ def backbone_is_not_inside(bench: Bench) -> None:
 def slices_stay(bench: Bench) -> None:
     _, model, batch = _made(bench)
     images = [batch.anchor, *(c.image for named in batch.companions.values() for c in named.values())]
-    before = [image.clone() for image in images]
+    places = list(vars(batch.position).values())
+    before = [given.clone() for given in (*images, *places)]
     _output(model, batch)
+    changed = [not torch.equal(a, b) for a, b in zip((*images, *places), before, strict=True)]
     require(
-        all(torch.equal(a, b) for a, b in zip(images, before, strict=True)),
-        "it changes slices in place, which other tasks are given too; work on a copy",
+        not any(changed[: len(images)]), "it changes slices in place, which other tasks are given too; work on a copy"
     )
+    require(not any(changed), "it changes positions in place, which other tasks are given too; work on a copy of them")
 
 
 @check(TaskSpec, "an anchor without companion changes nothing", applies=_has_companions)
@@ -151,18 +153,19 @@ def masks_are_respected(bench: Bench) -> None:
     alone = [i for i in range(len(batch.anchor)) if i not in used]
     changed = batch.anchor.clone()
     changed[alone] = torch.randn(changed[alone].shape, generator=torch.Generator().manual_seed(1))
-    here, there = (_loss_of(model, anchor, companions) for anchor in (batch.anchor, changed))
+    other_anchors = Batch(changed, {}, batch.position, batch.seed)
+    here, there = (_loss_of(model, given, companions) for given in (batch, other_anchors))
     require(
         _alike(here, there),
         f"the loss is {float(here):g}, and {float(there):g} with other anchors where there is no companion; "
         f"take the anchors of a companion by companion.of(…)",
     )
-    if not torch.equal(here, _loss_of(model, batch.anchor, companions, seed=1)):
+    if not torch.equal(here, _loss_of(model, batch, companions, seed=1)):
         return  # it draws for each pair: another order is another draw
     for name, companion in companions.items():
         assert companion.rows is not None
         turned = Companion(companion.image.flip(0), companion.offsets.flip(0), companion.rows.flip(0))
-        other = _loss_of(model, batch.anchor, {**companions, name: turned})
+        other = _loss_of(model, batch, {**companions, name: turned})
         require(
             _alike(here, other),
             f"the loss is {float(here):g}, and {float(other):g} with the same companions {name!r} in another order; "
@@ -262,16 +265,16 @@ def _with_pairs(spec: TaskSpec, batch: Batch, number: int) -> Batch:
         image = companion.image[:number] if number <= len(companion.image) else batch.anchor[:number] * 0.5
         offsets = companion.offsets[:1].expand(number)
         fewer[name] = Companion(image, offsets, rows)
-    return Batch(batch.anchor, {str(spec): fewer}, seed=batch.seed)
+    return Batch(batch.anchor, {str(spec): fewer}, batch.position, batch.seed)
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
-def _loss_of(model: MultiTask, anchor: Tensor, companions: Mapping[str, Companion], seed: int = 0) -> Tensor:
+def _loss_of(model: MultiTask, batch: Batch, companions: Mapping[str, Companion], seed: int = 0) -> Tensor:
     task: nn.Module = model.tasks[0]
     torch.manual_seed(seed)
     with torch.no_grad():
-        output: TaskOutput = task(Step(Batch(anchor, {}, seed=3), SharedEncoder(model.backbone), companions))
+        output: TaskOutput = task(Step(batch, SharedEncoder(model.backbone), companions))
     return output.loss

@@ -15,7 +15,7 @@ counts = st.lists(st.integers(1, 15), min_size=1, max_size=6)
 
 def make_plan(lengths, companions):
     starts = np.cumsum([0, *lengths[:-1]])
-    extents = [Extent(int(s), n, 1.0) for s, n in zip(starts, lengths, strict=True)]
+    extents = [Extent(int(s), n, 1.0, 0) for s, n in zip(starts, lengths, strict=True)]
     return Plan(extents, [companions] * len(lengths)), extents
 
 

@@ -94,6 +94,8 @@ class BrokenTaskModule(Faults):
             other = Companion(step.companion("second").image, other.offsets, other.rows)
         if fault == "in place":
             step.anchor.add_(1)
+        if fault == "moves positions":
+            step.position.index.add_(1)
         features = step.features()
         pooled = features.pooled + (features.dense.mean() if fault == "reads dense" else 0)
         pooled = pooled.detach() if fault == "detaches" else pooled

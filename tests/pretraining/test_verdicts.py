@@ -358,7 +358,7 @@ def test_a_batch_larger_than_the_data_is_noted(ssmtl, scans):
 @given(st.sets(st.integers(-12, 12).filter(bool), max_size=4), st.lists(st.integers(1, 20), min_size=1, max_size=3))
 def test_the_share_of_slices_with_a_partner_is_what_the_sampler_draws_from(offsets, counts):
     starts = np.cumsum([0, *counts[:-1]])
-    extents = [Extent(int(start), count, 1.0) for start, count in zip(starts, counts, strict=True)]
+    extents = [Extent(int(start), count, 1.0, 0) for start, count in zip(starts, counts, strict=True)]
     plan = Plan(extents, [{"task": {"other": sorted(offsets)}}] * len(counts))
     assert sum(_with_partner(sorted(offsets), count) for count in counts) == plan.pairs[0]
 

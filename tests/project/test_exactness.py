@@ -80,7 +80,7 @@ def images_of(scans):
 def sampler(offsets, batch_size, rank=0, world=1):
     """The toolkit's draws for one task per element of `offsets`."""
     starts = np.cumsum([0, *LENGTHS])[:-1]
-    extents = [Extent(int(start), length, 2.0) for start, length in zip(starts, LENGTHS, strict=True)]
+    extents = [Extent(int(start), length, 2.0, 0) for start, length in zip(starts, LENGTHS, strict=True)]
     wanted = {str(i): {"companion": candidates} for i, candidates in enumerate(offsets)} or {"alone": {}}
     return Sampler(Plan(extents, [wanted] * len(extents)), batch_size, SEED, rank, world)
 

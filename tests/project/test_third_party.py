@@ -9,7 +9,7 @@ import pytest
 
 from helpers.places import ROOT
 
-EXAMPLES = ("ssmtl-rotation", "ssmtl-tinynet")
+EXAMPLES = ("ssmtl-depth", "ssmtl-rotation", "ssmtl-tinynet")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,14 @@ def trained(installed, labelled, tmp_path_factory):
 SHORT = ["--size", "32", "--steps", "4", "--out", "run", "--json"]
 
 
+def paths(site):
+    """Where Python looks: in `site`, and where it looks for this toolkit."""
+    return os.pathsep.join(filter(None, [str(site or ""), os.environ.get("PYTHONPATH", "")]))
+
+
 def ssmtl(folder, *args, site=None):
     """Run the command line where the packages in `site` are installed too."""
-    variables = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(site or "")}
+    variables = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": paths(site)}
     command = [sys.executable, "-m", "ssmtl_toolkit", *map(str, args)]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
 
@@ -56,6 +61,7 @@ def ssmtl(folder, *args, site=None):
 def test_they_are_listed_with_where_they_come_from(installed, tmp_path):
     told = json.loads(ssmtl(tmp_path, "plugins", "list", "--json", site=installed).stdout)
     rows = {row["name"]: (row["kind"], row["distribution"], row["version"]) for row in told["specs"]}
+    assert rows["depth"] == ("task", "ssmtl-depth", "0.1.0")
     assert rows["rotation"] == ("task", "ssmtl-rotation", "0.1.0")
     assert rows["tinynet"] == ("backbone", "ssmtl-tinynet", "0.1.0")
     assert told["broken"] == []
@@ -90,14 +96,15 @@ def test_the_model_predicts_onto_the_scan(trained, installed, labelled):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "backbone", "names"),
+    ("tasks", "backbone"),
     [
-        (["rotation"], "unet:encoder=plain,width=8", {"rotation"}),
-        (["reconstruct_prev:t=1", "slice_siam:t=2", "moco_v2:queue=32"], "tinynet:width=8", None),
-        (["rotation:weight=0.5", "slice_siam:t=2", "moco_v2:queue=32", "reconstruct_next:t=5mm"], "tinynet", None),
+        (["rotation"], "unet:encoder=plain,width=8"),
+        (["depth"], "unet:encoder=plain,width=8"),
+        (["reconstruct_prev:t=1", "slice_siam:t=2", "moco_v2:queue=32"], "tinynet:width=8"),
+        (["rotation:weight=0.5", "depth", "moco_v2:queue=32", "reconstruct_next:t=5mm"], "tinynet"),
     ],
 )
-def test_each_runs_alone_and_beside_the_bundled_ones(installed, scans, tmp_path, tasks, backbone, names):
+def test_each_runs_alone_and_beside_the_bundled_ones(installed, scans, tmp_path, tasks, backbone):
     options = [part for task in tasks for part in ("--task", task)]
     done = ssmtl(tmp_path, "run", "--data", scans, "--backbone", backbone, *options, *SHORT, site=installed)
     assert done.returncode == 0, done.stderr
@@ -125,8 +132,9 @@ def test_a_model_of_a_package_that_is_not_installed_says_which_one_is_needed(tra
     assert "more with plugins" in ssmtl(base, "run", "--backbone", "tinynet").stderr
 
 
-def test_the_command_checks_them(installed, tmp_path):
-    done = ssmtl(tmp_path, "plugins", "check", "rotation", "--json", site=installed)
+@pytest.mark.parametrize("name", ["depth", "rotation"])
+def test_the_command_checks_them(installed, tmp_path, name):
+    done = ssmtl(tmp_path, "plugins", "check", name, "--json", site=installed)
     told = json.loads(done.stdout)
     assert (done.returncode, told["failed"]) == (0, 0), told
     assert told["passed"] > 12
@@ -136,7 +144,7 @@ def test_the_command_checks_them(installed, tmp_path):
 def test_their_own_tests_pass(installed, name, tmp_path):
     """In a place where only what pip installed can be imported, not the sources."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    variables = {**os.environ, "PYTHONPATH": str(installed)}
+    variables = {**os.environ, "PYTHONPATH": paths(installed)}
     done = subprocess.run(
         [*command, ROOT / "examples" / name / "tests"], cwd=tmp_path, env=variables, capture_output=True, text=True
     )

@@ -87,6 +87,11 @@ BROKEN = [
             "other metrics": "the metrics are ['chances'], the spec says ['chance']",
         }.items()
     ],
+    (
+        BrokenTask(fault="moves positions"),
+        "it leaves the slices that it is given as they are",
+        "it changes positions in place",
+    ),
     (BrokenTask(fault="own randomness"), "an anchor without companion changes nothing", "two calls with one seed give"),
     (
         BrokenBalancer(fault="other labels"),
