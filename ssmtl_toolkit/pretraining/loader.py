@@ -39,8 +39,12 @@ class Loader:
 
     def _position(self, anchors: Rows) -> Position:
         places = self.sampler.plan.places(anchors)
-        columns = (places.index, places.count, places.spacing, places.patient)
-        return Position(*map(self._sent, columns))
+        return Position(
+            index=self._sent(places.index),
+            count=self._sent(places.count),
+            spacing=self._sent(places.spacing),
+            patient=self._sent(places.patient),
+        )
 
     def _companion(self, image: Tensor, offsets: Rows, has: Rows | None) -> Companion:
         return Companion(image, self._sent(offsets), None if has is None else self._sent(has))
