@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.distance import Distance as Distance
 from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.features import FEATURES as FEATURES
+from ssmtl_toolkit.features import Feature as Feature
 from ssmtl_toolkit.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -27,11 +29,6 @@ if TYPE_CHECKING:
 
 Output = Literal["labels", "image"]
 """What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
-
-Feature = Literal["pyramid", "pooled", "dense"]
-"""What a backbone may provide: the encoder's maps, their pooled vector (N, C), the decoder's map (N, C, H, W)."""
-
-FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 
 
 class Spec(BaseModel):
@@ -147,7 +144,7 @@ class BackboneSpec(Spec):
     """
 
     kind: ClassVar[str] = "backbone"
-    provides: ClassVar[frozenset[Feature]] = FEATURES  # take dense out where there is no decoder
+    provides: ClassVar[frozenset[Feature]] = frozenset(FEATURES)  # take dense out where there is no decoder
 
     @abstractmethod
     def build(self, in_channels: int) -> Backbone:

@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator
 from ssmtl_toolkit.config.base import Config, Machine, Role, absolute, with_absolute_paths
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.features import Part, parts_of
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, TaskSpec, check_needs
 
@@ -170,6 +171,6 @@ class ResolvedRun(RunConfig):
         check_needs(self.backbone, [*self.tasks, *([self.head] if self.head else [])])
 
     @property
-    def trained(self) -> list[str]:
+    def trained(self) -> list[Part]:
         """The parts of the backbone that the tasks train."""
-        return ["encoder", "decoder"] if any("dense" in task.needs for task in self.tasks) else ["encoder"]
+        return parts_of(feature for task in self.tasks for feature in task.needs)

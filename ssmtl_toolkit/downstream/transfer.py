@@ -13,6 +13,7 @@ from torch import Tensor
 from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.features import PARTS
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining
@@ -21,8 +22,7 @@ from ssmtl_toolkit.runtime.folder import BACKBONE
 from ssmtl_toolkit.specs import BackboneSpec
 from ssmtl_toolkit.text import printable
 
-_PARTS = ("encoder", "decoder")
-_PREFIXES = tuple(f"{part}." for part in _PARTS)
+_PREFIXES = tuple(f"{part}." for part in PARTS)
 _SAME = 1e-3  # largest relative difference of a probe; other builds and machines stay below 1e-5
 
 
@@ -58,7 +58,7 @@ class Receipt:
 
     def lines(self) -> list[str]:
         """Say it for a person."""
-        share = ", ".join(f"{part} {100 * self.share[part]:.4g} %" for part in _PARTS)
+        share = ", ".join(f"{part} {100 * self.share[part]:.4g} %" for part in PARTS)
         said = [f"transfer  {self.loaded} tensors from {self.source}; parameters loaded: {share}"]
         for names, what in (
             (self.mismatched, "have another shape"),
@@ -109,7 +109,7 @@ class Pretrained:
     @property
     def trained(self) -> Sequence[str]:
         """The parts of the backbone that were trained."""
-        found: Sequence[str] = self.about.get("trained", _PARTS)
+        found: Sequence[str] = self.about.get("trained", tuple(PARTS))
         return found
 
     @property
@@ -160,7 +160,7 @@ class Pretrained:
                 if name in given and name not in fits
             ],
             skipped=[printable(name) for name in self.tensors if name not in wanted or name not in given],
-            fresh=[part for part in _PARTS if part not in self.trained],
+            fresh=[part for part in PARTS if part not in self.trained],
             share={
                 "encoder": _share(sizes, fits, "encoder."),
                 "decoder": _share(sizes, fits, "decoder."),
@@ -176,7 +176,8 @@ class Pretrained:
             return replace(receipt, unchecked="the file holds no probe")
         if receipt.missing or receipt.mismatched:
             return replace(receipt, unchecked="not everything could be loaded")
-        found = difference(saved, probe(backbone, saved["size"], "dense" in saved))
+        shown = [part for part, feature in PARTS.items() if feature in saved]
+        found = difference(saved, probe(backbone, saved["size"], shown))
         if not found <= _SAME:
             raise SsmtlError(
                 f"{receipt.source}: all tensors fit, but on a probe image the network's output differs from the saved "

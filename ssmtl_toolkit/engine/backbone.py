@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ssmtl_toolkit.features import Feature
 
 
 class Features:
@@ -37,10 +38,14 @@ class Features:
             dense = F.interpolate(dense, size=self._image.shape[2:], mode="bilinear", align_corners=False)
         return dense
 
-    def computed(self, part: Literal["pyramid", "dense"]) -> list[Tensor]:
-        """The maps of this part that have a gradient (the image itself has none); none where nobody has read it."""
-        maps = vars(self).get(part, [])
-        return [one for one in ([maps] if isinstance(maps, Tensor) else maps) if one.requires_grad]
+    def tensors(self, feature: Feature) -> list[Tensor]:
+        """Read a feature by its name, as a list whether it is one tensor or several."""
+        value: Tensor | list[Tensor] = getattr(self, feature)
+        return [value] if isinstance(value, Tensor) else value
+
+    def computed(self, feature: Feature) -> list[Tensor]:
+        """The tensors of a feature that have a gradient (the image has none); none where nobody has read it."""
+        return [one for one in self.tensors(feature) if one.requires_grad] if feature in vars(self) else []
 
 
 class Backbone(nn.Module):

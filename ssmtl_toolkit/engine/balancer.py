@@ -13,6 +13,7 @@ from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.ranks import sum_over_ranks, world
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.features import Feature
 
 Place = Literal["features", "trunk"]
 """Where gradients of tasks are compared: at the last maps that tasks share, or at the backbone's parameters."""
@@ -54,12 +55,17 @@ class Shared:
     """
 
     def __init__(
-        self, batch: Batch, backbone: Backbone, encode: SharedEncoder, outputs: Mapping[str, TaskOutput], dense: bool
+        self,
+        batch: Batch,
+        backbone: Backbone,
+        encode: SharedEncoder,
+        outputs: Mapping[str, TaskOutput],
+        meeting: Feature = "pyramid",
     ) -> None:
-        """`dense`: the tasks that count read the decoder's map and nothing else."""
+        """`meeting`: the maps that all is made of which the tasks that count read."""
         self.seed, self.first = batch.seed, batch.first
         self.pairs = {label: output.pairs for label, output in outputs.items()}
-        self._backbone, self._encode, self._dense = backbone, encode, dense
+        self._backbone, self._encode, self._meeting = backbone, encode, meeting
 
     def means(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Means over the pairs of all ranks, (T,) float32 without gradient; NaN where no rank has a pair."""
@@ -70,17 +76,17 @@ class Shared:
     def gramian(self, losses: Mapping[str, Tensor], at: Place) -> Tensor:
         """Inner products of the gradients of each two losses (means over ranks), (T, T) float32, equal on all ranks.
 
-        At the features the gradients are those at the decoder's maps where all tasks read nothing else, otherwise at
-        all maps that the encoder hands out, each counted by what reads it from there (the representation Z of Sener
-        and Koltun, 2018, section 3.3). At the trunk they are the gradients of the encoder's and decoder's parameters,
-        which costs a backward pass for each task.
+        At the features the gradients are those at the last maps that all is made of which the tasks read: the
+        decoder's where they read nothing else, otherwise all that the encoder hands out, each counted by what reads it
+        from there (the representation Z of Sener and Koltun, 2018, section 3.3). At the trunk they are the gradients
+        of the encoder's and decoder's parameters, which costs a backward pass for each task.
 
         Raises:
             UsageError: at the features, and two tasks have read no image in common.
         """
         if at == "trunk":
             return _products(self.trunk(losses))
-        images = self._encode.maps("dense" if self._dense else "pyramid")
+        images = self._encode.maps(self._meeting)
         maps = [one for image in images for one in image]
         gradients = [_gradients(loss, maps) for loss in losses.values()]
         _check_common(list(losses), gradients, [len(image) for image in images])

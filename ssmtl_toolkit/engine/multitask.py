@@ -10,6 +10,7 @@ from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.features import PARTS, Feature, meeting_of, parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
@@ -31,15 +32,15 @@ class MultiTask(nn.Module):
     balancing: bool = False
 
     def __init__(
-        self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, dense: bool = False
+        self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, meeting: Feature = "pyramid"
     ) -> None:
-        """`dense`: the tasks that count read the decoder's map and nothing else."""
+        """`meeting`: the maps that all is made of which the tasks that count read."""
         super().__init__()
         self.backbone = backbone
         self.labels = list(tasks)
         self.tasks = nn.ModuleList(tasks.values())  # labels have dots, which ModuleDict refuses
         self.balancer = balancer
-        self.dense = dense
+        self.meeting = meeting
 
     @classmethod
     def build(cls, backbone: BackboneSpec, tasks: Sequence[TaskSpec], balancer: BalancerSpec) -> MultiTask:
@@ -51,19 +52,21 @@ class MultiTask(nn.Module):
             with foreign(f"building task {str(task)!r}"):
                 modules[str(task)] = task.build(network)
         _check_apart(network, modules)
-        if not any("dense" in task.needs for task in tasks):
-            network.decoder.requires_grad_(False)
-        dense = all(task.needs == {"dense"} for task in tasks if task.weight)
+        trained = parts_of(feature for task in tasks for feature in task.needs)
+        for part in PARTS:
+            if part not in trained:
+                network.get_submodule(part).requires_grad_(False)
         with foreign(f"building balancer {str(balancer)!r}"):
             weighing = balancer.build({str(task): task for task in tasks})
-        return cls(network, modules, weighing, dense)
+        meeting = meeting_of(feature for task in tasks if task.weight for feature in task.needs)
+        return cls(network, modules, weighing, meeting)
 
     def forward(self, batch: Batch, watch: Watch | None = None) -> tuple[Tensor, dict[str, TaskOutput]]:
         """The scalar to descend, and each task's output; `watch` looks on at what the balancer gets."""
         encode = SharedEncoder(self.backbone)
         outputs = self.outputs(batch, encode)
         losses = {label: output.loss for label, output in outputs.items()}
-        shared = Shared(batch, self.backbone, encode, outputs, self.dense)
+        shared = Shared(batch, self.backbone, encode, outputs, self.meeting)
         if watch is not None:
             watch(losses, shared)
         self.balancing = True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.backbone import Backbone, Features
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.features import Feature
 from ssmtl_toolkit.text import did_you_mean
 
 
@@ -176,6 +177,6 @@ class SharedEncoder:
             )  # keeping the image keeps its id from being reused
         return self._done[key][1]
 
-    def maps(self, part: Literal["pyramid", "dense"]) -> list[list[Tensor]]:
-        """For each image that was encoded with gradient, its maps of this part, as far as they were read."""
-        return [features.computed(part) for (_, gradient), (_, features) in self._done.items() if gradient]
+    def maps(self, feature: Feature) -> list[list[Tensor]]:
+        """For each image that was encoded with gradient, the maps of this feature, as far as they were read."""
+        return [features.computed(feature) for (_, gradient), (_, features) in self._done.items() if gradient]

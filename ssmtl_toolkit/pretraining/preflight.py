@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import torch
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.backbone import Backbone, Features
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.features import PARTS, Feature, Part
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import Feature
 
 
 def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
@@ -41,8 +41,8 @@ def try_once(model: MultiTask, config: ResolvedRun) -> None:
     buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
     backbone.train()
     with foreign(f"backbone {str(config.backbone)!r}"):
-        pooled, dense = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
-    _check_channels(backbone, pooled, dense)
+        features = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
+        _check_channels(backbone, features, config.trained)
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
         parameter.grad = None
@@ -51,15 +51,12 @@ def try_once(model: MultiTask, config: ResolvedRun) -> None:
             buffer.copy_(buffers[name])
 
 
-def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The pooled features and the decoder's map, where it is needed, after a backward pass through both."""
+def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Features:
+    """Features of noise, after a backward pass from all that are needed."""
     size = config.size
     try:
-        features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
-        pooled, dense = features.pooled, features.dense if "dense" in needs else None
-        read = [] if dense is None else [dense.sum()]
-        if dense is None or needs - {"dense"}:
-            read.append(pooled.sum())
+        features: Features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
+        read = [tensor.sum() for feature in needs or {"pooled"} for tensor in features.tensors(feature)]
         torch.stack(read).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -67,11 +64,11 @@ def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> tuple[
             f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
             f"({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
         ) from error
-    return pooled, dense
+    return features
 
 
-def _check_channels(backbone: Backbone, pooled: torch.Tensor, dense: torch.Tensor | None) -> None:
-    found = {"pooled": pooled.shape[1], "dense": backbone.dense_channels if dense is None else dense.shape[1]}
-    said = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
+def _check_channels(backbone: Backbone, features: Features, trained: Sequence[Part]) -> None:
+    said: dict[Feature, int] = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
+    found = said | {PARTS[part]: features.tensors(PARTS[part])[0].shape[1] for part in trained}
     if found != said:
         raise SsmtlError(f"{type(backbone).__name__}: gives {found} channels, but says {said}; mend the backbone")

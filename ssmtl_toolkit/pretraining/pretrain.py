@@ -16,6 +16,7 @@ from ssmtl_toolkit.data.sampling import Plan
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
@@ -79,7 +80,7 @@ def pretrain(
     resolved = (config or RunConfig.of(options)).resolve()
     for plugin in registry().broken:
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
-    if resolved.head is not None and "dense" in resolved.head.needs and "decoder" not in resolved.trained:
+    if resolved.head is not None and "decoder" in parts_of(resolved.head.needs) and "decoder" not in resolved.trained:
         progress.note("no task trains the decoder: the head will start on a fresh one, as the paper's MoCo V2 baseline")
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     others = launch(resolved.devices, resolved.nodes).started

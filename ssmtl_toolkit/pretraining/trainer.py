@@ -265,7 +265,7 @@ class Trainer:
                 "fingerprint": self.store.fingerprint,
                 "digests": [scan.digest[:16] for scan in self.store.scans],
             },
-            "probe": probe(self.model.backbone, self.config.size, "decoder" in self.config.trained),
+            "probe": probe(self.model.backbone, self.config.size, self.config.trained),
             "step": self.step,
             "seed": self.config.seed,
             "torch": torch.__version__,

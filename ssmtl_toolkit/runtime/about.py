@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ssmtl_toolkit.data.slicing import LARGEST, Slicing
+from ssmtl_toolkit.features import Part
 from ssmtl_toolkit.runtime.weights import About
 
 _Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
@@ -44,7 +45,7 @@ class Pretraining(About):
     tasks: list[Origin]
     balancer: Origin
     prepare: Slicing
-    trained: list[Literal["encoder", "decoder"]]
+    trained: list[Part]
     scans: Scans
     probe: Probe
     step: int

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.backbone import Backbone, Features
-from ssmtl_toolkit.specs import FEATURES, BackboneSpec, TaskSpec
+from ssmtl_toolkit.features import FEATURES, PARTS, parts_of
+from ssmtl_toolkit.specs import BackboneSpec, TaskSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 from ssmtl_toolkit.testing.modules import (
     reached,
@@ -33,7 +34,7 @@ SIZES = (32, 64, 128, 224)
 def shapes_are_true(bench: Bench) -> None:
     spec, backbone = _made(bench)
     require(
-        spec.provides <= FEATURES and bool(spec.provides),
+        spec.provides <= FEATURES.keys() and bool(spec.provides),
         f"provides {sorted(spec.provides)}; it may be any of {sorted(FEATURES)}",
     )
     require(isinstance(backbone, Backbone), f"build gives {type(backbone).__name__}; give a Backbone")
@@ -71,7 +72,7 @@ def gradient_reaches_all(bench: Bench) -> None:
     backbone.train()(_images(spec)).pooled.square().sum().backward()
     require(reached(backbone.encoder), "no gradient reaches the encoder from the pooled features; do not detach them")
     require(not reached(backbone.decoder), "reading pooled features runs the decoder; keep the two apart")
-    if "dense" in spec.provides:
+    if _decodes(spec):
         backbone.zero_grad()
         backbone(_images(spec)).dense.square().sum().backward()
         for name in ("encoder", "decoder"):
@@ -86,9 +87,12 @@ def slices_are_independent(bench: Bench) -> None:
     images = _images(spec)
     with torch.no_grad():
         together, alone = backbone(images), backbone(images[:1])
-        pairs = [("pooled", together.pooled[:1], alone.pooled)]
-        if "dense" in spec.provides:
-            pairs.append(("dense", together.dense[:1], alone.dense))
+        pairs = [
+            (name, one[:1], other)
+            for name in FEATURES
+            if name in spec.provides
+            for one, other in zip(together.tensors(name), alone.tensors(name), strict=True)
+        ]
     for name, a, b in pairs:
         require(
             torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max() + 1e-6)),
@@ -170,7 +174,7 @@ def size_for(spec: BackboneSpec) -> int:
         backbone = _build(spec).train()
         try:
             features = backbone(torch.randn(4, 1, size, size))
-            _ = features.pooled, features.dense if "dense" in spec.provides else None
+            _ = [features.tensors(name) for name in spec.provides]
         except (RuntimeError, ValueError, AssertionError):
             continue
         return size
@@ -181,8 +185,12 @@ def _read(spec: BackboneSpec, backbone: Backbone) -> Tensor:
     """What it gives for the images, as one tensor."""
     torch.manual_seed(0)
     features: Features = backbone(_images(spec))
-    return features.dense if "dense" in spec.provides else features.pooled
+    return features.tensors(PARTS[parts_of(spec.provides)[-1]])[0]
+
+
+def _decodes(spec: BackboneSpec) -> bool:
+    return "decoder" in parts_of(spec.provides)
 
 
 def _tasks(spec: BackboneSpec) -> Sequence[TaskSpec]:
-    return [Repeat(), Point()] if "dense" in spec.provides else [Point()]
+    return [Repeat(), Point()] if _decodes(spec) else [Point()]

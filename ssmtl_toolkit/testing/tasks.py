@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
-from ssmtl_toolkit.specs import FEATURES, TaskSpec
+from ssmtl_toolkit.features import FEATURES, Feature, parts_of
+from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 from ssmtl_toolkit.testing.modules import (
     finite_scalar,
@@ -78,16 +79,21 @@ def loss_is_a_scalar(bench: Bench) -> None:
 @check(TaskSpec, "it reads the features that it needs, and no others")
 def needs_are_true(bench: Bench) -> None:
     spec = _spec(bench)
-    require(spec.needs <= FEATURES, f"needs {sorted(spec.needs - FEATURES)}; there are {sorted(FEATURES)}")
+    unknown = sorted(spec.needs - FEATURES.keys())
+    require(not unknown, f"needs {unknown}; there are {sorted(FEATURES)}")
     require(bool(spec.needs), "needs nothing; set `needs` to the features that its loss is computed from")
     _, model, batch = _made(bench)
-    ran: set[str] = set()
-    model.backbone.decoder.register_forward_hook(lambda *_: ran.add("dense"))
+    ran: list[object] = []
+    model.backbone.decoder.register_forward_hook(lambda *_: ran.append(_))
     _output(model, batch)
-    if "dense" in spec.needs:
-        require("dense" in ran, "says that it needs dense features and does not read them; take dense out of `needs`")
+    names = " or ".join(_of_the_decoder())
+    said = " and ".join(sorted(spec.needs & _of_the_decoder()))
+    if said:
+        require(bool(ran), f"says that it needs {said} features and does not read them; take {said} out of `needs`")
     else:
-        require(not ran, "reads dense features without saying so; add dense to `needs`, or the decoder is not trained")
+        require(
+            not ran, f"reads {names} features without saying so; add {names} to `needs`, or the decoder is not trained"
+        )
 
 
 @check(TaskSpec, "gradient reaches the encoder and nothing that it must not")
@@ -97,7 +103,7 @@ def gradient_goes_where_it_should(bench: Bench) -> None:
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     _output(model, batch).loss.backward()
     require(reached(model.backbone.encoder), "no gradient reaches the encoder; do not detach the anchor's features")
-    if "dense" in spec.needs:
+    if spec.needs & _of_the_decoder():
         require(reached(model.backbone.decoder), "no gradient reaches the decoder; do not detach the dense map")
     else:
         require(not reached(model.backbone.decoder), "it needs no dense features, but gradient reaches the decoder")
@@ -234,6 +240,11 @@ def run_in_bf16(bench: Bench) -> None:
 @check(TaskSpec, "two processes train it and stay equal", applies=importable)
 def run_on_two_ranks(bench: Bench) -> None:
     trains_on_two_ranks(bench.folder, tasks=[_spec(bench)])
+
+
+def _of_the_decoder() -> set[Feature]:
+    """The features that take the decoder."""
+    return {feature for feature in FEATURES if "decoder" in parts_of([feature])}
 
 
 def _spec(bench: Bench) -> TaskSpec:

@@ -21,7 +21,7 @@ PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.
 ROOMS = [  # each imports those above it, and none below
     ["errors"],
     ["text", "places"],
-    ["distance", "foreign", "launch"],
+    ["distance", "features", "foreign", "launch"],
     ["specs"],
     ["hookspecs"],
     ["registry"],
@@ -40,7 +40,7 @@ ROOMS = [  # each imports those above it, and none below
 NOT_FOR_DATA = {"registry", "config", "scaffolding"}  # the way from file to slices, and the contract, know no options
 
 CONTRACT = {  # what a plugin may import: the contract by name
-    *("errors", "specs", "hookspecs", "text", "distance", "places"),
+    *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
     *(
         "data.augment",
         "data.files",

@@ -23,7 +23,7 @@ def shared(losses: Mapping[str, Tensor], pairs: int) -> Shared:
     """What the balancer is told about the batch: here only how many pairs each loss is a mean over."""
     backbone, batch = Backbone(nn.Identity(), nn.Identity(), 1, 1, 1), Batch(torch.zeros(1, 1, 8, 8), {})
     outputs = {label: TaskOutput(loss, pairs=pairs) for label, loss in losses.items()}
-    return Shared(batch, backbone, SharedEncoder(backbone), outputs, dense=False)
+    return Shared(batch, backbone, SharedEncoder(backbone), outputs)
 
 
 def balance(
