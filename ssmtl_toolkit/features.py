@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Feature = Literal["pyramid", "pooled", "dense"]
+Feature = Literal["pyramid", "pooled", "decoded", "dense"]
 """What a backbone may provide, and a task or head may need."""
 
 Part = Literal["encoder", "decoder"]
@@ -35,7 +35,8 @@ class Origin:
 FEATURES: Mapping[Feature, Origin] = {
     "pyramid": Origin(of=None, part="encoder", maps=True),  # the encoder's maps, finest first
     "pooled": Origin(of="pyramid", part=None, maps=False),  # the mean of the deepest map, (N, C)
-    "dense": Origin(of="pyramid", part="decoder", maps=True),  # the decoder's map at image size, (N, C, H, W)
+    "decoded": Origin(of="pyramid", part="decoder", maps=True),  # the decoder's maps, finest first
+    "dense": Origin(of="decoded", part=None, maps=True),  # the first of them at image size, (N, C, H, W)
 }
 
 PARTS: Mapping[Part, Feature] = {"encoder": "pooled", "decoder": "dense"}

@@ -62,6 +62,9 @@ def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
 def ssmtl_backbones() -> list[type[BackboneSpec]]:  # type: ignore[empty-body]
     """Networks, for `--backbone`: each a `BackboneSpec` that builds a `Backbone` with encoder and decoder.
 
+    The decoder gives one map, or several, finest first, that tasks can read as `decoded`. Channels and strides of all
+    maps are found out by the toolkit (`Backbone.levels`).
+
     Example:
         from pydantic import Field
 

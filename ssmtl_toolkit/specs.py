@@ -144,7 +144,7 @@ class BackboneSpec(Spec):
     """
 
     kind: ClassVar[str] = "backbone"
-    provides: ClassVar[frozenset[Feature]] = frozenset(FEATURES)  # take dense out where there is no decoder
+    provides: ClassVar[frozenset[Feature]] = frozenset(FEATURES)  # without a decoder: pyramid and pooled
 
     @abstractmethod
     def build(self, in_channels: int) -> Backbone:

@@ -136,7 +136,7 @@ def test_there_are_the_six_documented_hooks_and_each_says_what_it_is_for():
     assert len(HOOKS) == 6
     assert all(getattr(hookspecs, hook).__doc__ for hook in HOOKS)
     assert issubclass(HeadSpec, object)
-    assert set(FEATURES) == {"dense", "pooled", "pyramid"}
+    assert set(FEATURES) == {"decoded", "dense", "pooled", "pyramid"}
 
 
 def test_list_and_show_print_json_alone_on_stdout(ssmtl):

@@ -17,7 +17,8 @@ from ssmtl_toolkit.errors import SsmtlError, UsageError
 class FcnDecoder(nn.Module):
     """Turns the deepest map into a dense one and adds, map by map, the finer ones down to `stride`.
 
-    The result has that stride; the backbone brings it to image size (bilinear).
+    Gives the map after each of these steps, finest first. The first has that stride; the backbone brings it to image
+    size (bilinear).
     """
 
     def __init__(self, maps: list[int], strides: list[int], stride: int, channels: int) -> None:
@@ -31,11 +32,12 @@ class FcnDecoder(nn.Module):
         )
         self.skips = nn.ModuleList(nn.Conv2d(maps[i], channels, kernel_size=1) for i in self.fused)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        dense: Tensor = self.deepest(maps[-1])
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        decoded = [self.deepest(maps[-1])]
         for i, skip in zip(reversed(self.fused), reversed(self.skips), strict=True):
-            dense = F.interpolate(dense, size=maps[i].shape[2:], mode="bilinear", align_corners=False) + skip(maps[i])
-        return dense
+            larger = F.interpolate(decoded[-1], size=maps[i].shape[2:], mode="bilinear", align_corners=False)
+            decoded.append(larger + skip(maps[i]))
+        return decoded[::-1]
 
 
 def build(encoder: str, stride: int, channels: int, weights: bool, in_channels: int) -> Backbone:

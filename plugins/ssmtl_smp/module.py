@@ -13,6 +13,7 @@ from segmentation_models_pytorch.encoders import encoders
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import Tensor, nn
 
+from ssmtl_smp.decoders import with_all_maps
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import SsmtlError, UsageError
@@ -95,5 +96,6 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
             f"backbone {architecture}: encoder {encoder!r} with weights {weights!r} cannot be built"
             f"{did_you_mean(encoder, encoders)}: {str(error).strip(chr(34))[:120]} …"
         ) from error
-    head = network.segmentation_head[0]
-    return Backbone(network.encoder, network.decoder, in_channels, network.encoder.out_channels[-1], head.in_channels)
+    encoder_, decoder = network.encoder, with_all_maps(network.decoder)
+    dense_channels = network.segmentation_head[0].in_channels
+    return Backbone(encoder_, decoder, in_channels, encoder_.out_channels[-1], dense_channels)

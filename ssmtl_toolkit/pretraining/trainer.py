@@ -59,7 +59,7 @@ class Trainer:
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.compile:
-            compile_parts(self.model.backbone)
+            compile_parts(self.model.backbone, {feature for task in config.tasks for feature in task.needs})
         trained = [p for p in self.model.parameters() if p.requires_grad]
         fused = fabric.device.type in {"cpu", "cuda"}
         optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)

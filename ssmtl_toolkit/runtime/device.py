@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -13,10 +15,12 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
 
 from ssmtl_toolkit.config import Machine
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.features import Feature
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.progress import Progress
 
@@ -106,14 +110,32 @@ def _cpu_has_bf16() -> bool:
         return False
 
 
-def compile_parts(backbone: Backbone) -> None:
-    """Compile encoder and decoder (torch.compile), so that gradients of single tasks can go through them too."""
+def compile_parts(backbone: Backbone, needs: Collection[Feature]) -> None:
+    """Compile encoder and decoder (torch.compile), so that gradients of single tasks can go through them too.
+
+    Where no task `needs` more, the decoder then hands out its first map alone: a compiled backward pass goes through
+    all that a compiled forward pass has handed out, with zeros where nobody has read it.
+    """
     from torch._functorch import config
 
     if hasattr(config, "donated_buffer"):  # buffers given away by one backward pass would be missing in the next
         config.donated_buffer = False
+    if "decoded" not in needs:
+        _hand_out_first_map(backbone.decoder)
     backbone.encoder.compile()
     backbone.decoder.compile()
+
+
+def _hand_out_first_map(decoder: nn.Module) -> None:
+    """Change what a decoder gives, in place: its weights keep their names (a hook's work would not be compiled)."""
+    cls: Any = type(decoder)
+
+    class FirstMap(cls):  # type: ignore[misc]
+        def forward(self, maps: Sequence[Tensor]) -> Tensor:
+            decoded: Tensor | Sequence[Tensor] = super().forward(maps)
+            return decoded if isinstance(decoded, Tensor) else decoded[0]
+
+    decoder.__class__ = FirstMap
 
 
 def seed_all(seed: int, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ssmtl_toolkit.engine.backbone import Backbone, Features
+from ssmtl_toolkit.engine.backbone import Backbone, Features, Level
 from ssmtl_toolkit.features import FEATURES, PARTS, parts_of
 from ssmtl_toolkit.specs import BackboneSpec, TaskSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
@@ -56,6 +56,34 @@ def shapes_are_true(bench: Bench) -> None:
             )
 
 
+@check(BackboneSpec, "its levels are those of its maps, finest first")
+def levels_are_true(bench: Bench) -> None:
+    spec, backbone = _made(bench)
+    features = backbone.train()(_images(spec))
+    parts = [("encoder", backbone.levels.encoder, features.pyramid)]
+    if _decodes(spec):
+        parts.append(("decoder", backbone.levels.decoder, features.decoded))
+    for part, levels, maps in parts:
+        given = [(one.shape[1], one.shape[2]) for one in maps]
+        _channels_and_sizes(part, levels, given, size_for(spec))
+
+
+def _channels_and_sizes(part: str, levels: Sequence[Level], given: Sequence[tuple[int, int]], size: int) -> None:
+    """Refuse maps, each of these channels and height, that are not those found by a single image in eval mode."""
+    expected = [(level.channels, size / level.stride) for level in levels]
+    require(
+        len(given) == len(expected)
+        and all(a[0] == b[0] and abs(a[1] - b[1]) <= 1 for a, b in zip(given, expected, strict=True)),
+        f"in training on {size} pixels the {part}'s maps have (channels, height) {given}, in eval mode on one image "
+        f"{[(channels, round(height)) for channels, height in expected]}; give the same maps always",
+    )
+    heights = [height for _, height in given]
+    require(
+        heights == sorted(heights, reverse=True),
+        f"the {part}'s maps have heights {heights}; give them finest first",
+    )
+
+
 @check(BackboneSpec, "encoder and decoder are two modules that share no weights, and nothing is beside them")
 def parts_are_apart(bench: Bench) -> None:
     _, backbone = _made(bench)
@@ -78,6 +106,8 @@ def gradient_reaches_all(bench: Bench) -> None:
         for name in ("encoder", "decoder"):
             part = getattr(backbone, name)
             require(reached(part), f"no gradient reaches the {name} from the dense map; do not detach its maps")
+        detached = [one for one in backbone(_images(spec)).decoded if not one.requires_grad]
+        require(not detached, f"{len(detached)} of the decoder's maps have no gradient; do not detach them")
 
 
 @check(BackboneSpec, "in eval mode a slice's features do not depend on the others in the batch")

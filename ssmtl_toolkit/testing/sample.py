@@ -56,10 +56,10 @@ class _Decoder(nn.Module):
         super().__init__()
         self.up = nn.Conv2d(16 + 8, 8, 3, padding=1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
         fine, coarse = maps
         dense: Tensor = self.up(torch.cat([F.interpolate(coarse, size=fine.shape[2:]), fine], dim=1)).relu()
-        return dense
+        return [dense, F.avg_pool2d(dense, 2)]
 
 
 class Repeat(TaskSpec):

@@ -86,7 +86,7 @@ def needs_are_true(bench: Bench) -> None:
     ran: list[object] = []
     model.backbone.decoder.register_forward_hook(lambda *_: ran.append(_))
     _output(model, batch)
-    names = " or ".join(_of_the_decoder())
+    names = " or ".join(sorted(_of_the_decoder()))
     said = " and ".join(sorted(spec.needs & _of_the_decoder()))
     if said:
         require(bool(ran), f"says that it needs {said} features and does not read them; take {said} out of `needs`")

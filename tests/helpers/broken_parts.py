@@ -123,7 +123,7 @@ class BrokenBackbone(BackboneSpec):
 
     def build(self, in_channels):
         encoder = BrokenEncoder(self.fault, in_channels)
-        decoder = BrokenDecoder(encoder if self.fault == "shared weights" else None)
+        decoder = BrokenDecoder(self.fault, encoder if self.fault == "shared weights" else None)
         backbone = Backbone(encoder, decoder, in_channels, 5 if self.fault == "wrong channels" else 8, 4)
         if self.fault == "weights beside":
             backbone.extra = nn.Linear(2, 2)
@@ -140,18 +140,24 @@ class BrokenEncoder(Faults):
 
     def forward(self, image):
         maps = self.norm(self.convolve(image)).relu()
+        if self.fault == "more maps in training" and self.training:
+            return [maps, maps]
         return [self.trouble(maps.detach() if self.fault == "detaches" else maps)]
 
 
 class BrokenDecoder(nn.Module):
-    def __init__(self, shared):
+    def __init__(self, fault, shared):
         super().__init__()
+        self.fault = fault
         self.decode = nn.Conv2d(8, 4, 1)
         if shared is not None:
             self.again = shared.convolve
 
     def forward(self, maps):
-        return self.decode(maps[-1])
+        fine = self.decode(maps[-1])
+        if self.fault == "detaches inner maps":
+            return [fine, F.avg_pool2d(fine, 2).detach()]
+        return [F.avg_pool2d(fine, 2), fine] if self.fault == "coarsest first" else fine
 
 
 class BrokenHead(HeadSpec):

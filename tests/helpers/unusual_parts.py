@@ -92,6 +92,35 @@ class BetweenModule(nn.Module):
         return TaskOutput(F.mse_loss(self.decode(maps).float(), anchors), pairs=len(anchors))
 
 
+class AtABlock(TaskSpec):
+    """Makes the coarsest map of the decoder that of a neighbour, point by point; reads no dense map."""
+
+    name = "at_a_block"
+    needs = frozenset({"decoded"})
+
+    def companions(self, spacing):
+        return {"beside": (-1, 1)}
+
+    def build(self, backbone):
+        return AtABlockModule(backbone.levels.decoder[-1])
+
+
+class AtABlockModule(nn.Module):
+    def __init__(self, level):
+        super().__init__()
+        self.level, self.predict = level, nn.Conv2d(level.channels, level.channels, 1)
+
+    def forward(self, step):
+        beside = step.companion("beside")
+        told = self.predict(beside.of(step.features().decoded[-1])).float()
+        if not len(told):
+            return TaskOutput.nothing(told)
+        assert told.shape[2] == step.anchor.shape[2] // self.level.stride
+        with torch.no_grad():
+            truth = step.encode(beside.image).decoded[-1].float()
+        return TaskOutput(F.mse_loss(told, truth), pairs=len(told))
+
+
 class NeedsSize(BackboneSpec):
     """Halves its images five times and normalises each map by itself: 32 pixels are too few."""
 

@@ -141,7 +141,7 @@ def ssmtl_by_hand(model, images, batch_size, steps):
     for step in range(steps):
         draw = draws.draw(step)
         maps = encoder(images[draw.anchors])
-        dense = decoder(maps)
+        dense, *_ = decoder(maps)
         losses = []
         for task, (rows, has) in zip(model.tasks[:2], draw.companions, strict=False):
             decoded = F.conv2d(dense, task.decode.weight, task.decode.bias)

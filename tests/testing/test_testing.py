@@ -22,7 +22,7 @@ from helpers.broken_parts import (
 )
 from helpers.heavy_part import Heavy
 from helpers.part_examples import EXAMPLES, nifti
-from helpers.unusual_parts import AnchorsToo, Between, Drawing, NeedsSize
+from helpers.unusual_parts import AnchorsToo, AtABlock, Between, Drawing, NeedsSize
 from ssmtl_toolkit.engine.step import Companion
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
@@ -106,7 +106,11 @@ BROKEN = [
         "OSError: odd; raise DataError",
     ),
     (BrokenTask(fault="fails on one rank"), "two processes train it and stay equal", "RuntimeError: only on rank 1"),
-    (BrokenTask(fault="reads dense"), "it reads the features that it needs, and no others", "add dense to `needs`"),
+    (
+        BrokenTask(fault="reads dense"),
+        "it reads the features that it needs, and no others",
+        "add decoded or dense to `needs`",
+    ),
     (Greedy(), "it reads the features that it needs, and no others", "take dense out of `needs`"),
     *[
         (BrokenTask(fault=fault), "gradient reaches the encoder and nothing that it must not", told)
@@ -134,6 +138,18 @@ BROKEN = [
             "two processes train it and stay equal": ("ranks differ", "moved"),
         }.items()
     ],
+    *[
+        (BrokenBackbone(fault=fault), "its levels are those of its maps, finest first", told)
+        for fault, told in {
+            "more maps in training": "[(8, 32), (8, 32)], in eval mode on one image [(8, 32)]",
+            "coarsest first": "the decoder's maps have heights [16, 32]; give them finest first",
+        }.items()
+    ],
+    (
+        BrokenBackbone(fault="detaches inner maps"),
+        "gradient reaches the encoder, and the decoder where it is read",
+        "1 of the decoder's maps have no gradient",
+    ),
     (
         BrokenBackbone(fault="weights beside"),
         "encoder and decoder are two modules that share no weights, and nothing is beside them",
@@ -227,7 +243,9 @@ def test_the_same_parts_without_the_fault_pass(case):
 
 
 @pytest.mark.parametrize(
-    "case", cases(Drawing(), AnchorsToo(), Between(), NeedsSize()), ids=lambda case: str(case).replace("its ", "")
+    "case",
+    cases(Drawing(), AnchorsToo(), Between(), AtABlock(), NeedsSize()),
+    ids=lambda case: str(case).replace("its ", ""),
 )
 def test_parts_that_are_right_in_an_unusual_way_pass(case):
     if case.check.title != "importing it imports no torch":

@@ -21,3 +21,9 @@ def test_it_takes_any_size(size):
 
 def test_it_is_tiny():
     assert sum(p.numel() for p in Tinynet().build(1).parameters()) < 40_000
+
+
+def test_tasks_can_read_every_map_of_its_encoder_and_decoder():
+    levels = Tinynet(levels=3).build(1).levels
+    assert [(level.channels, level.stride) for level in levels.encoder] == [(16, 1), (32, 2), (64, 4)]
+    assert [(level.channels, level.stride) for level in levels.decoder] == [(16, 1), (32, 2)]

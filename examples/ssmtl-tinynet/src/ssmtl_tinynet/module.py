@@ -36,7 +36,10 @@ class TinyEncoder(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-    """Those maps -> one map (N, channels[0], H, W): from the deepest up, each joined with the next finer one."""
+    """Those maps, from the deepest up each joined with the next finer one -> the joined maps, finest first.
+
+    The first is (N, channels[0], H, W). To give that one alone would do, too; then tasks cannot read the others.
+    """
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -44,9 +47,9 @@ class TinyDecoder(nn.Module):
             separable(fine + coarse, fine) for fine, coarse in reversed(list(pairwise(channels)))
         )
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        dense = maps[-1]
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        joined = maps[-1:]
         for join, fine in zip(self.joins, reversed(maps[:-1]), strict=True):
-            larger = F.interpolate(dense, size=fine.shape[2:], mode="bilinear", align_corners=False)
-            dense = join(torch.cat([fine, larger], dim=1))
-        return dense
+            larger = F.interpolate(joined[0], size=fine.shape[2:], mode="bilinear", align_corners=False)
+            joined = [join(torch.cat([fine, larger], dim=1)), *joined]
+        return joined[:-1]

@@ -36,7 +36,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Those maps -> (N, width, H/2, W/2); the toolkit brings it to the size of the image."""
+    """Those maps -> (N, width, H/2, W/2); the toolkit brings it to the size of the image.
+
+    To let tasks read coarser maps, too, give a list of maps instead: finest first.
+    """
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
