@@ -135,5 +135,26 @@ class Backbone(nn.Module):
         raise SsmtlError(f"{type(self).__name__}: its levels cannot be found by images of {tried} ({problem})")
 
 
+class Traceable(nn.Module):
+    """A backbone as a function of tensors: images in, the tensors of some features out, for export and tracing.
+
+    An object that computes when it is read, as `Features` does, is no result for those. Export goes by running it:
+
+        torch.export.export(Traceable(backbone.eval()), (image,), strict=False)
+
+    A head on a backbone (`Downstream`) gives a tensor and needs none of this.
+    """
+
+    def __init__(self, backbone: Backbone, features: Sequence[Feature] = ("dense",)) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.features = tuple(features)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of these features, in order; all maps of one that has several (none else is computed)."""
+        features: Features = self.backbone(image)
+        return tuple(tensor for feature in self.features for tensor in features.tensors(feature))
+
+
 def _levels(maps: Sequence[Tensor], size: int) -> tuple[Level, ...]:
     return tuple(Level(one.shape[1], round(size / one.shape[2])) for one in maps)
