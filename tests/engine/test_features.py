@@ -94,13 +94,13 @@ def test_a_feature_that_is_added_is_needed_provided_trained_and_transferred(edge
     with pytest.raises(UsageError, match="needs edges features, which backbone 'unet' does not provide"):
         RunConfig(tasks=[Edgy()], backbone="unet").resolve()
     check_needs(Small(), [Edgy()])
-    _, specs = RunConfig(tasks=[Edgy()], backbone=Small()).resolve()
-    assert specs.trained == ["encoder", "decoder"]
+    config = RunConfig(tasks=[Edgy()], backbone=Small()).resolve()
+    assert config.trained == ["encoder", "decoder"]
     assert all(parameter.requires_grad for parameter in build(Edgy()).backbone.parameters())
     first, second = (train(tmp_path / f"run{steps}", steps, [Edgy()], Small()) for steps in (1, 2))
     (weight,) = [name for name in first if name.endswith("decoder.up.weight")]
     assert not torch.equal(first[weight], second[weight])
-    assert list(probe(Small().build(1), 16, specs.trained)) == ["size", "pooled", "dense"]
+    assert list(probe(Small().build(1), 16, config.trained)) == ["size", "pooled", "dense"]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from conftest import SMALL, write_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.small import SMALL, write_scan
 from ssmtl_toolkit import pretrain
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.split import Split
