@@ -12,7 +12,7 @@ from ssmtl_toolkit.cli.options import json_option, options_of, path_option, read
 from ssmtl_toolkit.config import PredictConfig
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import printable, shortened
 
 
 @click.command("predict", cls=OnceCommand)
@@ -71,6 +71,7 @@ def _run(
         place = f" -> {printable(result['out'])} ({', '.join(['predictions', *kinds])})" if result["written"] else ""
         console.print(f"{len(result['written'])} scans{place}{speed}{left}")
     if result["failed"]:
-        listed = [item["reason"] for item in result["failed"][:20]]
         number = len(result["failed"])
-        raise DataError("\n".join([f"{number} of {number + len(result['written'])} scans could not be used:", *listed]))
+        reasons = shortened((item["reason"] for item in result["failed"]), 20)
+        head = f"{number} of {number + len(result['written'])} scans could not be used:"
+        raise DataError("\n".join([head, *reasons]))

@@ -13,6 +13,7 @@ from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, r
 from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.text import shortened
 
 
 @click.command("run", cls=OnceCommand)
@@ -121,10 +122,9 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {used} scans"
         + (f", {len(left_out)} left out:" if left_out else "")
     )
-    for item in left_out[:10]:
-        console.print(f"  {item['reason'] if item['scan'] in item['reason'] else item['scan'] + ': ' + item['reason']}")
-    if len(left_out) > 10:
-        console.print(f"  … and {len(left_out) - 10} more, all in {summary['run']}/summary.json")
+    reasons = [i["reason"] if i["scan"] in i["reason"] else f"{i['scan']}: {i['reason']}" for i in left_out]
+    for line in shortened(reasons, 10, f", all in {summary['run']}/summary.json"):
+        console.print(f"  {line}")
     click.echo(summary["run"])
     console.print(
         f"backbone  {summary['run']}/backbone.safetensors\nagain     ssmtl run --config {summary['run']}/run.toml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, 
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable, shortened
 
 _SHOWN = 10
 
@@ -80,7 +80,7 @@ def evaluate(
             interrupts.check("nothing was written")
     progress.done()
     notes += said
-    for note in [*notes[:_SHOWN], *([f"… and {len(notes) - _SHOWN} more such notes"] if notes[_SHOWN:] else [])]:
+    for note in shortened(notes, _SHOWN, " such notes"):
         progress.note(note)
     return {
         "pred": printable(pred),
@@ -116,12 +116,7 @@ class _Pairing:
             (self.predictions, "predictions have no label and are not scored"),
             (self.labels, "labels have no prediction and are not scored"),
         ]
-        return [f"{len(names)} {what}: {_listed(names)}" for names, what in alone if names]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name) for name in names[:_SHOWN])
-    return shown + (f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        return [f"{len(names)} {what}: {listed(map(printable, names), _SHOWN)}" for names, what in alone if names]
 
 
 def _pair(pred: Path, label: Path, readers: Readers) -> _Pairing:
@@ -133,7 +128,8 @@ def _pair(pred: Path, label: Path, readers: Readers) -> _Pairing:
     if not both:
         raise DataError(
             f"no prediction below {printable(pred)} has the name of a label below {printable(label)}: there are "
-            f"{_listed(list(ours)[:3])} and {_listed(list(theirs)[:3])}; files are paired by their paths without suffix"
+            f"{listed(map(printable, ours), 3)} and {listed(map(printable, theirs), 3)}; files are paired by their "
+            f"paths without suffix"
         )
     return _Pairing(
         tuple(_Pair(printable(name), ours[name], theirs[name]) for name in both),
