@@ -32,9 +32,7 @@ _COLUMNS = ("tp", "fp", "fn", *(metric.key for metric in metrics_of("labels")), 
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(table_file: Path | None, as_json: bool, **options: Any) -> None:
-    """Score predicted label maps against labels.
-
-    Files are paired by their paths in the two folders, without suffix. The classes are those of --classes, or of the
+    """Files are paired by their paths in the two folders, without suffix. The classes are those of --classes, or of the
     prediction.json that `ssmtl predict` wrote, or else the values found in the files.
 
     \b
@@ -43,16 +41,11 @@ def command(table_file: Path | None, as_json: bool, **options: Any) -> None:
     """
     if table_file is not None and table_file.is_dir():
         raise UsageError(f"{table_file}: is a folder; give --csv the name of a file")
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.evaluation.evaluate import evaluate  # torch is imported from here on
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console)
-    try:
+    with reporting() as (_, progress):
         result = evaluate(**options, progress=progress)
-    finally:
-        progress.done()
     if table_file is not None:
         _write(table_file, result)
     if as_json:

@@ -32,7 +32,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Use a fine-tuned model on SCANS, files or folders; NAME.nii.gz lies on the grid of scan NAME.
+    """SCANS are files, folders or datasets by name; the prediction for the scan NAME is NAME.nii.gz.
 
     \b
       ssmtl predict --from runs/ft scan.nii.gz more/ -o out/ --overlay
@@ -49,16 +49,11 @@ def command(
 def _run(
     scans: tuple[str, ...], source: Path, config: PredictConfig, out: Path, cache: Path | None, as_json: bool
 ) -> None:
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.downstream.predict import predict  # torch is imported from here on
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console)
-    try:
+    with reporting() as (console, progress):
         result = predict(source, scans, config, out=out, cache=cache, progress=progress)
-    finally:
-        progress.done()
     if as_json:
         print_json(result)
     else:
