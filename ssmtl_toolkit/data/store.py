@@ -57,6 +57,10 @@ class LeftOut:
     name: str
     reason: str
 
+    def to_json(self) -> dict[str, str]:
+        """Write as it stands in summaries."""
+        return {"scan": self.name, "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class SliceStore:

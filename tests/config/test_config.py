@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from ssmtl_toolkit.cli import COMMANDS, cli
-from ssmtl_toolkit.config import Config, FinetuneConfig, PredictConfig, Role, RunConfig
+from ssmtl_toolkit.config import Config, EvaluateConfig, FinetuneConfig, PredictConfig, Role, RunConfig
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec
 
-CONFIGS = [RunConfig, FinetuneConfig, PredictConfig]
+CONFIGS = [RunConfig, FinetuneConfig, PredictConfig, EvaluateConfig]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -103,6 +103,7 @@ def test_lists_of_subcommands_show_whole_sentences(group):
 @pytest.mark.parametrize(
     ("command", "headings"),
     [
+        ("evaluate", ["Files", "Labels", "Metrics"]),
         ("experiment", ["Data", "Rows", "Files"]),
         ("reproduce", ["Rows", "Data", "Files"]),
         ("data split", ["Patients", "Files"]),
@@ -126,6 +127,14 @@ def test_predict_takes_a_file_of_options_and_flags_win_over_it(tmp_path):
     assert (config.overlay, config.batch_size) == (True, 3)
     with pytest.raises(UsageError, match="no option 'overlayy'; did you mean 'overlay'"):
         PredictConfig.of({"overlayy": True}, "p.toml")
+
+
+def test_a_folder_given_as_a_configuration_is_refused_with_the_file_in_it(tmp_path):
+    with pytest.raises(UsageError, match=r"is a folder; give a \.toml file; check --config"):
+        FinetuneConfig.read(tmp_path)
+    (tmp_path / "finetune.toml").write_text("")
+    with pytest.raises(UsageError, match=rf"is a folder; give a \.toml file in it, {tmp_path}/finetune\.toml; check"):
+        FinetuneConfig.read(tmp_path)
 
 
 def test_a_configuration_without_options_of_its_own_is_refused_a_typo():
