@@ -28,9 +28,9 @@ def main(data: str, out: str) -> None:
     difference = tuned.summary["difference"]["iou"]
     print("difference", difference["mean"], "95 % interval", difference["ci95"])
     predicted = ssmtl.predict(tuned, data, out=Path(out) / "labels", largest_component=True)
-    print(len(predicted["written"]), "label maps in", predicted["out"])
+    print(len(predicted.written), "label maps in", predicted.folder)
     if (Path(data) / "labels").is_dir():
-        print("Dice of all scans", ssmtl.evaluate(predicted["out"], Path(data) / "labels")["mean"]["dice"])
+        print("Dice of all scans", ssmtl.evaluate(predicted, Path(data) / "labels").mean["dice"])
 
 
 if __name__ == "__main__":

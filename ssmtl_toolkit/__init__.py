@@ -8,20 +8,24 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.config import FinetuneConfig, PredictConfig, RunConfig
+    from ssmtl_toolkit.config import EvaluateConfig, FinetuneConfig, PredictConfig, RunConfig
     from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
     from ssmtl_toolkit.downstream.predict import predict
-    from ssmtl_toolkit.evaluation.evaluate import evaluate
+    from ssmtl_toolkit.downstream.predicted import Predicted
+    from ssmtl_toolkit.evaluation.evaluate import Evaluated, evaluate
     from ssmtl_toolkit.experiments.execution import Compared, experiment
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
 
 _LAZY = {
+    "Compared": "ssmtl_toolkit.experiments.execution",
+    "EvaluateConfig": "ssmtl_toolkit.config",
+    "Evaluated": "ssmtl_toolkit.evaluation.evaluate",
     "FinetuneConfig": "ssmtl_toolkit.config",
     "Finetuned": "ssmtl_toolkit.downstream.finetune",
     "PredictConfig": "ssmtl_toolkit.config",
+    "Predicted": "ssmtl_toolkit.downstream.predicted",
     "Run": "ssmtl_toolkit.pretraining.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
-    "Compared": "ssmtl_toolkit.experiments.execution",
     "evaluate": "ssmtl_toolkit.evaluation.evaluate",
     "experiment": "ssmtl_toolkit.experiments.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
@@ -32,9 +36,12 @@ _LAZY = {
 __all__ = [
     "Compared",
     "DataError",
+    "EvaluateConfig",
+    "Evaluated",
     "FinetuneConfig",
     "Finetuned",
     "PredictConfig",
+    "Predicted",
     "Run",
     "RunConfig",
     "SsmtlError",

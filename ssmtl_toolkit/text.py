@@ -1,4 +1,4 @@
-"""Words: the text form of specs (`name:key=value`), foreign text made safe to print, the nearest known word."""
+"""Words: the text form of specs (`name:key=value`), foreign text made safe to print, the nearest word, long lists."""
 
 from __future__ import annotations
 
@@ -102,6 +102,31 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def shortened(lines: Iterable[str], most: int, what: str = "") -> list[str]:
+    """Return the lines; of more than `most` the first ones, and how many are not shown.
+
+    Args:
+        lines: what is told, a line each.
+        most: how many are shown.
+        what: is put behind the last line, such as " such notes, all in summary.json".
+
+    >>> shortened("abcde", 3, " letters")
+    ['a', 'b', 'c', '… and 2 more letters']
+    """
+    known = list(lines)
+    hidden = len(known) - most
+    return [*known[:most], f"… and {hidden} more{what}"] if hidden > 0 else known
+
+
+def listed(items: Iterable[str], most: int) -> str:
+    """Enumerate items within a sentence; of more than `most` the first ones, and how many are not shown.
+
+    >>> listed("abcde", 3)
+    'a, b, c, … and 2 more'
+    """
+    return ", ".join(shortened(items, most))
 
 
 def sizes_text(sizes: Iterable[int]) -> str:

@@ -17,7 +17,7 @@ from ssmtl_toolkit.data.source import FileError, blaming
 from ssmtl_toolkit.data.values import clean
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 if TYPE_CHECKING:
     from ssmtl_formats.headers import Frame
@@ -48,8 +48,8 @@ def parts_of(path: Path) -> dict[str, Path]:
     if len(fit) == 1:
         return {"": path}
     if below := [series for series in fit if series.folders and path not in series.folders]:
-        listed = ", ".join(f"{series.name} over {spread(series.folders)}" for series in below[:3])
-        raise DataError(f"{printable(path)}: holds several series in parts ({listed}); put all files into one folder")
+        names = listed((f"{series.name} over {spread(series.folders)}" for series in below), 3)
+        raise DataError(f"{printable(path)}: holds several series in parts ({names}); put all files into one folder")
     return {series.name: next(file for file in series.files if file.parent == path) for series in fit}
 
 

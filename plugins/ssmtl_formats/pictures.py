@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ssmtl_formats.names import png_files
 from ssmtl_toolkit.data.source import FileError
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 _MASKS = {
     *("mask", "masks", "label", "labels", "seg", "segs", "dseg", "segmentation", "segmentations", "gt"),
@@ -38,9 +38,9 @@ def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
         beside = f" beside {len(masks)} masks (such as {printable(masks[0].name)})" if masks else ""
         raise FileError(f"has {len(slices)} PNG slices{beside}, two or more are needed; check the path")
     if scans := _scans([file.stem for file in slices]):
-        listed = ", ".join(printable(name) for name in scans[:3]) + ", …" * (len(scans) > 3)
+        names = listed(map(printable, scans), 3)
         raise FileError(
-            f"holds slices of {len(scans)} scans by their names ({listed}); put those of each scan into a folder of "
+            f"holds slices of {len(scans)} scans by their names ({names}); put those of each scan into a folder of "
             f"its own"
         )
     return slices, masks

@@ -10,6 +10,7 @@ from pathlib import Path
 from ssmtl_formats.headers import Frame, read_frames
 from ssmtl_formats.names import dicom_files
 from ssmtl_toolkit.data.source import FileError, blaming
+from ssmtl_toolkit.text import listed
 
 _State = tuple[tuple[str, int, int, int], ...]
 
@@ -81,8 +82,8 @@ def chosen(path: Path, found: tuple[Series, ...]) -> Series:
     if path.is_dir():
         fit = [series for series in found if not series.unfit]
         if len(fit) > 1:
-            listed = ", ".join(f"{s.name} with {len(s.frames)} images" for s in fit[:5]) + ", …" * (len(fit) > 5)
-            raise FileError(f"holds {len(fit)} series ({listed}); give a file of the one that is meant")
+            names = listed((f"{series.name} with {len(series.frames)} images" for series in fit), 5)
+            raise FileError(f"holds {len(fit)} series ({names}); give a file of the one that is meant")
     else:
         fit = [series for series in found if path in series.files]
         if fit and fit[0].unfit:
@@ -96,5 +97,5 @@ def nothing(found: tuple[Series, ...]) -> str:
     """Say what the series are that are no scans."""
     if not found:
         return "nothing but an index of DICOM files; give a folder with the slices of a scan"
-    said = [f"{series.name} is {series.unfit}" for series in found[:5]] + ["…"] * (len(found) > 5)
-    return ", ".join(said) + "; give a folder with the slices of a scan"
+    reasons = listed((f"{series.name} is {series.unfit}" for series in found), 5)
+    return f"{reasons}; give a folder with the slices of a scan"

@@ -16,7 +16,7 @@ from ssmtl_formats.series import Series, series_of, unfit
 from ssmtl_formats.stacking import grid, stacked
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 Key = tuple[str, int | None]  # what the images of a series have in common
 Folders = tuple[tuple[Path, int], ...]  # with the times of their last change
@@ -41,8 +41,7 @@ def spread(folders: Collection[Path]) -> str:
     """Name the folders of a series, below the one that holds them all."""
     above = os.path.commonpath(folders)
     names = [os.path.relpath(folder, above) if str(folder) != above else folder.name for folder in folders]
-    listed = ", ".join(map(printable, names[:3]))
-    return f"{len(folders)} folders ({listed}{', …' * (len(folders) > 3)})"
+    return f"{len(folders)} folders ({listed(map(printable, names), 3)})"
 
 
 def spread_below(folder: Path) -> dict[Key, Series]:

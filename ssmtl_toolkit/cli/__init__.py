@@ -25,8 +25,9 @@ COMMANDS = {
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
     "plugins": "Show, check and make plugins: tasks, backbones, heads, balancers, readers, datasets.",
-    "data": "Make data.",
+    "data": "Write phantom scans, or split labelled scans by patient.",
 }
+"""What each command does: shown in lists of commands, and first in its own help, before its docstring."""
 
 
 debug = False
@@ -43,6 +44,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"ssmtl_toolkit.cli.{name}").command
+        command.short_help = COMMANDS[name]
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

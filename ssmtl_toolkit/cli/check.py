@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.testing import Case
 
 
-@click.command("check", cls=OnceCommand, short_help="Check that a part keeps its contract.")
+@click.command("check", cls=OnceCommand)
 @click.argument("name")
 @click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
 @click.option("--only", metavar="WORDS", help="Only the checks whose titles hold these words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(name: str, example: Path | None, only: str | None, as_json: bool) -> None:
-    """Check that the part NAME keeps its contract: text, losses, gradients, masks, resuming, several processes …
+    """Check that the part NAME keeps its contract.
+
+    Tried are its text, losses, gradients, masks, resuming, several processes …
 
     \b
       ssmtl plugins check slice_siam

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -138,7 +139,26 @@ class RichProgress(engine_progress.Progress):
         self._bars.start()
 
 
-def force_utf8() -> None:
+@contextlib.contextmanager
+def reporting(to_a_person: bool = True) -> Iterator[tuple[Console, engine_progress.Progress]]:
+    """Show the progress of what is done inside on stderr; the bars are taken away at its end, however it ends.
+
+    Args:
+        to_a_person: without, nothing is shown: of several processes only the first reports.
+
+    Yields:
+        The console on stderr, and the progress to hand on.
+    """
+    _replace_unprintable()
+    console = stderr()
+    progress = RichProgress(console) if to_a_person else engine_progress.Progress()
+    try:
+        yield console, progress
+    finally:
+        progress.done()
+
+
+def _replace_unprintable() -> None:
     """Never fail on a character that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

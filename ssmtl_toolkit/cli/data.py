@@ -1,18 +1,32 @@
-"""`ssmtl data`: make data."""
+"""`ssmtl data`: write phantom scans, split labelled scans by patient."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import click
 
 from ssmtl_toolkit.cli.once import OnceGroup
+from ssmtl_toolkit.cli.options import cache_option, path_option
+from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """A dataset that is made up, and whose scans and labels can be written to a folder."""
+
+    def write(self, out: Path) -> Sequence[Path]:
+        """Write to `out/images` and `out/labels`; return the images."""
 
 
 @click.group("data", cls=OnceGroup)
 def command() -> None:
-    """Make data."""
+    """`ssmtl run` and `ssmtl finetune` need neither: they have the phantom, and draw a split of their own."""
 
 
 @command.command("phantom")
@@ -21,7 +35,10 @@ def command() -> None:
 @click.option("--modality", type=click.Choice(["ct", "mri"]), default="ct", show_default=True, help="CT or MRI.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other patients.")
 def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
-    """Write made-up chest CT or cardiac MRI volumes to OUT/images and their labels to OUT/labels, as NIfTI."""
+    """Write made-up scans with labels, as NIfTI.
+
+    They are CT of the chest or MRI of the heart, in OUT/images; their labels are in OUT/labels.
+    """
     from ssmtl_toolkit.registry import registry
     from ssmtl_toolkit.specs import DatasetSpec
 
@@ -29,22 +46,29 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder}: is not empty; choose another folder")
     spec = registry().find(DatasetSpec, "phantom").parse(f"patients={patients},modality={modality},seed={seed}")
+    if not isinstance(spec, Writable):
+        raise UsageError(f"dataset 'phantom' of {registry().origin(spec)['distribution']} cannot be written to files")
     try:
-        files = spec.write(out)  # type: ignore[attr-defined]
+        files = spec.write(out)
     except OSError as error:
         raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     click.echo(f"wrote {len(files)} scans to {out}/images and their labels to {out}/labels", err=True)
     click.echo(out)
 
 
+def _patients(*names: str, **how: Any) -> Callable[[F], F]:
+    """Decorate a command with an option that says which patients go where."""
+    return click.option(*names, cls=Sectioned, section="Patients", **how)
+
+
 @command.command("split")
 @click.argument("data")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, e.g. split.json.")
-@click.option("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
-@click.option("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
-@click.option("--patient", help="Regex on scan names; what its first group matches is the patient.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another split.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]")
+@_patients("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
+@_patients("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
+@_patients("--patient", help="Regex on scan names; what its first group matches is the patient.")
+@_patients("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another split.")
+@path_option("--out", required=True, help="The file to write, e.g. split.json.")
+@cache_option
 def split(
     data: str,
     out: Path,
@@ -54,8 +78,9 @@ def split(
     seed: int,
     cache: Path | None,
 ) -> None:
-    """Part the patients of DATA that have labels into train, validation and test, and write them to a file.
+    """Split the labelled scans of DATA by patient.
 
+    The patients of train, validation and test are written to a file:
     `ssmtl run --without FILE` leaves validation and test patients out; `ssmtl finetune --split FILE` uses the parts.
     """
     from ssmtl_toolkit.cli.console import stderr
@@ -66,7 +91,7 @@ def split(
     from ssmtl_toolkit.runtime.scans import default_cache, list_scans
 
     if out.exists():
-        raise UsageError(f"{out}: is there already; choose another --out")
+        raise UsageError(f"{out}: already exists; choose another --out")
     if patient is not None:
         check_pattern(patient)
     listed = list_scans(registry().dataset(data), cache or default_cache())

@@ -9,56 +9,45 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
+from ssmtl_toolkit.cli.options import config_option, json_option, options_of, path_option, read_options
+from ssmtl_toolkit.config import EvaluateConfig
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.evaluation.metrics import METRICS, lower_is_better, metrics_of, monai_metrics
+from ssmtl_toolkit.evaluation.metrics import METRICS, lower_is_better, metrics_of
 
 _COLUMNS = ("tp", "fp", "fn", *(metric.key for metric in metrics_of("labels")), "penalised")
 
 
 @click.command("evaluate", cls=OnceCommand)
-@click.option("--pred", type=click.Path(path_type=Path), required=True, help="Predictions: a file or a folder.")
-@click.option("--label", type=click.Path(path_type=Path), required=True, help="Labels: a file or a folder.")
-@click.option("--classes", metavar="TEXT", help="What the values mean: LV=500,RV=600,LA=420+421.  [default: see above]")
-@click.option("--ignore-value", type=click.INT, help="The value in labels that means: nobody annotated this.")
-@click.option(
-    "--surface/--no-surface",
-    default=None,
-    help=f"{monai_metrics('labels')}.  [default: where MONAI is installed]",
-)
-@click.option("--tolerance", type=click.FLOAT, default=1.0, show_default=True, help="Of surface Dice, in mm.")
-@click.option("--ignore-affine", is_flag=True, help="Compare voxel by voxel although the affines differ.")
-@click.option(
-    "--csv", "table_file", type=click.Path(path_type=Path), help="Write the scores of each scan to this file."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(table_file: Path | None, as_json: bool, **options: Any) -> None:
-    """Score predicted label maps against labels.
+@path_option("--pred", required=True, help="Predictions: a file or a folder.")
+@path_option("--label", required=True, help="Labels: a file or a folder.")
+@options_of(EvaluateConfig, {})
+@config_option
+@path_option("--csv", "table_file", help="Write the scores of each scan to this file.")
+@json_option
+def command(pred: Path, label: Path, file: Path | None, table_file: Path | None, as_json: bool, **flags: Any) -> None:
+    """Files are paired by their paths in the two folders, without suffix.
 
-    Files are paired by their paths in the two folders, without suffix. The classes are those of --classes, or of the
-    prediction.json that `ssmtl predict` wrote, or else the values found in the files.
+    The classes are those of --classes, or of the prediction.json that `ssmtl predict` wrote, or else the values found
+    in the files.
 
     \b
       ssmtl evaluate --pred out/ --label labels/
       ssmtl evaluate --pred out/ --label labels/ --classes LV=500,RV=600
     """
+    config = read_options(EvaluateConfig, file, flags)
     if table_file is not None and table_file.is_dir():
         raise UsageError(f"{table_file}: is a folder; give --csv the name of a file")
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
-    from ssmtl_toolkit.evaluation.evaluate import evaluate  # torch is imported from here on
+    from ssmtl_toolkit.cli.console import print_json, reporting
+    from ssmtl_toolkit.evaluation.evaluate import evaluate  # numpy is imported from here on
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console)
-    try:
-        result = evaluate(**options, progress=progress)
-    finally:
-        progress.done()
+    with reporting() as (_, progress):
+        scores = evaluate(pred, label, config, progress=progress)
     if table_file is not None:
-        _write(table_file, result)
+        _write(table_file, scores.summary)
     if as_json:
-        print_json(result)
+        print_json(scores.summary)
     else:
-        _report(result)
+        _report(scores.summary)
 
 
 def _write(file: Path, result: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
+from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
+from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import Matrix, read_experiment
 from ssmtl_toolkit.launch import launch
@@ -17,39 +19,35 @@ from ssmtl_toolkit.launch import launch
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def row_option(*names: str, **how: Any) -> Callable[[F], F]:
+    """Decorate a command with an option that says which rows it does, and how."""
+    return click.option(*names, cls=Sectioned, section="Rows", **how)
+
+
 def shared_options(function: F) -> F:
     """What `experiment` and `reproduce` have in common."""
-    for option in reversed(
-        [
-            click.option("--data", metavar="SPEC", help="Labelled scans: a folder, or a dataset by name."),
-            click.option(
-                "--out", type=click.Path(path_type=Path), help="Folder for runs and tables.  [default: in runs/]"
-            ),
-            click.option("--row", "rows", multiple=True, metavar="NAME", help="Do this row only; repeat it."),
-            click.option("--quick", is_flag=True, help="Small and short, as the file's table [quick] says."),
-            click.option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
-            click.option(
-                "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. pretrain.batch_size=8; repeat it."
-            ),
-            click.option(
-                "--cache", type=click.Path(path_type=Path), help="Folder for prepared slices.  [default: user's cache]"
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-        ]
+    data, settings = "Labelled scans: a folder, or a dataset by name.", "E.g. pretrain.batch_size=8; repeat it."
+    for option in (
+        json_option,
+        cache_option,
+        path_option("--out", help="Folder for runs and tables.  [default: in runs/]"),
+        row_option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=settings),
+        row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
+        row_option("--quick", is_flag=True, help="Small and short, as the file's table [quick] says."),
+        row_option("--row", "rows", multiple=True, metavar="NAME", help="Do this row only; repeat it."),
+        click.option("--data", metavar="SPEC", cls=Sectioned, section="Data", help=data),
     ):
         function = option(function)
     return function
 
 
-@click.command(
-    "experiment", cls=OnceCommand, short_help="Compare rows of pre-training and fine-tuning, from a TOML file."
-)
+@click.command("experiment", cls=OnceCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @shared_options
 def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | None, as_json: bool, **how: Any) -> None:
-    """Do what FILE.toml says, row by row, and write the table as Markdown, CSV and JSON.
+    """The table is written as Markdown, CSV and JSON.
 
-    The same command goes on where it was stopped; several at once with the same --out share the work.
+    Rerun the command to resume; processes given the same --out share the work.
 
     \b
       ssmtl experiment mine.toml --out runs/mine
@@ -81,28 +79,24 @@ def _setting(text: str) -> tuple[str, Any]:
 def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool) -> None:
     """Do experiments one after another in one folder, and show their tables."""
     launch()
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, reporting, stderr
     from ssmtl_toolkit.experiments.execution import RowsFailedError, experiment  # torch is imported from here on
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console)
     summaries, failed = [], list[SsmtlError]()
     with interrupts:
         for matrix in matrices:
             try:
-                summaries.append(experiment(matrix, out=out, rows=rows, cache=cache, progress=progress).summary)
+                with reporting() as (_, progress):
+                    summaries.append(experiment(matrix, out=out, rows=rows, cache=cache, progress=progress).summary)
             except InterruptedRunError:
                 raise
             except SsmtlError as error:  # the other tables are done all the same
                 failed.append(error)
                 if isinstance(error, RowsFailedError):
                     summaries.append(error.summary)
-            finally:
-                progress.done()
             if summaries and summaries[-1]["experiment"] == matrix.name:
-                _show(console, summaries[-1])
+                _show(stderr(), summaries[-1])
     if as_json and summaries:
         print_json(summaries[0] if len(matrices) == 1 else {"experiments": summaries})
     elif not as_json:

@@ -15,6 +15,7 @@ from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, explain_missi
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.runtime.folder import FINETUNE
 
 
 @click.command("finetune", cls=OnceCommand)
@@ -24,7 +25,7 @@ from ssmtl_toolkit.launch import launch
 def command(
     file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
 ) -> None:
-    """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
+    """Without --from the network is trained from scratch. Scores are those of patients that were held out.
 
     \b
       ssmtl finetune --from runs/first --data labelled/ --baseline scratch
@@ -34,7 +35,7 @@ def command(
     """
     if resume and (out or file):
         raise UsageError("--resume continues in its own folder with its own options; leave out --out and --config")
-    source = resumed(resume, "finetune.toml") if resume else file
+    source = resumed(resume, FINETUNE) if resume else file
     config = read_options(FinetuneConfig, source, flags)
     with explain_missing_plugin(source):
         resolved = config.resolve()
@@ -47,17 +48,12 @@ def command(
 
 
 def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console)
-    progress.say(f"data      {config.data}\nhead      {config.head}")
-    try:
+    with reporting() as (console, progress):
+        progress.say(f"data      {config.data}\nhead      {config.head}")
         result = finetune(None, config, out=folder, cache=cache, resume=resume, progress=progress)
-    finally:
-        progress.done()
     if as_json:
         print_json(result.summary)
     else:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from ssmtl_toolkit.cli.sections import write_sections
+from ssmtl_toolkit.cli.sections import write_sections, write_summary
 from ssmtl_toolkit.errors import UsageError
 
 _INSTEAD = {"data": "; to join folders, list their scans in a manifest (.csv or .toml)"}
@@ -19,6 +19,10 @@ class OnceCommand(click.Command):
         if not ctx.resilient_parsing:
             self._refuse_repeated(ctx, args)
         return super().parse_args(ctx, args)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_summary(self, formatter)
+        super().format_help_text(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_sections(self, ctx, formatter)
@@ -38,3 +42,7 @@ class OnceGroup(click.Group):
     """A group whose subcommands are `OnceCommand`s."""
 
     command_class = OnceCommand
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_summary(self, formatter)
+        super().format_help_text(ctx, formatter)

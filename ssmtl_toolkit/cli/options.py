@@ -90,13 +90,17 @@ def path_option(*names: str, **how: Any) -> Callable[[F], F]:
     return click.option(*names, cls=Sectioned, section="Files", type=click.Path(path_type=Path), **how)
 
 
+cache_option = path_option("--cache", help="Folder for prepared slices.  [default: user's cache]")
+config_option = path_option("--config", "file", help="TOML file with options; flags win over it.")
+
+
 def folder_options(default: str) -> Callable[[F], F]:
     """Decorate a command that trains in a folder; `default` is how that is named."""
 
     def decorate(function: F) -> F:
         for option in (
-            path_option("--cache", help="Folder for prepared slices.  [default: user's cache]"),
-            path_option("--config", "file", help="TOML file with options; flags win over it."),
+            cache_option,
+            config_option,
             path_option("--resume", help="Resume the run in this folder."),
             path_option("--out", help=f"Run folder.  [default: {default}]"),
         ):

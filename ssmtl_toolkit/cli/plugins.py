@@ -14,9 +14,9 @@ from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
 from ssmtl_toolkit.text import did_you_mean
 
 
-@click.group("plugins", cls=OnceGroup, short_help="Show, check and make plugins.")
+@click.group("plugins", cls=OnceGroup)
 def command() -> None:
-    """Show what is installed (tasks, backbones, heads, balancers, readers, datasets), check it, or make a new one."""
+    """NAME is one of those that `ssmtl plugins list` shows."""
 
 
 command.add_command(check)
@@ -50,7 +50,10 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def show(name: str, as_json: bool) -> None:
-    """Show every option of NAME: type, bounds, default, help, and where it comes from."""
+    """Show every option of NAME.
+
+    That is its type, bounds, default and help, and which distribution NAME comes from.
+    """
     from rich.console import Console
 
     from ssmtl_toolkit.cli.console import print_json, table

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import json_option, options_of, path_option, read_options
+from ssmtl_toolkit.cli.options import config_option, json_option, options_of, path_option, read_options
 from ssmtl_toolkit.config import PredictConfig
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import printable, shortened
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.downstream.predicted import Predicted
 
 
 @click.command("predict", cls=OnceCommand)
@@ -20,7 +23,7 @@ from ssmtl_toolkit.text import printable
 @path_option("--from", "source", required=True, help="Run folder of a fine-tuning.")
 @path_option("-o", "--out", required=True, help="Folder for the predictions.")
 @options_of(PredictConfig, {})
-@path_option("--config", "file", help="TOML file with options; flags win over it.")
+@config_option
 @path_option("--cache", help="Folder for digests of scans.  [default: user's cache]")
 @json_option
 def command(
@@ -32,7 +35,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Use a fine-tuned model on SCANS, files or folders; NAME.nii.gz lies on the grid of scan NAME.
+    """SCANS are files, folders or datasets by name; the prediction for the scan NAME is NAME.nii.gz.
 
     \b
       ssmtl predict --from runs/ft scan.nii.gz more/ -o out/ --overlay
@@ -49,28 +52,28 @@ def command(
 def _run(
     scans: tuple[str, ...], source: Path, config: PredictConfig, out: Path, cache: Path | None, as_json: bool
 ) -> None:
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.downstream.predict import predict  # torch is imported from here on
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console)
-    try:
+    with reporting() as (console, progress):
         result = predict(source, scans, config, out=out, cache=cache, progress=progress)
-    finally:
-        progress.done()
     if as_json:
-        print_json(result)
+        print_json(result.summary)
     else:
-        for file in result["written"]:
+        for file in result.written:
             click.echo(file)
-        per_slice = 1000 * result["seconds"] / max(result["slices"], 1)
-        left = f", {len(result['left_out'])} left out" if result["left_out"] else ""
-        speed = f", {result['slices']} slices, {per_slice:.1f} ms a slice" if result["slices"] else ""
+        console.print(_in_words(result, config))
+    if result.failed:
+        head = f"{len(result.failed)} of {len(result.failed) + len(result.written)} scans could not be used:"
+        raise DataError("\n".join([head, *shortened((item.reason for item in result.failed), 20)]))
+
+
+def _in_words(result: Predicted, config: PredictConfig) -> str:
+    """What was written, how fast, and how many scans were skipped."""
+    words = f"{len(result.written)} scans"
+    if result.written:
         kinds = [kind for kind in ("probabilities", "overlay") if getattr(config, kind)]
-        place = f" -> {printable(result['out'])} ({', '.join(['predictions', *kinds])})" if result["written"] else ""
-        console.print(f"{len(result['written'])} scans{place}{speed}{left}")
-    if result["failed"]:
-        listed = [item["reason"] for item in result["failed"][:20]]
-        number = len(result["failed"])
-        raise DataError("\n".join([f"{number} of {number + len(result['written'])} scans could not be used:", *listed]))
+        words += f" -> {printable(result)} ({', '.join(['predictions', *kinds])})"
+    if result.slices:
+        words += f", {result.slices} slices, {1000 * result.seconds / result.slices:.1f} ms a slice"
+    return words + (f", {len(result.skipped)} left out" if result.skipped else "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ssmtl_toolkit.cli.experiment import matrix_of, run_matrices, shared_options
+from ssmtl_toolkit.cli.experiment import matrix_of, row_option, run_matrices, shared_options
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import did_you_mean
@@ -16,13 +16,9 @@ from ssmtl_toolkit.text import did_you_mean
 TABLES = Path(__file__).parents[1] / "experiments" / "paper"
 
 
-@click.command(
-    "reproduce",
-    cls=OnceCommand,
-    short_help="Repeat the paper's tables, and show the difference to the published numbers.",
-)
+@click.command("reproduce", cls=OnceCommand)
 @click.argument("names", nargs=-1, metavar="[TABLE]... | all")
-@click.option("--list", "listed", is_flag=True, help="List the tables and their rows.")
+@row_option("--list", "listed", is_flag=True, help="List the tables and their rows.")
 @shared_options
 def command(
     names: Sequence[str],
@@ -33,10 +29,9 @@ def command(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Repeat tables of the paper: pre-train, fine-tune and test every row, and set our numbers beside the published.
+    """Every row is pre-trained, fine-tuned and tested; what rows and tables share is done once.
 
-    What rows and tables share is done once; the same command goes on where it was stopped; several at once with the
-    same --out, each on its GPU, share the work.
+    Rerun the command to resume; processes given the same --out, each on its GPU, share the work.
 
     \b
       ssmtl reproduce --list

@@ -13,6 +13,8 @@ from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, r
 from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY
+from ssmtl_toolkit.text import shortened
 
 
 @click.command("run", cls=OnceCommand)
@@ -22,9 +24,7 @@ from ssmtl_toolkit.launch import launch
 def command(
     file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
 ) -> None:
-    """Pre-train a backbone on the slices of unlabelled scans.
-
-    Without --data it trains on the embedded phantom. Repeat --task for several tasks or distances:
+    """Without --data it trains on the embedded phantom. Repeat --task for several tasks or distances:
 
     \b
       ssmtl run --data scans/ --task reconstruct_prev:t=2 --task slice_siam:t=2
@@ -47,29 +47,24 @@ def _run(
     as_json: bool,
     first: bool,
 ) -> None:
-    from ssmtl_toolkit.cli.console import RichProgress, force_utf8, print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.pretraining.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.pretraining.verdict import DivergedError
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
-    from ssmtl_toolkit.runtime.progress import Progress
 
-    force_utf8()
-    console = stderr()
-    progress = RichProgress(console) if first else Progress()
-    if first:
-        _announce(console, config)
     folder = folder or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.backbone.name}"
     diverged: DivergedError | None = None
-    try:
-        summary = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress).summary
-    except DivergedError as error:  # its files are written, and shown like those of any run
-        diverged, summary = error, error.summary
-    except InterruptedRunError as error:
+    with reporting(first) as (console, progress):
         if first:
-            raise
-        raise click.exceptions.Exit(error.exit_code) from None  # the first process has said it
-    finally:
-        progress.done()
+            _announce(console, config)
+        try:
+            summary = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress).summary
+        except DivergedError as error:  # its files are written, and shown like those of any run
+            diverged, summary = error, error.summary
+        except InterruptedRunError as error:
+            if first:
+                raise
+            raise click.exceptions.Exit(error.exit_code) from None  # the first process has said it
     if first and as_json:
         print_json(summary)
     elif first:
@@ -82,7 +77,7 @@ def _configure(file: Path | None, out: Path | None, resume: Path | None, flags: 
     """Options from the file or the resumed run, and the flags over them."""
     if resume and (out or file):
         raise UsageError("--resume continues in its own folder with its own options; leave out --out and --config")
-    source = resumed(resume, "run.toml") if resume else file
+    source = resumed(resume, CONFIG) if resume else file
     config = read_options(RunConfig, source, flags)
     with explain_missing_plugin(source):
         return config.resolve()
@@ -121,11 +116,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {used} scans"
         + (f", {len(left_out)} left out:" if left_out else "")
     )
-    for item in left_out[:10]:
-        console.print(f"  {item['reason'] if item['scan'] in item['reason'] else item['scan'] + ': ' + item['reason']}")
-    if len(left_out) > 10:
-        console.print(f"  … and {len(left_out) - 10} more, all in {summary['run']}/summary.json")
+    reasons = [i["reason"] if i["scan"] in i["reason"] else f"{i['scan']}: {i['reason']}" for i in left_out]
+    for line in shortened(reasons, 10, f", all in {summary['run']}/{SUMMARY}"):
+        console.print(f"  {line}")
     click.echo(summary["run"])
-    console.print(
-        f"backbone  {summary['run']}/backbone.safetensors\nagain     ssmtl run --config {summary['run']}/run.toml"
-    )
+    console.print(f"backbone  {summary['run']}/{BACKBONE}\nagain     ssmtl run --config {summary['run']}/{CONFIG}")

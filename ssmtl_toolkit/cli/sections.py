@@ -1,4 +1,4 @@
-"""Options that stand under headings in `--help`."""
+"""How `--help` is laid out: what the command does, its docstring, its options under headings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ class Sectioned(click.Option):
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+
+def write_summary(command: click.Command, formatter: click.HelpFormatter) -> None:
+    """Write what lists of commands say of a command that has a summary beside its docstring."""
+    if command.short_help:
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(command.short_help)
 
 
 def write_sections(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:

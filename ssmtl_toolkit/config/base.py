@@ -44,6 +44,15 @@ class Machine(BaseModel):
     accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
 
 
+class SurfaceScores(BaseModel):
+    """Whether label maps are also scored by their surfaces, and how."""
+
+    surface: Annotated[bool | None, Role.EXTENT] = Field(
+        None, description="Also score HD95 and surface Dice.  [default: if MONAI is installed]"
+    )
+    tolerance: Annotated[float, Role.EXTENT] = Field(1.0, ge=0, description="Tolerance of the surface Dice, mm.")
+
+
 class Config(BaseModel):
     """Options of one command, checked, with the way from and to TOML.
 
@@ -107,7 +116,8 @@ class Config(BaseModel):
             UsageError: the file is missing or not TOML.
         """
         if not file.is_file():
-            hint = f"is a folder; give the .toml file in it ({file}/run.toml)" if file.is_dir() else "no such file"
+            known = next(iter(sorted(file.glob("*.toml"))), "") if file.is_dir() else ""
+            hint = f"is a folder; give a .toml file{known and f' in it, {known}'}" if file.is_dir() else "no such file"
             raise UsageError(f"{file}: {hint}; check --config")
         try:
             return tomllib.loads(file.read_text(encoding="utf-8"))

@@ -9,14 +9,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Machine, Role, SurfaceScores, absolute, with_absolute_paths
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, check_needs
 
 
-class FinetuneConfig(Config, Slicing, Machine):
+class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
     How slices are cut is taken over from the pre-training, but for what is set here.
@@ -91,10 +91,6 @@ class FinetuneConfig(Config, Slicing, Machine):
         1, ge=1, description="Repetitions, each with other weights, scans and slices."
     )
 
-    surface: Annotated[bool | None, Role.EXTENT] = Field(
-        None, description="Also score HD95 and surface Dice.  [default: if MONAI is installed]"
-    )
-    tolerance: Annotated[float, Role.EXTENT] = Field(1.0, gt=0, description="Tolerance of the surface Dice, mm.")
     skip_bad: Annotated[bool, Role.EXTENT] = Field(
         False, description="Continue without scans or labels that cannot be used."
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data.slicing import Cut
 from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.text import did_you_mean, printable
+from ssmtl_toolkit.text import did_you_mean, listed, printable
 
 IGNORE = 255
 """The class index of pixels that nobody has annotated: they count in no loss and no score."""
@@ -154,11 +154,9 @@ class Classes:
         return out, tuple(sorted(unknown))
 
     def _unknown(self, unknown: Counter[int], where: str) -> str:
-        listed = [f"{value} ({count} voxels)" for value, count in sorted(unknown.items())[:_SHOWN]]
-        if len(unknown) > _SHOWN:
-            listed.append(f"and {len(unknown) - _SHOWN} more")
+        counted = listed((f"{value} ({count} voxels)" for value, count in sorted(unknown.items())), _SHOWN)
         return (
-            f"{where}: has label values that are of no class: {', '.join(listed)}; the classes are {self}: "
+            f"{where}: has label values that are of no class: {counted}; the classes are {self}: "
             f"add the missing ones to --classes, or say by --ignore-value which value means not annotated"
         )
 
@@ -227,8 +225,8 @@ def _no_class(part: str, piece: str, known: Mapping[str, tuple[int, ...]]) -> st
         return f"class {printable(piece)!r}: {printable(part)!r} is no label value; write name=value, as in LV=500"
     other_case = [name for name in known if name.casefold() == part.casefold()]
     near = f"; did you mean {other_case[0]!r}?" if other_case else did_you_mean(part, known)
-    listed = ", ".join(str(LabelClass(printable(name), tuple(values))) for name, values in known.items())
-    return f"class {printable(piece)!r}: no class {printable(part)!r}{near} (known: {listed}); or write name=value"
+    every = ", ".join(str(LabelClass(printable(name), tuple(values))) for name, values in known.items())
+    return f"class {printable(piece)!r}: no class {printable(part)!r}{near} (known: {every}); or write name=value"
 
 
 def _counts(values: NDArray[Any]) -> Counter[int]:
@@ -372,8 +370,8 @@ def read_labels(
     index, unknown = classes.to_index(label_values(label, where), where, others)
     notes = [*label.notes, *([grid] if grid else [])]
     if unknown:
-        listed = ", ".join(map(str, unknown[:_SHOWN])) + (", …" if len(unknown) > _SHOWN else "")
-        notes.append(f"label values that are of no class are taken as background: {listed}")
+        values = listed(map(str, unknown), _SHOWN)
+        notes.append(f"label values that are of no class are taken as background: {values}")
     if annotated is not None:
         index = _only_annotated(index, annotated, _file_axis(image, axis), where)
     if not ((index > 0) & (index != IGNORE)).any():

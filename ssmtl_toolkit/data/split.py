@@ -15,7 +15,7 @@ from ssmtl_toolkit.data.patients import suggestion
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 PARTS = ("train", "validation", "test")
 Slices = Mapping[str, tuple[int, ...]]
@@ -202,9 +202,10 @@ def check_known(split: Split, scans: Sequence[Scan], file: Path) -> None:
     known = {scan.patient for scan in scans}
     missing = sorted({p for part in PARTS for p in getattr(split, part)} - known)
     if missing:
+        unknown, ours = (listed(map(printable, names), 5) for names in (missing, sorted(known)))
         raise DataError(
-            f"{printable(file)}: {len(missing)} patients have no labelled scan ({', '.join(missing[:5])}); is it of "
-            f"other data, or does --patient differ? (known: {', '.join(sorted(known)[:5])} …)"
+            f"{printable(file)}: {len(missing)} patients have no labelled scan ({unknown}); is it of other data, or "
+            f"does --patient differ? (known: {ours})"
         )
 
 

@@ -25,7 +25,7 @@ from ssmtl_toolkit.data.sampling import Extent
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import printable, shortened
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600
@@ -57,6 +57,10 @@ class LeftOut:
 
     name: str
     reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """Write as it stands in summaries."""
+        return {"scan": self.name, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def build_store(
         readers: which readers may read it.
         slicing: how slices are made.
         cache: folder for the prepared slices; safe to delete when no run uses it.
-        skip_bad: go on without scans that cannot be read, instead of refusing to start.
+        skip_bad: continue without scans that cannot be read, instead of refusing to start.
         placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
             is `SliceStore.to`.
         copies: how many processes on this machine will hold the store.
@@ -148,12 +152,12 @@ def build_store(
     if problem := memo.save():
         waiting.note(problem)
     if bad and not skip_bad:
-        raise _cannot_start([bad[i] for i in sorted(bad)], len(scans))
+        raise unusable([bad[i] for i in sorted(bad)], len(scans))
     kept, same = _without_copies([pieces[i] for i in sorted(pieces)])
     kept, labels = _without_label_maps(kept, label_maps, waiting)
     left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
     if not kept:
-        raise DataError("\n".join(["no scan can be used:", *(item.reason for item in left_out[:10])]))
+        raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in left_out), 10)]))
     return _open(kept, left_out, slicing.size, cache, placement, copies, memo, waiting)
 
 
@@ -165,19 +169,11 @@ def _remove_old_parts(cache: Path) -> None:
                 part.unlink()
 
 
-def _cannot_start(bad: Sequence[LeftOut], total: int) -> DataError:
-    listed = [item.reason for item in bad[:20]]
-    if len(bad) > len(listed):
-        listed.append(f"… and {len(bad) - len(listed)} more")
-    return DataError(
-        "\n".join(
-            [
-                f"{len(bad)} of {total} scans cannot be used:",
-                *listed,
-                "mend them, or go on without them: --skip-bad",
-            ]
-        )
-    )
+def unusable(bad: Sequence[LeftOut], total: int, what: str = "scans") -> DataError:
+    """The error that says which of `total` scans, called `what`, cannot be used, where --skip-bad is not given."""
+    reasons = shortened((item.reason for item in bad), 20)
+    head, hint = f"{len(bad)} of {total} {what} cannot be used:", "fix them, or continue without them: --skip-bad"
+    return DataError("\n".join([head, *reasons, hint]))
 
 
 def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[LeftOut]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssmtl_toolkit.config.predict import Existing
 from ssmtl_toolkit.data.files import DigestMemo, real
+from ssmtl_toolkit.data.store import LeftOut
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
@@ -74,8 +75,8 @@ class Jobs:
     """What is to be predicted, and the scans that are not: left out for a reason, or failed."""
 
     jobs: list[Job] = field(default_factory=list)
-    left_out: list[dict[str, str]] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    failed: list[LeftOut] = field(default_factory=list)
 
 
 def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Path) -> Jobs:
@@ -94,7 +95,7 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
             if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
-                found.left_out.append({"scan": scan.name, "reason": scan.unfit})
+                found.left_out.append(LeftOut(scan.name, scan.unfit))
                 continue
             job = Job(scan, out, wanted)
             rivals = by_file.setdefault(job.file, [])
@@ -106,9 +107,9 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
         if len(rivals) == 1:
             found.jobs += rivals
         else:
-            found.failed.append({"scan": rivals[0].scan.name, "reason": _clash(rivals)})
+            found.failed.append(LeftOut(rivals[0].scan.name, _clash(rivals)))
     if found.failed and not found.jobs:
-        raise UsageError(found.failed[0]["reason"])
+        raise UsageError(found.failed[0].reason)
     return found
 
 
@@ -134,8 +135,8 @@ def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
     there = [target for target in targets if target.exists()]
     if there and existing == "error":
         raise UsageError(
-            f"{printable(there[0])}: is there already ({len(there)} of {len(targets)} files are); choose another "
-            f"--out, or --existing skip or overwrite"
+            f"{printable(there[0])}: already exists ({len(there)} of {len(targets)} files do); choose another --out, "
+            f"or --existing skip or overwrite"
         )
 
 
@@ -166,7 +167,7 @@ def skip_done(found: Jobs, records: Records, memo: DigestMemo) -> Jobs:
     left_out = list(found.left_out)
     for job in found.jobs:
         if _is_done(job, records, memo):
-            left_out.append({"scan": job.scan.name, "reason": f"{printable(job.file)}: is there already"})
+            left_out.append(LeftOut(job.scan.name, f"{printable(job.file)}: already exists"))
         else:
             kept.append(job)
     return Jobs(kept, left_out, found.failed)

@@ -17,6 +17,7 @@ from ssmtl_toolkit.config import PredictConfig, Role
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.store import LeftOut
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.downstream.jobs import (
@@ -32,6 +33,7 @@ from ssmtl_toolkit.downstream.jobs import (
     skip_done,
 )
 from ssmtl_toolkit.downstream.model import TODO, Downstream, Predictor, Recipe, model_files
+from ssmtl_toolkit.downstream.predicted import Predicted
 from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime import weights
@@ -79,7 +81,7 @@ def predict(
     cache: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> Predicted:
     """Use a fine-tuned model on scans; each prediction is written as NAME.nii.gz below `out`.
 
     Args:
@@ -90,9 +92,6 @@ def predict(
         out: folder for the predictions; prediction.json in it says by which model and which value is which class.
         cache: folder for what is known of scans; by default the user's cache directory.
         progress: hears what happens.
-
-    Returns:
-        The files, the scans that could not be used and why, and how long it took.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
@@ -112,7 +111,7 @@ def predict(
         if config.existing == "skip":
             found = skip_done(found, records, digests(cache))
         for item in found.left_out:
-            progress.note(f"left out: {item['reason']}")
+            progress.note(f"left out: {item.reason}")
         predictor = Predictor(call.recipe, model, make_fabric(config, progress), config.batch_size)
         return _Prediction(predictor, call, records, digests(cache), progress).run(found)
 
@@ -156,14 +155,14 @@ class _Prediction:
         self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
         self.readers, self.memo = installed_readers(), memo
         self.slices, self.seconds = 0, 0.0
-        self.written: list[str] = []
+        self.written: list[Path] = []
 
-    def run(self, found: Jobs) -> dict[str, Any]:
+    def run(self, found: Jobs) -> Predicted:
         """Predict every scan; one that cannot be used does not stop the others."""
         started = time.perf_counter()
         failed = list(found.failed)
         for item in failed:
-            self.progress.note(item["reason"])
+            self.progress.note(item.reason)
         self.progress.preparing(len(found.jobs))
         with self.records.kept([job.name for job in found.jobs]):
             for job in found.jobs:
@@ -174,23 +173,26 @@ class _Prediction:
                     self._scan(job)
                 except DataError as error:
                     self.records.gave_up(job.name)
-                    failed.append({"scan": job.scan.name, "reason": str(error)})
+                    failed.append(LeftOut(job.scan.name, str(error)))
                     self.progress.note(str(error))
                 self.progress.prepared(job.scan.name)
         self.progress.done()
-        return {
-            **self.call.about,
-            "digest": self.call.digest,
-            "repetition": self.call.file.parent.name if self.call.repetitions > 1 else None,
-            "repetitions": self.call.repetitions,
-            "out": str(self.records.out),
-            "written": self.written,
-            "failed": failed,
-            "left_out": found.left_out,
-            "slices": self.slices,
-            "seconds": round(time.perf_counter() - started, 3),
-            "seconds_of_network": round(self.seconds, 3),
-        }
+        call = self.call
+        return Predicted(
+            self.records.out,
+            model=call.file,
+            digest=call.digest,
+            head=str(call.recipe.head),
+            classes=call.recipe.classes,
+            repetition=call.file.parent.name if call.repetitions > 1 else None,
+            repetitions=call.repetitions,
+            written=tuple(self.written),
+            failed=tuple(failed),
+            skipped=tuple(found.left_out),
+            slices=self.slices,
+            seconds=time.perf_counter() - started,
+            seconds_of_network=self.seconds,
+        )
 
     def _scan(self, job: Job) -> None:
         slicing = self.call.recipe.slicing
@@ -207,7 +209,7 @@ class _Prediction:
         except DataError as error:
             raise DataError(f"{printable(job.scan.path)}: {error}") from error
         self.records.wrote(wish)
-        self.written.append(str(job.file))
+        self.written.append(job.file)
 
     def _image(self, job: Job, volume: Volume) -> None:
         started = time.perf_counter()

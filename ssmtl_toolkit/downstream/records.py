@@ -18,7 +18,7 @@ from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.writing import writing
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 _EVERY = 2.0  # seconds between two writes: what a kill loses is predicted again
 _PATIENCE = 30  # seconds for another process that is writing the same file
@@ -104,8 +104,8 @@ class Records:
         if others:
             known = "another model" if self.before[others[0]].model else "an unknown model (of an earlier version)"
             raise UsageError(
-                f"{printable(self.out)}: holds predictions of {known} ({printable(others[0])}"
-                f"{f' and {len(others) - 1} more' if others[1:] else ''}); choose another --out"
+                f"{printable(self.out)}: holds predictions of {known} ({listed(map(printable, others), 1)}); "
+                f"choose another --out"
             )
 
     def of_another_model(self, name: str) -> bool:

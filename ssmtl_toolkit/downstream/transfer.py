@@ -20,7 +20,7 @@ from ssmtl_toolkit.runtime.about import Pretraining
 from ssmtl_toolkit.runtime.fingerprint import difference, probe
 from ssmtl_toolkit.runtime.folder import BACKBONE
 from ssmtl_toolkit.specs import BackboneSpec
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 _PREFIXES = tuple(f"{part}." for part in PARTS)
 _SAME = 1e-3  # largest relative difference of a probe; other builds and machines stay below 1e-5
@@ -66,7 +66,7 @@ class Receipt:
             (self.skipped, "in the file are not used"),
         ):
             if names:
-                said.append(f"          {len(names)} tensors {what}: {', '.join(names[:3])}{' …' * (len(names) > 3)}")
+                said.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
         said += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
         checked = f"not checked: {self.unchecked}" if self.probe is None else f"differs by {self.probe:.1e} (relative)"
         return [*said, f"          output on a probe image against the saved run's own: {checked}"]

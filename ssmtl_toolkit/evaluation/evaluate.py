@@ -3,74 +3,141 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssmtl_toolkit.data.finding import PREDICTION, find
+from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.labels import Classes, check_grid, label_values, turned
 from ssmtl_toolkit.data.readers import Readers
-from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.metrics import monai_metrics
+from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, score_scan, summarise
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import printable, shortened
 
 _SHOWN = 10
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """The scores of predictions.
+
+    Attributes:
+        pred: the predictions, a file or a folder.
+        label: the labels, the same.
+        labels: what the values in the files mean.
+        surface: whether HD95 and surface Dice were computed.
+        tolerance: mm, of surface Dice.
+        scans: the scores of each pair.
+        unpaired_predictions: the names of predictions without a label.
+        unpaired_labels: the names of labels without a prediction.
+        notes: what a user should know, a line each.
+    """
+
+    pred: Path
+    label: Path
+    labels: Classes
+    surface: bool
+    tolerance: float
+    scans: tuple[ScanScores, ...]
+    unpaired_predictions: tuple[str, ...]
+    unpaired_labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `ssmtl evaluate --json` prints."""
+        return {
+            "pred": printable(self.pred),
+            "label": printable(self.label),
+            "class_values": self.labels.to_json(),
+            "surface": self.surface,
+            "tolerance_mm": self.tolerance,
+            **summarise(self.scans),
+            "unpaired": {"predictions": len(self.unpaired_predictions), "labels": len(self.unpaired_labels)},
+            "notes": list(self.notes),
+        }
+
+    @property
+    def classes(self) -> dict[str, dict[str, Any]]:
+        """For each class its pooled IoU and Dice, and of each metric the spread over scans, as `summarise` says."""
+        classes: dict[str, dict[str, Any]] = self.summary["classes"]
+        return classes
+
+    @property
+    def mean(self) -> dict[str, float | None]:
+        """The mean over the classes of each metric; None: no class has a score."""
+        mean: dict[str, float | None] = self.summary["mean"]
+        return mean
+
+
 def evaluate(
-    pred: str | Path,
-    label: str | Path,
-    classes: str | None = None,
-    ignore_value: int | None = None,
-    surface: bool | None = None,
-    tolerance: float = 1.0,
-    ignore_affine: bool = False,
+    pred: str | os.PathLike[str],
+    label: str | os.PathLike[str],
+    config: EvaluateConfig | None = None,
+    /,
+    *,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+    **options: Any,
+) -> Evaluated:
     """Score predicted label maps against labels, each pair on the grid of the label.
 
     Args:
-        pred: a file, or a folder of files.
-        label: the same; files of folders are paired by their paths in there, without suffix.
-        classes: what the values mean, as text for `Classes.parse`; by default what `prediction.json` beside the
-            predictions says, or else a class for each value in the files.
-        ignore_value: the value that means "not annotated" in the labels.
-        surface: compute HD95 and surface Dice too; by default where MONAI is installed.
-        tolerance: mm, for surface Dice.
-        ignore_affine: take voxel by voxel what has the same shape, wherever the affines place it.
+        pred: a file, a folder of files, or what `predict` returned.
+        label: a file or folder; files of folders are paired by their paths in there, without suffix.
+        config: all options as one object, or instead of it …
+        options: … any of `EvaluateConfig`'s options by name. Without `classes`, the values mean what `prediction.json`
+            beside the predictions says, or else each value in the files is a class.
         progress: hears what happens.
-
-    Returns:
-        `summarise`'s dict of the scores, with what was compared: ready for JSON.
 
     Raises:
         UsageError: options are wrong, or `surface` is asked for without MONAI.
         DataError: naming the file or folder that cannot be used, and why.
     """
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UsageError(f"--tolerance is a distance in mm, 0 or more, got {tolerance:g}")
-    if surface:
+    if config is not None and options:
+        raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
+    config, progress = config or EvaluateConfig.of(options), progress or Progress()
+    if config.surface:
         check_monai(f"{monai_metrics('labels')} (--surface)")
-    progress = progress or Progress()
-    readers = installed_readers()
-    pairing = _pair(Path(pred), Path(label), readers)
+    surface = has_monai() if config.surface is None else config.surface
+    readers, pred, label = installed_readers(), Path(pred), Path(label)
+    pairing = pair_files(pred, label, readers)
     notes = pairing.notes()
-    if surface is None and not has_monai():
+    if config.surface is None and not surface:
         notes.append(f"no {monai_metrics('labels')} without MONAI: pip install 'ssmtl-toolkit[metrics]'")
-    known, said = _find_classes(pairing, Path(pred), classes, ignore_value, readers)
-    judge = _Judge(known, readers, has_monai() if surface is None else surface, tolerance, ignore_affine)
+    labels, origin = _find_classes(pairing, pred, config.classes, config.ignore_value, readers)
+    scans, odd = _score(pairing, _Judge(labels, readers, surface, config.tolerance, config.ignore_affine), progress)
+    notes += [*odd, *origin]
+    for note in shortened(notes, _SHOWN, " such notes"):
+        progress.note(note)
+    return Evaluated(
+        pred,
+        label,
+        labels,
+        surface,
+        config.tolerance,
+        tuple(scans),
+        unpaired_predictions=pairing.predictions,
+        unpaired_labels=pairing.labels,
+        notes=tuple(notes),
+    )
+
+
+def _score(pairing: Pairing, judge: _Judge, progress: Progress) -> tuple[list[ScanScores], list[str]]:
+    """The scores of all pairs, and what is worth a note about them."""
+    scans: list[ScanScores] = []
+    notes: list[str] = []
     progress.preparing(len(pairing.pairs))
-    scans = []
     with interrupts:
         for pair in pairing.pairs:
             scan, odd = judge.score(pair)
@@ -79,117 +146,11 @@ def evaluate(
             progress.prepared(pair.name)
             interrupts.check("nothing was written")
     progress.done()
-    notes += said
-    for note in [*notes[:_SHOWN], *([f"… and {len(notes) - _SHOWN} more such notes"] if notes[_SHOWN:] else [])]:
-        progress.note(note)
-    return {
-        "pred": printable(pred),
-        "label": printable(label),
-        "class_values": known.to_json(),
-        "surface": judge.surface,
-        "tolerance_mm": tolerance,
-        **summarise(scans),
-        "unpaired": {"predictions": len(pairing.predictions), "labels": len(pairing.labels)},
-        "notes": notes,
-    }
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A prediction and its label."""
-
-    name: str
-    pred: Path
-    label: Path
-
-
-@dataclass(frozen=True)
-class _Pairing:
-    """The pairs, and the names of what has no counterpart."""
-
-    pairs: tuple[_Pair, ...]
-    predictions: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-
-    def notes(self) -> list[str]:
-        alone = [
-            (self.predictions, "predictions have no label and are not scored"),
-            (self.labels, "labels have no prediction and are not scored"),
-        ]
-        return [f"{len(names)} {what}: {_listed(names)}" for names, what in alone if names]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name) for name in names[:_SHOWN])
-    return shown + (f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _pair(pred: Path, label: Path, readers: Readers) -> _Pairing:
-    ours, theirs = _files(pred, readers, "--pred"), _files(label, readers, "--label")
-    if pred in ours.values() and label in theirs.values():  # one file against one file, whatever they are called
-        return _Pairing((_Pair(printable(pred.name), pred, label),))
-    ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours)}, theirs)
-    both = [name for name in ours if name in theirs]
-    if not both:
-        raise DataError(
-            f"no prediction below {printable(pred)} has the name of a label below {printable(label)}: there are "
-            f"{_listed(list(ours)[:3])} and {_listed(list(theirs)[:3])}; files are paired by their paths without suffix"
-        )
-    return _Pairing(
-        tuple(_Pair(printable(name), ours[name], theirs[name]) for name in both),
-        tuple(name for name in ours if name not in theirs),
-        tuple(name for name in theirs if name not in ours),
-    )
-
-
-def _by_case(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
-    """Call predictions as their labels: nnU-Net's CASE_0000 without the channel, where no label is called so."""
-    found: dict[str, Path] = {}
-    for name, file in predictions.items():
-        case = re.sub(r"_\d{4}$", "", name)
-        key = case if name not in labels and case in labels else name
-        if key in found:
-            raise DataError(
-                f"{printable(file)}: and {printable(found[key])} are both for the label {printable(key)}; keep one"
-            )
-        found[key] = file
-    return found
-
-
-def _is_companion(name: str, predictions: Mapping[str, Path]) -> bool:
-    """Whether `ssmtl predict --probabilities` wrote this beside a prediction."""
-    base = name.removesuffix("_probabilities")
-    return base != name and base in predictions and (predictions[name].parent / PREDICTION).is_file()
-
-
-def _files(root: Path, readers: Readers, option: str) -> dict[str, Path]:
-    """Find the files below `root` by their paths in there, without suffix, in the order of names."""
-    if not root.exists():
-        raise DataError(f"{printable(root)}: no such file or folder; check {option}")
-    if not root.is_dir() or readers.can_read(root):
-        return {_stem(root): root}
-    found: dict[str, Path] = {}
-    for one in find(root, readers):
-        if one.unfit:
-            continue
-        name = (one.holder.relative_to(root).with_name(_stem(one.holder)) / one.part).as_posix()
-        if name in found:
-            raise DataError(
-                f"{printable(one.path)}: has the same name as {printable(found[name])}, so that it is not clear which "
-                f"of them to take; keep one"
-            )
-        found[name] = one.path
-    if not found:
-        raise DataError(f"{printable(root)}: no file in this folder that a reader is meant for; check {option}")
-    return found
-
-
-def _stem(file: Path) -> str:
-    return output_name(file).removesuffix(".nii.gz")
+    return scans, notes
 
 
 def _find_classes(
-    pairing: _Pairing, pred: Path, text: str | None, ignore: int | None, readers: Readers
+    pairing: Pairing, pred: Path, text: str | None, ignore: int | None, readers: Readers
 ) -> tuple[Classes, list[str]]:
     """The classes, and what a user should know about where they come from."""
     saved = _saved_classes((pred if pred.is_dir() else pred.parent) / PREDICTION)
@@ -237,7 +198,7 @@ class _Judge:
     tolerance: float
     ignore_affine: bool
 
-    def score(self, pair: _Pair) -> tuple[ScanScores, list[str]]:
+    def score(self, pair: Pair) -> tuple[ScanScores, list[str]]:
         """Return the scores of one pair, and what is worth a note about it.
 
         Raises:

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,15 @@ from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 from ssmtl_toolkit.text import did_you_mean
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A finished experiment: where its files are, and what `--json` prints."""
-
-    folder: Path
-    summary: dict[str, Any]
+class Compared(Result):
+    """A finished experiment."""
 
 
 def experiment(

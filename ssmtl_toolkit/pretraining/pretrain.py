@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,14 @@ from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, own
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, open_store
 from ssmtl_toolkit.specs import Scan, TaskSpec
 from ssmtl_toolkit.text import printable
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished pre-training: its folder, and what `ssmtl run --json` prints."""
-
-    folder: Path
-    summary: dict[str, Any]
-
-    def __fspath__(self) -> str:
-        """The folder, so that `finetune` takes this object."""
-        return str(self.folder)
+class Run(Result):
+    """A finished pre-training, which `finetune` starts from."""
 
     @property
     def backbone(self) -> Path:

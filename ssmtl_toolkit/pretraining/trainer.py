@@ -307,7 +307,7 @@ class Trainer:
             "pairs": pairs_json(self.pairs),
             "scans": {
                 "used": len(self.store.scans) - len(self.plan.idle),
-                "left_out": [{"scan": item.name, "reason": item.reason} for item in self._left_out()],
+                "left_out": [item.to_json() for item in self._left_out()],
                 "notes": [{"scan": s.scan.name, "note": note} for s in self.store.scans for note in s.notes],
             },
             "blank_slices": sum(scan.blank for scan in self.store.scans),

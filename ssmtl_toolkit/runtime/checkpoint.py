@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssmtl_toolkit.data.files import digest, share, sync
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.runtime import weights
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import printable, shortened
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
 _OURS = re.compile(r"step-\d{8,}")  # no copies that a user has put beside them
@@ -191,7 +191,8 @@ def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, 
         if k in given and given[k].shape != v.shape
     ]
     if wrong:
-        raise DataError(f"{printable(path)}: {len(wrong)} tensors do not fit this network: {'; '.join(wrong[:5])}")
+        some = "; ".join(shortened(wrong, 5))
+        raise DataError(f"{printable(path)}: {len(wrong)} tensors do not fit this network: {some}")
 
 
 def save_backbone(file: Path, backbone: nn.Module, about: Mapping[str, Any]) -> None:

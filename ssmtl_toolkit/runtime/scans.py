@@ -16,7 +16,7 @@ from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import printable, shortened
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.data.slicing import Slicing
@@ -94,10 +94,8 @@ def open_store(
 def _tell_oddities(store: SliceStore, progress: Progress, most: int = 10) -> None:
     """Note what readers found odd, and scans that are not cut the same way."""
     notes = [f"{printable(scan.scan.path)}: {note}" for scan in store.scans for note in scan.notes]
-    for note in notes[:most]:
+    for note in shortened(notes, most, f" such notes, all in {SUMMARY}"):
         progress.note(note)
-    if len(notes) > most:
-        progress.note(f"… and {len(notes) - most} more such notes, all in {SUMMARY}")
     axes = Counter(scan.axis for scan in store.scans)
     if len(axes) > 1:
         counted = ", ".join(f"{number} {axis}" for axis, number in axes.most_common())

@@ -13,6 +13,7 @@ from ssmtl_toolkit.specs import Spec
 from ssmtl_toolkit.testing.case import fail, require
 from ssmtl_toolkit.testing.rank import train_on_two_ranks
 from ssmtl_toolkit.testing.sample import differing, train
+from ssmtl_toolkit.text import listed
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -21,9 +22,8 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def some(names: Iterable[str]) -> str:
-    """Up to three names."""
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    """Three names at most, and how many more there are."""
+    return listed(names, 3)
 
 
 def reached(module: nn.Module) -> bool:

@@ -1,17 +1,18 @@
 """The configurations of the commands: what resolving gives, what a change means, how help shows them."""
 
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from ssmtl_toolkit.cli import cli
-from ssmtl_toolkit.config import Config, FinetuneConfig, PredictConfig, Role, RunConfig
+from ssmtl_toolkit.cli import COMMANDS, cli
+from ssmtl_toolkit.config import Config, EvaluateConfig, FinetuneConfig, PredictConfig, Role, RunConfig
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec
 
-CONFIGS = [RunConfig, FinetuneConfig, PredictConfig]
+CONFIGS = [RunConfig, FinetuneConfig, PredictConfig, EvaluateConfig]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -74,11 +75,43 @@ def test_the_roles_of_options_are_those_that_resuming_and_experiments_rely_on():
     assert PredictConfig.role("largest_component") is Role.NUMBERS
 
 
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_begins_with_what_lists_of_commands_say_and_says_it_once(command):
+    words = " ".join(CliRunner().invoke(cli, [command, "--help"]).output.split())
+    usage, summary, _ = words.partition(COMMANDS[command])
+    assert usage.startswith("Usage: ")
+    assert "." not in usage.replace("...", "")
+    assert words.count(summary) == 1
+    assert " ".join(CliRunner().invoke(cli, ["--help"]).output.split()).count(f"{command} {summary}") == 1
+
+
 @pytest.mark.parametrize("command", ["run", "finetune", "predict", "evaluate", "experiment", "reproduce"])
 def test_help_fits_80_columns(command):
     shown = CliRunner().invoke(cli, [command, "--help"])
     assert shown.exit_code == 0, shown.output
     assert [line for line in shown.output.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("group", ["plugins", "data"])
+def test_lists_of_subcommands_show_whole_sentences(group):
+    shown = CliRunner().invoke(cli, [group, "--help"]).output
+    subcommands = shown.partition("Commands:\n")[2].splitlines()
+    assert subcommands
+    assert all(line.endswith(".") and not line.endswith("...") for line in subcommands), shown
+
+
+@pytest.mark.parametrize(
+    ("command", "headings"),
+    [
+        ("evaluate", ["Files", "Labels", "Metrics"]),
+        ("experiment", ["Data", "Rows", "Files"]),
+        ("reproduce", ["Rows", "Data", "Files"]),
+        ("data split", ["Patients", "Files"]),
+    ],
+)
+def test_options_of_other_commands_stand_under_headings_too(command, headings):
+    shown = CliRunner().invoke(cli, [*command.split(), "--help"]).output.splitlines()
+    assert [line[:-1] for line in shown if re.fullmatch(r"\w[\w ]*:", line)] == [*headings, "Options"]
 
 
 def test_help_shows_options_under_headings_in_order():
@@ -94,6 +127,14 @@ def test_predict_takes_a_file_of_options_and_flags_win_over_it(tmp_path):
     assert (config.overlay, config.batch_size) == (True, 3)
     with pytest.raises(UsageError, match="no option 'overlayy'; did you mean 'overlay'"):
         PredictConfig.of({"overlayy": True}, "p.toml")
+
+
+def test_a_folder_given_as_a_configuration_is_refused_with_the_file_in_it(tmp_path):
+    with pytest.raises(UsageError, match=r"is a folder; give a \.toml file; check --config"):
+        FinetuneConfig.read(tmp_path)
+    (tmp_path / "finetune.toml").write_text("")
+    with pytest.raises(UsageError, match=rf"is a folder; give a \.toml file in it, {tmp_path}/finetune\.toml; check"):
+        FinetuneConfig.read(tmp_path)
 
 
 def test_a_configuration_without_options_of_its_own_is_refused_a_typo():

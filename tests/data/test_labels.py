@@ -165,7 +165,7 @@ def test_unknown_values_are_refused_with_their_voxels_or_taken_as_background_and
 
 
 def test_only_the_first_few_unknown_values_are_listed():
-    with pytest.raises(DataError, match=r"5 \(1 voxels\), and 195 more"):
+    with pytest.raises(DataError, match=r"5 \(1 voxels\), … and 195 more"):
         Classes.of_values([1000]).to_index(line(*range(1, 201)), "x")
 
 

@@ -130,7 +130,7 @@ def test_scans_that_cannot_be_read_are_all_named_before_anything_starts(scans, t
     (scans / "bad2.nii").write_bytes(b"")
     with pytest.raises(DataError) as error:
         build(scans, tmp_path / "cache")
-    for part in ("2 of 6", "bad1.nii.gz", "bad2.nii", "--skip-bad"):
+    for part in ("2 of 6", "bad1.nii.gz", "bad2.nii", "fix them, or continue without them: --skip-bad"):
         assert part in str(error.value)
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import nibabel as nib
@@ -178,6 +179,27 @@ def test_label_files_open_on_their_scans_with_the_values_of_the_training_labels(
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_python_gets_the_files_the_scans_that_failed_and_what_json_prints(tuned, labelled, ssmtl, tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
+    scans = [labelled / "images" / "a_pre.nii.gz", tmp_path / "broken.nii.gz"]
+    predicted = toolkit.predict(tuned, scans, out="out")
+    assert predicted.written == (Path("out/a_pre.nii.gz"),)
+    assert [item.name for item in predicted.failed] == ["broken"]
+    assert "broken.nii.gz: is" in predicted.failed[0].reason
+    assert (predicted.skipped, predicted.slices, predicted.repetition) == ((), 10, "pretrained-0")
+    assert predicted.classes.names == ("big", "small")
+    assert 0 < predicted.seconds_of_network < predicted.seconds
+    printed = json.loads(ssmtl("predict", "--from", tuned, *scans, "-o", "again", "--json").stdout)
+    again = {key: printed[key] for key in ("seconds", "seconds_of_network", "out", "written")}
+    assert {**predicted.summary, **again} == printed
+    assert list(predicted.summary) == [
+        *("model", "head", "classes", "digest", "repetition", "repetitions", "out", "written", "failed", "left_out"),
+        *("slices", "seconds", "seconds_of_network"),
+    ]
+    scored = toolkit.evaluate(predicted, labelled / "labels", surface=False)  # it stands for its folder
+    assert [scan.name for scan in scored.scans] == ["a_pre"]
+
+
 def test_evaluating_the_files_gives_the_scores_of_the_fine_tuning(tuned, labelled, ssmtl, tmp_path):
     scores = json.loads((tuned / "pretrained-0" / "scores.json").read_text())
     tested = [labelled / "images" / f"{scan['name']}.nii.gz" for scan in scores["scans"]]
@@ -240,7 +262,7 @@ def test_nothing_is_overwritten_unless_asked(tuned, labelled, ssmtl, tmp_path):
     before = (tmp_path / "out" / "a_pre.nii.gz").stat().st_mtime_ns
     done = ssmtl("predict", "--from", tuned, file, "-o", "out")
     assert done.returncode == 2
-    assert "is there already" in done.stderr
+    assert "a_pre.nii.gz: already exists (1 of 1 files do)" in done.stderr
     other = labelled / "images" / "b_pre.nii.gz"
     done = ssmtl("predict", "--from", tuned, file, other, "-o", "out", "--existing", "skip", "--json")
     assert len(json.loads(done.stdout)["written"]) == 1
@@ -462,7 +484,7 @@ def test_an_interrupted_prediction_is_continued_and_ends_as_an_uninterrupted_one
         toolkit.predict(tuned, scans, out=tmp_path / "cut", progress=Stops(lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert len(json.loads((tmp_path / "cut" / "prediction.json").read_text())["files"]) == 1
     done = toolkit.predict(tuned, scans, out=tmp_path / "cut", existing="skip")
-    assert (len(done["written"]), len(done["left_out"])) == (9, 1)
+    assert (len(done.written), [item.name for item in done.skipped]) == (9, ["a_post"])
     toolkit.predict(tuned, scans, out=tmp_path / "whole")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -501,7 +523,7 @@ def test_two_processes_may_share_the_scans_of_a_folder(tuned, labelled, tmp_path
     both = [subprocess.Popen([*command, *scans[i::2]]) for i in (0, 1)]
     assert [process.wait(300) for process in both] == [0, 0]
     assert len(json.loads((tmp_path / "out" / "prediction.json").read_text())["files"]) == 10
-    assert toolkit.predict(tuned, scans, out=tmp_path / "out", existing="skip")["written"] == []
+    assert toolkit.predict(tuned, scans, out=tmp_path / "out", existing="skip").written == ()
 
 
 def test_predictions_of_version_0_1_0_are_of_an_unknown_model(pair, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from ssmtl_toolkit.config import EvaluateConfig
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
@@ -253,7 +254,7 @@ def test_wrong_options_are_refused(ssmtl, folders):
         refused(ssmtl, 2, "class" if text != "a=1,b=1" else "label value 1", options=("--classes", text))
     refused(ssmtl, 2, "the value 1, which means not annotated", options=("--classes", "a=1", "--ignore-value", 1))
     for tolerance in ("-1", "nan", "inf"):
-        refused(ssmtl, 2, "--tolerance is a distance in mm", options=("--tolerance", tolerance))
+        refused(ssmtl, 2, "tolerance: ", f"got {float(tolerance)}", options=("--tolerance", tolerance))
     refused(ssmtl, 2, "out: is a folder", options=("--csv", "out"))
     done = ssmtl("evaluate", "--pred", "out")
     assert done.returncode == 2
@@ -324,11 +325,42 @@ def test_without_monai_surface_scores_are_left_out_with_a_note_unless_asked_for(
 
 
 def test_python_gives_the_same_and_the_same_errors(ssmtl, folders):
-    assert evaluate("out", "labels", classes="a=1,b=2") == scored(ssmtl, "--classes", "a=1,b=2")
+    result = evaluate("out", "labels", classes="a=1,b=2")
+    assert result.summary == scored(ssmtl, "--classes", "a=1,b=2")
+    assert evaluate(folders / "out", folders / "labels", EvaluateConfig(classes="a=1,b=2")).scans == result.scans
     with pytest.raises(UsageError, match="tolerance"):
         evaluate("out", "labels", tolerance=-1.0)
     with pytest.raises(DataError, match="no such file"):
         evaluate("out", "nowhere")
+    with pytest.raises(UsageError, match="put them into one"):
+        evaluate("out", "labels", EvaluateConfig(), classes="a=1")
+    with pytest.raises(UsageError, match="did you mean 'classes'"):
+        evaluate("out", "labels", clases="a=1")
+
+
+def test_python_gets_scores_by_class_and_by_scan_and_what_json_prints(folders):
+    write(folders / "labels" / "alone.nii.gz", label_map())
+    result = evaluate(folders / "out", folders / "labels", classes="a=1,b=2", surface=False, tolerance=2)
+    assert [scan.name for scan in result.scans] == ["p0", "p1", "p2"]
+    assert result.classes["a"]["iou"] == pytest.approx(2 / 3)
+    assert result.mean == {"iou": pytest.approx(2 / 3), "dice": pytest.approx(0.8)}
+    assert result.scans[0].values["dice"] == pytest.approx((0.8, 0.8))
+    assert (result.labels.names, result.surface, result.tolerance) == (("a", "b"), False, 2)
+    assert (result.unpaired_predictions, result.unpaired_labels) == ((), ("alone",))
+    assert result.notes == ("1 labels have no prediction and are not scored: alone",)
+    assert list(result.summary) == [
+        *("pred", "label", "class_values", "surface", "tolerance_mm", "classes", "mean", "undefined_classes", "scans"),
+        *("rule", "unpaired", "notes"),
+    ]
+
+
+def test_options_may_stand_in_a_file_and_flags_win_over_it(ssmtl, folders):
+    (folders / "how.toml").write_text('classes = "a=1,b=2"\nsurface = false\n')
+    found = scored(ssmtl, "--config", "how.toml")
+    assert (list(found["classes"]), found["surface"]) == (["a", "b"], False)
+    assert list(scored(ssmtl, "--config", "how.toml", "--classes", "all=1+2")["classes"]) == ["all"]
+    (folders / "how.toml").write_text("size = 3\n")
+    refused(ssmtl, 2, "how.toml: no option 'size'", options=("--config", "how.toml"))
 
 
 def test_real_labels_against_themselves_are_perfect(ssmtl, hippocampus, tmp_path):

@@ -1,0 +1,25 @@
+"""Options of `ssmtl evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from ssmtl_toolkit.config.base import Config, SurfaceScores
+
+
+class EvaluateConfig(Config, SurfaceScores):
+    """Options of `ssmtl evaluate`."""
+
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Labels": ("classes", "ignore_value", "ignore_affine"),
+        "Metrics": ("surface", "tolerance"),
+    }
+
+    classes: str | None = Field(
+        None, description="What the values mean: LV=500,RV=600,LA=420+421.  [default: see above]"
+    )
+    ignore_value: int | None = Field(None, description="Label value that means: not annotated.")
+    ignore_affine: bool = Field(False, description="Compare voxel by voxel although the affines differ.")

@@ -1,0 +1,67 @@
+"""What `predict` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.store import LeftOut
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The end of a prediction; `evaluate` takes it for its folder.
+
+    Attributes:
+        folder: where the predictions are, with prediction.json.
+        model: the file of the model.
+        digest: sha256 of that file.
+        head: the model's, as text.
+        classes: what the values of the label maps mean; None: the predictions are images.
+        repetition: the name of the repetition that the model is, where the fine-tuning has several.
+        repetitions: how many it has.
+        written: the predictions of this call, without what goes beside them.
+        failed: scans that could not be predicted, with the reasons.
+        skipped: scans that were not to be predicted, with the reasons.
+        slices: how many were predicted.
+        seconds: of the whole call.
+        seconds_of_network: of these, those from the voxels of a scan to its labels or image.
+    """
+
+    folder: Path
+    model: Path
+    digest: str
+    head: str
+    classes: Classes | None
+    repetition: str | None
+    repetitions: int
+    written: tuple[Path, ...]
+    failed: tuple[LeftOut, ...]
+    skipped: tuple[LeftOut, ...]
+    slices: int
+    seconds: float
+    seconds_of_network: float
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `ssmtl predict --json` prints."""
+        return {
+            "model": str(self.model),
+            "head": self.head,
+            "classes": self.classes and self.classes.to_json(),
+            "digest": self.digest,
+            "repetition": self.repetition,
+            "repetitions": self.repetitions,
+            "out": str(self.folder),
+            "written": [str(file) for file in self.written],
+            "failed": [item.to_json() for item in self.failed],
+            "left_out": [item.to_json() for item in self.skipped],
+            "slices": self.slices,
+            "seconds": round(self.seconds, 3),
+            "seconds_of_network": round(self.seconds_of_network, 3),
+        }
