@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,13 @@ from ssmtl_toolkit.runtime.folder import (
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, open_store
 from ssmtl_toolkit.specs import BackboneSpec, check_needs
 
 
-@dataclass(frozen=True)
-class Finetuned:
-    """A finished fine-tuning: its folder, and what `ssmtl finetune --json` prints."""
-
-    folder: Path
-    summary: dict[str, Any]
-
-    def __fspath__(self) -> str:
-        """The folder, so that `predict` takes this object."""
-        return str(self.folder)
+class Finetuned(Result):
+    """A finished fine-tuning, whose folder `predict` takes."""
 
 
 def finetune(

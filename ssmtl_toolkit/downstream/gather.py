@@ -13,7 +13,7 @@ from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
-from ssmtl_toolkit.data.store import LeftOut
+from ssmtl_toolkit.data.store import LeftOut, unusable
 from ssmtl_toolkit.downstream import drawing
 from ssmtl_toolkit.downstream.image_targets import ImageTargets
 from ssmtl_toolkit.downstream.label_targets import LabelTargets, find_classes
@@ -25,7 +25,7 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable, shortened
 
 _SHOWN = 10  # notes of one kind
 
@@ -99,9 +99,9 @@ class Gathering:
 
     def _usable_scans(self) -> list[Scan]:
         """The scans that can be used: with labels, if the head learns from labels."""
-        listed = list_scans(self.config.data, self.cache)
-        self.skipped += [LeftOut(scan.name, scan.unfit) for scan in listed if scan.unfit]
-        fit = [scan for scan in listed if not scan.unfit]
+        every = list_scans(self.config.data, self.cache)
+        self.skipped += [LeftOut(scan.name, scan.unfit) for scan in every if scan.unfit]
+        fit = [scan for scan in every if not scan.unfit]
         scans = [scan for scan in fit if scan.label] if self.config.head.output == "labels" else fit
         if not scans:
             reasons = f"; {len(self.skipped)} skipped, such as {self.skipped[0].reason}" if self.skipped else ""
@@ -111,8 +111,7 @@ class Gathering:
             )
         if len(scans) < len(fit):
             bare = [printable(scan.name) for scan in fit if not scan.label]
-            listed_names = f"{', '.join(bare[:3])}{' …' * (len(bare) > 3)}"
-            self.progress.note(f"{len(bare)} of {len(fit)} scans have no label map and are not used: {listed_names}")
+            self.progress.note(f"{len(bare)} of {len(fit)} scans have no label map and are not used: {listed(bare, 3)}")
         self._tell_skipped(self.skipped)
         return scans
 
@@ -189,15 +188,13 @@ class Gathering:
         bad = _try_each(scans, look, self.config.skip_bad, targets.what)
         self.skipped += bad
         self._tell_skipped(bad)
-        for note in targets.notes[:_SHOWN]:
+        for note in shortened(targets.notes, _SHOWN, f" such notes, all in {SUMMARY}"):
             self.progress.note(note)
-        if len(targets.notes) > _SHOWN:
-            self.progress.note(f"… and {len(targets.notes) - _SHOWN} more such notes, all in {SUMMARY}")
         return contents
 
     def _tell_skipped(self, items: Sequence[LeftOut]) -> None:
-        for item in items[:_SHOWN]:
-            self.progress.note(f"skipped: {item.reason}")
+        for reason in shortened([item.reason for item in items], _SHOWN, f", all in {SUMMARY}"):
+            self.progress.note(f"skipped: {reason}")
 
     def _slices(
         self, split: Split, drawn: Sequence[Sequence[Scan]], contents: dict[str, SliceContents], file: Path | None
@@ -230,8 +227,5 @@ def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool
         except DataError as error:
             bad.append(LeftOut(scan.name, str(error)))
     if bad and not skip_bad:
-        more = [f"… and {len(bad) - 20} more"] if len(bad) > 20 else []
-        listed = [item.reason for item in bad[:20]]
-        head = f"{len(bad)} of {len(scans)} {what} cannot be used:"
-        raise DataError("\n".join([head, *listed, *more, "fix them, or continue without them: --skip-bad"]))
+        raise unusable(bad, len(scans), what)
     return bad
