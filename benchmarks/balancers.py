@@ -23,11 +23,11 @@ DENSE = ("reconstruct_prev", "reconstruct_next")
 PLUS = (*DENSE, "slice_siam")
 CASES = {
     **{f"{b}, SSMTL+": (b, PLUS, False) for b in ("fixed", "uncertainty", "dwa", "rlw", "famo")},
-    **{f"{b}, SSMTL+": (b, PLUS, False) for b in ("pcgrad", "upgrad", "mgda:at=trunk")},
+    **{f"{b}, SSMTL+": (b, PLUS, False) for b in ("pcgrad", "upgrad", "mgda:at=backbone")},
     **{f"{b}, SSMTL+": (b, PLUS, False) for b in ("pcgrad:at=features", "upgrad:at=features", "mgda")},
     "fixed with --gradient-norms at every step, SSMTL+": ("fixed", PLUS, True),
     "fixed, SSMTL": ("fixed", DENSE, False),
-    "mgda:at=trunk, SSMTL": ("mgda:at=trunk", DENSE, False),
+    "mgda:at=backbone, SSMTL": ("mgda:at=backbone", DENSE, False),
     "mgda, SSMTL (at the dense map)": ("mgda", DENSE, False),
 }
 STEPS_A_ROUND = 1

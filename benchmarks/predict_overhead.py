@@ -20,7 +20,7 @@ import torch
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.downstream.model import Predictor, Recipe
+from ssmtl_toolkit.downstream.model import ModelSpec, Predictor
 from ssmtl_toolkit.downstream.predict import predict
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
@@ -36,15 +36,15 @@ def main(rounds: int) -> None:
     scan = folder / "scan.nii.gz"
     voxels = np.random.default_rng(0).normal(500, 100, SHAPE).astype(np.int16)
     nib.save(nib.Nifti1Image(voxels, np.diag([-1, -1, 2, 1])), scan)
-    recipe = Recipe(
+    model_spec = ModelSpec(
         registry().resolve(BackboneSpec, NETWORK),
         registry().resolve(HeadSpec, "segmentation"),
         Slicing(size=SIZE),
         Classes.of_values([1, 2, 3, 4]),
     )
-    model = recipe.build()
-    recipe.save(folder / "model.safetensors", model, {})
-    predictor = Predictor(recipe, model, make_fabric(RunConfig(accelerator="cpu"), Progress()), BATCH)
+    model = model_spec.build()
+    model_spec.save(folder / "model.safetensors", model, {})
+    predictor = Predictor(model_spec, model, make_fabric(RunConfig(accelerator="cpu"), Progress()), BATCH)
     volume = installed_readers().read(scan)
     ready = torch.randn(SHAPE[2], 1, SIZE, SIZE).split(BATCH)
 

@@ -64,8 +64,8 @@ def wait_for(processes, seconds):
 HELD = """
 import sys, time
 from pathlib import Path
-from ssmtl_toolkit.runtime.folder import own
-with own(Path(sys.argv[1]), resume=False):
+from ssmtl_toolkit.runtime.folder import hold_folder
+with hold_folder(Path(sys.argv[1]), resume=False):
     print("held", flush=True)
     time.sleep(120)
 """

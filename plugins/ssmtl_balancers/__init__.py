@@ -81,8 +81,8 @@ class Famo(BalancerSpec):
 class _GradientSpec(BalancerSpec):
     """What balancers that look at gradients have in common."""
 
-    at: Literal["features", "trunk"] = Field(
-        "trunk",
+    at: Literal["features", "backbone"] = Field(
+        "backbone",
         description="Where gradients are compared: at the backbone's weights, or at the last shared features, cheaper.",
     )
 
@@ -120,7 +120,7 @@ class Mgda(_GradientSpec):
 
     name: ClassVar[str] = "mgda"
 
-    at: Literal["features", "trunk"] = Field(
+    at: Literal["features", "backbone"] = Field(
         "features",
         description="Where gradients are compared: at the last shared features (MGDA-UB) or at the backbone's weights.",
     )

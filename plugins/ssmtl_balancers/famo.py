@@ -25,7 +25,7 @@ class Famo(Weighing):
     its own count of Adam's steps.
     """
 
-    hears: ClassVar[Literal["nothing", "losses", "change"]] = "change"
+    feedback: ClassVar[Literal["nothing", "losses", "change"]] = "change"
     logits: Tensor
     mean: Tensor
     square: Tensor

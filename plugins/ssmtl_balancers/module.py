@@ -73,7 +73,7 @@ class Dwa(Weighing):
     Losses count from their floors (Liu et al., 2019, eq. 7). Until two windows are full all weights are 1.
     """
 
-    hears: ClassVar[Literal["nothing", "losses", "change"]] = "losses"
+    feedback: ClassVar[Literal["nothing", "losses", "change"]] = "losses"
     updates: Tensor
     sums: Tensor
     counts: Tensor

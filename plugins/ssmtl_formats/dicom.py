@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ssmtl_formats.names import INSTALL, dicom_files
 from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import FileError, blaming
-from ssmtl_toolkit.data.values import clean
+from ssmtl_toolkit.data.source import FileError, naming_file
+from ssmtl_toolkit.data.values import sanitise_voxels
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import listed, printable
@@ -77,7 +77,7 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
     Raises:
         DataError: naming the file or folder, what is wrong, what was got and what to do.
     """
-    with blaming(path):
+    with naming_file(path):
         if not path.exists():
             raise FileNotFoundError(2, "No such file or directory")
         if not _installed():
@@ -88,7 +88,7 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
 
         found = whole_series_of(path if path.is_dir() else path.parent)
         series = chosen(path, found)
-        notes = _left_out(path, found)
+        notes = _skipped(path, found)
         notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
         affine = grid(frames, notes)
@@ -118,7 +118,7 @@ def _fit(frame: Frame) -> Frame:
     return frame
 
 
-def _left_out(path: Path, found: Sequence[Series]) -> list[str]:
+def _skipped(path: Path, found: Sequence[Series]) -> list[str]:
     other = [series for series in found if series.unfit]
     if not path.is_dir() or not other:
         return []
@@ -141,7 +141,7 @@ def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], in
         first.setdefault(frame.file, k)
     for k in sorted(range(len(frames)), key=lambda k: first[frames[k].file]):  # file by file, to decode each once
         frame = frames[k]
-        with blaming(frame.file):
+        with naming_file(frame.file):
             plane = pixels.of(frame)
         padded |= frame.padding is not None and bool((plane == frame.padding).any())
         slope, inter = frame.scaling
@@ -157,7 +157,7 @@ def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], in
         notes.append("holds the scanner's padding value outside of its field of view; --window clips it")
     if frames[0].inverted:
         notes.append("is meant to be shown inverted (MONOCHROME1); its values are kept as they are")
-    array, replaced = clean(stored, notes)
+    array, replaced = sanitise_voxels(stored, notes)
     return _smallest(array), replaced
 
 

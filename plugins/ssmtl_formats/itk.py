@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ssmtl_formats.names import INSTALL
 from ssmtl_formats.stored import Fields, Kind, check_voxels, data_file, fields_of
 from ssmtl_toolkit.data.geometry import LPS_TO_RAS, lengths, shear, usable
-from ssmtl_toolkit.data.source import FileError, Source, blaming
-from ssmtl_toolkit.data.values import chosen, clean
+from ssmtl_toolkit.data.source import FileError, Source, naming_file
+from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
@@ -36,7 +36,7 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
     notes: list[str] = []
-    with blaming(path), Source(path, plain=True) as source:
+    with naming_file(path), Source(path, plain=True) as source:
         fields = fields_of(source, kind)
         file = data_file(path, fields)
         try:
@@ -54,15 +54,15 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
         if reader.GetPixelID() not in types:
             raise FileError("has voxels of an unusual type, such as complex numbers; convert it to integers or float")
         volumes = math.prod(sizes[3:])
-        index = chosen(volumes, volume)
+        index = volume_index(volumes, volume)
         affine = _affine(reader, fields, notes)
-        with blaming(file), contextlib.nullcontext(source) if file == path else Source(file, plain=True) as data:
+        with naming_file(file), contextlib.nullcontext(source) if file == path else Source(file, plain=True) as data:
             check_voxels(data, fields, sizes, np.dtype(types[reader.GetPixelID()]), notes)
         with _one_line(kind):
             array = SimpleITK.GetArrayFromImage(reader.Execute())  # (volumes, slices, rows, columns, list)
         array = array.reshape(-1, *sizes[2::-1], volumes if listed else 1)
         array = array[0, ..., index] if listed else array[index, ..., 0]
-        array, replaced = clean((array.copy() if volumes > 1 else array).T, notes)
+        array, replaced = sanitise_voxels((array.copy() if volumes > 1 else array).T, notes)
     spacing = lengths(affine)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
 
@@ -70,7 +70,7 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
 def files_of(path: Path, kind: Kind) -> list[Path]:
     """The header, and the file with the voxels where it names another one that is there."""
     try:
-        with blaming(path), Source(path, plain=True) as source:
+        with naming_file(path), Source(path, plain=True) as source:
             return list(dict.fromkeys([path, data_file(path, fields_of(source, kind))]))
     except DataError:  # `read_itk` says it
         return [path]

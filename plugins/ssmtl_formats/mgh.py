@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.geometry import lengths, shear, usable
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import AGAIN, FileError, Source, blaming
-from ssmtl_toolkit.data.values import chosen, clean
+from ssmtl_toolkit.data.source import AGAIN, FileError, Source, naming_file
+from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.text import sizes_text
 
@@ -30,14 +30,14 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
     notes: list[str] = []
-    with blaming(path), Source(path) as source:
+    with naming_file(path), Source(path) as source:
         fields = _header(source.take(_START))
         dtype = np.dtype(_TYPES[int(fields["type"])])
         *shape, volumes = (int(n) for n in fields["dims"])
         count = math.prod(shape) * dtype.itemsize
         if _START + count * volumes > source.limit:
             raise FileError(f"is cut short, or its header lies: it claims {_START + count * volumes} bytes; {AGAIN}")
-        index = chosen(volumes, volume)
+        index = volume_index(volumes, volume)
         check_memory(shape, dtype)
         affine = np.asarray(fields.get_affine(), np.float64)
         if not usable(affine):
@@ -49,7 +49,7 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
         source.skip_to(_START + index * count)
         raw = source.fill(count).view(dtype).reshape(shape, order="F")
         source.finish(_START + count * volumes)  # what follows the voxels is about the scanner, not the grid
-        array, replaced = clean(raw, notes)
+        array, replaced = sanitise_voxels(raw, notes)
         spacing = _spacing(fields, affine, notes)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
 

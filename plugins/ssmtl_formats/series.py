@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ssmtl_formats.headers import Frame, read_frames
 from ssmtl_formats.names import dicom_files
-from ssmtl_toolkit.data.source import FileError, blaming
+from ssmtl_toolkit.data.source import FileError, naming_file
 from ssmtl_toolkit.text import listed
 
 _State = tuple[tuple[str, int, int, int], ...]
@@ -38,7 +38,7 @@ def series_of(folder: Path) -> tuple[Series, ...]:
     """
     state = []
     for file in dicom_files(folder):
-        with blaming(file):
+        with naming_file(file):
             status = file.stat()
         state.append((file.name, status.st_size, status.st_mtime_ns, status.st_ino))
     return _series(folder, tuple(state))
@@ -48,7 +48,7 @@ def series_of(folder: Path) -> tuple[Series, ...]:
 def _series(folder: Path, state: _State) -> tuple[Series, ...]:
     groups: dict[tuple[str, int | None], list[Frame]] = {}
     for name, *_ in state:
-        with blaming(folder / name):
+        with naming_file(folder / name):
             for frame in read_frames(folder / name):
                 groups.setdefault(frame.series, []).append(frame)
     counted: Counter[str] = Counter()

@@ -18,7 +18,7 @@ from ssmtl_formats.palettes import Palettes
 from ssmtl_formats.pictures import slices_of
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.slicing import Axis
-from ssmtl_toolkit.data.source import AGAIN, FileError, blaming
+from ssmtl_toolkit.data.source import AGAIN, FileError, naming_file
 from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
 from ssmtl_toolkit.text import printable
 
@@ -45,7 +45,7 @@ def read_slices(folder: Path) -> Volume:
     Raises:
         DataError: naming the folder or file, what is wrong, what was got and what to do.
     """
-    with blaming(folder):
+    with naming_file(folder):
         files, masks = slices_of(folder)
         notes: list[str] = []
         said = _said(folder / SLICES, notes)
@@ -67,7 +67,7 @@ def parts_of(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: they are no slices, or those of several scans, and why.
     """
-    with blaming(folder), contextlib.suppress(SyntaxError, OSError, ValueError, Image.DecompressionBombError):
+    with naming_file(folder), contextlib.suppress(SyntaxError, OSError, ValueError, Image.DecompressionBombError):
         files, _ = slices_of(folder)
         sizes = {_header(file)[0] for file in files}
         if len(sizes) > 1:
@@ -83,7 +83,7 @@ def _said(file: Path, notes: list[str]) -> _Said:
     if not file.is_file():
         notes.append(f"PNG has no positions: taken as axial, 1 mm apart, by names; a {SLICES} may say spacing and axis")
         return _Said()
-    with blaming(file):
+    with naming_file(file):
         try:
             said = _Said.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
         except ValidationError as error:
@@ -124,7 +124,7 @@ def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
 
 def _pixels(file: Path, palettes: Palettes) -> NDArray[Any]:
     """Decode one PNG to (rows, columns)."""
-    with blaming(file):
+    with naming_file(file):
         try:
             with Image.open(file, formats=["PNG"]) as image:
                 if image.width * image.height > _MAX_PIXELS:

@@ -11,7 +11,7 @@ from ssmtl_formats.headers import Frame
 from ssmtl_formats.volumes import divided
 from ssmtl_toolkit.data.geometry import LPS_TO_RAS, shear, usable
 from ssmtl_toolkit.data.source import FileError
-from ssmtl_toolkit.data.values import chosen
+from ssmtl_toolkit.data.values import volume_index
 
 _SAME_DIRECTION = 1e-3  # of direction cosines, and of pixel spacings
 _SAME_PLACE = 0.02  # pixels
@@ -52,7 +52,7 @@ def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> li
             f"several series in one, or an incomplete one; export it again"
         )
     volumes = divided(places, notes)
-    return volumes[chosen(len(volumes), volume)]
+    return volumes[volume_index(len(volumes), volume)]
 
 
 def _check_alike(frames: Sequence[Frame]) -> None:

@@ -13,8 +13,8 @@ from ssmtl_nifti import images_of
 from ssmtl_nifti.geometry import geometry
 from ssmtl_nifti.header import Header, read_header
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, blaming
-from ssmtl_toolkit.data.values import chosen, clean
+from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, naming_file
+from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.text import printable
 
@@ -30,7 +30,7 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
     notes: list[str] = []
-    with blaming(path):
+    with naming_file(path):
         with Source(path) as source:
             if source.zipped != path.name.lower().endswith(".gz"):
                 notes.append("is gzip under another name" if source.zipped else "is not gzip as its name says")
@@ -41,9 +41,9 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
                 source.finish(source.position)
         if not header.single:
             image = image_beside(path)
-            with blaming(image), Source(image) as source:
+            with naming_file(image), Source(image) as source:
                 raw = _read_voxels(source, header, volume, notes)
-        array, replaced = clean(raw, notes, (header.slope, header.inter))
+        array, replaced = sanitise_voxels(raw, notes, (header.slope, header.inter))
         with np.errstate(all="ignore"):  # overflow and NaN are looked for, not warned of
             affine, spacing = geometry(header, notes)
     axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
@@ -56,7 +56,7 @@ def _read_voxels(source: Source, header: Header, volume: int | None, notes: list
     if end > source.limit:
         packed = f", and gzip cannot pack more than {DEFLATE}:1" if source.zipped else ""
         raise FileError(f"is cut short, or its header lies: it claims {end} bytes of {source.size}{packed}; {AGAIN}")
-    index = chosen(header.volumes, volume)
+    index = volume_index(header.volumes, volume)
     check_memory(header.shape, header.dtype, header.scaled)
     cramped = header.single and not _check_extensions(source, header)
     source.skip_to(header.start + index * header.bytes)

@@ -52,10 +52,10 @@ def command(pred: Path, label: Path, file: Path | None, table_file: Path | None,
 
 def _write(file: Path, result: dict[str, Any]) -> None:
     """Write a line for each scan and class."""
-    from ssmtl_toolkit.data.files import replacing
+    from ssmtl_toolkit.data.files import atomic_write
 
     try:
-        with replacing(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
             rows = csv.writer(stream)
             rows.writerow(["scan", "class", *_COLUMNS])
             for scan in result["scans"]:

@@ -13,7 +13,7 @@ from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.experiments.definition import Matrix, read_experiment
+from ssmtl_toolkit.experiments.definition import ResolvedExperiment, read_experiment
 from ssmtl_toolkit.launch import launch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,11 +53,13 @@ def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | Non
       ssmtl experiment mine.toml --out runs/mine
       ssmtl experiment mine.toml --row ssmtl --set pretrain.epochs=10
     """
-    matrix = matrix_of(file, **how)
-    run_matrices([matrix], out or Path("runs") / matrix.name, rows, cache, as_json)
+    resolved = read_as_asked(file, **how)
+    run_experiments([resolved], out or Path("runs") / resolved.name, rows, cache, as_json)
 
 
-def matrix_of(file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]) -> Matrix:
+def read_as_asked(
+    file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]
+) -> ResolvedExperiment:
     """Read an experiment as the shared options say."""
     given = dict(map(_setting, settings))
     if len(given) < len(settings):
@@ -76,7 +78,9 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool) -> None:
+def run_experiments(
+    experiments: Sequence[ResolvedExperiment], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool
+) -> None:
     """Do experiments one after another in one folder, and show their tables."""
     launch()
     from ssmtl_toolkit.cli.console import print_json, reporting, stderr
@@ -85,20 +89,20 @@ def run_matrices(matrices: Sequence[Matrix], out: Path, rows: Sequence[str], cac
 
     summaries, failed = [], list[SsmtlError]()
     with interrupts:
-        for matrix in matrices:
+        for resolved in experiments:
             try:
                 with reporting() as (_, progress):
-                    summaries.append(experiment(matrix, out=out, rows=rows, cache=cache, progress=progress).summary)
+                    summaries.append(experiment(resolved, out=out, rows=rows, cache=cache, progress=progress).summary)
             except InterruptedRunError:
                 raise
             except SsmtlError as error:  # the other tables are done all the same
                 failed.append(error)
                 if isinstance(error, RowsFailedError):
                     summaries.append(error.summary)
-            if summaries and summaries[-1]["experiment"] == matrix.name:
+            if summaries and summaries[-1]["experiment"] == resolved.name:
                 _show(stderr(), summaries[-1])
     if as_json and summaries:
-        print_json(summaries[0] if len(matrices) == 1 else {"experiments": summaries})
+        print_json(summaries[0] if len(experiments) == 1 else {"experiments": summaries})
     elif not as_json:
         for summary in summaries:
             click.echo(out / f"{summary['experiment']}.md")

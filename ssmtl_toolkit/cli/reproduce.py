@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ssmtl_toolkit.cli.experiment import matrix_of, row_option, run_matrices, shared_options
+from ssmtl_toolkit.cli.experiment import read_as_asked, row_option, run_experiments, shared_options
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import did_you_mean
@@ -52,9 +52,9 @@ def command(
         raise UsageError("--data is needed: mmwhs:DIR for the paper's own, phantom, or a folder of labelled scans")
     if rows and len(chosen) > 1:
         raise UsageError("--row is of one table; give one")
-    matrices = [matrix_of(known[name], **how) for name in chosen]
+    experiments = [read_as_asked(known[name], **how) for name in chosen]
     folder = out or Path("runs") / ("reproduce-quick" if how["quick"] else "reproduce")
-    run_matrices(matrices, folder, rows, cache, as_json)
+    run_experiments(experiments, folder, rows, cache, as_json)
 
 
 def _in_print(file: Path) -> tuple[bool, str]:
@@ -65,22 +65,22 @@ def _list(files: Sequence[Path], as_json: bool, how: dict[str, Any]) -> None:
     """Show what each table compares."""
     from ssmtl_toolkit.cli.console import print_json, stderr, table
 
-    matrices = [matrix_of(file, **{**how, "data": how["data"] or "phantom"}) for file in files]
+    experiments = [read_as_asked(file, **{**how, "data": how["data"] or "phantom"}) for file in files]
     if as_json:
-        print_json({matrix.name: _about(matrix) for matrix in matrices})
+        print_json({resolved.name: _about(resolved) for resolved in experiments})
         return
     console = stderr()
-    for matrix in matrices:
-        console.print(f"{matrix.name}  {matrix.experiment.title}")
-        cells = [[f"  {job.id}", job.name, _tasks(job), *_lengths(job)] for job in matrix.jobs]
+    for resolved in experiments:
+        console.print(f"{resolved.name}  {resolved.experiment.title}")
+        cells = [[f"  {job.id}", job.name, _tasks(job), *_lengths(job)] for job in resolved.jobs]
         console.print(table("", ["  row", "", "pretext tasks", "pre-training", "fine-tuning"], cells))
         console.print()
 
 
-def _about(matrix: Any) -> dict[str, Any]:
+def _about(resolved: Any) -> dict[str, Any]:
     return {
-        "title": matrix.experiment.title,
-        "rows": [{"id": job.id, "name": job.name, "published": dict(job.published)} for job in matrix.jobs],
+        "title": resolved.experiment.title,
+        "rows": [{"id": job.id, "name": job.name, "published": dict(job.published)} for job in resolved.jobs],
     }
 
 

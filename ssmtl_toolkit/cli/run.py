@@ -110,13 +110,13 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     console.print(table("", ["task", "loss", "without learning", "also"], rows))
     for label, task in summary["tasks"].items():
         console.print(f"{label}: {task['verdict']}: {task['because']}")
-    used, left_out = summary["scans"]["used"], summary["scans"]["left_out"]
+    used, skipped = summary["scans"]["used"], summary["scans"]["skipped"]
     console.print(
         f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "
         f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {used} scans"
-        + (f", {len(left_out)} left out:" if left_out else "")
+        + (f", {len(skipped)} left out:" if skipped else "")
     )
-    reasons = [i["reason"] if i["scan"] in i["reason"] else f"{i['scan']}: {i['reason']}" for i in left_out]
+    reasons = [i["reason"] if i["scan"] in i["reason"] else f"{i['scan']}: {i['reason']}" for i in skipped]
     for line in shortened(reasons, 10, f", all in {summary['run']}/{SUMMARY}"):
         console.print(f"  {line}")
     click.echo(summary["run"])

@@ -26,7 +26,7 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving it is synced to disk and takes the place of `path`.
 
     After an error the temporary file is gone and `path` is as it was.
@@ -108,7 +108,7 @@ def checksum(*parts: bytes | memoryview) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ssmtl_toolkit.data import prepare as preparing
-from ssmtl_toolkit.data.files import DigestMemo, Waiting, checksum, holding, replacing
+from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, checksum, holding
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.readers import Readers, digest_with, read_with
 from ssmtl_toolkit.data.slicing import Slicing
@@ -147,7 +147,7 @@ def _make(scan: Scan, reader: ReaderSpec, slicing: Slicing, file: Path, key: str
         like_labels=looks_like_labels(volume),
         voxels=_checksum(made.slices),
     ).write()
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         save_file({"slices": made.slices}, temporary, {"about": about, "seal": _seal(key, about)})
 
 

@@ -120,7 +120,7 @@ class _Zlib:
 
 
 @contextlib.contextmanager
-def blaming(path: Path) -> Iterator[None]:
+def naming_file(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside into one `DataError` line that begins with the file's name."""
     try:
         yield

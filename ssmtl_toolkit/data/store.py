@@ -17,7 +17,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ssmtl_toolkit.data.files import DigestMemo, Waiting, holding, replacing
+from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, holding
 from ssmtl_toolkit.data.memory import free_memory
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
@@ -52,7 +52,7 @@ class StoredScan:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """A scan that is not used, and why."""
 
     name: str
@@ -69,7 +69,7 @@ class SliceStore:
 
     slices: Tensor
     scans: tuple[StoredScan, ...]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[Skipped, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -94,7 +94,7 @@ class SliceStore:
 
     def to(self, device: torch.device) -> SliceStore:
         """Move the slices to a device."""
-        return SliceStore(self.slices.to(device), self.scans, self.left_out)
+        return SliceStore(self.slices.to(device), self.scans, self.skipped)
 
 
 def build_store(
@@ -128,11 +128,11 @@ def build_store(
     Raises:
         DataError: scans cannot be read (all of them are named), or none is left.
     """
-    unfit = [LeftOut(scan.name, scan.unfit) for scan in scans if scan.unfit]
+    unfit = [Skipped(scan.name, scan.unfit) for scan in scans if scan.unfit]
     scans = [scan for scan in scans if not scan.unfit]
     memo = DigestMemo(cache / "digests.json")
     pieces: dict[int, Piece] = {}
-    bad: dict[int, LeftOut] = {}
+    bad: dict[int, Skipped] = {}
     _remove_old_parts(cache)
     with ThreadPoolExecutor(max_workers=_workers()) as pool:
         jobs = {
@@ -144,7 +144,7 @@ def build_store(
                 try:
                     pieces[i] = job.result()
                 except DataError as error:
-                    bad[i] = LeftOut(scans[i].name, str(error))
+                    bad[i] = Skipped(scans[i].name, str(error))
                 on_scan(scans[i].name)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -155,10 +155,10 @@ def build_store(
         raise unusable([bad[i] for i in sorted(bad)], len(scans))
     kept, same = _without_copies([pieces[i] for i in sorted(pieces)])
     kept, labels = _without_label_maps(kept, label_maps, waiting)
-    left_out = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
+    skipped = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
     if not kept:
-        raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in left_out), 10)]))
-    return _open(kept, left_out, slicing.size, cache, placement, copies, memo, waiting)
+        raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
+    return _open(kept, skipped, slicing.size, cache, placement, copies, memo, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:
@@ -169,14 +169,14 @@ def _remove_old_parts(cache: Path) -> None:
                 part.unlink()
 
 
-def unusable(bad: Sequence[LeftOut], total: int, what: str = "scans") -> DataError:
+def unusable(bad: Sequence[Skipped], total: int, what: str = "scans") -> DataError:
     """The error that says which of `total` scans, called `what`, cannot be used, where --skip-bad is not given."""
     reasons = shortened((item.reason for item in bad), 20)
     head, hint = f"{len(bad)} of {total} {what} cannot be used:", "fix them, or continue without them: --skip-bad"
     return DataError("\n".join([head, *reasons, hint]))
 
 
-def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[LeftOut]]:
+def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[Skipped]]:
     """Leave out files with the same content as an earlier one: links, copies."""
     first: dict[str, Piece] = {}
     same = []
@@ -184,7 +184,7 @@ def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[LeftOut]
         there = first.setdefault(piece.digest, piece)
         if there is not piece:
             same.append(
-                LeftOut(
+                Skipped(
                     piece.scan.name,
                     f"{printable(piece.scan.path)}: same content as {printable(there.scan.path)}",
                 )
@@ -194,13 +194,13 @@ def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[LeftOut]
 
 def _without_label_maps(
     pieces: Sequence[Piece], label_maps: Literal["skip", "note"], waiting: Waiting
-) -> tuple[list[Piece], list[LeftOut]]:
+) -> tuple[list[Piece], list[Skipped]]:
     """Leave out, or only tell, what looks like a label map; what the user has named by itself stays."""
     kept, found = [], []
     for piece in pieces:
         reason = f"{printable(piece.scan.path)}: looks like a label map: {piece.about.like_labels}"
         if piece.about.like_labels and label_maps == "skip" and not piece.scan.named:
-            found.append(LeftOut(piece.scan.name, f"{reason}; list it in a manifest (.csv) if it is a scan"))
+            found.append(Skipped(piece.scan.name, f"{reason}; list it in a manifest (.csv) if it is a scan"))
             continue
         kept.append(piece)
         if piece.about.like_labels:
@@ -210,7 +210,7 @@ def _without_label_maps(
 
 def _open(
     pieces: Sequence[Piece],
-    left_out: tuple[LeftOut, ...],
+    skipped: tuple[Skipped, ...],
     size: int,
     cache: Path,
     placement: Placement,
@@ -227,7 +227,7 @@ def _open(
     for piece in pieces:
         scans.append(_stored(piece, start))
         start += piece.about.count
-    return SliceStore(slices, tuple(scans), left_out)
+    return SliceStore(slices, tuple(scans), skipped)
 
 
 def _stored(piece: Piece, start: int) -> StoredScan:
@@ -277,7 +277,7 @@ def _packed(
 def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
     """Write the slices, then a checksum of them and of the pack's name: exchanged packs are noticed."""
     total = xxhash.xxh3_128(pack.name.encode())
-    with replacing(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
+    with atomic_write(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
         for piece in pieces:
             data = piece.slices(waiting).data.cast("B")
             total.update(data)

@@ -11,7 +11,7 @@ from ssmtl_toolkit.data.memory import NARROWED
 from ssmtl_toolkit.data.source import FileError
 
 
-def chosen(volumes: int, volume: int | None) -> int:
+def volume_index(volumes: int, volume: int | None) -> int:
     """Return which of `volumes` 3-D volumes of a file is meant by --volume `volume`.
 
     Raises:
@@ -26,7 +26,9 @@ def chosen(volumes: int, volume: int | None) -> int:
     return volume
 
 
-def clean(raw: NDArray[Any], notes: list[str], scaling: tuple[float, float] = (1.0, 0.0)) -> tuple[NDArray[Any], int]:
+def sanitise_voxels(
+    raw: NDArray[Any], notes: list[str], scaling: tuple[float, float] = (1.0, 0.0)
+) -> tuple[NDArray[Any], int]:
     """Scale by slope and intercept, narrow to 32 bits, replace NaN and infinity by the smallest finite value.
 
     Args:

@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike, NDArray
 from scipy import ndimage
 
-from ssmtl_toolkit.data.files import replacing
+from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.text import printable
@@ -83,7 +83,7 @@ def writing(path: Path, what: str) -> Iterator[Path]:
         SsmtlError: naming `path`, `what`, the reason and what to do.
     """
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             yield temporary
     except OSError as error:
         raise SsmtlError(f"{printable(path)}: the {what} cannot be written: {_reason(error)}") from error

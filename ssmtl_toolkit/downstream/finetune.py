@@ -9,11 +9,11 @@ from typing import Any
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.data import split as splitting
-from ssmtl_toolkit.data.files import digest, replacing, write_json
+from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.gather import Gathering
-from ssmtl_toolkit.downstream.model import Recipe
+from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.transfer import Pretrained
@@ -24,10 +24,10 @@ from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.folder import (
     BACKBONE,
     FINETUNE,
-    RECEIPT,
     SPLIT,
     SUMMARY,
-    own,
+    TRANSFER,
+    hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
@@ -60,7 +60,7 @@ def finetune(
         out: the run folder; it must be new or empty, or hold the fine-tuning to resume.
         cache: folder for prepared slices; by default the user's cache directory.
         resume: keep the repetitions in `out` that are finished, and go on with the others.
-        progress: hears what happens.
+        progress: is given what happens, to show it.
 
     Raises:
         UsageError: the options are wrong or do not go together, or too little of the pre-training can be loaded.
@@ -74,7 +74,7 @@ def finetune(
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     resolved = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    with interrupts, own(folder, resume, FINETUNE):
+    with interrupts, hold_folder(folder, resume, FINETUNE):
         return Finetuned(folder, _finetune(resolved, folder, cache, resume, progress))
 
 
@@ -96,8 +96,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)
-    recipe = Recipe(backbone, config.head, slicing, material.targets.classes)
-    repetitions = Repetitions(config, folder, recipe, pretrained, material, store, truth, fabric, surface, progress)
+    model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes)
+    repetitions = Repetitions(config, folder, model_spec, pretrained, material, store, truth, fabric, surface, progress)
     repetitions.run()
     summary = summarise(repetitions)
     write_json(folder / SUMMARY, summary)
@@ -125,7 +125,7 @@ def _surface(config: ResolvedFinetune) -> bool:
 
 
 def _write(config: ResolvedFinetune, split: Split, folder: Path) -> None:
-    with replacing(folder / FINETUNE) as temporary:  # first: by it a run that was killed is known
+    with atomic_write(folder / FINETUNE) as temporary:  # first: by it a run that was killed is known
         temporary.write_text(config.write(), encoding="utf-8")
     write_json(folder / SPLIT, split.to_json())
 
@@ -142,9 +142,9 @@ def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -
     """Name those of source and split that do not hold what they held when the run began, wherever they lie now."""
     same = set()
     source = config.source and (config.source / BACKBONE if config.source.is_dir() else config.source)
-    if source and source.is_file() and (folder / RECEIPT).is_file():
-        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-        same |= {"source"} if receipt["sha256"] == digest(source) else set()
+    if source and source.is_file() and (folder / TRANSFER).is_file():
+        report = json.loads((folder / TRANSFER).read_text(encoding="utf-8"))
+        same |= {"source"} if report["sha256"] == digest(source) else set()
     if config.split and config.split.is_file() and (folder / SPLIT).is_file():
         ours, theirs = Split.read(config.split), Split.read(folder / SPLIT)
         same |= {"split"} if all(getattr(ours, part) == getattr(theirs, part) for part in splitting.PARTS) else set()

@@ -13,7 +13,7 @@ from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
-from ssmtl_toolkit.data.store import LeftOut, unusable
+from ssmtl_toolkit.data.store import Skipped, unusable
 from ssmtl_toolkit.downstream import drawing
 from ssmtl_toolkit.downstream.image_targets import ImageTargets
 from ssmtl_toolkit.downstream.label_targets import LabelTargets, find_classes
@@ -48,7 +48,7 @@ class Material:
     test: Sequence[Scan]
     targets: Targets
     contents: dict[str, SliceContents]
-    skipped: Sequence[LeftOut]
+    skipped: Sequence[Skipped]
     test_seen: int | None
 
     @property
@@ -71,7 +71,7 @@ class Gathering:
         self.config, self.slicing, self.pretrained, self.progress = config, slicing, pretrained, progress
         self.cache = cache
         self.readers: Readers = installed_readers()
-        self.skipped: list[LeftOut] = []
+        self.skipped: list[Skipped] = []
         self.seeds = range(config.seed, config.seed + config.seeds)
 
     def run(self, written: Path | None) -> Material:
@@ -100,7 +100,7 @@ class Gathering:
     def _usable_scans(self) -> list[Scan]:
         """The scans that can be used: with labels, if the head learns from labels."""
         every = list_scans(self.config.data, self.cache)
-        self.skipped += [LeftOut(scan.name, scan.unfit) for scan in every if scan.unfit]
+        self.skipped += [Skipped(scan.name, scan.unfit) for scan in every if scan.unfit]
         fit = [scan for scan in every if not scan.unfit]
         scans = [scan for scan in fit if scan.label] if self.config.head.output == "labels" else fit
         if not scans:
@@ -192,7 +192,7 @@ class Gathering:
             self.progress.note(note)
         return contents
 
-    def _tell_skipped(self, items: Sequence[LeftOut]) -> None:
+    def _tell_skipped(self, items: Sequence[Skipped]) -> None:
         for reason in shortened([item.reason for item in items], _SHOWN, f", all in {SUMMARY}"):
             self.progress.note(f"skipped: {reason}")
 
@@ -214,7 +214,7 @@ def _once(scans: Sequence[Scan]) -> list[Scan]:
     return list({scan.name: scan for scan in scans}.values())
 
 
-def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool, what: str) -> list[LeftOut]:
+def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool, what: str) -> list[Skipped]:
     """Do something with every scan; collect those that cannot be used.
 
     Raises:
@@ -225,7 +225,7 @@ def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool
         try:
             act(scan)
         except DataError as error:
-            bad.append(LeftOut(scan.name, str(error)))
+            bad.append(Skipped(scan.name, str(error)))
     if bad and not skip_bad:
         raise unusable(bad, len(scans), what)
     return bad

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssmtl_toolkit.config.predict import Existing
 from ssmtl_toolkit.data.files import DigestMemo, real
-from ssmtl_toolkit.data.store import LeftOut
+from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
@@ -75,8 +75,8 @@ class Jobs:
     """What is to be predicted, and the scans that are not: left out for a reason, or failed."""
 
     jobs: list[Job] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    failed: list[LeftOut] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    failed: list[Skipped] = field(default_factory=list)
 
 
 def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Path) -> Jobs:
@@ -95,19 +95,19 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
             if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
-                found.left_out.append(LeftOut(scan.name, scan.unfit))
+                found.skipped.append(Skipped(scan.name, scan.unfit))
                 continue
             job = Job(scan, out, wanted)
             rivals = by_file.setdefault(job.file, [])
             if all(real(other.scan.path) != real(scan.path) for other in rivals):
                 rivals.append(job)
-    if not by_file and not found.left_out:
+    if not by_file and not found.skipped:
         raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
     for rivals in by_file.values():
         if len(rivals) == 1:
             found.jobs += rivals
         else:
-            found.failed.append(LeftOut(rivals[0].scan.name, _clash(rivals)))
+            found.failed.append(Skipped(rivals[0].scan.name, _clash(rivals)))
     if found.failed and not found.jobs:
         raise UsageError(found.failed[0].reason)
     return found
@@ -164,13 +164,13 @@ def skip_done(found: Jobs, records: Records, memo: DigestMemo) -> Jobs:
         UsageError: something else is in the place of a prediction.
     """
     kept: list[Job] = []
-    left_out = list(found.left_out)
+    skipped = list(found.skipped)
     for job in found.jobs:
         if _is_done(job, records, memo):
-            left_out.append(LeftOut(job.scan.name, f"{printable(job.file)}: already exists"))
+            skipped.append(Skipped(job.scan.name, f"{printable(job.file)}: already exists"))
         else:
             kept.append(job)
-    return Jobs(kept, left_out, found.failed)
+    return Jobs(kept, skipped, found.failed)
 
 
 def _is_done(job: Job, records: Records, memo: DigestMemo) -> bool:

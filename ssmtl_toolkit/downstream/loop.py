@@ -83,7 +83,7 @@ class Keeper(Protocol):
         """Save where it is time to, or a signal has come, and leave then; `last`: nothing is left to train."""
 
 
-def tune(
+def train_loop(
     model: Downstream,
     examples: Examples,
     config: ResolvedFinetune,

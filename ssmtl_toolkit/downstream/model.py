@@ -49,7 +49,7 @@ class Downstream(nn.Module):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelSpec:
     """What makes a `Downstream`, and what goes in and comes out of it: all that a file must say beside the weights.
 
     `classes` is None for heads with output `image`.
@@ -73,7 +73,7 @@ class Recipe:
             return Downstream(backbone, self.head.build(backbone, 0 if self.classes is None else len(self.classes) + 1))
 
     def save(self, file: Path, model: Downstream, about: Mapping[str, Any]) -> None:
-        """Write weights, recipe and `about`, whole or not at all.
+        """Write weights, model_spec and `about`, whole or not at all.
 
         Raises:
             SsmtlError: the disk is full or not writable.
@@ -93,7 +93,7 @@ class Recipe:
             raise SsmtlError(f"{file}: cannot be written: {error}; free or choose another disk") from error
 
     @classmethod
-    def load(cls, file: Path) -> tuple[Recipe, Downstream]:
+    def load(cls, file: Path) -> tuple[ModelSpec, Downstream]:
         """Read a model that `save` has written.
 
         Raises:
@@ -103,7 +103,7 @@ class Recipe:
         return cls.restore(weights.read(file, TODO))
 
     @classmethod
-    def restore(cls, read: weights.Weights) -> tuple[Recipe, Downstream]:
+    def restore(cls, read: weights.Weights) -> tuple[ModelSpec, Downstream]:
         """Make the model of a file that `weights.read` has read; raises what `load` does."""
         place = printable(read.file)
         if "head" not in read.said():
@@ -111,10 +111,10 @@ class Recipe:
         said, found = read.about(Model), registry()
         classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
-        recipe = cls(network, found.restore(HeadSpec, said.head.model_dump(), place), said.prepare, classes)
+        model_spec = cls(network, found.restore(HeadSpec, said.head.model_dump(), place), said.prepare, classes)
         try:
             with hub(allowed=False):  # what a file says makes nobody be asked
-                model = recipe.build()
+                model = model_spec.build()
         except (OSError, RuntimeError, MemoryError) as error:
             raise DataError(
                 f"{place}: its network {printable(str(network))} cannot be built here "
@@ -122,7 +122,7 @@ class Recipe:
             ) from error
         check_tensors(read.file, read.tensors, model.state_dict())
         model.load_state_dict(read.tensors)
-        return recipe, model
+        return model_spec, model
 
 
 def model_files(source: Path) -> list[Path]:
@@ -151,8 +151,8 @@ def _numbers(folder: Path, arm: str) -> list[int]:
 class Predictor:
     """Uses a model on scans, a batch of slices at a time; memory is the scan's own and that of a batch."""
 
-    def __init__(self, recipe: Recipe, model: Downstream, fabric: Fabric, batch_size: int = 16) -> None:
-        self.recipe, self.fabric, self.batch_size = recipe, fabric, batch_size
+    def __init__(self, model_spec: ModelSpec, model: Downstream, fabric: Fabric, batch_size: int = 16) -> None:
+        self.model_spec, self.fabric, self.batch_size = model_spec, fabric, batch_size
         self.model = model.to(fabric.device).eval()
 
     def stack(self, volume: Volume) -> Stack:
@@ -163,18 +163,18 @@ class Predictor:
         """
         if volume.array.min() == volume.array.max():
             raise DataError(f"is blank: all voxels are {volume.array.flat[0]:g}: no image; export the scan again")
-        return Stack.of(volume, self.recipe.slicing.axis)
+        return Stack.of(volume, self.model_spec.slicing.axis)
 
     def maps(self, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
         """Yield for each batch of slices where it lies, the maps (n, C, H, W) float32, and what it was made of."""
         for start in range(0, len(stack.slices), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            made = standardise(stack.slices[rows], self.recipe.slicing)
+            made = standardise(stack.slices[rows], self.model_spec.slicing)
             yield rows, self.resized(torch.from_numpy(made.slices)[:, None], stack.slices.shape[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Maps of images (n, 1, h, w), brought to `shape` by bilinear interpolation."""
-        with foreign(self.recipe.named), torch.inference_mode(), self.fabric.autocast():
+        with foreign(self.model_spec.named), torch.inference_mode(), self.fabric.autocast():
             maps: Tensor = self.model(image.to(self.fabric.device)).float()
             if maps.shape[2:] != shape:
                 maps = F.interpolate(maps, shape, mode="bilinear", align_corners=False)

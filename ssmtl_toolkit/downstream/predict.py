@@ -17,7 +17,7 @@ from ssmtl_toolkit.config import PredictConfig, Role
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.store import LeftOut
+from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like
 from ssmtl_toolkit.downstream.jobs import (
@@ -32,7 +32,7 @@ from ssmtl_toolkit.downstream.jobs import (
     list_jobs,
     skip_done,
 )
-from ssmtl_toolkit.downstream.model import TODO, Downstream, Predictor, Recipe, model_files
+from ssmtl_toolkit.downstream.model import TODO, Downstream, ModelSpec, Predictor, model_files
 from ssmtl_toolkit.downstream.predicted import Predicted
 from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
@@ -50,7 +50,7 @@ class _Call:
 
     file: Path
     digest: str
-    recipe: Recipe
+    model_spec: ModelSpec
     config: PredictConfig
     repetitions: int
 
@@ -62,13 +62,13 @@ class _Call:
     @property
     def about(self) -> dict[str, Any]:
         """What prediction.json says first."""
-        classes = self.recipe.classes and self.recipe.classes.to_json()
-        return {"model": str(self.file), "head": str(self.recipe.head), "classes": classes}
+        classes = self.model_spec.classes and self.model_spec.classes.to_json()
+        return {"model": str(self.file), "head": str(self.model_spec.head), "classes": classes}
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that change what is written for a scan."""
-        return {**self.config.of_roles(Role.NUMBERS), "volume": self.recipe.slicing.volume}
+        return {**self.config.of_roles(Role.NUMBERS), "volume": self.model_spec.slicing.volume}
 
 
 def predict(
@@ -91,7 +91,7 @@ def predict(
         options: … any of `PredictConfig`'s options by name.
         out: folder for the predictions; prediction.json in it says by which model and which value is which class.
         cache: folder for what is known of scans; by default the user's cache directory.
-        progress: hears what happens.
+        progress: is given what happens, to show it.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
@@ -110,9 +110,9 @@ def predict(
         check_records(found.jobs, records, config.existing)
         if config.existing == "skip":
             found = skip_done(found, records, digests(cache))
-        for item in found.left_out:
+        for item in found.skipped:
             progress.note(f"left out: {item.reason}")
-        predictor = Predictor(call.recipe, model, make_fabric(config, progress), config.batch_size)
+        predictor = Predictor(call.model_spec, model, make_fabric(config, progress), config.batch_size)
         return _Prediction(predictor, call, records, digests(cache), progress).run(found)
 
 
@@ -121,11 +121,11 @@ def _open(source: Path, config: PredictConfig, progress: Progress) -> tuple[_Cal
     files = model_files(source)
     file = files[0]
     read = weights.read(file, TODO)
-    recipe, model = Recipe.restore(read)
+    model_spec, model = ModelSpec.restore(read)
     if config.volume is not None:
-        slicing = recipe.slicing.model_copy(update={"volume": config.volume})
-        recipe = Recipe(recipe.backbone, recipe.head, slicing, recipe.classes)
-    call = _Call(file, read.digest, recipe, config, len(files))
+        slicing = model_spec.slicing.model_copy(update={"volume": config.volume})
+        model_spec = ModelSpec(model_spec.backbone, model_spec.head, slicing, model_spec.classes)
+    call = _Call(file, read.digest, model_spec, config, len(files))
     _check(call)
     if len(files) > 1:
         progress.note(
@@ -136,13 +136,15 @@ def _open(source: Path, config: PredictConfig, progress: Progress) -> tuple[_Cal
 
 
 def _check(call: _Call) -> None:
-    head, recipe = call.config.head, call.recipe
-    if head is not None and head.partition(":")[0] != recipe.head.name:
-        raise UsageError(f"{printable(call.file)}: is a model for {recipe.head.name!r}, not for {head!r}; check --from")
+    head, model_spec = call.config.head, call.model_spec
+    if head is not None and head.partition(":")[0] != model_spec.head.name:
+        raise UsageError(
+            f"{printable(call.file)}: is a model for {model_spec.head.name!r}, not for {head!r}; check --from"
+        )
     for name, asked in vars(call.wanted).items():
-        if asked and recipe.classes is None:
+        if asked and model_spec.classes is None:
             raise UsageError(
-                f"--{name.replace('_', '-')} is for labels, and head {recipe.head.name!r} gives none; leave it out"
+                f"--{name.replace('_', '-')} is for labels, and head {model_spec.head.name!r} gives none; leave it out"
             )
 
 
@@ -173,7 +175,7 @@ class _Prediction:
                     self._scan(job)
                 except DataError as error:
                     self.records.gave_up(job.name)
-                    failed.append(LeftOut(job.scan.name, str(error)))
+                    failed.append(Skipped(job.scan.name, str(error)))
                     self.progress.note(str(error))
                 self.progress.prepared(job.scan.name)
         self.progress.done()
@@ -182,30 +184,30 @@ class _Prediction:
             self.records.out,
             model=call.file,
             digest=call.digest,
-            head=str(call.recipe.head),
-            classes=call.recipe.classes,
+            head=str(call.model_spec.head),
+            classes=call.model_spec.classes,
             repetition=call.file.parent.name if call.repetitions > 1 else None,
             repetitions=call.repetitions,
             written=tuple(self.written),
             failed=tuple(failed),
-            skipped=tuple(found.left_out),
+            skipped=tuple(found.skipped),
             slices=self.slices,
             seconds=time.perf_counter() - started,
             seconds_of_network=self.seconds,
         )
 
     def _scan(self, job: Job) -> None:
-        slicing = self.call.recipe.slicing
+        slicing = self.call.model_spec.slicing
         wish = job.wish(self.memo)
         volume = self.readers.read(job.scan.path, slicing.volume)
         labels = looks_like_labels(volume)
         for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
             self.progress.note(f"{printable(job.scan.path)}: {note}")
         try:
-            if self.call.recipe.classes is None:
+            if self.call.model_spec.classes is None:
                 self._image(job, volume)
             else:
-                self._labels(job, volume, self.call.recipe.classes)
+                self._labels(job, volume, self.call.model_spec.classes)
         except DataError as error:
             raise DataError(f"{printable(job.scan.path)}: {error}") from error
         self.records.wrote(wish)
@@ -227,7 +229,7 @@ class _Prediction:
                 index = keep_largest(index)
             self.records.begin(job.name)
             if probabilities is not None:
-                stack = Stack.of(volume, self.call.recipe.slicing.axis)
+                stack = Stack.of(volume, self.call.model_spec.slicing.axis)
                 write_like(job.beside(PROBABILITIES), stack.back(probabilities), volume, what="probabilities")
         if self.call.wanted.overlay:
             self._overlay(job, volume, index, classes.names)
@@ -235,7 +237,7 @@ class _Prediction:
 
     def _timed(self, started: float, volume: Volume) -> None:
         self.seconds += time.perf_counter() - started
-        self.slices += Stack.of(volume, self.call.recipe.slicing.axis).slices.shape[0]
+        self.slices += Stack.of(volume, self.call.model_spec.slicing.axis).slices.shape[0]
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
@@ -244,14 +246,14 @@ class _Prediction:
             yield None
             return
         self.records.out.mkdir(parents=True, exist_ok=True)
-        shape = Stack.of(volume, self.call.recipe.slicing.axis).slices.shape
+        shape = Stack.of(volume, self.call.model_spec.slicing.axis).slices.shape
         with scratch_array((*shape, classes), np.float32, self.records.out) as array:
             yield array
 
     def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
         from ssmtl_toolkit.data.overlay import overlay
 
-        axis = self.call.recipe.slicing.axis
+        axis = self.call.model_spec.slicing.axis
         stack = Stack.of(volume, axis)
         shown = Stack.of(Volume(index, volume.affine, volume.spacing, volume.slice_axis), axis).slices
         overlay(job.beside(OVERLAY), stack.slices, shown, stack.spacing, names)

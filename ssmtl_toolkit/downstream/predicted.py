@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.store import LeftOut
+from ssmtl_toolkit.data.store import Skipped
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Predicted:
     repetition: str | None
     repetitions: int
     written: tuple[Path, ...]
-    failed: tuple[LeftOut, ...]
-    skipped: tuple[LeftOut, ...]
+    failed: tuple[Skipped, ...]
+    skipped: tuple[Skipped, ...]
     slices: int
     seconds: float
     seconds_of_network: float
@@ -60,7 +60,7 @@ class Predicted:
             "out": str(self.folder),
             "written": [str(file) for file in self.written],
             "failed": [item.to_json() for item in self.failed],
-            "left_out": [item.to_json() for item in self.skipped],
+            "skipped": [item.to_json() for item in self.skipped],
             "slices": self.slices,
             "seconds": round(self.seconds, 3),
             "seconds_of_network": round(self.seconds_of_network, 3),

@@ -18,13 +18,13 @@ from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream import drawing
 from ssmtl_toolkit.downstream.gather import Material
 from ssmtl_toolkit.downstream.keeping import RepetitionKeeper
-from ssmtl_toolkit.downstream.loop import Examples, tune
-from ssmtl_toolkit.downstream.model import Downstream, Predictor, Recipe
+from ssmtl_toolkit.downstream.loop import Examples, train_loop
+from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
-from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, RECEIPT, SCORES
+from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
 
 Arm = Literal["pretrained", "scratch"]
@@ -35,7 +35,7 @@ class Repetitions:
     """What all repetitions of one fine-tuning share, and how each is done.
 
     Attributes:
-        recipe: the network.
+        model_spec: the network.
         pretrained: what the arm `pretrained` starts from.
         truth: the targets of all slices in the store; None: the slices themselves.
         surface: whether metrics that need MONAI are computed.
@@ -43,7 +43,7 @@ class Repetitions:
 
     config: ResolvedFinetune
     folder: Path
-    recipe: Recipe
+    model_spec: ModelSpec
     pretrained: Pretrained | None
     material: Material
     store: SliceStore
@@ -85,9 +85,9 @@ class Repetitions:
             self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
             validate, config = self._validator(model, examples), self.config
             stream, log = step_seed(seed, Stream.TRAINING), folder / METRICS
-            trained = tune(model, examples, config, stream, self.fabric, log, self.progress, validate, keeper)
-            self.recipe.save(folder / MODEL, model, self._about(arm, seed))
-            predictor = Predictor(self.recipe, model, self.fabric, config.batch_size)
+            trained = train_loop(model, examples, config, stream, self.fabric, log, self.progress, validate, keeper)
+            self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
+            predictor = Predictor(self.model_spec, model, self.fabric, config.batch_size)
             material = self.material
             scores = material.targets.assess(predictor, material.test, self.surface, config.tolerance)
             training = {**trained, "seconds": time.perf_counter() - started}
@@ -97,12 +97,12 @@ class Repetitions:
     def _start(self, arm: Arm, seed: int) -> Downstream:
         """Make the network with its first weights."""
         seed_all(step_seed(seed, Stream.WEIGHTS), self.fabric.device)
-        model = self.recipe.build()
+        model = self.model_spec.build()
         if arm == "pretrained" and self.pretrained is not None:
-            receipt = self.pretrained.load_into(model.backbone, self.config.min_transfer)
-            write_json(self.folder / RECEIPT, receipt.to_json())
+            report = self.pretrained.load_into(model.backbone, self.config.min_transfer)
+            write_json(self.folder / TRANSFER, report.to_json())
             if seed == self.seeds[0]:
-                for line in receipt.lines():
+                for line in report.lines():
                     self.progress.say(line)
         return model
 

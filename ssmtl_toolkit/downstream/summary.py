@@ -21,8 +21,8 @@ def summarise(done: Repetitions) -> dict[str, Any]:
     metrics = metrics_of(targets.output, done.surface)
     summary: dict[str, Any] = {
         "run": str(done.folder),
-        "head": str(done.recipe.head),
-        "backbone": str(done.recipe.backbone),
+        "head": str(done.model_spec.head),
+        "backbone": str(done.model_spec.backbone),
         "source": None if done.pretrained is None else str(done.pretrained.file),
         "classes": targets.classes and list(targets.classes.names),
         "seeds": done.seeds,
@@ -46,6 +46,6 @@ def _scans(done: Repetitions) -> dict[str, Any]:
         "validation": len(material.validation),
         "test": len(material.test),
         "test_seen_in_pretraining": material.test_seen,
-        "left_out": [{"scan": item.name, "reason": item.reason} for item in material.skipped],
+        "skipped": [{"scan": item.name, "reason": item.reason} for item in material.skipped],
         "notes": list(material.targets.notes),
     }

@@ -1,4 +1,4 @@
-"""Pre-trained weights into a network, with a receipt: what was loaded, what not, and whether it computes the same."""
+"""Pre-trained weights into a network, with a report: what was loaded, what not, and whether it computes the same."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ssmtl_toolkit.features import PARTS
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining
-from ssmtl_toolkit.runtime.fingerprint import difference, probe
+from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE
 from ssmtl_toolkit.specs import BackboneSpec
 from ssmtl_toolkit.text import listed, printable
 
 _PREFIXES = tuple(f"{part}." for part in PARTS)
-_SAME = 1e-3  # largest relative difference of a probe; other builds and machines stay below 1e-5
+_SAME = 1e-3  # largest relative difference of a fingerprint; other builds and machines stay below 1e-5
 
 
 @dataclass(frozen=True)
-class Receipt:
+class TransferReport:
     """What became of the tensors of a pre-training.
 
     Attributes:
@@ -36,7 +36,8 @@ class Receipt:
         skipped: tensors of the file that the network does not have, or that were never trained.
         fresh: parts that the pre-training did not train; they start as without it.
         share: loaded part of the parameters of encoder, decoder and both.
-        probe: largest relative difference to the saved run's own output on a fixed image; None: `unchecked` says why.
+        fingerprint: largest relative difference to the saved run's own output on a fixed image; None: `unchecked`
+            says why.
     """
 
     source: str
@@ -49,11 +50,11 @@ class Receipt:
     skipped: Sequence[str]
     fresh: Sequence[str]
     share: Mapping[str, float]
-    probe: float | None
+    fingerprint: float | None
     unchecked: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return what receipt.json holds."""
+        """Return what transfer.json holds."""
         return asdict(self)
 
     def lines(self) -> list[str]:
@@ -68,8 +69,12 @@ class Receipt:
             if names:
                 said.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
         said += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
-        checked = f"not checked: {self.unchecked}" if self.probe is None else f"differs by {self.probe:.1e} (relative)"
-        return [*said, f"          output on a probe image against the saved run's own: {checked}"]
+        checked = (
+            f"not checked: {self.unchecked}"
+            if self.fingerprint is None
+            else f"differs by {self.fingerprint:.1e} (relative)"
+        )
+        return [*said, f"          output on a fixed image against the saved run's own: {checked}"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Pretrained:
         """First 16 digits of the sha256 of every scan that was seen."""
         return frozenset(self.about.get("scans", {}).get("digests", ()))
 
-    def load_into(self, backbone: Backbone, min_transfer: float | None = None) -> Receipt:
+    def load_into(self, backbone: Backbone, min_transfer: float | None = None) -> TransferReport:
         """Copy what fits into `backbone`, in place, and check the result.
 
         Args:
@@ -132,22 +137,22 @@ class Pretrained:
         used = tuple(f"{part}." for part in self.trained)
         given = {name: tensor for name, tensor in self.tensors.items() if name.startswith(used)}
         fits = {n: t for n, t in given.items() if n in wanted and t.shape == wanted[n].shape}
-        receipt = self._receipt(backbone, wanted, given, fits)
-        reached = receipt.share["encoder"] if min_transfer is None else receipt.share["both"]
+        report = self._transfer_report(backbone, wanted, given, fits)
+        reached = report.share["encoder"] if min_transfer is None else report.share["both"]
         if reached < (1.0 if min_transfer is None else min_transfer):
-            raise UsageError(_too_little(receipt, min_transfer, self.about))
+            raise UsageError(_too_little(report, min_transfer, self.about))
         with torch.no_grad():
             for name, tensor in fits.items():
                 wanted[name].copy_(tensor)
-        return self._checked(receipt, backbone)
+        return self._checked(report, backbone)
 
-    def _receipt(
+    def _transfer_report(
         self, backbone: Backbone, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], fits: Mapping[str, Tensor]
-    ) -> Receipt:
+    ) -> TransferReport:
         expected = [name for name in wanted if name.startswith(tuple(f"{part}." for part in self.trained))]
         sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
         seen = {k: self.about[k] for k in ("version", "step", "seed", "prepare") if k in self.about}
-        return Receipt(
+        return TransferReport(
             source=printable(self.file),
             sha256=digest(self.file),
             backbone=printable(self.about.get("backbone", {}).get("spec", "")),
@@ -166,25 +171,25 @@ class Pretrained:
                 "decoder": _share(sizes, fits, "decoder."),
                 "both": _share(sizes, fits, ""),
             },
-            probe=None,
+            fingerprint=None,
             unchecked="",
         )
 
-    def _checked(self, receipt: Receipt, backbone: Backbone) -> Receipt:
-        saved = self.about.get("probe")
+    def _checked(self, report: TransferReport, backbone: Backbone) -> TransferReport:
+        saved = self.about.get("fingerprint")
         if not saved:
-            return replace(receipt, unchecked="the file holds no probe")
-        if receipt.missing or receipt.mismatched:
-            return replace(receipt, unchecked="not everything could be loaded")
+            return replace(report, unchecked="the file holds no probe")
+        if report.missing or report.mismatched:
+            return replace(report, unchecked="not everything could be loaded")
         shown = [part for part, feature in PARTS.items() if feature in saved]
-        found = difference(saved, probe(backbone, saved["size"], shown))
+        found = difference(saved, fingerprint(backbone, saved["size"], shown))
         if not found <= _SAME:
             raise SsmtlError(
-                f"{receipt.source}: all tensors fit, but on a probe image the network's output differs from the saved "
+                f"{report.source}: all tensors fit, but on a fixed image the network's output differs from the saved "
                 f"run's own by {found:.2g} (relative; at most {_SAME} is right): the plugin or library that builds "
-                f"{receipt.backbone} may have changed since; install the version that trained it"
+                f"{report.backbone} may have changed since; install the version that trained it"
             )
-        return replace(receipt, probe=found)
+        return replace(report, fingerprint=found)
 
 
 def _share(sizes: Mapping[str, int], fits: Mapping[str, Tensor], prefix: str) -> float:
@@ -192,14 +197,14 @@ def _share(sizes: Mapping[str, int], fits: Mapping[str, Tensor], prefix: str) ->
     return sum(n for name, n in sizes.items() if name.startswith(prefix) and name in fits) / total if total else 1.0
 
 
-def _too_little(receipt: Receipt, min_transfer: float | None, about: Mapping[str, Any]) -> str:
+def _too_little(report: TransferReport, min_transfer: float | None, about: Mapping[str, Any]) -> str:
     what = "encoder" if min_transfer is None else "both"
     least = "all of the encoder" if min_transfer is None else f"{100 * min_transfer:.4g} % of the backbone"
-    examples = [*receipt.mismatched, *(f"{name} is missing" for name in receipt.missing)][:3]
+    examples = [*report.mismatched, *(f"{name} is missing" for name in report.missing)][:3]
     spec = printable(about.get("backbone", {}).get("spec", ""))
     hint = f"leave out --backbone (the weights are of {spec})" if spec else "choose the --backbone of these weights"
     return (
-        f"{receipt.source}: only {100 * receipt.share[what]:.4g} % of the parameters of the "
+        f"{report.source}: only {100 * report.share[what]:.4g} % of the parameters of the "
         f"{'encoder' if what == 'encoder' else 'backbone'} can be loaded, at least {least} is wanted "
         f"({'; '.join(examples) or 'no name fits'}); {hint}, or lower --min-transfer"
     )

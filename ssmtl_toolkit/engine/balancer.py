@@ -15,7 +15,7 @@ from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import Feature
 
-Place = Literal["features", "trunk"]
+Place = Literal["features", "backbone"]
 """Where gradients of tasks are compared: at the last maps that tasks share, or at the backbone's parameters."""
 
 
@@ -25,12 +25,12 @@ class Balancer(nn.Module):
     Balanced is each task's weight x loss. State belongs into buffers or parameters: those are saved and resumed.
 
     Attributes:
-        hears: what `updated` is called with after each update; `change` costs a forward pass more.
+        feedback: what `updated` is called with after each update; `change` costs a forward pass more.
         factors: what each weight x loss was multiplied by in the last batch, without gradient, for metrics.jsonl;
             empty where a balancer has nothing to tell.
     """
 
-    hears: ClassVar[Literal["nothing", "losses", "change"]] = "nothing"
+    feedback: ClassVar[Literal["nothing", "losses", "change"]] = "nothing"
     factors: Mapping[str, Tensor] = {}
 
     def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
@@ -41,7 +41,7 @@ class Balancer(nn.Module):
         """Hear the losses of an update's batches: means over the pairs of all batches and ranks, (T,), NaN without any.
 
         `before` are those of the update, `after` those of the same batches, draws and buffers with the weights that
-        came of it (None unless `hears` is `change`). Both are without the tasks' weights, in the order of the tasks.
+        came of it (None unless `feedback` is `change`). Both are without the tasks' weights, in the order of the tasks.
         """
 
 
@@ -78,14 +78,14 @@ class Shared:
 
         At the features the gradients are those at the last maps that all is made of which the tasks read: the
         decoder's where they read nothing else, otherwise all that the encoder hands out, each counted by what reads it
-        from there (the representation Z of Sener and Koltun, 2018, section 3.3). At the trunk they are the gradients
+        from there (the representation Z of Sener and Koltun, 2018, section 3.3). At the backbone they are the gradients
         of the encoder's and decoder's parameters, which costs a backward pass for each task.
 
         Raises:
             UsageError: at the features, and two tasks have read no image in common.
         """
-        if at == "trunk":
-            return _products(self.trunk(losses))
+        if at == "backbone":
+            return _products(self.backbone_gradients(losses))
         images = self._encode.maps(self._meeting)
         maps = [one for image in images for one in image]
         gradients = [_gradients(loss, maps) for loss in losses.values()]
@@ -95,7 +95,7 @@ class Shared:
             total += _products(torch.stack([_flat(gradient, one) for gradient in column]))
         return sum_over_ranks(total) / world() ** 2
 
-    def trunk(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def backbone_gradients(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Gradients of each loss at all parameters of the backbone that are trained, means over ranks, (T, P)."""
         parameters = [p for p in self._backbone.parameters() if p.requires_grad]
         sizes = [parameter.numel() for parameter in parameters]
@@ -150,12 +150,12 @@ def _products(rows: Tensor) -> Tensor:
 
 
 def _check_common(labels: list[str], gradients: list[Sequence[Tensor | None]], sizes: list[int]) -> None:
-    """Refuse tasks that read different images: their gradients would be orthogonal, whatever they want of the trunk."""
+    """Refuse tasks that read different images: their gradients would be orthogonal whatever the tasks want."""
     image_of = [image for image, size in enumerate(sizes) for _ in range(size)]
     read = [{image for image, gradient in zip(image_of, row, strict=True) if gradient is not None} for row in gradients]
     for one, other in combinations(range(len(labels)), 2):
         if read[one].isdisjoint(read[other]):
             raise UsageError(
                 f"tasks {labels[one]!r} and {labels[other]!r} read features of different images, so their gradients "
-                f"do not meet there; compare them at the trunk's weights: at=trunk, as in --balancer mgda:at=trunk"
+                f"do not meet there; compare them at the backbone's weights: --balancer mgda:at=backbone"
             )

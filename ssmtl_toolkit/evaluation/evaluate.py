@@ -98,7 +98,7 @@ def evaluate(
         config: all options as one object, or instead of it …
         options: … any of `EvaluateConfig`'s options by name. Without `classes`, the values mean what `prediction.json`
             beside the predictions says, or else each value in the files is a class.
-        progress: hears what happens.
+        progress: is given what happens, to show it.
 
     Raises:
         UsageError: options are wrong, or `surface` is asked for without MONAI.

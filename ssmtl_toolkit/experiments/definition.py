@@ -45,7 +45,7 @@ class Row(_Table):
         return given
 
 
-class Parts(_Table):
+class SplitOptions(_Table):
     """Who is trained on and tested on; the same for all rows."""
 
     train: int | None = Field(None, ge=1, description="Labelled scans to fine-tune on; by default all that are left.")
@@ -72,11 +72,13 @@ class Experiment(_Table):
     data: str | None = Field(None, description="Labelled scans; a path is relative to the file.")
     dataset: dict[str, Any] = Field({}, description="Options of the dataset, where they are not given with it.")
     published_on: str = Field("", description="The dataset that published values are for.")
-    split: Parts = Parts()
+    split: SplitOptions = SplitOptions()
     backbones: dict[str, str] = Field({}, description="Names for backbones, for the rows.")
     pretrain: dict[str, Any] = Field({}, description="Options of ssmtl run.")
     finetune: dict[str, Any] = Field({}, description="Options of ssmtl finetune.")
-    apart: tuple[str, ...] = Field((), description="What makes published values not comparable with ours.")
+    not_comparable_because: tuple[str, ...] = Field(
+        (), description="What makes published values not comparable with ours."
+    )
     rows: dict[str, Row] = Field(min_length=1, description="The lines of the table, by short names.")
 
 
@@ -111,7 +113,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ResolvedExperiment:
     """An experiment ready to be done.
 
     Attributes:
@@ -124,9 +126,9 @@ class Matrix:
     jobs: tuple[Job, ...]
 
     @property
-    def apart(self) -> tuple[str, ...]:
+    def not_comparable_because(self) -> tuple[str, ...]:
         """What makes published values not comparable, in words; empty: nothing."""
-        return self.experiment.apart
+        return self.experiment.not_comparable_because
 
     def write(self) -> str:
         """Return the resolved experiment as TOML: it says the same without overlays."""
@@ -141,7 +143,7 @@ def read_experiment(
     quick: bool = False,
     settings: Mapping[str, Any] = {},
     seeds: int | None = None,
-) -> Matrix:
+) -> ResolvedExperiment:
     """Read an experiment, put its overlays in, and check every row; nothing is trained.
 
     Over the file's own tables come those of its `base` file (under it), then `[on.DATASET]` for the dataset at hand,
@@ -180,14 +182,14 @@ def read_experiment(
     if len({job.output for job in jobs}) > 1:
         raise UsageError(f"{where}: heads that give labels and heads that give images are not of one table; make two")
     apart = [
-        *experiment.apart,
+        *experiment.not_comparable_because,
         *([f"other data ({dataset.name})"] if experiment.published_on not in ("", dataset.name) else []),
         *(["--quick"] if quick else []),
         *(f"{key} = {value}" for key, value in settings.items()),
         *(f"{dataset.name}'s {k} = {v}" for k, v in given.items() if v != experiment.dataset[k]),
     ]
-    experiment = experiment.model_copy(update={"apart": tuple(dict.fromkeys(apart))})
-    return Matrix(file.stem, experiment, dataset, tuple(_sharing(jobs)))
+    experiment = experiment.model_copy(update={"not_comparable_because": tuple(dict.fromkeys(apart))})
+    return ResolvedExperiment(file.stem, experiment, dataset, tuple(_sharing(jobs)))
 
 
 def _sharing(jobs: Sequence[Job]) -> list[Job]:
@@ -269,7 +271,7 @@ def _validated(document: Mapping[str, Any], where: str) -> Experiment:
 def _explain(error: Any, where: str) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        kinds: dict[str, type[_Table]] = {"rows": Row, "split": Parts}
+        kinds: dict[str, type[_Table]] = {"rows": Row, "split": SplitOptions}
         inside = kinds[str(error["loc"][0])] if len(error["loc"]) > 1 else Experiment
         return f"{where}: no key {place!r}{did_you_mean(str(error['loc'][-1]), inside.model_fields)}"
     if error["type"] == "missing":

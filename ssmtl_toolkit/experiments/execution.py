@@ -20,7 +20,7 @@ from ssmtl_toolkit.data.files import DigestMemo, write_json
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.experiments.definition import Job, Matrix, read_experiment
+from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment, read_experiment
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.pretraining.pretrain import pretrain
@@ -40,7 +40,7 @@ class Compared(Result):
 
 
 def experiment(
-    source: str | os.PathLike[str] | Matrix,
+    source: str | os.PathLike[str] | ResolvedExperiment,
     /,
     *,
     out: str | Path,
@@ -66,32 +66,32 @@ def experiment(
         settings: other values for keys of the file, such as {"pretrain.epochs": 10}.
         rows: short names of the rows to do; all others stay as they are.
         cache: folder for prepared slices; by default the user's cache directory.
-        progress: hears what happens.
+        progress: is given what happens, to show it.
 
     Raises:
         UsageError: the file, or an option in it, is wrong; nothing was trained.
         RowsFailedError: rows failed; the others are done, and the table is written.
     """
     progress = progress or Progress()
-    if not isinstance(source, Matrix):
-        matrix = read_experiment(Path(source), data, quick=quick, settings=settings or {}, seeds=seeds)
+    if not isinstance(source, ResolvedExperiment):
+        resolved = read_experiment(Path(source), data, quick=quick, settings=settings or {}, seeds=seeds)
     elif data is not None or quick or seeds is not None or settings:
         raise UsageError(
             "an experiment that was read already takes no data, quick, seeds and settings; read it with them"
         )
     else:
-        matrix = source
-    wanted = _chosen(matrix, rows)
+        resolved = source
+    wanted = _chosen(resolved, rows)
     launch()  # one of several processes that nothing connects is refused here, not by each row
     with interrupts:
-        work = _Work(matrix, Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
+        work = _Work(resolved, Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
         failed = work.run(wanted)
-        with FileLock(work.out / "locks" / f"{matrix.name}.lock"):  # the last to write has seen all that is done
+        with FileLock(work.out / "locks" / f"{resolved.name}.lock"):  # the last to write has seen all that is done
             summary = work.summary(failed)
-            write_comparison(work.out, matrix.name, summary, matrix.write())
+            write_comparison(work.out, resolved.name, summary, resolved.write())
     if failed:
         listed = "\n".join(f"row {id!r}: {reason}" for id, reason in failed.items())
-        said = f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / matrix.name}.md:\n{listed}"
+        said = f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / resolved.name}.md:\n{listed}"
         raise RowsFailedError(said, summary)
     return Compared(work.out, summary)
 
@@ -104,24 +104,24 @@ class RowsFailedError(SsmtlError):
         self.summary = summary
 
 
-def _chosen(matrix: Matrix, rows: Sequence[str]) -> list[Job]:
+def _chosen(resolved: ResolvedExperiment, rows: Sequence[str]) -> list[Job]:
     known: dict[str, list[Job]] = {}
-    for job in matrix.jobs:
+    for job in resolved.jobs:
         for name in dict.fromkeys((job.id.partition("@")[0], job.id)):
             known.setdefault(name, []).append(job)
     for row in rows:
         if row not in known:
             raise UsageError(f"no row {row!r}{did_you_mean(row, known)} (known: {', '.join(known)}); check --row")
-    return list({job.id: job for row in rows for job in known[row]}.values()) if rows else list(matrix.jobs)
+    return list({job.id: job for row in rows for job in known[row]}.values()) if rows else list(resolved.jobs)
 
 
 class _Work:
     """The runs of one experiment, below one folder."""
 
-    def __init__(self, matrix: Matrix, out: Path, cache: Path, progress: Progress) -> None:
-        self.matrix, self.out, self.cache, self.progress = matrix, out, cache, progress
-        self.apart: list[str] = []
-        parts = matrix.experiment.split
+    def __init__(self, resolved: ResolvedExperiment, out: Path, cache: Path, progress: Progress) -> None:
+        self.resolved, self.out, self.cache, self.progress = resolved, out, cache, progress
+        self.not_comparable_because: list[str] = []
+        parts = resolved.experiment.split
         whole = self._split()
         self.split = self._written(whole)
         self.without = self.split if parts.pretrain_on == "train" else None
@@ -130,34 +130,34 @@ class _Work:
 
     def _split(self) -> Split:
         """Part the patients of the labelled scans: in the order that is written down, or drawn."""
-        parts = self.matrix.experiment.split
-        scans = [scan for scan in list_scans(self.matrix.dataset, self.cache) if not scan.unfit]
+        parts = self.resolved.experiment.split
+        scans = [scan for scan in list_scans(self.resolved.dataset, self.cache) if not scan.unfit]
         self.images = self._contents({scan.name: scan.path for scan in scans})
         self.labels = ""
-        if self.matrix.jobs[0].output == "labels":
+        if self.resolved.jobs[0].output == "labels":
             scans = [scan for scan in scans if scan.label]
             contents = self._contents({scan.name: scan.label for scan in scans if scan.label})
             annotated = {scan.name: scan.annotated for scan in scans}
-            self.labels = _digest(contents, annotated, dict(self.matrix.dataset.classes()))
-        pattern = self.matrix.jobs[0].finetune.patient
+            self.labels = _digest(contents, annotated, dict(self.resolved.dataset.classes()))
+        pattern = self.resolved.jobs[0].finetune.patient
         scans, notes = splitting.with_patients(scans, pattern)
         for note in notes:
             self.progress.note(note)
         if not scans:
-            raise DataError(f"{self.matrix.dataset}: none of its scans has a label map; check --data")
+            raise DataError(f"{self.resolved.dataset}: none of its scans has a label map; check --data")
         if not parts.order:
             test = splitting.fitting(len(scans), parts.train, parts.validation, parts.test)
             if test != parts.test:
-                self.apart.append(f"{test} scans to test on, not {parts.test}")
+                self.not_comparable_because.append(f"{test} scans to test on, not {parts.test}")
                 self.progress.note(f"{len(scans)} labelled scans: {test} to test on, not {parts.test}")
             return splitting.make(scans, test, parts.validation, parts.seed, pattern)
         try:
             split = splitting.in_order(scans, parts.order, parts.train, parts.validation, parts.test, pattern)
         except DataError as error:
-            raise DataError(f"{self.matrix.dataset}: {error}; check --data") from None
+            raise DataError(f"{self.resolved.dataset}: {error}; check --data") from None
         if parts.test is not None and len(split.test) < parts.test:
-            self.apart.append(f"{len(split.test)} patients to test on, not {parts.test}")
-            self.progress.note(f"{self.apart[-1]}: the others are not in the data")
+            self.not_comparable_because.append(f"{len(split.test)} patients to test on, not {parts.test}")
+            self.progress.note(f"{self.not_comparable_because[-1]}: the others are not in the data")
         return split
 
     def _contents(self, files: Mapping[str, Path]) -> str:
@@ -296,14 +296,14 @@ class _Work:
     def summary(self, failed: Mapping[str, str]) -> dict[str, Any]:
         """Compare what is finished."""
         found = {}
-        for job in self.matrix.jobs:
+        for job in self.resolved.jobs:
             run = self.pretraining(job)
             found[job.id] = {
                 "finetune": _read(self.finetuning(job) / SUMMARY),
                 "pretrain": {} if run is None else _read(run / SUMMARY),
                 "failed": failed.get(job.id, ""),
             }
-        return compare(self.matrix, found, self.apart)
+        return compare(self.resolved, found, self.not_comparable_because)
 
 
 class _BusyError(Exception):

@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ssmtl_toolkit.data.files import replacing
+from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better, metrics_of
-from ssmtl_toolkit.experiments.definition import Job, Matrix
+from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
 
 HOW = (
     "Ours: mean ± standard deviation over repetitions of the fine-tuning, each with training slices of its own, which "
@@ -28,24 +28,26 @@ _LOADED = {"source", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "mi
 """Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
 
 
-def compare(matrix: Matrix, found: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = ()) -> dict[str, Any]:
+def compare(
+    resolved: ResolvedExperiment, found: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = ()
+) -> dict[str, Any]:
     """Put the rows together; `found` holds for each job what its runs say of themselves, or why it failed.
 
     `apart` adds to what makes published values not comparable.
     """
-    rows = [_row(job, found[job.id]) for job in matrix.jobs]
-    for job, row in zip(matrix.jobs, rows, strict=True):
-        scratch = next((r for j, r in zip(matrix.jobs, rows, strict=True) if _is_scratch_of(j, job)), None)
+    rows = [_row(job, found[job.id]) for job in resolved.jobs]
+    for job, row in zip(resolved.jobs, rows, strict=True):
+        scratch = next((r for j, r in zip(resolved.jobs, rows, strict=True) if _is_scratch_of(j, job)), None)
         row["gain"] = _gain(row, scratch) if scratch else None
     done = [row for row in rows if row["columns"]]
     ours = list(dict.fromkeys(column for row in done for column in row["columns"]))
     published = list(dict.fromkeys(column for row in rows for column in row["published"]))
-    metric = _metric(matrix.jobs[0])
-    because = [*matrix.apart, *apart]
+    metric = _metric(resolved.jobs[0])
+    because = [*resolved.not_comparable_because, *apart]
     return {
-        "experiment": matrix.name,
-        "title": matrix.experiment.title,
-        "data": str(matrix.dataset),
+        "experiment": resolved.name,
+        "title": resolved.experiment.title,
+        "data": str(resolved.dataset),
         "comparable": not because,
         "not_comparable_because": because,
         "metric": metric.key,
@@ -217,7 +219,7 @@ def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -
     texts |= {"svg": figure(summary)} if drawn else {}
     try:
         for suffix, text in texts.items():
-            with replacing(out / f"{name}.{suffix}") as temporary:
+            with atomic_write(out / f"{name}.{suffix}") as temporary:
                 temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

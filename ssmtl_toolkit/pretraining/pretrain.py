@@ -22,7 +22,7 @@ from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
-from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, own
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
@@ -58,7 +58,7 @@ def pretrain(
         out: the run folder; it must be new or empty, or hold the run to resume.
         cache: folder for prepared slices; by default the user's cache directory.
         resume: go on from the newest whole checkpoint in `out`.
-        progress: hears what happens.
+        progress: is given what happens, to show it.
 
     Raises:
         UsageError: the options are wrong or do not go together.
@@ -77,7 +77,7 @@ def pretrain(
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     others = launch(resolved.devices, resolved.nodes).started
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
-    with interrupts, _own(folder, resume, fabric, others):
+    with interrupts, _hold_folder(folder, resume, fabric, others):
         if resume:
             _check_same(resolved, folder)
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def pretrain(
 
 
 @contextlib.contextmanager
-def _own(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[None]:
+def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[None]:
     """Hold the run folder in the process that writes.
 
     `others` that are started already are connected before: if the folder is refused, all leave with that error, and
@@ -121,7 +121,7 @@ def _own(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[N
         problem = None
         try:
             if fabric.is_global_zero:
-                held.enter_context(own(folder, resume))
+                held.enter_context(hold_folder(folder, resume))
         except SsmtlError as error:
             if not others:
                 raise

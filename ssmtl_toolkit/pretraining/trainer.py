@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError
 
 from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
-from ssmtl_toolkit.data.files import replacing, write_json
+from ssmtl_toolkit.data.files import atomic_write, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
-from ssmtl_toolkit.data.store import LeftOut, SliceStore, StoredScan
+from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -28,10 +28,10 @@ from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
-from ssmtl_toolkit.runtime.fingerprint import probe
+from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.runtime.log import MetricLog, Window
+from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 
@@ -67,9 +67,9 @@ class Trainer:
         self.wrapped.train()
         sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate)
-        self.window = Window({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
+        self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
         weights = {str(task): task.weight for task in config.tasks}
-        self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.window, weights)
+        self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights)
         self.log = MetricLog(folder / METRICS)
         self.step = 0
         self.saved = -1
@@ -95,7 +95,7 @@ class Trainer:
 
     def _begin(self) -> None:
         try:
-            with replacing(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
+            with atomic_write(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
                 temporary.write_text(self.config.write(), encoding="utf-8")
             if dropped := self.log.cut(self.step):
                 self.progress.note(f"{self.log.file}: {dropped} of its lines are not of this run, and were dropped")
@@ -174,7 +174,7 @@ class Trainer:
 
     def _flush(self) -> None:
         """Write a line of metrics; a loss that is not a number ends the run before it reaches a checkpoint."""
-        means, told = self.window.means(), self.update.told()
+        means, told = self.running_means.means(), self.update.extra_metrics()
         for name, value in told.items():
             if name.endswith("/weight") and not math.isfinite(value):
                 raise SsmtlError(
@@ -265,7 +265,7 @@ class Trainer:
                 "fingerprint": self.store.fingerprint,
                 "digests": [scan.digest[:16] for scan in self.store.scans],
             },
-            "probe": probe(self.model.backbone, self.config.size, self.config.trained),
+            "fingerprint": fingerprint(self.model.backbone, self.config.size, self.config.trained),
             "step": self.step,
             "seed": self.config.seed,
             "torch": torch.__version__,
@@ -307,7 +307,7 @@ class Trainer:
             "pairs": pairs_json(self.pairs),
             "scans": {
                 "used": len(self.store.scans) - len(self.plan.idle),
-                "left_out": [item.to_json() for item in self._left_out()],
+                "skipped": [item.to_json() for item in self._skipped()],
                 "notes": [{"scan": s.scan.name, "note": note} for s in self.store.scans for note in s.notes],
             },
             "blank_slices": sum(scan.blank for scan in self.store.scans),
@@ -322,11 +322,11 @@ class Trainer:
         means = {"loss": history.means.get("loss"), "baseline": best} | history.means
         return {**means, "verdict": verdict.word, "because": verdict.because}
 
-    def _left_out(self) -> list[LeftOut]:
+    def _skipped(self) -> list[Skipped]:
         idle = [self.store.scans[i] for i in self.plan.idle]
         return [
-            *self.store.left_out,
-            *(LeftOut(scan.scan.name, no_pair(scan)) for scan in idle),
+            *self.store.skipped,
+            *(Skipped(scan.scan.name, no_pair(scan)) for scan in idle),
         ]
 
 

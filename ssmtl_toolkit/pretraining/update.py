@@ -25,7 +25,7 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.runtime.device import seed_all
-from ssmtl_toolkit.runtime.log import Window
+from ssmtl_toolkit.runtime.log import RunningMeans
 
 
 class Updater:
@@ -38,11 +38,11 @@ class Updater:
         wrapped: _FabricModule,
         optimizer: _FabricOptimizer,
         load: Loader,
-        window: Window,
+        running_means: RunningMeans,
         weights: Mapping[str, float],
     ) -> None:
         """`wrapped` and `optimizer` come from `fabric.setup` of a `MultiTask`; `weights` are its tasks' own."""
-        self.fabric, self.config, self.load, self.window = fabric, config, load, window
+        self.fabric, self.config, self.load, self.running_means = fabric, config, load, running_means
         self.wrapped, self.optimizer, self.weights = wrapped, optimizer, weights
         model = wrapped.module
         assert isinstance(model, MultiTask)
@@ -51,27 +51,27 @@ class Updater:
 
     def __call__(self, step: int) -> None:
         """Do the update after `step` others: forward and backward of `accumulate` batches, then Adam."""
-        hears = self.model.balancer.hears
+        feedback = self.model.balancer.feedback
         norms = GradientNorms(self.weights) if self._shows_norms(step + 1) else None
-        buffers = self._buffers() if hears == "change" else {}
+        buffers = self._buffers() if feedback == "change" else {}
         before = PairMeans()
         for part in range(self.config.accumulate):
             outputs = self._descend(step, part, norms)
-            self.window.add(outputs)
-            if hears != "nothing":
+            self.running_means.add(outputs)
+            if feedback != "nothing":
                 _add(before, outputs)
         if self.config.clip is not None:
             clip = self.config.clip
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if hears != "nothing":
-            after = self._again(step, buffers) if hears == "change" else None
+        if feedback != "nothing":
+            after = self._again(step, buffers) if feedback == "change" else None
             with foreign(f"balancer {str(self.config.balancer)!r}, told of step {step + 1},"):
                 self.model.balancer.updated(before.get(), after)
         self._norms = norms.get() if norms else {}
 
-    def told(self) -> dict[str, float]:
+    def extra_metrics(self) -> dict[str, float]:
         """What the log says of the last update beside losses: `label/weight` and `label/gradient`, where known."""
         weights = {f"{label}/weight": float(weight) for label, weight in self.model.balancer.factors.items()}
         return weights | {f"{label}/gradient": float(norm) for label, norm in self._norms.items()}
@@ -172,7 +172,7 @@ class GradientNorms:
         self._batches = 0
 
     def __call__(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
-        rows = shared.trunk({label: self._weights[label] * loss for label, loss in losses.items()})
+        rows = shared.backbone_gradients({label: self._weights[label] * loss for label, loss in losses.items()})
         self._sum = rows if self._sum is None else self._sum + rows
         self._batches += 1
 

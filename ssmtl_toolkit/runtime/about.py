@@ -29,7 +29,7 @@ class Scans(About):
     digests: list[str]
 
 
-class Probe(About):
+class Fingerprint(About):
     """What the network makes of a fixed image, as `probe` gives it."""
 
     size: int = Field(ge=1, le=LARGEST)
@@ -47,7 +47,7 @@ class Pretraining(About):
     prepare: Slicing
     trained: list[Part]
     scans: Scans
-    probe: Probe
+    fingerprint: Fingerprint
     step: int
     seed: int
     torch: str

@@ -18,7 +18,7 @@ from ssmtl_toolkit.foreign import foreign
 _NUMBERS = 64
 
 
-def probe(backbone: Backbone, size: int, parts: Iterable[Part] = tuple(PARTS)) -> dict[str, Any]:
+def fingerprint(backbone: Backbone, size: int, parts: Iterable[Part] = tuple(PARTS)) -> dict[str, Any]:
     """Run a copy of `backbone` on the CPU, in eval mode, on one image of fixed noise, size x size.
 
     Returns:

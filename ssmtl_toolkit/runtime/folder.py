@@ -27,16 +27,16 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
 SNAPSHOTS = "snapshots"
 
 
-FINETUNE, SPLIT, MODEL, SCORES, RECEIPT = (
+FINETUNE, SPLIT, MODEL, SCORES, TRANSFER = (
     "finetune.toml",
     "split.json",
     "model.safetensors",
     "scores.json",
-    "receipt.json",
+    "transfer.json",
 )
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is said in a file of its own: a lock's may be emptied
 
-_FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, RECEIPT, HOLDER)
+_FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, TRANSFER, HOLDER)
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.replacing` names its temporary files
 _HALF_FILE = re.compile(
     _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))
@@ -53,7 +53,7 @@ def snapshot(folder: Path, epoch: int) -> Path:
 
 
 @contextlib.contextmanager
-def own(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
+def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
     """Hold the run folder, known by its file `config`, for this process; a second run in it is refused.
 
     What a killed run left half written is removed. A folder that was made here and stays empty is removed again.

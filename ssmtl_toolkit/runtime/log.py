@@ -16,7 +16,7 @@ from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 
 
-class Window:
+class RunningMeans:
     """Sums losses and metrics on the device, weighted by pairs, so that a step waits for nothing."""
 
     def __init__(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ssmtl_toolkit.data.files import replacing
+from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.text import printable
 
@@ -89,7 +89,7 @@ def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         raise SsmtlError(f"{printable(file)}: not written: {broken}; lower the learning rate and train again")
     metadata = {_FORMAT: "pt", _ABOUT: json.dumps(about, allow_nan=False)}
     content = _ordered(save(kept, {**metadata, _DIGEST: _digest(kept, metadata)}))
-    with replacing(file) as temporary, temporary.open("wb") as stream:
+    with atomic_write(file) as temporary, temporary.open("wb") as stream:
         for piece in content:
             stream.write(piece)
 

@@ -94,9 +94,9 @@ def no_pairs_are_no_problem(bench: Bench) -> None:
             not wrong, f"{when} the gradients of {some(wrong)} are not finite; shared.pairs tells, means are NaN there"
         )
         model.zero_grad()
-        if model.balancer.hears != "nothing":
+        if model.balancer.feedback != "nothing":
             told = torch.tensor([0.5, float("nan") if batch is empty else 0.5])
-            model.balancer.updated(told, told * 0.9 if model.balancer.hears == "change" else None)
+            model.balancer.updated(told, told * 0.9 if model.balancer.feedback == "change" else None)
     unknown = set(model.balancer.factors) - set(model.labels)
     require(not unknown, f"factors are told of {sorted(unknown)}, which are no tasks; use the labels of the losses")
 

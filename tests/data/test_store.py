@@ -160,8 +160,8 @@ def test_skip_bad_goes_on_and_lists_them(scans, tmp_path):
     (scans / "bad1.nii.gz").write_bytes(b"<html>404</html>")
     store = build(scans, tmp_path / "cache", skip_bad=True)
     assert len(store.scans) == 4
-    assert [item.name for item in store.left_out] == ["bad1"]
-    assert "bad1.nii.gz" in store.left_out[0].reason
+    assert [item.name for item in store.skipped] == ["bad1"]
+    assert "bad1.nii.gz" in store.skipped[0].reason
 
 
 def test_nothing_but_bad_scans_is_an_error_even_with_skip_bad(tmp_path):
@@ -212,8 +212,8 @@ def test_copies_and_links_of_a_scan_count_once(scans, tmp_path):
     (scans / "zz_link.nii.gz").symlink_to(scans / "p1.nii.gz")
     store = build(scans, tmp_path / "cache")
     assert len(store.scans) == 4
-    assert sorted(item.name for item in store.left_out) == ["zz_copy", "zz_link"]
-    assert all("same content as" in item.reason for item in store.left_out)
+    assert sorted(item.name for item in store.skipped) == ["zz_copy", "zz_link"]
+    assert all("same content as" in item.reason for item in store.skipped)
 
 
 def test_the_size_is_changed_without_reading_labels_or_hidden_files(scans, tmp_path):

@@ -20,7 +20,7 @@ from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError, UsageError
 from ssmtl_toolkit.data.sampling import in_turn
 from ssmtl_toolkit.data.seeds import step_seed
-from ssmtl_toolkit.downstream.model import Recipe
+from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.runtime.progress import Progress
 
@@ -79,9 +79,9 @@ def test_three_updates_are_those_of_plain_torch(labelled, pretrained, tmp_path):
     done = toolkit.finetune(
         pretrained, data=str(labelled), out=tmp_path / "f", **{**QUICK, "steps": 3, "batch_size": 4}
     )
-    recipe, _ = Recipe.load(done.folder / "pretrained-0" / "model.safetensors")
+    model_spec, _ = ModelSpec.load(done.folder / "pretrained-0" / "model.safetensors")
     torch.manual_seed(step_seed(0, 4))
-    model = recipe.build()
+    model = model_spec.build()
     model.backbone.load_state_dict(load_file(pretrained / "backbone.safetensors"))
     images, targets = [], []
     (drawn,) = json.loads((done.folder / "split.json").read_text())["slices"]
@@ -464,18 +464,18 @@ def test_a_rare_label_value_is_named_with_its_file_and_a_negative_one_is_refused
     label = nib.load(file)
     told = Notes()
 
-    def tune(value, out):
+    def train_loop(value, out):
         array = np.asanyarray(label.dataobj).astype(np.int16)
         array[0, 0, 0] = value
         nib.save(nib.Nifti1Image(array, label.affine), file)
         options = {**QUICK, "train_scans": 9, "test_scans": 1}
         toolkit.finetune(pretrained, data=str(tmp_path / "d"), out=tmp_path / out, progress=told, **options)
 
-    tune(255, "a")
+    train_loop(255, "a")
     (note,) = [note for note in told.notes if note.startswith("label classes by their values")]
     assert "255 (in 1 of 4 scans: " in note
     assert "p2.nii.gz)" in note
     assert "--ignore-value 255" in note
     assert "--train-scans 9: there are 3, all of them are taken" in told.notes
     with pytest.raises(DataError, match=r"p2.nii.gz: has the label value -1 .* --ignore-value=-1"):
-        tune(-1, "b")
+        train_loop(-1, "b")

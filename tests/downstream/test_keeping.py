@@ -20,7 +20,7 @@ EARLY = {**QUICK, "steps": 60, "check_every": 4, "patience": 2, "validation_scan
 
 
 class StopAt(Progress):
-    """Sends a signal to this process after a step; hears the notes."""
+    """Sends a signal to this process after a step; feedback the notes."""
 
     def __init__(self, step=None, number=signal.SIGTERM):
         self.step, self.number, self.notes = step, number, []

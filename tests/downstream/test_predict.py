@@ -22,7 +22,7 @@ from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.downstream.model import Predictor, Recipe
+from ssmtl_toolkit.downstream.model import ModelSpec, Predictor
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.runtime import weights
@@ -84,8 +84,8 @@ class BrightSpec(HeadSpec):
 
 def predictor(head, axis, size, batch_size=5, volume=0):
     classes = Classes.of_values([7]) if head.output == "labels" else None
-    recipe = Recipe(Nothing(), head, Slicing(axis=axis, size=size, volume=volume), classes)
-    return Predictor(recipe, recipe.build(), make_fabric(RunConfig(accelerator="cpu"), Progress()), batch_size)
+    model_spec = ModelSpec(Nothing(), head, Slicing(axis=axis, size=size, volume=volume), classes)
+    return Predictor(model_spec, model_spec.build(), make_fabric(RunConfig(accelerator="cpu"), Progress()), batch_size)
 
 
 def odd_scans():
@@ -140,17 +140,17 @@ def test_bright_voxels_are_marked_exactly_where_a_slices_mean_is_passed(tmp_path
 
 def test_the_number_of_slices_in_a_batch_changes_nothing(tuned, labelled):
     volume = installed_readers().read(labelled / "images" / "a_pre.nii.gz")
-    recipe, model = Recipe.load(tuned / "pretrained-0" / "model.safetensors")
+    model_spec, model = ModelSpec.load(tuned / "pretrained-0" / "model.safetensors")
     fabric = make_fabric(RunConfig(accelerator="cpu"), Progress())
-    results = [Predictor(recipe, model, fabric, size).labels(volume) for size in (1, 4, 9, 64)]
+    results = [Predictor(model_spec, model, fabric, size).labels(volume) for size in (1, 4, 9, 64)]
     assert all(np.array_equal(results[0], other) for other in results[1:])
     assert len(np.unique(results[0])) > 1
 
 
 def test_a_model_that_is_saved_and_loaded_predicts_the_same(tuned, labelled):
-    recipe, model = Recipe.load(tuned / "pretrained-0" / "model.safetensors")
-    _, again = Recipe.load(tuned / "pretrained-0" / "model.safetensors")
-    assert recipe.classes.names == ("big", "small")
+    model_spec, model = ModelSpec.load(tuned / "pretrained-0" / "model.safetensors")
+    _, again = ModelSpec.load(tuned / "pretrained-0" / "model.safetensors")
+    assert model_spec.classes.names == ("big", "small")
     image = torch.randn(2, 1, 32, 32)
     with torch.inference_mode():
         assert torch.equal(model.eval()(image), again.eval()(image))
@@ -193,7 +193,7 @@ def test_python_gets_the_files_the_scans_that_failed_and_what_json_prints(tuned,
     again = {key: printed[key] for key in ("seconds", "seconds_of_network", "out", "written")}
     assert {**predicted.summary, **again} == printed
     assert list(predicted.summary) == [
-        *("model", "head", "classes", "digest", "repetition", "repetitions", "out", "written", "failed", "left_out"),
+        *("model", "head", "classes", "digest", "repetition", "repetitions", "out", "written", "failed", "skipped"),
         *("slices", "seconds", "seconds_of_network"),
     ]
     scored = toolkit.evaluate(predicted, labelled / "labels", surface=False)  # it stands for its folder
@@ -353,7 +353,7 @@ def test_a_link_to_itself_and_earlier_predictions_do_not_stop_a_folder(tuned, ss
     assert done.returncode == 3
     told = json.loads(done.stdout)
     assert [file.rpartition("/")[2] for file in told["written"]] == ["x.nii.gz"]
-    assert "lies beside a prediction.json" in told["left_out"][0]["reason"]
+    assert "lies beside a prediction.json" in told["skipped"][0]["reason"]
     assert "loop.nii.gz" in done.stderr
     again = ssmtl("predict", "--from", tuned, "scans/x.nii.gz", "-o", "out", "--existing", "skip")
     assert "0 scans, 1 left out" in again.stderr

@@ -1,4 +1,4 @@
-"""Loading pre-trained weights: what the receipt says, and what is refused."""
+"""Loading pre-trained weights: what the report says, and what is refused."""
 
 import json
 
@@ -12,7 +12,7 @@ from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
-from ssmtl_toolkit.runtime.fingerprint import probe
+from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.specs import BackboneSpec
 
 
@@ -32,18 +32,24 @@ def rewritten(pretrained, tmp_path, change=lambda tensors: tensors, about=lambda
 
 def test_all_of_encoder_and_decoder_is_loaded_and_the_network_computes_the_same(pretrained):
     backbone = build()
-    receipt = Pretrained.open(pretrained).load_into(backbone)
+    report = Pretrained.open(pretrained).load_into(backbone)
     saved = load_file(pretrained / "backbone.safetensors")
-    assert receipt.loaded == len(saved) == len(backbone.state_dict())
+    assert report.loaded == len(saved) == len(backbone.state_dict())
     assert all(torch.equal(backbone.state_dict()[name], tensor) for name, tensor in saved.items())
-    assert receipt.share == {"encoder": 1, "decoder": 1, "both": 1}
-    assert receipt.probe is not None
-    assert receipt.probe < 1e-6
-    assert (receipt.missing, receipt.mismatched, receipt.skipped, receipt.fresh) == ([], [], [], [])
-    assert receipt.pretraining["tasks"] == ["reconstruct_prev:t=1,weight=1.0", "reconstruct_next:t=1,weight=1.0"] or (
-        len(receipt.pretraining["tasks"]) == 2
+    assert report.share == {"encoder": 1, "decoder": 1, "both": 1}
+    assert report.fingerprint is not None
+    assert report.fingerprint < 1e-6
+    assert (report.missing, report.mismatched, report.skipped, report.fresh) == (
+        [],
+        [],
+        [],
+        [],
     )
-    json.dumps(receipt.to_json())
+    assert report.pretraining["tasks"] == [
+        "reconstruct_prev:t=1,weight=1.0",
+        "reconstruct_next:t=1,weight=1.0",
+    ] or (len(report.pretraining["tasks"]) == 2)
+    json.dumps(report.to_json())
 
 
 def test_weights_that_do_not_compute_what_the_run_computed_are_refused(pretrained, tmp_path):
@@ -63,15 +69,15 @@ def test_another_network_is_refused_with_shapes_and_what_to_do(pretrained):
 def test_a_lower_min_transfer_loads_what_fits_and_the_receipt_counts_it(pretrained):
     backbone = build("unet:encoder=plain,width=4")
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    receipt = Pretrained.open(pretrained).load_into(backbone, min_transfer=0.0)
+    report = Pretrained.open(pretrained).load_into(backbone, min_transfer=0.0)
     saved = load_file(pretrained / "backbone.safetensors")
     same = [name for name in before if name in saved and saved[name].shape == before[name].shape]
-    assert receipt.loaded == len(same)
-    assert len(receipt.mismatched) == len(saved) - len(same)
+    assert report.loaded == len(same)
+    assert len(report.mismatched) == len(saved) - len(same)
     sizes = {name: p.numel() for name, p in backbone.named_parameters()}
-    assert receipt.share["both"] == pytest.approx(sum(n for k, n in sizes.items() if k in same) / sum(sizes.values()))
-    assert receipt.probe is None
-    assert receipt.unchecked == "not everything could be loaded"
+    assert report.share["both"] == pytest.approx(sum(n for k, n in sizes.items() if k in same) / sum(sizes.values()))
+    assert report.fingerprint is None
+    assert report.unchecked == "not everything could be loaded"
     for name in set(before) - set(same):
         assert torch.equal(backbone.state_dict()[name], before[name])
 
@@ -80,32 +86,32 @@ def test_missing_tensors_are_named_and_min_transfer_bounds_the_share_of_all(pret
     file = rewritten(pretrained, tmp_path, lambda t: {k: v for k, v in t.items() if k.startswith("encoder.")})
     with pytest.raises(UsageError, match=r"at least 99 % of the backbone is wanted \(decoder\.\S+ is missing"):
         Pretrained.open(file).load_into(build(), min_transfer=0.99)
-    receipt = Pretrained.open(file).load_into(build())  # all of the encoder is there
-    assert receipt.share["decoder"] == 0
-    assert receipt.missing
-    assert all(name.startswith("decoder.") for name in receipt.missing)
-    assert any("are not in the file" in line for line in receipt.lines())
+    report = Pretrained.open(file).load_into(build())  # all of the encoder is there
+    assert report.share["decoder"] == 0
+    assert report.missing
+    assert all(name.startswith("decoder.") for name in report.missing)
+    assert any("are not in the file" in line for line in report.lines())
 
 
 def test_a_decoder_that_was_not_trained_starts_fresh(labelled, tmp_path):
     run = pretrain(data=str(labelled), backbone=SMALL, size=32, steps=2, tasks=["moco_v2:queue=8"], out=tmp_path / "r")
     backbone = build()
     before = {name: tensor.clone() for name, tensor in backbone.decoder.state_dict().items()}
-    receipt = Pretrained.open(run.folder).load_into(backbone)
-    assert receipt.fresh == ["decoder"]
-    assert receipt.share["encoder"] == 1
-    assert receipt.probe is not None
+    report = Pretrained.open(run.folder).load_into(backbone)
+    assert report.fresh == ["decoder"]
+    assert report.share["encoder"] == 1
+    assert report.fingerprint is not None
     assert all(torch.equal(before[name], tensor) for name, tensor in backbone.decoder.state_dict().items())
-    assert any("decoder: not trained by that run, starts fresh" in line for line in receipt.lines())
+    assert any("decoder: not trained by that run, starts fresh" in line for line in report.lines())
 
 
 def test_weights_without_metadata_need_the_backbone_to_be_named_and_are_loaded(pretrained, tmp_path):
     save_file(load_file(pretrained / "backbone.safetensors"), tmp_path / "plain.safetensors")
     found = Pretrained.open(tmp_path / "plain.safetensors")
     assert found.spec() is None
-    receipt = found.load_into(build())
-    assert receipt.share["both"] == 1
-    assert receipt.unchecked == "the file holds no probe"
+    report = found.load_into(build())
+    assert report.share["both"] == 1
+    assert report.unchecked == "the file holds no probe"
 
 
 def test_what_holds_no_backbone_is_refused(pretrained, tuned, tmp_path):
@@ -127,13 +133,13 @@ def test_a_probe_does_not_change_the_network_nor_the_random_numbers(pretrained):
     backbone = build().train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     torch.manual_seed(3)
-    first = probe(backbone, 32)
+    first = fingerprint(backbone, 32)
     drawn = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))
     assert backbone.training
     assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
-    assert probe(backbone, 32) == first
+    assert fingerprint(backbone, 32) == first
 
 
 def test_for_tells_before_training_what_the_head_will_miss(ssmtl, labelled):

@@ -15,7 +15,7 @@ from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import FEATURES, Origin, meeting_of, parts_of
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.fingerprint import probe
+from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec, check_needs
 from ssmtl_toolkit.testing import cases
 from ssmtl_toolkit.testing.sample import Point, Repeat, Small, batch_for, train
@@ -100,7 +100,7 @@ def test_a_feature_that_is_added_is_needed_provided_trained_and_transferred(edge
     first, second = (train(tmp_path / f"run{steps}", steps, [Edgy()], Small()) for steps in (1, 2))
     (weight,) = [name for name in first if name.endswith("decoder.up.weight")]
     assert not torch.equal(first[weight], second[weight])
-    assert list(probe(Small().build(1), 16, config.trained)) == ["size", "pooled", "dense"]
+    assert list(fingerprint(Small().build(1), 16, config.trained)) == ["size", "pooled", "dense"]
 
 
 @pytest.mark.parametrize(

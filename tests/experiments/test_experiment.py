@@ -332,9 +332,9 @@ def test_a_table_of_which_nothing_is_done_shows_the_published_values(labelled, t
 
 
 def test_what_makes_values_not_comparable_is_kept_in_the_resolved_file(labelled, tiny, tmp_path):
-    matrix = read_experiment(tiny, str(labelled), quick=True)
-    (tmp_path / "again.toml").write_text(matrix.write())
-    assert read_experiment(tmp_path / "again.toml").apart == ("other data (folder)", "--quick")
+    resolved = read_experiment(tiny, str(labelled), quick=True)
+    (tmp_path / "again.toml").write_text(resolved.write())
+    assert read_experiment(tmp_path / "again.toml").not_comparable_because == ("other data (folder)", "--quick")
 
 
 # The file
@@ -354,7 +354,7 @@ def test_overlays_lie_over_each_other(tiny, labelled, tmp_path):
     assert (run.size, run.batch_size, run.epochs) == (40, 6, 3)
     assert quick.jobs[1].name == "SSMTL, short"
     assert quick.jobs[0].finetune.seeds == 7
-    assert quick.apart == ("other data (phantom)", "--quick", "pretrain.size = 40")
+    assert quick.not_comparable_because == ("other data (phantom)", "--quick", "pretrain.size = 40")
 
 
 def test_of_steps_and_epochs_the_upper_one_stays(tmp_path):

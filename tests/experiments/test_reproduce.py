@@ -37,13 +37,13 @@ def test_the_published_means_are_those_of_the_published_classes(name):
 @pytest.mark.parametrize("name", [*SEGMENTATION, "table6"])
 def test_the_protocol_is_the_papers(name):
     mri = name in ("table3", "table5")
-    matrix = table(name)
-    parts = matrix.experiment.split
-    assert matrix.dataset.modality == ("mr" if mri else "ct")
+    resolved = table(name)
+    parts = resolved.experiment.split
+    assert resolved.dataset.modality == ("mr" if mri else "ct")
     assert (parts.train, parts.test) == ((4, 10) if mri else (5, 15))
     assert len(parts.order) == 20
     assert parts.pretrain_on == "all"
-    for job in matrix.jobs:
+    for job in resolved.jobs:
         run, tune = job.pretrain, job.finetune
         if run is not None:
             assert (run.size, run.batch_size, run.lr, run.weight_decay, run.steps) == (256, 16, 1e-3, 0, None)
@@ -53,16 +53,16 @@ def test_the_protocol_is_the_papers(name):
         if name != "table6":
             assert tune.classes == "LV,RV,LA,RA"
             assert tune.head.loss == "ce"
-    assert matrix.apart == ()
-    assert len({job.finetune.steps for job in matrix.jobs}) == 1
+    assert resolved.not_comparable_because == ()
+    assert len({job.finetune.steps for job in resolved.jobs}) == 1
 
 
 def test_anything_that_departs_from_the_paper_makes_published_values_not_comparable():
-    assert table("table2", "phantom").apart == ("other data (phantom)",)
-    assert table("table2", quick=True).apart == ("--quick",)
-    assert table("table2", settings={"pretrain.epochs": 3}).apart == ("pretrain.epochs = 3",)
-    assert table("table3", "mmwhs:/data,acquired=any").apart == ("mmwhs's acquired = any",)
-    assert table("table3", "mmwhs:/data,acquired=sagittal").apart == ()
+    assert table("table2", "phantom").not_comparable_because == ("other data (phantom)",)
+    assert table("table2", quick=True).not_comparable_because == ("--quick",)
+    assert table("table2", settings={"pretrain.epochs": 3}).not_comparable_because == ("pretrain.epochs = 3",)
+    assert table("table3", "mmwhs:/data,acquired=any").not_comparable_because == ("mmwhs's acquired = any",)
+    assert table("table3", "mmwhs:/data,acquired=sagittal").not_comparable_because == ()
 
 
 def test_the_scans_that_were_not_acquired_sagittally_are_left_out_by_name(mmwhs, tmp_path):
@@ -70,8 +70,8 @@ def test_the_scans_that_were_not_acquired_sagittally_are_left_out_by_name(mmwhs,
     spec = registry().resolve(DatasetSpec, f'mmwhs:"{mmwhs}",modality=mr,acquired=sagittal')
     scans = spec.scans(tmp_path, readers)
     assert len(scans) == 20
-    left_out = [scan.name for scan in scans if scan.unfit]
-    assert left_out == ["mr_1001", "mr_1003", "mr_1006", "mr_1010", "mr_1013", "mr_1020"]
+    skipped = [scan.name for scan in scans if scan.unfit]
+    assert skipped == ["mr_1001", "mr_1003", "mr_1006", "mr_1010", "mr_1013", "mr_1020"]
     assert all("was acquired along the axial axis, sagittal is wanted" in scan.unfit for scan in scans if scan.unfit)
     ct = registry().resolve(DatasetSpec, f'mmwhs:"{mmwhs}",acquired=axial').scans(tmp_path, readers)
     assert len([scan for scan in ct if not scan.unfit]) == 20

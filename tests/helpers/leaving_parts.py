@@ -133,7 +133,7 @@ class LeavingBalancer(BalancerSpec):
 
 
 class LeavingBalancerModule(Balancer):
-    hears = "losses"
+    feedback = "losses"
 
     def __init__(self, spec):
         super().__init__()

@@ -20,14 +20,14 @@ from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.pretraining.update import Updater
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.log import Window
+from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
 PREV, NEXT, SIAM = "reconstruct_prev:t=2", "reconstruct_next:t=2,weight=0.5", "slice_siam:t=2"
 TASKS = (PREV, NEXT, SIAM)
 BALANCERS = (
     *("fixed", "uncertainty", "dwa:window=1", "rlw", "famo"),
-    *("pcgrad:at=features", "pcgrad", "upgrad", "upgrad:at=features", "mgda", "mgda:at=trunk"),
+    *("pcgrad:at=features", "pcgrad", "upgrad", "upgrad:at=features", "mgda", "mgda:at=backbone"),
 )
 ACCUMULATE, UPDATES = 2, 3
 
@@ -102,7 +102,7 @@ def updater_of(fabric, balancer, tasks=TASKS, lr=0.1, make=batch_of, **options):
     part = slice(rank * own, (rank + 1) * own)
     config = RunConfig.of({"gradient_norms": True, "log_every": 1, "accumulate": ACCUMULATE, **options})
     specs = specs_of(tasks)
-    window = Window({str(task): task.metrics for task in specs}, sum_over_ranks)
+    window = RunningMeans({str(task): task.metrics for task in specs}, sum_over_ranks)
 
     def load(index):
         return make(index, tasks, part=part, first=index % config.accumulate == 0)
@@ -118,7 +118,7 @@ def train_all(fabric):
         update = updater_of(fabric, balancer)
         for step in range(UPDATES):
             update(step)
-            found |= {f"{balancer} {step} {k}": torch.tensor(v) for k, v in update.told().items()}
+            found |= {f"{balancer} {step} {k}": torch.tensor(v) for k, v in update.extra_metrics().items()}
         found |= {f"{balancer} {k}": v.detach().clone() for k, v in update.model.state_dict().items()}
     return found
 

@@ -242,7 +242,7 @@ def explicit(model, batch, at):
     """The Jacobian of weight x loss, by a forward pass written out, at maps that are leaves, or at the parameters."""
     backbone = model.backbone
     maps = backbone.encoder(batch.anchor)
-    maps = maps if at == "trunk" else [one.detach().requires_grad_(i > 0) for i, one in enumerate(maps)]
+    maps = maps if at == "backbone" else [one.detach().requires_grad_(i > 0) for i, one in enumerate(maps)]
     dense = backbone.decoder(maps)
     if at == "dense":
         dense = dense.detach().requires_grad_()
@@ -251,7 +251,7 @@ def explicit(model, batch, at):
     if len(model.tasks) == 3:
         z = backbone.encoder(image[2])[-1].mean(dim=(2, 3)).detach()
         losses.append(-F.cosine_similarity(model.tasks[2].predict(maps[-1].mean(dim=(2, 3))), z).mean() / 3)
-    leaves = {"trunk": list(backbone.parameters()), "pyramid": maps[1:], "dense": [dense]}[at]
+    leaves = {"backbone": list(backbone.parameters()), "pyramid": maps[1:], "dense": [dense]}[at]
     rows = []
     for loss in losses:
         for leaf in leaves:
@@ -278,7 +278,7 @@ def gramian_of(model, batch, at):
 @pytest.mark.parametrize(
     ("at", "leaves", "tasks"),
     [
-        ("trunk", "trunk", (PREV, NEXT, SIAM)),
+        ("backbone", "backbone", (PREV, NEXT, SIAM)),
         ("features", "pyramid", (PREV, NEXT, SIAM)),
         ("features", "dense", (PREV, NEXT)),
     ],
@@ -293,9 +293,9 @@ def test_the_gramian_is_that_of_an_explicit_jacobian(at, leaves, tasks):
 
 
 def test_one_backward_pass_gives_the_trunk_what_torchjd_makes_of_all_gradients():
-    for balancer, aggregate in (("pcgrad", TorchJDPCGrad()), ("mgda:at=trunk", MGDA())):
+    for balancer, aggregate in (("pcgrad", TorchJDPCGrad()), ("mgda:at=backbone", MGDA())):
         model, batch = model_of(balancer), batch_of(0)
-        jacobian = explicit(model, batch, "trunk")
+        jacobian = explicit(model, batch, "backbone")
         total, _ = model(batch)
         total.backward()
         found = torch.cat([p.grad.flatten() for p in model.backbone.parameters()])
@@ -308,7 +308,7 @@ def test_under_bf16_autocast_gradients_are_those_of_the_backward_pass_to_the_bit
     moco = "moco_v2:queue=10,dim=8"
     model, batch, rows = model_of("fixed", (PREV, SIAM, moco)), batch_of(0, (PREV, SIAM)), []
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, outputs = model(batch, lambda losses, shared: rows.append(shared.trunk(losses)))
+        _, outputs = model(batch, lambda losses, shared: rows.append(shared.backbone_gradients(losses)))
     for row, output in zip(rows[0], outputs.values(), strict=True):
         model.zero_grad()
         output.loss.backward(retain_graph=True)
@@ -321,7 +321,10 @@ def test_under_bf16_autocast_products_of_gradients_are_float32():
     exact = gramian_of(model, batch, "features")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = gramian_of(model, batch, "features")
-        model(batch, lambda losses, shared: seen.extend([shared.gramian(losses, "trunk"), shared.trunk(losses)]))
+        model(
+            batch,
+            lambda losses, shared: seen.extend([shared.gramian(losses, "backbone"), shared.backbone_gradients(losses)]),
+        )
     products, rows = seen
     assert found.dtype == products.dtype == torch.float32
     assert products.tolist() == [pytest.approx(row, rel=1e-4, abs=1e-9) for row in (rows @ rows.T).tolist()]
@@ -335,7 +338,7 @@ def test_every_balancer_learns_under_bf16_autocast(balancer):
     before = {name: p.detach().clone() for name, p in update.model.named_parameters()}
     for step in range(3):
         update(step)
-    assert all(np.isfinite(value) and value > 0 for value in update.told().values())
+    assert all(np.isfinite(value) and value > 0 for value in update.extra_metrics().values())
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in update.model.parameters())
     assert all(not torch.equal(p, before[name]) for name, p in update.model.named_parameters())
 
@@ -346,8 +349,8 @@ def test_tasks_that_read_different_images_are_refused_at_the_features_and_balanc
     done = ssmtl("run", *flags, "--balancer", "mgda", "--out", "a")
     assert done.returncode == 2
     assert "tasks 'reconstruct_prev:t=1' and 'moco_v2:queue=10' read features of different images" in done.stderr
-    assert "--balancer mgda:at=trunk" in done.stderr
-    assert ssmtl("run", *flags, "--balancer", "mgda:at=trunk", "--out", "b").returncode == 0
+    assert "--balancer mgda:at=backbone" in done.stderr
+    assert ssmtl("run", *flags, "--balancer", "mgda:at=backbone", "--out", "b").returncode == 0
 
 
 def nothing(batch, label):
@@ -539,7 +542,7 @@ def test_the_logged_gradients_are_those_of_a_backward_pass_for_each_task():
         grads = [p.grad for p in model.backbone.parameters() if p.grad is not None]
         expected.append(float(torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()))
     update(0)
-    assert update.told() == pytest.approx(
+    assert update.extra_metrics() == pytest.approx(
         {f"{label}/gradient": norm for label, norm in zip(model.labels, expected, strict=True)}, rel=1e-5
     )
 
@@ -572,7 +575,7 @@ def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("balancer", ["uncertainty", "dwa:window=1", "rlw", "famo", "pcgrad", "mgda:at=trunk"])
+@pytest.mark.parametrize("balancer", ["uncertainty", "dwa:window=1", "rlw", "famo", "pcgrad", "mgda:at=backbone"])
 def test_a_resumed_run_ends_with_the_same_bits_and_the_same_log(scans, tmp_path, balancer):
     whole = pretrain(scans, tmp_path / "whole", balancer=balancer, steps=6)
     pretrain(scans, tmp_path / "cut", balancer=balancer, steps=4)
@@ -599,7 +602,7 @@ heard = []
 
 
 class Ear(Balancer):
-    hears = "change"
+    feedback = "change"
 
     def forward(self, losses, shared):
         return sum(losses.values())
@@ -609,7 +612,7 @@ class Ear(Balancer):
 
 
 class Listening(BalancerSpec):
-    """The plain sum, which hears what becomes of the losses."""
+    """The plain sum, which feedback what becomes of the losses."""
 
     name: ClassVar[str] = "listening"
 
@@ -673,7 +676,7 @@ def test_without_torchjd_its_balancers_say_what_to_install_and_the_rest_works(ss
         "balancer 'pcgrad' needs TorchJD, which is not installed: pip install 'ssmtl-toolkit[balancing]'" in done.stderr
     )
     assert "mgda" in ssmtl("plugins", "list").stdout
-    assert "features | trunk" in ssmtl("plugins", "show", "upgrad").stdout
+    assert "features | backbone" in ssmtl("plugins", "show", "upgrad").stdout
     with pytest.raises(UsageError, match=r"ssmtl-toolkit\[balancing\]"):
-        registry().resolve(BalancerSpec, "mgda:at=trunk")
+        registry().resolve(BalancerSpec, "mgda:at=backbone")
     assert registry().resolve(BalancerSpec, "dwa")

@@ -257,7 +257,7 @@ def test_a_run_on_scans_beside_their_masks_trains_on_the_scans_and_says_so(tmp_p
     assert done.returncode == 0, done.stderr
     scans = json.loads(done.stdout)["scans"]
     assert scans["used"] == 2
-    assert [item["scan"] for item in scans["left_out"]] == ["segmentation-0", "segmentation-1"]
+    assert [item["scan"] for item in scans["skipped"]] == ["segmentation-0", "segmentation-1"]
 
 
 def test_who_asks_for_labels_hears_what_lies_there_instead(tmp_path, ssmtl):

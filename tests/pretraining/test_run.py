@@ -57,7 +57,7 @@ def test_the_first_command_of_the_readme_trains_on_the_phantom(ssmtl, tmp_path):
     told = json.loads(done.stdout)
     assert told["run"] == "first"
     assert told["steps"] == 4
-    assert told["scans"] == {"used": 2, "left_out": [], "notes": []}
+    assert told["scans"] == {"used": 2, "skipped": [], "notes": []}
     assert set(told["tasks"]) == {"reconstruct_prev", "reconstruct_next", "slice_siam"}
     assert told["tasks"]["reconstruct_prev"]["copy"] > 0
     assert told["images_per_second"] > 0
@@ -89,8 +89,8 @@ def test_label_maps_are_no_scans(scans, tmp_path):
     write_scan(scans / "segment_of_patient_7.nii.gz", seed=52)
     told = pretrain(scans, tmp_path / "r", steps=1).summary["scans"]
     assert told["used"] == 5
-    assert {item["scan"] for item in told["left_out"]} == {"p0_label", "p1-seg", "mask", "labels/p2"}
-    assert all("a label map by its name" in item["reason"] for item in told["left_out"])
+    assert {item["scan"] for item in told["skipped"]} == {"p0_label", "p1-seg", "mask", "labels/p2"}
+    assert all("a label map by its name" in item["reason"] for item in told["skipped"])
 
 
 def test_what_a_run_writes_can_be_read_by_others(scans, tmp_path):
@@ -259,7 +259,7 @@ def test_scans_that_are_too_short_are_reported_and_the_others_train(scans, tmp_p
     told = pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=5"]).summary
     assert told["scans"]["used"] == 4
     reason = "its slices along the axial axis (3) give no pair for any task; another t may"
-    assert told["scans"]["left_out"] == [{"scan": "short", "reason": reason}]
+    assert told["scans"]["skipped"] == [{"scan": "short", "reason": reason}]
     assert told["slices"] == 4 * 12  # of the scans that are used
     assert told["anchors"] == 4 * 7
 

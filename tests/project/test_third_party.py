@@ -76,9 +76,9 @@ def test_both_train_together_with_a_bundled_task(trained):
 
 def test_fine_tuning_takes_encoder_and_decoder_over(trained):
     base, _, tuned = trained
-    receipt = json.loads((base / "ft" / "receipt.json").read_text())
-    assert receipt["share"] == {"encoder": 1.0, "decoder": 1.0, "both": 1.0}
-    assert receipt["probe"] < 1e-3
+    report = json.loads((base / "ft" / "transfer.json").read_text())
+    assert report["share"] == {"encoder": 1.0, "decoder": 1.0, "both": 1.0}
+    assert report["fingerprint"] < 1e-3
     assert tuned["difference"]["iou"]["mean"] is not None
 
 

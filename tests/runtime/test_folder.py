@@ -12,7 +12,7 @@ import pytest
 import ssmtl_toolkit
 from helpers.small import write_scan
 from ssmtl_toolkit import SsmtlError, UsageError
-from ssmtl_toolkit.runtime.folder import own
+from ssmtl_toolkit.runtime.folder import hold_folder
 
 BACKBONE = ("--backbone", "unet:encoder=plain,width=4")
 SHORT = ("--size", 32, "--batch-size", 4)
@@ -22,8 +22,8 @@ TUNE = ("finetune", "--head", "denoising", *FLAGS, "--data", "phantom:patients=3
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ssmtl_toolkit.data.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from ssmtl_toolkit.data.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -69,7 +69,7 @@ def test_what_other_writers_left_half_written_is_removed_too(run):
     for file in half:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("half")
-    with own(run, resume=True):
+    with hold_folder(run, resume=True):
         assert not any(file.exists() for file in half)
     assert not list(run.rglob(".step*"))
 
@@ -80,7 +80,7 @@ def test_files_of_the_user_are_never_removed(run):
     for name in names:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("mine")
-    with own(run, resume=True):
+    with hold_folder(run, resume=True):
         pass
     assert [name for name in names if not (run / name).is_file()] == []
 
@@ -115,7 +115,7 @@ def test_a_start_that_was_killed_leaves_an_empty_folder(run, tmp_path):
     left = killed_while_writing(tmp_path / "new" / "run.toml")
     for name in (".lock", ".lock.json"):
         (tmp_path / "new" / name).write_text("")
-    with own(tmp_path / "new", resume=False):
+    with hold_folder(tmp_path / "new", resume=False):
         assert not left.exists()
 
 
@@ -152,7 +152,7 @@ def test_a_start_that_fails_leaves_the_users_folders(ssmtl, tmp_path):
 
 
 def test_a_start_that_fails_leaves_a_folder_that_holds_something_by_now(tmp_path):
-    with own(tmp_path / "a" / "r", resume=False):
+    with hold_folder(tmp_path / "a" / "r", resume=False):
         (tmp_path / "a" / "other").mkdir()
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "other"]
 
@@ -176,12 +176,12 @@ def test_a_lock_taken_while_another_start_removes_the_folder_is_a_real_one(tmp_p
     code = """
 import sys
 from pathlib import Path
-from ssmtl_toolkit.runtime.folder import own
+from ssmtl_toolkit.runtime.folder import hold_folder
 from ssmtl_toolkit import SsmtlError
 folder, held = Path(sys.argv[1]), 0
 for _ in range(150):
     try:
-        with own(folder, resume=False):
+        with hold_folder(folder, resume=False):
             (folder.parent.parent / "alone").mkdir()
             (folder.parent.parent / "alone").rmdir()
             held += 1
@@ -244,7 +244,7 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
         if child == 0:
             try:
                 os.seteuid(65534)
-                with own(out, resume=False):
+                with hold_folder(out, resume=False):
                     pass
             except (SsmtlError, UsageError) as error:
                 os._exit(0 if f"{out}: cannot be written (Permission denied)" in str(error) else 3)

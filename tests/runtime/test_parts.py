@@ -19,7 +19,7 @@ from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.runtime import checkpoint, device
-from ssmtl_toolkit.runtime.log import MetricLog, Window
+from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
 from ssmtl_toolkit.runtime.progress import Progress
 
 
@@ -49,7 +49,7 @@ def test_blur_and_flip_leave_about_half_of_the_slices_alone_and_keep_their_shape
 
 
 def test_a_window_weights_by_pairs_and_skips_steps_without_any():
-    window = Window({"task": ["copy"]})
+    window = RunningMeans({"task": ["copy"]})
     for loss, pairs in ((1.0, 2), (4.0, 6), (0.0, 0)):
         window.add({"task": TaskOutput(torch.tensor(loss), {"copy": torch.tensor(2 * loss)}, pairs)})
     means = window.means()
@@ -58,7 +58,7 @@ def test_a_window_weights_by_pairs_and_skips_steps_without_any():
 
 
 def test_a_window_without_any_pair_has_no_mean():
-    window = Window({"task": []})
+    window = RunningMeans({"task": []})
     window.add({"task": TaskOutput(torch.tensor(0.0), {}, 0)})
     assert window.means() == {"task/pairs": 0.0}
 
@@ -69,7 +69,7 @@ def test_all_ranks_reduce_the_same_metrics_in_the_same_order_whatever_each_has_s
         {"b": TaskOutput(torch.tensor(2.0), {}, 0)},
         {"b": TaskOutput(torch.tensor(2.0), {"m": torch.tensor(3.0)}, 4)},
     ):
-        window = Window({"a": ["x"], "b": ["m"]}, lambda sums: reduced.append(sums) or sums)
+        window = RunningMeans({"a": ["x"], "b": ["m"]}, lambda sums: reduced.append(sums) or sums)
         window.add({**outputs, "a": TaskOutput(torch.tensor(1.0), {"x": torch.tensor(5.0)}, 2)})
         window.means()
     assert reduced[0].tolist() == [2, 10, 0, 0, 2, 0]
@@ -78,7 +78,7 @@ def test_all_ranks_reduce_the_same_metrics_in_the_same_order_whatever_each_has_s
 
 def test_a_metric_that_the_spec_does_not_list_is_told():
     with pytest.raises(SsmtlError, match="'task' gives a metric 'new'"):
-        Window({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"new": torch.tensor(1.0)})})
+        RunningMeans({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"new": torch.tensor(1.0)})})
 
 
 def test_the_final_figures_are_means_over_the_last_tenth(tmp_path):
@@ -291,7 +291,7 @@ def test_a_reader_that_returns_no_volume_is_found_out():
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     target = tmp_path / "a.json"
     files.write_json(target, {"x": 1})
-    with pytest.raises(FileNotFoundError), files.replacing(target) as temporary:
+    with pytest.raises(FileNotFoundError), files.atomic_write(target) as temporary:
         temporary.with_name("missing").rename(temporary)
     assert json.loads(target.read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

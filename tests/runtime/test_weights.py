@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.small import SMALL, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
-from ssmtl_toolkit.downstream.model import Recipe
+from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import Entry, Plugin, registry
 from ssmtl_toolkit.runtime import weights
@@ -159,12 +159,12 @@ def test_odd_metadata_of_a_model_is_refused_in_one_line(model, tmp_path, ssmtl, 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda said: {**said, "probe": {**said["probe"], "size": 10**9}},
-        lambda said: {**said, "probe": {**said["probe"], "pooled": ["x"]}},
+        lambda said: {**said, "fingerprint": {**said["fingerprint"], "size": 10**9}},
+        lambda said: {**said, "fingerprint": {**said["fingerprint"], "pooled": ["x"]}},
         lambda said: {**said, "trained": ["encoder", 1]},
         lambda said: {**said, "scans": ["a"]},
         lambda said: {**said, "prepare": None},
-        lambda said: {k: v for k, v in said.items() if k != "probe"},
+        lambda said: {k: v for k, v in said.items() if k != "fingerprint"},
     ],
 )
 def test_odd_metadata_of_a_backbone_is_refused(pretrained, tmp_path, change):
@@ -175,7 +175,7 @@ def test_odd_metadata_of_a_backbone_is_refused(pretrained, tmp_path, change):
 
 def test_a_probe_of_another_length_is_a_difference(pretrained, tmp_path):
     def shorter(said):
-        return {**said, "probe": {**said["probe"], "pooled": said["probe"]["pooled"][:3]}}
+        return {**said, "fingerprint": {**said["fingerprint"], "pooled": said["fingerprint"]["pooled"][:3]}}
 
     file = forged(pretrained / "backbone.safetensors", tmp_path / "x.safetensors", shorter)
     with pytest.raises(SsmtlError, match="output differs"):
@@ -187,7 +187,7 @@ def test_metadata_nested_without_end_is_refused(model, tmp_path):
     metadata["ssmtl"] = "[" * 100_000 + "]" * 100_000
     metadata["ssmtl_digest"] = weights._digest(tensors, {k: v for k, v in metadata.items() if k != "ssmtl_digest"})
     save_file(tensors, tmp_path / "x", metadata)
-    for opened in (Recipe.load, Pretrained.open):
+    for opened in (ModelSpec.load, Pretrained.open):
         with pytest.raises(DataError, match="its metadata is not JSON"):
             opened(tmp_path / "x")
 
@@ -234,7 +234,7 @@ def test_start_weights_in_a_file_are_not_fetched(model, tmp_path, no_network, te
     def change(said):
         return {**said, "backbone": {**said["backbone"], "spec": f"{SMALL},weights={text}"}}
 
-    Recipe.load(forged(model, tmp_path / "x", change))
+    ModelSpec.load(forged(model, tmp_path / "x", change))
     assert no_network == []
 
 
@@ -255,7 +255,7 @@ def test_a_place_in_an_option_of_any_part_is_refused(model, tmp_path, monkeypatc
     said = {"spec": str(Placed(options={"file": [place]})), "distribution": "third-party", "version": "1"}
     forged(model, tmp_path / "x", lambda about: {**about, "head": said})
     with pytest.raises(UsageError, match="a file must not name a path, a URL or a model on a hub"):
-        Recipe.load(tmp_path / "x")
+        ModelSpec.load(tmp_path / "x")
 
 
 def test_what_a_file_says_reaches_no_terminal_unescaped(model, pretrained, tmp_path, ssmtl):
@@ -276,8 +276,8 @@ def test_what_a_file_says_reaches_no_terminal_unescaped(model, pretrained, tmp_p
         forged(model, tmp_path / "m.safetensors", change)
         outputs.append(ssmtl("predict", "--from", "m.safetensors", scan, "-o", "out"))
     weights.write(tmp_path / "b.safetensors", {**tensors, f"encoder.{evil}": torch.zeros(1)}, about)
-    receipt = Pretrained.open(tmp_path / "b.safetensors").load_into(registry().resolve(BackboneSpec, SMALL).build(1))
-    outputs.append(type(outputs[0])(2, "", "\n".join(receipt.lines())))
+    report = Pretrained.open(tmp_path / "b.safetensors").load_into(registry().resolve(BackboneSpec, SMALL).build(1))
+    outputs.append(type(outputs[0])(2, "", "\n".join(report.lines())))
     weights.write(
         tmp_path / "m.safetensors", {**parts(model)[0], evil: torch.zeros(1)}, json.loads(parts(model)[1]["ssmtl"])
     )

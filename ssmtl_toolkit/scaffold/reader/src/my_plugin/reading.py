@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ssmtl_toolkit.data.geometry import lengths, usable
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import FileError, blaming
-from ssmtl_toolkit.data.values import chosen, clean
+from ssmtl_toolkit.data.source import FileError, naming_file
+from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 
 
@@ -23,17 +23,17 @@ def read_archive(path: Path, volume: int | None) -> Volume:
         DataError: naming the file, what is wrong, what was got and what to do: users have thousands of files.
     """
     notes: list[str] = []
-    with blaming(path):  # makes a DataError that begins with the file's name of whatever goes wrong in here
+    with naming_file(path):  # makes a DataError that begins with the file's name of whatever goes wrong in here
         array, affine = _load(path)
         if affine.shape != (4, 4) or affine.dtype.kind not in "iuf" or not usable(affine.astype(np.float64)):
             raise FileError(f"its 'affine' is {affine.tolist()}; save the 4x4 matrix from voxel indices to mm in RAS+")
         if array.ndim == 4 and array.size:
-            array = array[..., chosen(array.shape[3], volume)]
+            array = array[..., volume_index(array.shape[3], volume)]
         if array.ndim != 3 or not array.size or array.dtype.kind not in "buif":
             raise FileError(
                 f"its 'array' is {array.dtype} {array.shape}; save numbers of shape (I, J, K) or (I, J, K, V)"
             )
-        array, replaced = clean(array, notes)  # at most 32 bits wide, and without NaN
+        array, replaced = sanitise_voxels(array, notes)  # at most 32 bits wide, and without NaN
         spacing = lengths(affine)
     return Volume(array, affine.astype(np.float64), spacing, stepped_axis(spacing), tuple(notes), replaced)
 
