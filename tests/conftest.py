@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ pytest.register_assert_rewrite("helpers")
 
 import nibabel as nib
 import numpy as np
+from filelock import FileLock
 from hypothesis import settings
 
 from helpers.places import shared_data
@@ -112,70 +114,84 @@ def ssmtl_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten labelled scans of five patients, `a_pre`, `a_post`, `b_pre` …; do not write there."""
-    root = tmp_path_factory.mktemp("labelled")
-    for i, patient in enumerate("abcde"):
-        write_pair(root, f"{patient}_pre", seed=2 * i)
-        write_pair(root, f"{patient}_post", seed=2 * i + 1)
-    return root
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder that all workers of this run of pytest read: the first who wants it fills it, others wait."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, whole = base / name, base / f"{name}.whole"
+        with FileLock(base / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def pretrained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labelled(made_once: Callable[..., Path]) -> Path:
+    """Ten labelled scans of five patients, `a_pre`, `a_post`, `b_pre` …; do not write there."""
+
+    def fill(root: Path) -> None:
+        for i, patient in enumerate("abcde"):
+            write_pair(root, f"{patient}_pre", seed=2 * i)
+            write_pair(root, f"{patient}_post", seed=2 * i + 1)
+
+    return made_once("labelled", fill)
+
+
+@pytest.fixture(scope="session")
+def pretrained(labelled: Path, made_once: Callable[..., Path]) -> Path:
     """The folder of a short pre-training on these scans, 32 x 32 pixels; do not write there."""
     from ssmtl_toolkit import pretrain
 
-    base = tmp_path_factory.mktemp("pretrained")
-    run = pretrain(
-        data=str(labelled),
-        backbone=SMALL,
-        size=32,
-        steps=6,
-        tasks=["reconstruct_prev:t=1", "reconstruct_next:t=1"],
-        out=base / "run",
-        cache=base / "cache",
-    )
-    return run.folder
+    def fill(base: Path) -> None:
+        tasks = ["reconstruct_prev:t=1", "reconstruct_next:t=1"]
+        options = {"data": str(labelled), "backbone": SMALL, "size": 32, "steps": 6, "tasks": tasks}
+        pretrain(out=base / "run", cache=base / "cache", **options)
+
+    return made_once("pretrained", fill) / "run"
 
 
 @pytest.fixture(scope="session")
-def tuned(labelled: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(labelled: Path, pretrained: Path, made_once: Callable[..., Path]) -> Path:
     """The folder of a short fine-tuning, with its twin from scratch and two seeds; do not write there."""
     from ssmtl_toolkit import finetune
 
-    base = tmp_path_factory.mktemp("tuned")
-    return finetune(
-        pretrained,
-        data=str(labelled),
-        classes="big=10,small=20",
-        train_scans=2,
-        slices_per_scan=3,
-        test_scans=4,
-        steps=100,
-        lr=5e-3,
-        seeds=2,
-        baseline="scratch",
-        surface=False,
-        out=base / "run",
-        cache=base / "cache",
-    ).folder
+    def fill(base: Path) -> None:
+        options = {"classes": "big=10,small=20", "train_scans": 2, "slices_per_scan": 3, "test_scans": 4, "seeds": 2}
+        options |= {"steps": 60, "batch_size": 4, "lr": 5e-3, "baseline": "scratch", "surface": False}
+        finetune(pretrained, data=str(labelled), out=base / "run", cache=base / "cache", **options)
+
+    return made_once("tuned", fill) / "run"
 
 
 @pytest.fixture(scope="session")
-def mmwhs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mmwhs(made_once: Callable[..., Path]) -> Path:
     """A fake MM-WHS download: 20 + 20 phantom patients with its names, values and orientations; do not write there.
 
-    Every third pixel and second slice only, so that it is quick. Odd as the real one: LA is 421 in one file, six of
-    the MR scans were not acquired sagittally, names and suffixes vary, there are unlabelled test scans.
+    Every third pixel and second slice only, of five hearts for each modality that noise tells apart, so that it is
+    quick. Odd as the real one: LA is 421 in one file, six of the MR scans were not acquired sagittally, names and
+    suffixes vary, there are unlabelled test scans.
     """
+    return made_once("mmwhs", write_mmwhs)
+
+
+def write_mmwhs(root: Path) -> None:
     from ssmtl_datasets.phantom import make_scan
 
-    root = tmp_path_factory.mktemp("mmwhs")
+    rng = np.random.default_rng(0)
     for modality, word in (("ct", "ct"), ("mri", "mr")):
+        hearts = [make_scan(i + 1, modality, seed=7) for i in range(5)]
         for i in range(20):
-            made = make_scan(i + 1, modality, seed=7)
+            made = hearts[i % 5]
             image, label = made.image[::3, ::3, ::2], made.label[::3, ::3, ::2]
+            image = image + rng.normal(0, 5, image.shape)
             affine = made.affine @ np.diag([3, 3, 2, 1])
             if word == "ct" and i == 3:
                 label = np.where(label == 420, 421, label)
@@ -191,4 +207,3 @@ def mmwhs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unlabelled = root / f"{word}_test"
         unlabelled.mkdir()
         nib.save(nib.Nifti1Image(image.astype(np.int16), affine), unlabelled / f"{word}_test_2001_image.nii.gz")
-    return root

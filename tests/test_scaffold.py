@@ -3,13 +3,16 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 
+from helpers.places import ROOT
 from ssmtl_toolkit import SsmtlError, UsageError, scaffolding
 from ssmtl_toolkit.cli import cli
 from ssmtl_toolkit.registry import HOOKS, our_version, registry
@@ -52,16 +55,31 @@ def test_there_is_a_template_for_every_kind():
     assert (len(NAMES["task"]), len(LONG)) == (2, 40)
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_a_new_package_passes_its_own_tests_as_installed(packages, kind):
+@pytest.mark.slow
+def test_new_packages_pass_their_own_tests_as_installed(packages):
     folders, environment = packages
-    command(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", cwd=folders[kind], env=environment)
+    # all in one process, for most of the time goes into starting it; the settings are the same for every kind
+    base = folders["task"].parent
+    options = ["-p", "no:cacheprovider", "-c", folders["task"] / "pyproject.toml", "--rootdir", base]
+    tests = [folder / "tests" for folder in folders.values()]
+    told = command(sys.executable, "-m", "pytest", *options, *tests, cwd=base, env=environment)
+    for folder in folders.values():
+        assert f"{folder.name}/tests/test_{folder.name.replace('-', '_')}.py ." in told
+
+
+def test_every_new_package_has_the_same_settings_for_its_tests(packages):
+    folders, _ = packages
+    settings = [tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["pytest"] for folder in folders.values()]
+    assert all(other == settings[0] for other in settings)
 
 
 def test_new_packages_are_well_typed(packages, request):
     folders, environment = packages
-    # all in one run, for torch's types take longest; and these are kept from one run of the tests to the next
+    # All in one run, for torch's types take longest; and these are kept from one run of the tests to the next. The
+    # first run takes over what `make types` knows of them.
     cache = request.config.cache.mkdir("mypy")
+    if (ROOT / ".mypy_cache").is_dir() and not any(cache.iterdir()):
+        shutil.copytree(ROOT / ".mypy_cache", cache, dirs_exist_ok=True)
     sources = [folder / part for folder in folders.values() for part in ("src", "tests")]
     config = ["--config-file", folders["task"] / "pyproject.toml", "--cache-dir", cache]
     command(sys.executable, "-m", "mypy", *config, *sources, env=environment)

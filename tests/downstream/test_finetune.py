@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +15,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 import ssmtl_toolkit as toolkit
+from helpers.processes import read_until
 from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError, UsageError
 from ssmtl_toolkit.data.sampling import in_turn
@@ -72,7 +72,7 @@ def test_twins_share_slices_seeds_and_the_heads_first_weights(tuned, labelled):
     assert not set(split["train"]) & set(split["test"])
     assert len(split["test"]) == 2  # four scans, of two patients
     training = summary_of(tuned)["training"]
-    assert [one["steps"] for arm in training.values() for one in arm] == [100] * 4
+    assert [one["steps"] for arm in training.values() for one in arm] == [60] * 4
 
 
 def test_three_updates_are_those_of_plain_torch(labelled, pretrained, tmp_path):
@@ -358,6 +358,7 @@ def test_from_scratch_without_any_pretraining(ssmtl, labelled):
 
 def test_denoising_beats_the_noisy_input(labelled, pretrained, tmp_path):
     options = {"steps": 150, "lr": 3e-3, "test_scans": 2, "surface": False, "head": "denoising:sigma=0.8"}
+    options["batch_size"] = 4
     done = toolkit.finetune(pretrained, data=str(labelled), out=tmp_path / "f", **options)
     arm = done.summary["arms"]["pretrained"]
     assert arm["psnr"]["mean"] > arm["noisy"]["psnr"] + 2
@@ -396,8 +397,8 @@ def test_the_interval_over_patients_needs_eight_of_them():
     assert statistics.over_patients(seven, theirs)["ci95"] is None
 
 
-def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(tuned, ssmtl):
-    done = ssmtl("finetune", "--resume", tuned)
+def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(tuned, ssmtl, tmp_path):
+    done = ssmtl("finetune", "--resume", shutil.copytree(tuned, tmp_path / "tuned"))
     assert done.returncode == 0
     assert "95 %" not in done.stderr
     assert "over 2 test patients" in done.stderr
@@ -420,37 +421,15 @@ def test_a_backbone_that_lacks_what_the_head_needs_is_refused_before_training():
         FinetuneConfig.of({"head": "x"}).resolve()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pretrained, tmp_path, number):
-    command = [
-        sys.executable,
-        "-m",
-        "ssmtl_toolkit",
-        "finetune",
-        "--from",
-        pretrained,
-        "--data",
-        labelled,
-        "--seeds",
-        50,
-    ]
-    command += [
-        "--steps",
-        20,
-        "--test-scans",
-        2,
-        "--no-surface",
-        "--out",
-        tmp_path / "f",
-        "--cache",
-        tmp_path / "cache",
-    ]
+def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pretrained, tmp_path):
+    command = [sys.executable, "-m", "ssmtl_toolkit", "finetune", "--from", pretrained, "--data", labelled]
+    command += ["--seeds", 50, "--steps", 20, "--batch-size", 4, "--test-scans", 2, "--no-surface"]
+    command += ["--out", tmp_path / "f", "--cache", tmp_path / "cache"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (tmp_path / "f" / "pretrained-0" / "scores.json").exists():
-        time.sleep(0.02)
-    process.send_signal(number)
+    read_until(process.stderr, "pretrained, seed 1:")
+    process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + signal.SIGTERM
     assert "continue by --resume" in told
     assert "Traceback" not in told
     assert (tmp_path / "f" / "pretrained-0" / "model.safetensors").exists()

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 import ssmtl_toolkit as toolkit
+from helpers.processes import read_until
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import read_experiment
 
@@ -200,13 +200,10 @@ def start(tmp_path, *arguments):
 
 def test_a_killed_matrix_goes_on_where_it_was(labelled, tiny, done, ssmtl, tmp_path):
     process = start(tmp_path, tiny, "--data", labelled, "--out", "out")
-    deadline = time.monotonic() + 100
-    while not list(tmp_path.glob("out/pretrain/*/summary.json")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    read_until(process.stderr, "SSMTL: fine-tuning in")
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert list(tmp_path.glob("out/pretrain/*/summary.json"))
     models = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/**/*.safetensors")}
     again = ssmtl("experiment", tiny, "--data", labelled, "--out", "out", "--json")
     assert again.returncode == 0, again.stderr
@@ -228,11 +225,7 @@ def test_two_processes_share_the_work(labelled, tiny, done, tmp_path):
 
 def test_a_signal_ends_it_with_what_is_done_kept(labelled, tiny, ssmtl, tmp_path):
     process = start(tmp_path, tiny, "--data", labelled, "--out", "out", "--set", "finetune.steps=5000")
-    deadline = time.monotonic() + 100
-    while not list(tmp_path.glob("out/finetune/*/*/metrics.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    read_until(process.stderr, "step ")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143

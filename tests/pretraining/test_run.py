@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import ssmtl_toolkit
+from helpers.processes import read_until
 from helpers.small import blobs, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
@@ -123,24 +123,30 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(scans, tmp_path):
     assert not equal(load_file(first.backbone), load_file(other.backbone))
 
 
-def test_a_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(scans, tmp_path):
+KILLED = """
+import json, os, signal, sys
+import ssmtl_toolkit
+from ssmtl_toolkit.runtime.progress import Progress
+class Kill(Progress):
+    def stepped(self, step):
+        if step == 14: os.kill(os.getpid(), signal.SIGKILL)
+ssmtl_toolkit.pretrain(progress=Kill(), **json.loads(sys.argv[1]))
+"""
+
+
+def test_a_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(ssmtl, scans, tmp_path):
     """SSMTL+ with MoCo V2 beside it: weights, queue, optimizer and metrics."""
-    whole = pretrain(scans, tmp_path / "whole", steps=40, checkpoint_every=5, log_every=2)
-    command = [sys.executable, "-m", "ssmtl_toolkit", "run", "--data", str(scans), *map(str, FLAGS)]
-    for task in PLUS:
-        command += ["--task", task]
-    command += ["--steps", "40", "--checkpoint-every", "5", "--log-every", "2", "--cache", str(tmp_path / "cache")]
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 7):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
-    assert 0 < checkpoint.newest(tmp_path / "cut" / "checkpoints", warn=print).step < 40
-    command = [sys.executable, "-m", "ssmtl_toolkit", "run", "--resume", str(tmp_path / "cut")]
-    resumed = subprocess.run([*command, "--cache", str(tmp_path / "cache")], capture_output=True, text=True)
+    steps = {"steps": 40, "checkpoint_every": 5, "log_every": 2}
+    whole = pretrain(scans, tmp_path / "whole", **steps)
+    places = {"data": str(scans), "cache": str(tmp_path / "cache"), "out": str(tmp_path / "cut")}
+    options = {**SMALL, **places, **steps, "tasks": PLUS}
+    killed = subprocess.run([sys.executable, "-c", KILLED, json.dumps(options)], stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoint.newest(tmp_path / "cut" / "checkpoints", warn=print).step == 10
+    assert len(records(tmp_path / "cut")) == 8  # up to step 14
+    resumed = ssmtl("run", "--resume", "cut", "--cache", tmp_path / "cache")
     assert resumed.returncode == 0, resumed.stderr
-    assert "goes on after step" in resumed.stderr
+    assert "goes on after step 10" in resumed.stderr
     ours, theirs = (checkpoint.newest(tmp_path / n / "checkpoints", warn=print).tensors for n in ("whole", "cut"))
     assert any(name.endswith("queue") for name in ours)
     assert any(name.startswith("optimizer.") for name in ours)
@@ -149,17 +155,14 @@ def test_a_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(scans
     assert records(tmp_path / "whole") == records(tmp_path / "cut")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_goes_on_where_it_was(scans, tmp_path, number):
+def test_ctrl_c_saves_and_the_run_goes_on_where_it_was(scans, tmp_path):
     command = [sys.executable, "-m", "ssmtl_toolkit", "run", "--data", str(scans), *map(str, FLAGS), "--log-every", "1"]
     command += ["--task", "reconstruct_prev:t=1", "--steps", "4000", "--cache", str(tmp_path / "cache")]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (tmp_path / "cut" / "metrics.jsonl").exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    process.send_signal(number)
+    read_until(process.stderr, "step ")
+    process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + signal.SIGINT
     assert "--resume" in told
     assert "Traceback" not in told
     step = checkpoint.newest(tmp_path / "cut" / "checkpoints", warn=print).step

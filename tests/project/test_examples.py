@@ -1,7 +1,6 @@
 """The example programs run as they stand."""
 
-import os
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -9,22 +8,28 @@ import pytest
 from helpers.places import ROOT
 
 
-def run(program, data, tmp_path):
-    command = [sys.executable, ROOT / "examples" / program, data, tmp_path / "out"]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run an example as a program, in this process for it has imported torch; give what it printed."""
+
+    def call(program, data):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(sys, "argv", [program, str(data), str(tmp_path / "out")])
+        runpy.run_path(str(ROOT / "examples" / program), run_name="__main__")
+        return capfd.readouterr().out
+
+    return call
 
 
 @pytest.mark.parametrize("program", ["own_task.py", "pretrain_in_python.py"])
-def test_the_example_pre_trains(program, scans, tmp_path):
-    assert "loss" in run(program, scans, tmp_path)
+def test_the_example_pre_trains(run, program, scans, tmp_path):
+    assert "loss" in run(program, scans)
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
 
 
-def test_the_whole_way_from_scans_to_scores(labelled, tmp_path):
-    told = run("few_labels.py", labelled, tmp_path)
+def test_the_whole_way_from_scans_to_scores(run, labelled):
+    told = run("few_labels.py", labelled)
     assert "10 label maps" in told
     assert "difference" in told
     assert "Dice of all scans" in told

@@ -5,14 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 import ssmtl_toolkit
-from helpers.small import write_scan
 from ssmtl_toolkit import SsmtlError, UsageError
 from ssmtl_toolkit.runtime.folder import hold_folder
+from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
+from ssmtl_toolkit.runtime.progress import Progress
 
 BACKBONE = ("--backbone", "unet:encoder=plain,width=4")
 SHORT = ("--size", 32, "--batch-size", 4)
@@ -157,17 +157,27 @@ def test_a_start_that_fails_leaves_a_folder_that_holds_something_by_now(tmp_path
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "other"]
 
 
-def test_an_interrupted_start_leaves_no_folder(tmp_path):
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    for i in range(20):
-        write_scan(scans / f"p{i}.nii.gz", slices=100, seed=i % 3)
-    command = [sys.executable, "-m", "ssmtl_toolkit", "run", *map(str, FLAGS), "--data", "scans", "--out", "runs/r"]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
-    while process.poll() is None and not (tmp_path / "runs" / "r" / ".lock.json").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+class Interrupt(Progress):
+    """Sends Ctrl-C when the first scan is prepared, and looks at the folder."""
+
+    def __init__(self, folder):
+        self.folder, self.held = folder, False
+
+    def prepared(self, name):
+        self.held = (self.folder / ".lock.json").exists()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_start_leaves_no_folder(scans, tmp_path):
+    out = tmp_path / "runs" / "r"
+    progress = Interrupt(out)
+    with pytest.raises(InterruptedRunError) as told:
+        ssmtl_toolkit.pretrain(
+            data=str(scans), out=out, cache=tmp_path / "cache", progress=progress, backbone=BACKBONE[1], size=32,
+            tasks=["reconstruct_next:t=1"], steps=1,
+        )  # fmt: skip
+    assert told.value.exit_code == 130
+    assert progress.held
     assert not (tmp_path / "runs").exists()
 
 

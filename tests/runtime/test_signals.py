@@ -8,12 +8,12 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 import ssmtl_toolkit as toolkit
+from helpers.processes import read_until, wait_until_gone
 from helpers.small import SMALL
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
@@ -26,7 +26,7 @@ FLAGS = ("--backbone", SMALL, "--size", "32", "--batch-size", "4", "--task", "re
 @pytest.fixture(autouse=True)
 def as_started_by_a_person():
     """Under nohup or in the background of a script, tests and what they start would ignore some signals."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in HEARD}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM, *HEARD)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -52,9 +52,10 @@ def pretrain(scans, out, progress):
     return toolkit.pretrain(data=str(scans), out=out, cache=out.parent / "cache", progress=progress, **options)
 
 
-@pytest.mark.parametrize("number", HEARD)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HEARD])
 def test_every_signal_that_comes_before_a_kill_saves_and_is_named(scans, tmp_path, number):
-    with pytest.raises(InterruptedRunError, match=f"stopped by {number.name}; step 3 of 6 is saved") as told:
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    with pytest.raises(InterruptedRunError, match=f"stopped by {name}; step 3 of 6 is saved") as told:
         pretrain(scans, tmp_path / "r", Send(number, 3))
     assert told.value.exit_code == 128 + number
     assert checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail).step == 3
@@ -142,15 +143,10 @@ def test_a_run_whose_terminal_is_closed_is_saved(scans, tmp_path):
 
 
 def two_ranks(scans, tmp_path):
-    """A run of two processes that is training, and the file with what it says."""
-    told = tmp_path / "stderr"
+    """A run of two processes that is training, and what it has said so far."""
     options = ("--devices", "2", "--accelerator", "cpu")
-    with told.open("w") as stderr:
-        process = subprocess.Popen(command(scans, tmp_path, *options), stderr=stderr)
-    while "\nstep " not in told.read_text():
-        assert process.poll() is None, told.read_text()
-        time.sleep(0.1)
-    return process, told
+    process = subprocess.Popen(command(scans, tmp_path, *options), stderr=subprocess.PIPE, text=True)
+    return process, read_until(process.stderr, "step ")
 
 
 def second_rank(process):
@@ -159,29 +155,21 @@ def second_rank(process):
     return other
 
 
-def is_running(number):
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_the_second_of_two_ranks_leaves_when_the_first_is_killed(scans, tmp_path):
-    process, told = two_ranks(scans, tmp_path)
+    process, _ = two_ranks(scans, tmp_path)
     other = second_rank(process)
     os.kill(other, signal.SIGSTOP)  # it cannot notice by a broken connection
     process.kill()
     process.wait()
     os.kill(other, signal.SIGCONT)
-    until = time.monotonic() + 20
-    while is_running(other):
-        assert time.monotonic() < until, told.read_text()
-        time.sleep(0.1)
+    assert wait_until_gone(other, seconds=20)
+    process.stderr.close()
 
 
 def test_a_signal_to_the_second_of_two_ranks_saves_and_both_leave(scans, tmp_path):
     process, told = two_ranks(scans, tmp_path)
     os.kill(second_rank(process), signal.SIGUSR1)
-    assert process.wait(timeout=60) == 128 + signal.SIGUSR1, told.read_text()
-    assert told.read_text().count("stopped by SIGUSR1") == 1
+    told += process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGUSR1, told
+    assert told.count("stopped by SIGUSR1") == 1
     assert checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail).step > 0

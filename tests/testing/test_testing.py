@@ -31,7 +31,12 @@ from ssmtl_toolkit.testing import ContractError, cases
 from ssmtl_toolkit.testing.case import all_checks
 from ssmtl_toolkit.testing.sample import Small, step
 
-FASTER = {"unet": "unet:encoder=resnet18", "fcn": "fcn:encoder=resnet18", "smp": "smp:fpn,encoder=resnet18"}
+# the smallest encoders of timm; larger ones are built and compared in tests/plugins/test_backbones.py
+FASTER = {
+    "unet": "unet:encoder=tu-test_resnet",
+    "fcn": "fcn:encoder=test_resnet",
+    "smp": "smp:fpn,encoder=tu-test_resnet",
+}
 
 
 def registered():

@@ -1,0 +1,31 @@
+"""Commands in processes of their own: wait until they say or do something, without asking again and again."""
+
+import os
+import select
+from typing import TextIO
+
+
+def read_until(stream: TextIO, words: str) -> str:
+    """Read lines until one has these words; return all that was read.
+
+    Raises:
+        AssertionError: the stream has ended before; with all that it said.
+    """
+    said = ""
+    for line in stream:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(f"it ended without a word of {words!r}:\n{said}")
+
+
+def wait_until_gone(pid: int, seconds: float) -> bool:
+    """Wait for the end of a process, a child or not; tell whether it has ended in this time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
