@@ -78,18 +78,17 @@ class _UnetPlusPlus(_AllMaps):
     blocks: nn.ModuleDict
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        maps = maps[:0:-1]
-        columns: list[dict[int, Tensor]] = []  # for each size, by row
-        for size, skip in enumerate(maps[1:]):
-            column: dict[int, Tensor] = {}
-            for row in range(size, -1, -1):
-                below = maps[size] if row == size else columns[-1][row]
-                beside = [column[other] for other in range(row + 1, size + 1)]
-                joined = torch.cat([*beside, skip], dim=1) if beside else skip
-                column[row] = self.blocks[f"x_{row}_{size}"](below, joined)
-            columns.append(column)
-        last = self.blocks[f"x_0_{len(columns)}"](columns[-1][0])
-        return [last, *(column[0] for column in reversed(columns))]
+        maps, depth = maps[:0:-1], len(maps) - 2
+        grid: dict[tuple[int, int], Tensor] = {}  # by row and size
+        for step in range(depth):  # diagonal by diagonal, as smp does: gradients are summed up in the same order
+            for row in range(depth - step):
+                size = row + step
+                below = grid[row, size - 1] if step else maps[size]
+                beside = [grid[other, size] for other in range(row + 1, size + 1)]
+                joined = torch.cat([*beside, maps[size + 1]], dim=1) if beside else maps[size + 1]
+                grid[row, size] = self.blocks[f"x_{row}_{size}"](below, joined)
+        last = self.blocks[f"x_0_{depth}"](grid[0, depth - 1])
+        return [last, *(grid[0, size] for size in reversed(range(depth)))]
 
 
 class _Fpn(_AllMaps):
