@@ -46,6 +46,6 @@ def _scans(done: Repetitions) -> dict[str, Any]:
         "validation": len(material.validation),
         "test": len(material.test),
         "test_seen_in_pretraining": material.test_seen,
-        "skipped": [{"scan": item.name, "reason": item.reason} for item in material.skipped],
+        "skipped": [item.to_json() for item in material.skipped],
         "notes": list(material.targets.notes),
     }

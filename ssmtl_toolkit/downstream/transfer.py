@@ -20,7 +20,7 @@ from ssmtl_toolkit.runtime.about import Pretraining
 from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE
 from ssmtl_toolkit.specs import BackboneSpec
-from ssmtl_toolkit.text import listed, printable
+from ssmtl_toolkit.text import listed, printable, shortened
 
 _PREFIXES = tuple(f"{part}." for part in PARTS)
 _SAME = 1e-3  # largest relative difference of a fingerprint; other builds and machines stay below 1e-5
@@ -200,11 +200,11 @@ def _share(sizes: Mapping[str, int], fits: Mapping[str, Tensor], prefix: str) ->
 def _too_little(report: TransferReport, min_transfer: float | None, about: Mapping[str, Any]) -> str:
     what = "encoder" if min_transfer is None else "both"
     least = "all of the encoder" if min_transfer is None else f"{100 * min_transfer:.4g} % of the backbone"
-    examples = [*report.mismatched, *(f"{name} is missing" for name in report.missing)][:3]
+    examples = [*report.mismatched, *(f"{name} is missing" for name in report.missing)]
     spec = printable(about.get("backbone", {}).get("spec", ""))
     hint = f"leave out --backbone (the weights are of {spec})" if spec else "choose the --backbone of these weights"
     return (
         f"{report.source}: only {100 * report.share[what]:.4g} % of the parameters of the "
         f"{'encoder' if what == 'encoder' else 'backbone'} can be loaded, at least {least} is wanted "
-        f"({'; '.join(examples) or 'no name fits'}); {hint}, or lower --min-transfer"
+        f"({'; '.join(shortened(examples, 3)) or 'no name fits'}); {hint}, or lower --min-transfer"
     )
