@@ -1,4 +1,4 @@
-"""The six hooks a plugin may implement; each returns a list of spec classes. The example of each is a whole plugin."""
+"""The hooks a plugin may implement; each returns a list of spec classes. The example of each is a whole plugin."""
 
 from __future__ import annotations
 

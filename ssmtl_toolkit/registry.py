@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import pluggy
 
@@ -20,28 +21,21 @@ from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.foreign import by_the_user
 from ssmtl_toolkit.places import names_a_place
-from ssmtl_toolkit.specs import (
-    BackboneSpec,
-    BalancerSpec,
-    DatasetSpec,
-    HeadSpec,
-    ReaderSpec,
-    Spec,
-    TaskSpec,
-)
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 S = TypeVar("S", bound=Spec)
 GROUP = "ssmtl"
 OURS = "ssmtl-toolkit"
-HOOKS: dict[str, type[Spec]] = {
-    "ssmtl_tasks": TaskSpec,
-    "ssmtl_backbones": BackboneSpec,
-    "ssmtl_heads": HeadSpec,
-    "ssmtl_balancers": BalancerSpec,
-    "ssmtl_readers": ReaderSpec,
-    "ssmtl_datasets": DatasetSpec,
-}
+
+
+def hooks_of(module: ModuleType) -> dict[str, type[Spec]]:
+    """The hooks in a module, in its order, and for each the kind of spec that its annotation says it returns."""
+    hooks = {name: function for name, function in vars(module).items() if name.startswith("ssmtl_")}
+    return {name: get_args(get_args(get_type_hints(hook)["return"])[0])[0] for name, hook in hooks.items()}
+
+
+HOOKS = hooks_of(hookspecs)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import shlex
 import shutil
 import sys
 import tokenize
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +23,21 @@ from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.text import printable
 
 TEMPLATES = Path(__file__).with_name("scaffold")
-"""What all kinds share, and a folder for each kind with the rest; it is the package of a plugin `my_plugin`."""
+"""What all kinds share, and a folder for each kind with the rest; it is the package of a plugin `my_plugin`.
+
+A folder with a template.toml is a kind; it is not written into the package.
+"""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SHORTEST, _LONGEST = 2, 40
 # Tools, folders and files that every package has to do with, whether or not they are installed here.
 _RESERVED = {"build", "conftest", "dist", "hatchling", "mypy", "pytest", "ruff", "runs", "src", "tests"}
-_BUILT = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+_NOT_WRITTEN = {"template.toml", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of part that there is a template for.
+    """What the template.toml of a kind of part says of the template beside it.
 
     Attributes:
         purpose: what the template does, to go on with after a colon.
@@ -44,49 +48,15 @@ class Kind:
 
     purpose: str
     file: str
-    requirements: tuple[str, ...]
+    requirements: Sequence[str]
     trial: str
 
 
-_QUICK = "--size 32 --steps 20"
-KINDS = {
-    "task": Kind(
-        "tell from pooled features on which side of the anchor a slice lies",
-        "module.py",
-        ("pydantic>=2.8", "torch>=2.4"),
-        f"ssmtl run --data phantom:patients=2 --task my_plugin --task reconstruct_next {_QUICK}",
-    ),
-    "backbone": Kind(
-        "a small feature pyramid network in plain torch",
-        "module.py",
-        ("pydantic>=2.8", "torch>=2.4"),
-        f"ssmtl run --data phantom:patients=2 --backbone my_plugin {_QUICK}",
-    ),
-    "head": Kind(
-        "segmentation by the focal loss",
-        "module.py",
-        ("pydantic>=2.8", "torch>=2.4"),
-        f"ssmtl finetune --data phantom:patients=3 --head my_plugin {_QUICK}",
-    ),
-    "balancer": Kind(
-        "the geometric mean of the losses",
-        "module.py",
-        ("pydantic>=2.8", "torch>=2.4"),
-        f"ssmtl run --data phantom:patients=2 --task reconstruct_next --task slice_siam --balancer my_plugin {_QUICK}",
-    ),
-    "reader": Kind(
-        "scans in NumPy archives (.npz) of `array` and `affine`",
-        "reading.py",
-        ("numpy>=1.26",),
-        f"ssmtl run --data FOLDER-WITH-NPZ-FILES {_QUICK}",
-    ),
-    "dataset": Kind(
-        "a folder for each patient, and the label map of NAME as NAME_seg beside it",
-        "listing.py",
-        ("pydantic>=2.8",),
-        f"ssmtl run --data my_plugin:FOLDER-OF-PATIENTS {_QUICK}",
-    ),
-}
+def _described(file: Path) -> Kind:
+    return Kind(**tomllib.loads(file.read_text(encoding="utf-8")))
+
+
+KINDS = {file.parent.name: _described(file) for file in sorted(TEMPLATES.glob("*/template.toml"))}
 
 
 @dataclass(frozen=True)
@@ -203,7 +173,7 @@ def templates(kind: str) -> Iterator[tuple[str, Path]]:
         for file in sorted(root.rglob("*")):
             place = file.relative_to(root)
             other = root == TEMPLATES and place.parts[0] in KINDS
-            if file.is_file() and not other and not _BUILT & set(place.parts):
+            if file.is_file() and not other and not _NOT_WRITTEN & set(place.parts):
                 yield place.as_posix(), file
 
 

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
 from helpers.plugin_files import bundled_points, plugin
 from ssmtl_toolkit import SsmtlError, UsageError, hookspecs
+from ssmtl_toolkit import registry as registry_module
 from ssmtl_toolkit.cli import plugins as plugins_cli
 from ssmtl_toolkit.registry import HOOKS, Registry, registry
-from ssmtl_toolkit.specs import FEATURES, BackboneSpec, HeadSpec, TaskSpec, check_needs
+from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec, TaskSpec, check_needs
 
 BUNDLED = {
     "task": {"reconstruct_prev", "reconstruct_next", "slice_siam", "moco_v2"},
@@ -131,12 +133,57 @@ def test_a_need_that_is_not_met_is_told_without_torch():
         check_needs(Poor(), [task])
 
 
-def test_there_are_the_six_documented_hooks_and_each_says_what_it_is_for():
-    assert set(HOOKS) == {name for name in vars(hookspecs) if name.startswith("ssmtl_")}
-    assert len(HOOKS) == 6
+def test_each_hook_says_what_it_is_for_and_which_kind_of_spec_it_returns():
     assert all(getattr(hookspecs, hook).__doc__ for hook in HOOKS)
-    assert issubclass(HeadSpec, object)
-    assert set(FEATURES) == {"decoded", "dense", "pooled", "pyramid"}
+    assert HOOKS["ssmtl_tasks"] is TaskSpec
+    assert HOOKS["ssmtl_heads"] is HeadSpec
+    assert {hook.removeprefix("ssmtl_").removesuffix("s"): spec.kind for hook, spec in HOOKS.items()} == {
+        spec.kind: spec.kind for spec in HOOKS.values()
+    }
+
+
+class PaletteSpec(Spec):
+    """A kind of part that there is not."""
+
+    kind = "palette"
+
+
+NEW_HOOK = """
+import pluggy
+from ssmtl_toolkit.hookspecs import *
+from ssmtl_toolkit.hookspecs import hookspec
+@hookspec
+def ssmtl_palettes() -> "list[type[PaletteSpec]]":
+    "Palettes."
+"""
+PALETTE = """
+from pydantic import Field
+from ssmtl_toolkit import hookimpl
+from {module} import PaletteSpec
+class Greys(PaletteSpec):
+    "Shades of grey."
+    name = "greys"
+    levels: int = Field(2, description="How many.")
+@hookimpl
+def ssmtl_palettes():
+    return [Greys]
+"""
+
+
+def test_a_kind_of_spec_is_a_class_and_a_hook(tmp_path, monkeypatch):
+    changed = ModuleType("changed_hookspecs", hookspecs.__doc__)
+    changed.PaletteSpec = PaletteSpec
+    exec(compile(NEW_HOOK, "changed_hookspecs", "exec"), vars(changed))
+    point = plugin(tmp_path, monkeypatch, "greys", PALETTE.format(module=__name__))
+    assert "there is no hook ssmtl_palettes" in Registry([point]).broken[0].error
+    monkeypatch.setattr(registry_module, "hookspecs", changed)
+    monkeypatch.setattr(registry_module, "HOOKS", registry_module.hooks_of(changed))
+    sys.modules.pop("greys")
+    known = Registry([*bundled_points(), plugin(tmp_path, monkeypatch, "greys", PALETTE.format(module=__name__))])
+    assert known.broken == []
+    assert str(known.resolve(PaletteSpec, "greys:levels=5")) == "greys:levels=5"
+    assert known.find(TaskSpec, "slice_siam")
+    assert list(registry_module.HOOKS) == [*HOOKS, "ssmtl_palettes"]
 
 
 def test_list_and_show_print_json_alone_on_stdout(ssmtl):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import Registry, registry
+from ssmtl_toolkit.registry import HOOKS, Registry, registry
 from ssmtl_toolkit.specs import DatasetSpec, Spec
 from ssmtl_toolkit.text import did_you_mean
 
@@ -24,7 +24,8 @@ Example: TypeAlias = Path | Callable[[Path], Path | Spec]
 """What a reader or dataset is tried on: the path of a file, or a function `folder -> path` that writes one; for a
 dataset a function `folder -> spec` that writes scans below the folder and returns the dataset there."""
 
-_FILES = ("general", "tasks", "backbones", "heads", "balancers", "readers", "datasets")
+_FILES = ("general", *(hook.removeprefix("ssmtl_") for hook in HOOKS))
+"""Where checks are: those of all parts, and those of the classes that a hook returns, in a file of its name."""
 
 
 class ContractError(AssertionError):
