@@ -6,10 +6,10 @@ DATA ?= ../shared/data
 RESULTS ?= runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests soak bench results
+.PHONY: help demo test lint types quick tests soak lower-bounds bench results
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, " + sys.executable + " is " + v + "; choose one: make PYTHON=python3.11 ...")'
@@ -30,8 +30,11 @@ lint: $(VENV)/.installed  ## ruff: style, imports, banned modules
 types: $(VENV)/.installed  ## mypy, strict
 	$(BIN)/mypy
 
-tests: $(VENV)/.installed  ## pytest with branch coverage
-	$(BIN)/python -m pytest -n 2 --durations 5 --cov --cov-report term
+quick: $(VENV)/.installed  ## pytest without the slow tests (a minute or two on 2 cores), to run again and again
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+tests: $(VENV)/.installed  ## pytest, all but `soak`, with branch coverage
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 5 --cov --cov-report term
 
 soak: $(VENV)/.installed  ## long tests
 	$(BIN)/python -m pytest -m soak

@@ -19,6 +19,7 @@ from ssmtl_toolkit.registry import HOOKS, Registry
 from ssmtl_toolkit.testing import cases
 
 KINDS = [*HOOKS.values()]
+TRAINED = {"ssmtl_tasks", "ssmtl_backbones", "ssmtl_balancers"}  # their checks train in two processes
 MODULES = [Balancer, Head, Shared, Step, Readers]
 
 
@@ -45,7 +46,9 @@ def listed(cls):
     return example
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    "hook", [pytest.param(hook, marks=pytest.mark.slow if hook in TRAINED else ()) for hook in HOOKS]
+)
 def test_the_example_of_each_hook_is_a_plugin_that_keeps_the_contract(hook, tmp_path, monkeypatch):
     name = f"example_of_{hook}"
     registry = Registry([*bundled_points(), plugin(tmp_path, monkeypatch, name, example_of(hook))])

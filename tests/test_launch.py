@@ -100,6 +100,7 @@ def test_a_folder_that_is_held_is_refused_whatever_the_environment_says(ssmtl, m
             monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", LEFTOVERS)
 def test_a_leftover_in_the_environment_does_not_keep_a_run_from_writing(ssmtl, monkeypatch, tmp_path, variables):
     setenv(monkeypatch, variables)
@@ -109,6 +110,7 @@ def test_a_leftover_in_the_environment_does_not_keep_a_run_from_writing(ssmtl, m
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["steps"] == 1
 
 
+@pytest.mark.slow
 def test_leftovers_do_not_keep_several_devices_from_training_together(ssmtl_process, tmp_path):
     options = (*FLAGS, *TASK, "--data", "phantom:patients=1", "--steps", 2, "--devices", 2, "--log-every", 1)
     left = {"RANK": "1", "LOCAL_RANK": "1", "NODE_RANK": "1", "SLURM_PROCID": "1", "SLURM_NTASKS": "1"}
@@ -228,6 +230,7 @@ def started(tmp_path, launcher, *options):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "SLURM"])
 def test_processes_started_from_outside_train_one_network_or_are_all_refused(tmp_path, launcher):
     codes, told = wait_for(started(tmp_path, launcher, "--out", "r"), 120)

@@ -73,6 +73,7 @@ def test_every_new_package_has_the_same_settings_for_its_tests(packages):
     assert all(other == settings[0] for other in settings)
 
 
+@pytest.mark.slow
 def test_new_packages_are_well_typed(packages, request):
     folders, environment = packages
     # All in one run, for torch's types take longest; and these are kept from one run of the tests to the next. The

@@ -82,6 +82,7 @@ def test_a_scan_is_no_label_map(array):
     assert reason(array) == ""
 
 
+@pytest.mark.slow
 def test_all_real_scans_are_scans_and_all_real_label_maps_are_label_maps():
     root = shared_data()
     if not root.is_dir():

@@ -30,6 +30,7 @@ def geometry(image):
     return codes, units, np.asarray(header.get_zooms()[:3]).tolist(), nib.aff2axcodes(image.affine)
 
 
+@pytest.mark.slow
 def test_every_odd_scan_that_can_be_read_is_written_on_its_own_grid(tmp_path):
     files = real_files()
     if not files:

@@ -105,6 +105,7 @@ def test_three_updates_are_those_of_plain_torch(labelled, pretrained, tmp_path):
         assert torch.allclose(tensor.float(), saved[name].float(), atol=2e-4, rtol=1e-3), name
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights_and_a_stopped_one_goes_on(labelled, pretrained, tmp_path, ssmtl):
     options = ["--from", pretrained, "--data", labelled, "--train-scans", 2, "--test-scans", 2, "--steps", 3]
     options += ["--no-surface", "--seeds", 2, "--baseline", "scratch"]
@@ -356,6 +357,7 @@ def test_from_scratch_without_any_pretraining(ssmtl, labelled):
     assert summary["source"] is None
 
 
+@pytest.mark.slow
 def test_denoising_beats_the_noisy_input(labelled, pretrained, tmp_path):
     options = {"steps": 150, "lr": 3e-3, "test_scans": 2, "surface": False, "head": "denoising:sigma=0.8"}
     options["batch_size"] = 4
@@ -421,6 +423,7 @@ def test_a_backbone_that_lacks_what_the_head_needs_is_refused_before_training():
         FinetuneConfig.of({"head": "x"}).resolve()
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pretrained, tmp_path):
     command = [sys.executable, "-m", "ssmtl_toolkit", "finetune", "--from", pretrained, "--data", labelled]
     command += ["--seeds", 50, "--steps", 20, "--batch-size", 4, "--test-scans", 2, "--no-surface"]

@@ -51,6 +51,7 @@ def assert_equal(a, b):
     assert all(torch.equal(a[0][k], b[0][k]) for k in a[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "steps"), [(PLAIN, (5, 9)), (EARLY, (2, 4, 7))])
 def test_a_fine_tuning_stopped_by_signals_ends_with_the_same_bits(labelled, pretrained, tmp_path, options, steps):
     whole = finetune(pretrained, labelled, tmp_path / "whole", options)
@@ -74,6 +75,7 @@ def test_a_signal_after_the_last_step_keeps_the_training_for_the_test(labelled, 
     assert_equal(ended(whole.folder / "pretrained-0"), ended(tmp_path / "cut" / "pretrained-0"))
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_killed_in_mid_repetition_ends_with_the_same_bits(labelled, pretrained, tmp_path):
     options = {**EARLY, "patience": 5}
     whole = finetune(pretrained, labelled, tmp_path / "whole", options)

@@ -227,6 +227,7 @@ def test_the_largest_component_alone_is_kept(tuned, labelled, tmp_path):
     assert parts[True] == 0
 
 
+@pytest.mark.slow
 def test_denoised_scans_are_in_the_units_of_the_scan(labelled, pretrained, tmp_path):
     options = {"steps": 60, "lr": 5e-3, "test_scans": 2, "surface": False, "head": "denoising:sigma=0.3"}
     tuned = toolkit.finetune(pretrained, data=str(labelled), out=tmp_path / "f", **options)
@@ -489,6 +490,7 @@ def test_an_interrupted_prediction_is_continued_and_ends_as_an_uninterrupted_one
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_is_continued_too(tuned, labelled, tmp_path):
     """A kill leaves predictions that are announced and not yet recorded as written."""
     code = (
@@ -516,6 +518,7 @@ def test_a_scan_that_fails_while_overwriting_leaves_its_old_prediction_known(pai
     assert set(after) == {"a.nii.gz", "b.nii.gz"}
 
 
+@pytest.mark.slow
 def test_two_processes_may_share_the_scans_of_a_folder(tuned, labelled, tmp_path):
     code = "import sys; import ssmtl_toolkit as toolkit; toolkit.predict(sys.argv[1], sys.argv[3:], out=sys.argv[2])"
     scans = sorted(map(str, (labelled / "images").iterdir()))

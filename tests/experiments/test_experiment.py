@@ -163,6 +163,7 @@ def test_the_resolved_file_says_the_same_without_overlays(done, labelled):
     assert resolved.jobs == again.jobs
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_more_seeds_are_added(labelled, tiny, ssmtl, tmp_path):
     call = ("experiment", tiny, "--data", labelled, "--out", "out", "--row", "scratch", "--row", "end")
     first = ssmtl(*call, "--json")
@@ -180,6 +181,7 @@ def test_what_is_done_is_not_done_again_and_more_seeds_are_added(labelled, tiny,
         assert after["columns"]["mIoU"]["n"] == 3
 
 
+@pytest.mark.slow
 def test_rows_done_alone_and_in_another_order_give_the_same_numbers(labelled, tiny, done, tmp_path):
     for row in ("epochs@2", "scratch"):
         found = toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "out", cache=tmp_path / "c", rows=[row])
@@ -198,6 +200,7 @@ def start(tmp_path, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_matrix_goes_on_where_it_was(labelled, tiny, done, ssmtl, tmp_path):
     process = start(tmp_path, tiny, "--data", labelled, "--out", "out")
     read_until(process.stderr, "SSMTL: fine-tuning in")
@@ -212,6 +215,7 @@ def test_a_killed_matrix_goes_on_where_it_was(labelled, tiny, done, ssmtl, tmp_p
         assert ours["columns"] == whole["columns"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(labelled, tiny, done, tmp_path):
     both = [start(tmp_path, tiny, "--data", labelled, "--out", "out", "--json") for _ in range(2)]
     ended = [process.communicate(timeout=200) for process in both]
@@ -223,6 +227,7 @@ def test_two_processes_share_the_work(labelled, tiny, done, tmp_path):
         assert [row["columns"] for row in json.loads(out)["rows"]] == [row["columns"] for row in done.summary["rows"]]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_with_what_is_done_kept(labelled, tiny, ssmtl, tmp_path):
     process = start(tmp_path, tiny, "--data", labelled, "--out", "out", "--set", "finetune.steps=5000")
     read_until(process.stderr, "step ")
@@ -261,6 +266,7 @@ def test_validation_patients_can_be_scored_and_held_out_of_pretraining(labelled,
     assert json.loads((tuned / "summary.json").read_text())["scans"]["test_seen_in_pretraining"] == 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved_goes_on_and_changed_labels_make_another_run(labelled, tiny, ssmtl, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(labelled, data)

@@ -65,6 +65,7 @@ def test_anything_that_departs_from_the_paper_makes_published_values_not_compara
     assert table("table3", "mmwhs:/data,acquired=sagittal").not_comparable_because == ()
 
 
+@pytest.mark.slow
 def test_the_scans_that_were_not_acquired_sagittally_are_left_out_by_name(mmwhs, tmp_path):
     readers = installed_readers()
     spec = registry().resolve(DatasetSpec, f'mmwhs:"{mmwhs}",modality=mr,acquired=sagittal')
@@ -94,6 +95,7 @@ def noisy_psnr(mmwhs, numbers):
     return np.mean(found)
 
 
+@pytest.mark.slow
 def test_all_tables_run_on_a_download_of_mmwhs(mmwhs, ssmtl, tmp_path):
     call = ("--data", f"mmwhs:{mmwhs}", "--out", "repro", *TINY, "--json")
     tables = ["table2", "table3", "table4", "table5", "table6"]
@@ -134,6 +136,7 @@ def test_all_tables_run_on_a_download_of_mmwhs(mmwhs, ssmtl, tmp_path):
     assert "* Published values are NOT COMPARABLE with ours here: --quick" in text
 
 
+@pytest.mark.slow
 def test_the_figure_comes_from_the_snapshots_of_one_run(mmwhs, ssmtl, tmp_path):
     options = ("--set", "pretrain.epochs=2", "--set", "rows.ssmtl.snapshots=[1,2]", "--set", "pretrain.batch_size=64")
     done = ssmtl("reproduce", "fig7", "--data", f"mmwhs:{mmwhs}", "--out", "repro", *TINY, *options, "--json")
@@ -143,6 +146,7 @@ def test_the_figure_comes_from_the_snapshots_of_one_run(mmwhs, ssmtl, tmp_path):
     assert "SSMTL" in (tmp_path / "repro" / "fig7.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_table_that_cannot_be_does_not_stop_the_others(mmwhs, ssmtl, tmp_path):
     shutil.copytree(mmwhs / "ct_train", tmp_path / "half")
     for file in (tmp_path / "half").glob("ct_train_101[0-9]*"):
@@ -156,6 +160,7 @@ def test_a_table_that_cannot_be_does_not_stop_the_others(mmwhs, ssmtl, tmp_path)
     assert "5 patients to test on, not 15" in found["not_comparable_because"]
 
 
+@pytest.mark.slow
 def test_a_value_of_421_counts_as_left_atrium(mmwhs):
     label = np.asanyarray(nib.load(mmwhs / "ct_train" / "ct_train_1004_label.nii.gz").dataobj)
     assert 421 in label

@@ -504,6 +504,7 @@ def near(found, wanted):
     return all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6) for name in wanted)
 
 
+@pytest.mark.slow
 def test_with_unequal_numbers_of_pairs_ranks_and_accumulated_batches_count_alike(both_ranks):
     """What is descended is the mean of the means of each rank's batches, as docs/balancers.md says."""
     halves = [two_ranks.uneven_of(i, part=part) for i in range(2) for part in (slice(0, 4), slice(4, 8))]
@@ -515,6 +516,7 @@ def test_with_unequal_numbers_of_pairs_ranks_and_accumulated_batches_count_alike
     assert not near(by_halves, by_batches)
 
 
+@pytest.mark.slow
 def test_two_ranks_have_equal_weights_those_of_one_process_with_the_whole_batch(both_ranks):
     first, second = ({k: v for k, v in found.items() if "uneven" not in k} for found in both_ranks)
     for ranks in (first, second):

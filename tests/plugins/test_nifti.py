@@ -595,6 +595,7 @@ def outcome_of(path: Path) -> str:
     return "read"
 
 
+@pytest.mark.slow
 def test_every_bad_scan_is_read_or_refused_as_stated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tool = DATA / "../tools/make_bad_scans.py"
     if not tool.is_file():
@@ -624,6 +625,7 @@ ODD_REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_every_odd_file_is_read_as_nibabel_reads_it_or_refused_as_stated() -> None:
     files = sorted(p for p in (DATA / "odd").rglob("*") if Nifti().matches(p))
     if not files:

@@ -32,6 +32,7 @@ def slices_of(scan: PhantomScan) -> Stack:
     return Stack.of(Volume(scan.image, scan.affine, (1, 1, 1)), "acquisition")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_the_same_arguments_give_the_same_scan_whatever_was_made_before(modality, scans):
     again = make_scan(3, modality)
@@ -148,6 +149,7 @@ def best_threshold_iou(scan: PhantomScan, value: int) -> float:
     return max(float(hit / (found + len(inside) - hit)) for hit, found in windows)
 
 
+@pytest.mark.slow
 def test_files_are_byte_identical_when_written_again(tmp_path: Path):
     first, second = tmp_path / "one", tmp_path / "two"
     images = write_phantom(first, patients=2)

@@ -110,6 +110,7 @@ def test_flags_win_over_the_file(ssmtl, scans, tmp_path):
     assert "epochs" not in written
 
 
+@pytest.mark.slow
 def test_training_learns_to_beat_copying(scans, tmp_path):
     run = pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=4", "reconstruct_next:t=4"], steps=250, lr=3e-3)
     for task in run.summary["tasks"].values():
@@ -134,6 +135,7 @@ ssmtl_toolkit.pretrain(progress=Kill(), **json.loads(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(ssmtl, scans, tmp_path):
     """SSMTL+ with MoCo V2 beside it: weights, queue, optimizer and metrics."""
     steps = {"steps": 40, "checkpoint_every": 5, "log_every": 2}
@@ -155,6 +157,7 @@ def test_a_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(ssmtl
     assert records(tmp_path / "whole") == records(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_run_goes_on_where_it_was(scans, tmp_path):
     command = [sys.executable, "-m", "ssmtl_toolkit", "run", "--data", str(scans), *map(str, FLAGS), "--log-every", "1"]
     command += ["--task", "reconstruct_prev:t=1", "--steps", "4000", "--cache", str(tmp_path / "cache")]
@@ -364,6 +367,7 @@ def test_two_processes_cannot_train_in_one_folder(scans, tmp_path):
         pretrain(scans, tmp_path / "r")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own doings
 def test_compiled_and_plain_runs_agree(scans, tmp_path, monkeypatch):
     import torch._dynamo
@@ -379,6 +383,7 @@ def test_compiled_and_plain_runs_agree(scans, tmp_path, monkeypatch):
     assert all(torch.allclose(ours[k].float(), theirs[k].float(), atol=1e-4) for k in ours)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network_with_equal_queues(scans, tmp_path, ssmtl_process):
     tasks = [*PLUS, "slice_siam:t=5"]  # the last one has no pair in many batches
     flags = [x for task in tasks for x in ("--task", task)]
@@ -439,6 +444,7 @@ def test_an_unwritable_place_is_told_before_training(scans, tmp_path):
         pretrain(scans, tmp_path / "file" / "r", cache=tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_names_with_brackets_and_control_characters_are_printed_harmlessly(ssmtl, ssmtl_process, scans):
     (scans / "[red]x[bold].nii.gz").write_bytes(b"")
     (scans / "p0.nii.gz").rename(scans / "new\nline\x1b[31m.nii.gz")

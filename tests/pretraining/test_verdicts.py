@@ -96,6 +96,7 @@ def test_a_run_logs_all_trivial_answers_and_compares_with_the_least(ssmtl, tmp_p
 # --- verdicts of real runs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_beats_copying_has_learned(scans, tmp_path):
     run = pretrain(scans, tmp_path / "r", tasks=["reconstruct_next:t=4"], steps=250, lr=3e-3)
     task = run.summary["tasks"]["reconstruct_next:t=4"]
@@ -366,6 +367,7 @@ def test_the_share_of_slices_with_a_partner_is_what_the_sampler_draws_from(offse
 # --- sessions, experiments ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_the_seconds_of_all_its_sessions(scans, tmp_path):
     first = pretrain(scans, tmp_path / "r", tasks=["reconstruct_prev:t=1"], steps=100).summary["seconds"]
     begin = time.perf_counter()

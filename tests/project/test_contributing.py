@@ -45,6 +45,7 @@ def done(tmp_path_factory):
     return results
 
 
+@pytest.mark.slow
 def test_every_command_and_program_on_the_page_works(done):
     for language, text, end, _ in done:
         assert end is None or end.returncode == 0, f"{language}:\n{text}\n{end.stdout}\n{end.stderr}"
@@ -52,6 +53,7 @@ def test_every_command_and_program_on_the_page_works(done):
     assert [language for language, *_ in done].count("python") == 1
 
 
+@pytest.mark.slow
 def test_they_end_with_a_checked_task_a_trained_network_and_a_fine_tuned_one(done):
     printed = {
         text.split()[0:3][-1] if language == "sh" else text: end.stdout for language, text, end, _ in done if end
@@ -65,6 +67,7 @@ def test_they_end_with_a_checked_task_a_trained_network_and_a_fine_tuned_one(don
     assert "'loss':" in output
 
 
+@pytest.mark.slow
 def test_the_files_that_the_page_shows_are_those_that_are_written(done):
     work = done[0][3]
     shown = next(text for language, text in BLOCKS if language == "text" and text.startswith("which-side/"))
@@ -83,6 +86,7 @@ def test_the_page_has_no_code_that_is_not_run():
             assert tomllib.loads(text)["project"]["entry-points"]["ssmtl"] == {"which_side": "which_side"}
 
 
+@pytest.mark.slow
 def test_the_network_of_the_page_has_not_learned_its_task_before_it_was_trained(tmp_path):
     program = next(text for language, text in BLOCKS if language == "python").split("for case in cases")[0]
     names = {"__name__": "page"}

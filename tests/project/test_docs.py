@@ -77,6 +77,7 @@ def test_the_readme_shows_every_command():
     assert shown >= set(COMMANDS)
 
 
+@pytest.mark.slow
 def test_the_loading_code_of_the_readme_loads_all_tensors(scans, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for out, backbone in (("first", "unet"), ("plain", "unet:encoder=plain,width=8")):

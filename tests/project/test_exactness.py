@@ -357,6 +357,7 @@ save_file(kept, f"{out}/rank-{torch.distributed.get_rank()}.safetensors")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_keep_one_queue_that_of_the_whole_batch(scans, tmp_path):
     task = {"queue": 12, "dim": 8, "momentum": MOMENTUM}
     options = options_of(scans, devices=2, steps=4, batch_size=5)

@@ -22,12 +22,14 @@ def run(tmp_path, monkeypatch, capfd):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["own_task.py", "pretrain_in_python.py"])
 def test_the_example_pre_trains(run, program, scans, tmp_path):
     assert "loss" in run(program, scans)
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_scans_to_scores(run, labelled):
     told = run("few_labels.py", labelled)
     assert "10 label maps" in told

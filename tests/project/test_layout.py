@@ -153,6 +153,7 @@ def test_importing_the_package_is_cheap_and_its_names_load_when_used():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_everything_and_its_plugins_are_found_in_a_clean_target(tmp_path):
     source = tmp_path / "source"
     listed = ["ssmtl_toolkit", "plugins", "pyproject.toml", "README.md", "LICENSE"]

@@ -24,6 +24,7 @@ def command(scans, tmp_path, *more):
     return [*start, *(more if "--resume" in more else [*flags, *tasks, *more])]
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(5))
 def test_a_run_killed_again_and_again_at_random_moments_ends_with_the_same_bits(tmp_path, seed):

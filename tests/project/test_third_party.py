@@ -9,6 +9,8 @@ import pytest
 
 from helpers.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ("ssmtl-depth", "ssmtl-rotation", "ssmtl-tinynet")
 
 

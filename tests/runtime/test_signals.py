@@ -124,6 +124,7 @@ def command(scans, tmp_path, *more):
             "--out", str(tmp_path / "r"), "--cache", cache, *more]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_is_saved(scans, tmp_path):
     master, slave = pty.openpty()
 
@@ -155,6 +156,7 @@ def second_rank(process):
     return other
 
 
+@pytest.mark.slow
 def test_the_second_of_two_ranks_leaves_when_the_first_is_killed(scans, tmp_path):
     process, _ = two_ranks(scans, tmp_path)
     other = second_rank(process)
@@ -166,6 +168,7 @@ def test_the_second_of_two_ranks_leaves_when_the_first_is_killed(scans, tmp_path
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_second_of_two_ranks_saves_and_both_leave(scans, tmp_path):
     process, told = two_ranks(scans, tmp_path)
     os.kill(second_rank(process), signal.SIGUSR1)

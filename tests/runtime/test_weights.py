@@ -313,6 +313,7 @@ def test_a_hundred_megabytes_are_checked_in_a_second_or_so(tmp_path):
     assert time.process_time() - started < 3
 
 
+@pytest.mark.slow
 def test_without_a_network_start_weights_fail_at_once_and_without_raw_lines(ssmtl_process, tmp_path):
     with socket.socket() as taken:  # bound and not listening: every connection is refused
         taken.bind(("127.0.0.1", 0))

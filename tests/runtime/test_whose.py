@@ -153,6 +153,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ODD)
 def test_a_manifest_that_says_something_else_than_ours_is_refused_in_one_line(scans, tmp_path, odd):
     pretrain(scans, tmp_path / "r")

@@ -39,6 +39,14 @@ FASTER = {
 }
 
 
+def marked(found):
+    """These cases as parameters; slow are those that train in two processes, or a network of some size repeatedly."""
+    for case in found:
+        title = case.check.title
+        slow = "two processes" in title or (case.spec.kind == "backbone" and "same bits" in title)
+        yield pytest.param(case, marks=pytest.mark.slow if slow else (), id=str(case).replace("its ", ""))
+
+
 def registered():
     for (kind, name), entry in registry().entries.items():
         part = FASTER.get(name, entry.spec)
@@ -47,7 +55,7 @@ def registered():
                 yield case
 
 
-@pytest.mark.parametrize("case", list(registered()), ids=str)
+@pytest.mark.parametrize("case", marked(registered()))
 def test_every_installed_part_keeps_the_contract(case):
     case.run()
 
@@ -224,7 +232,11 @@ def the_case(spec, title):
     return found
 
 
-@pytest.mark.parametrize(("spec", "title", "told"), BROKEN, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("spec", "title", "told"),
+    [pytest.param(*values, marks=pytest.mark.slow if "two processes" in values[1] else ()) for values in BROKEN],
+    ids=lambda value: str(value)[:60],
+)
 def test_each_check_finds_the_part_that_does_not_keep_it_and_says_so(spec, title, told):
     with pytest.raises(ContractError) as error:
         the_case(spec, title).run()
@@ -235,23 +247,18 @@ def test_each_check_finds_the_part_that_does_not_keep_it_and_says_so(spec, title
 
 @pytest.mark.parametrize(
     "case",
-    [
+    marked(
         case
         for spec in MENDED
         for case in cases(spec, example=example_for(spec))
         if case.check.title != "importing it imports no torch"
-    ],
-    ids=str,
+    ),
 )
 def test_the_same_parts_without_the_fault_pass(case):
     case.run()
 
 
-@pytest.mark.parametrize(
-    "case",
-    cases(Drawing(), AnchorsToo(), Between(), AtABlock(), NeedsSize()),
-    ids=lambda case: str(case).replace("its ", ""),
-)
+@pytest.mark.parametrize("case", marked(cases(Drawing(), AnchorsToo(), Between(), AtABlock(), NeedsSize())))
 def test_parts_that_are_right_in_an_unusual_way_pass(case):
     if case.check.title != "importing it imports no torch":
         case.run()
@@ -317,6 +324,7 @@ def test_the_command_prints_what_holds_and_ends_with_0(ssmtl):
     assert "head segmentation keeps all 14 checks" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_reports_as_json_and_ends_with_1_where_something_is_broken(ssmtl, monkeypatch):
     from ssmtl_toolkit import testing
 
@@ -334,6 +342,7 @@ def test_the_command_reports_as_json_and_ends_with_1_where_something_is_broken(s
     assert "maps are (4, 4, 32, 32)" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_fault_is_told_with_its_place_once_and_with_its_traceback_on_request(ssmtl, monkeypatch):
     from ssmtl_toolkit import testing
 
