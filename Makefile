@@ -1,6 +1,7 @@
 # What a developer does. `make demo` and `make test` also do all set-up on a fresh machine with Python 3.11 and make.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 RESULTS ?= runs/results
@@ -9,7 +10,7 @@ RESULTS ?= runs/results
 .PHONY: help demo test lint types quick tests soak lower-bounds bench results
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, " + sys.executable + " is " + v + "; choose one: make PYTHON=python3.11 ...")'
@@ -38,6 +39,12 @@ tests: $(VENV)/.installed  ## pytest, all but `soak`, with branch coverage
 
 soak: $(VENV)/.installed  ## long tests
 	$(BIN)/python -m pytest -m soak
+
+lower-bounds:  ## the quick tests with the oldest versions that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 bench: $(VENV)/.installed  ## what is claimed about speed
 	$(BIN)/python benchmarks/step_overhead.py

@@ -1,6 +1,7 @@
 """The rules that keep the architecture: one direction of imports, nothing heavy on the start-up path, a whole wheel."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import grimp
 import nibabel as nib
 import numpy as np
 import pytest
+from build.util import project_wheel_metadata
+from readme_renderer import markdown
 
 from helpers.places import ROOT
 from ssmtl_toolkit.scaffolding import KINDS, templates
@@ -190,6 +193,37 @@ def test_the_wheel_holds_everything_and_its_plugins_are_found_in_a_clean_target(
     # pip has compiled the templates, as all that it installs: that is no part of a new plugin
     assert (target / "ssmtl_toolkit" / "scaffold" / "task" / "tests" / "__pycache__").is_dir()
     assert not list((tmp_path / "my-task").rglob("__pycache__"))
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    """What an index shows of the package."""
+    return project_wheel_metadata(ROOT, isolated=False)
+
+
+def test_the_readme_of_the_package_links_to_files_of_the_repository_and_can_be_shown(metadata):
+    shown = metadata.get_payload()
+    addresses = dict(line.split(", ") for line in metadata.get_all("Project-URL"))
+    home = addresses["Homepage"]
+    assert all(address.startswith(home) for address in addresses.values())
+    linked = re.findall(r"\]\(([^)]+)\)", shown)
+    ours = [target.removeprefix(f"{home}/blob/main/") for target in linked if target.startswith(home)]
+    assert "CONTRIBUTING.md" in ours
+    assert [target for target in ours if not (ROOT / target).exists()] == []
+    assert [target for target in linked if not target.startswith(("https://", "#"))] == []
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    html = markdown.render(shown)
+    assert "<h2" in html
+    assert "<pre" in html
+
+
+def test_the_extra_all_is_every_extra_for_users(metadata):
+    wanted = [line.split("; extra == ") for line in metadata.get_all("Requires-Dist") if "; extra == " in line]
+    extras = {
+        name: {what for what, extra in wanted if extra == f"'{name}'"} for name in metadata.get_all("Provides-Extra")
+    }
+    assert {"formats", "metrics"} < set(extras)
+    assert extras["all"] == set.union(*(extras[name] for name in set(extras) - {"all", "dev"}))
 
 
 def test_every_plugin_folder_is_packaged_and_has_an_entry_point():
