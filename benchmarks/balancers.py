@@ -2,7 +2,7 @@
 
     python benchmarks/balancers.py [ROUNDS [SIZE]]
 
-All are trained in turn in one process, so that a busy machine slows all; the figures are medians of ratios.
+All take turns in one process, so that a busy machine slows all alike; the figures are medians of ratios.
 """
 
 import statistics

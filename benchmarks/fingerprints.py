@@ -1,10 +1,10 @@
-"""What some twenty commands give with fixed seeds, as digests: a change that should not change numbers can be checked.
+"""Digests of what some twenty commands give with fixed seeds: checks changes that should not change any number.
 
     python benchmarks/fingerprints.py before.json       # on the old tree
     python benchmarks/fingerprints.py after.json --compare before.json
 
-Weights, losses, label maps, splits, scores and tables count to the bit; times, paths and versions do not. Digests are
-those of one machine: another processor rounds otherwise. Takes about five minutes on 2 cores.
+Weights, losses, label maps, splits, scores and tables are compared to the bit; times, paths and versions are not.
+Digests hold for one machine: other processors round differently. Takes about five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ UNTIMED |= {"model", "out", "folder", "version", "device", "torch"}
 
 
 def main() -> None:
-    """Run all commands, write their digests, and say what differs from another file's."""
+    """Run all commands, write their digests, and print what differs from another file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--compare", type=Path)
@@ -101,13 +101,13 @@ def main() -> None:
 
 
 def differences(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
-    """The files that differ, or that one of the two lacks."""
+    """List the files that differ, or that are missing on one side."""
     names = {(name, file) for found in (before, after) for name, files in found.items() for file in files}
     return sorted(k for k in names if before.get(k[0], {}).get(k[1]) != after.get(k[0], {}).get(k[1]))
 
 
 def fingerprint(name: str, folder: Path, line: str) -> dict[str, str]:
-    """Run a command in a folder; digest every file that it has written or changed there."""
+    """Run a command in a folder; digest every file that it writes or changes there."""
     print(name, flush=True)
     (folder / "mine.toml").write_text(EXPERIMENT, encoding="utf-8")
     known = contents(folder)
@@ -120,7 +120,7 @@ def fingerprint(name: str, folder: Path, line: str) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of each file by its content, under a name without digests of options; the cache is left out."""
+    """Digest the content of each file, under a name without digests of options; the cache is skipped."""
     found: dict[str, str] = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in DIGESTS):
         relative = file.relative_to(folder)
@@ -133,17 +133,17 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def stable(path: Path) -> str:
-    """A path below an experiment, whose folders are named by digests, by its last part alone."""
+    """Reduce a path below an experiment, whose folders are named by digests, to its last part."""
     return f"{path.parts[0]}/…/{path.name}"
 
 
 def digest(*parts: bytes) -> str:
-    """sha256 of some bytes."""
+    """Compute the sha256 of some bytes."""
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def of_tensors(file: Path) -> str:
-    """Names, types, shapes and bytes of all tensors."""
+    """Digest names, types, shapes and bytes of all tensors."""
     with safe_open(file, "numpy") as opened:
         names = sorted(opened.keys())
         arrays = {name: opened.get_tensor(name) for name in names}
@@ -153,32 +153,32 @@ def of_tensors(file: Path) -> str:
 
 
 def of_volume(file: Path) -> str:
-    """Voxels and affine of a NIfTI file."""
+    """Digest voxels and affine of a NIfTI file."""
     image: Any = nib.load(file)
     return digest(np.asanyarray(image.dataobj).tobytes(), np.asarray(image.affine).tobytes())
 
 
 def of_json(file: Path) -> str:
-    """A JSON file, or JSON lines, without times and paths."""
+    """Digest a JSON file, or JSON lines, without times and paths."""
     lines = file.read_text(encoding="utf-8")
     whole = [json.loads(lines)] if file.suffix == ".json" else [json.loads(line) for line in lines.splitlines()]
     return digest(json.dumps([untimed(one) for one in whole], sort_keys=True).encode())
 
 
 def untimed(content: Any) -> Any:
-    """Without what differs between two equal runs."""
+    """Remove what differs between two equal runs."""
     if isinstance(content, dict):
         return {key: untimed(value) for key, value in content.items() if key not in UNTIMED}
     return [untimed(item) for item in content] if isinstance(content, list) else content
 
 
 def of_table(file: Path) -> str:
-    """A CSV file."""
+    """Digest a CSV file."""
     return digest(json.dumps(list(csv.reader(file.read_text(encoding="utf-8").splitlines()))).encode())
 
 
 def of_picture(file: Path) -> str:
-    """Pixels of a PNG."""
+    """Digest the pixels of a PNG."""
     return digest(np.asarray(Image.open(file)).tobytes())
 
 

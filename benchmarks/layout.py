@@ -1,8 +1,8 @@
-"""Memory layout and precision on this machine: a training step in each, against float32 in the default layout.
+"""Memory layout and precision on this machine: a training step with each, relative to float32 in the default layout.
 
     python benchmarks/layout.py [cpu|cuda]
 
-What `--channels-last auto` and `--precision auto` choose should be the fastest here.
+The choices of `--channels-last auto` and `--precision auto` should be the fastest here.
 """
 
 import statistics

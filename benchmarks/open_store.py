@@ -1,4 +1,4 @@
-"""What the checksums of the cache cost: opening a store from the cache, beside what version 0.1 did.
+"""The cost of the cache's checksums: opening a store from the cache, compared with version 0.1.
 
 python benchmarks/open_store.py            # 40 scans of 100 slices, 256 x 256: 0.5 GB
 """
@@ -30,7 +30,7 @@ SCANS, SLICES, SIZE, ROUNDS = 40, 100, 256, 15
 
 
 def main() -> None:
-    """Open the same store in turn, and print medians and ratios."""
+    """Open the same store both ways in turn, and print medians and ratios."""
     with tempfile.TemporaryDirectory() as folder:
         scans = [_write(Path(folder) / f"{i}.nii", i) for i in range(SCANS)]
 
@@ -70,7 +70,7 @@ def _timed(act: Callable[[], SliceStore]) -> float:
 
 
 def _unchecked(found: Sequence[Piece], shape: tuple[int, int, int], _: Waiting) -> Tensor:
-    """Version 0.1: piece by piece, and nothing compared."""
+    """Load as version 0.1 did: piece by piece, without checksums."""
     slices, start = np.empty(shape, dtype=np.float16), 0
     for piece in found:
         with safe_open(piece.file, "numpy") as opened:

@@ -1,9 +1,9 @@
-"""How much longer `predict` takes for a slice than the bare forward pass of the same network on tensors that are ready.
+"""How much longer `predict` takes per slice than the bare forward pass of the same network on tensors in memory.
 
     python benchmarks/predict_overhead.py [ROUNDS]
 
-Three figures: the network alone; a scan in memory to labels on its grid (cut, resized, normalised, network, brought
-back to size, argmax, turned); a .nii.gz file to a .nii.gz file. All in turn in one process; medians of the ratios.
+Three figures: the network alone; a scan in memory to labels on its grid (cut, resize, normalise, network, resize back,
+argmax, reorient); a .nii.gz file to a .nii.gz file. All take turns in one process; the figures are medians of ratios.
 """
 
 import statistics

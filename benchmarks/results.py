@@ -2,8 +2,8 @@
 
     python benchmarks/results.py ../shared/data runs/results
 
-Rows that are done are not done again, so it may be stopped and started as one likes; several at once share the work.
-The choice of settings comes first; what was chosen there stands in the files of the test tables.
+Finished rows are not repeated, so it can be stopped and restarted at any time; several processes share the work. The
+choice of settings comes first; the chosen values are in the files of the test tables.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write_docs(name: str, text: str) -> None:
 
 
 def tables(text: str) -> str:
-    """The tables alone, without title, data and remarks."""
+    """Keep the tables alone, without title, data and remarks."""
     return "\n\n".join(part for part in text.split("\n\n") if part.startswith("|")).strip()
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/step_overhead.py [ROUNDS]
 
-Both run in turn in one process, so that a busy machine slows both; the figure is the median of the ratios.
+Both take turns in one process, so that a busy machine slows both alike; the figure is the median of the ratios.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""The whole way from Python: pre-train, fine-tune on few labelled slices with a twin from scratch, predict, evaluate.
+"""The workflow in Python: pre-train, fine-tune on few labelled slices with a twin from scratch, predict, evaluate.
 
 python examples/few_labels.py DATA OUT        (DATA with images/ and labels/; without arguments: a small phantom)
 """
@@ -23,8 +23,8 @@ def main(data: str, out: str) -> None:
     tuned = ssmtl.finetune(
         run, data=data, train_scans=2, slices_per_scan=3, steps=20, seeds=2, baseline="scratch", out=Path(out) / "tuned"
     )
-    for arm, found in tuned.summary["arms"].items():
-        print(arm, "IoU", found["iou"]["mean"], "±", found["iou"]["sd"])
+    for arm, scores in tuned.summary["arms"].items():
+        print(arm, "IoU", scores["iou"]["mean"], "±", scores["iou"]["sd"])
     difference = tuned.summary["difference"]["iou"]
     print("difference", difference["mean"], "95 % interval", difference["ci95"])
     predicted = ssmtl.predict(tuned, data, out=Path(out) / "labels", largest_component=True)

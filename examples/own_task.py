@@ -1,4 +1,4 @@
-"""A pretext task of one's own in a notebook or script, without any package: tell how far apart two slices are.
+"""Your own pretext task in a notebook or script, without a package: is the other slice before or after the anchor?
 
 python examples/own_task.py SCANS OUT
 """
@@ -19,7 +19,7 @@ from ssmtl_toolkit.specs import Feature, TaskSpec
 
 
 class SliceOrder(TaskSpec):
-    """Tell from pooled features whether the companion lies before or behind the anchor."""
+    """Tell from pooled features whether the companion lies before or after the anchor."""
 
     name: ClassVar[str] = "slice_order"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
@@ -29,7 +29,7 @@ class SliceOrder(TaskSpec):
     t: int = Field(3, ge=1, description="Distance in slices.")
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
-        return {"before": (-self.t,), "behind": (self.t,)}
+        return {"before": (-self.t,), "after": (self.t,)}
 
     def build(self, backbone: Backbone) -> nn.Module:
         return SliceOrderModule(backbone.pooled_channels)
@@ -40,15 +40,15 @@ class SliceOrderModule(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.tell = nn.Linear(channels, 1)
+        self.classify = nn.Linear(channels, 1)
 
     def forward(self, step: Step) -> TaskOutput:
         logits, truth = [], []
-        for name, answer in (("before", 0.0), ("behind", 1.0)):
+        for name, answer in (("before", 0.0), ("after", 1.0)):
             companion = step.companion(name)
             if len(companion.image):
                 difference = step.encode(companion.image).pooled - companion.of(step.features().pooled)
-                logits.append(self.tell(difference)[:, 0])
+                logits.append(self.classify(difference)[:, 0])
                 truth.append(torch.full_like(logits[-1], answer))
         both, right = torch.cat(logits).float(), torch.cat(truth).float()
         chance = F.binary_cross_entropy_with_logits(torch.zeros_like(right), right)

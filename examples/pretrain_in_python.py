@@ -1,4 +1,4 @@
-"""Pre-train SSMTL+ from Python, with a distance of one's own, and put the encoder into a timm network.
+"""Pre-train SSMTL+ from Python, with your own distance, and load the encoder into a timm network.
 
 python examples/pretrain_in_python.py SCANS OUT
 """

@@ -1,4 +1,4 @@
-"""Bundled balancers: how the losses of several tasks become one."""
+"""Bundled balancers: how the losses of several tasks are combined into one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Fixed(BalancerSpec):
 
 
 class Uncertainty(BalancerSpec):
-    """Learn a variance for each task; losses count by its inverse (Kendall et al., 2018)."""
+    """Learn a variance for each task and weight its loss by the inverse (Kendall et al., 2018)."""
 
     name: ClassVar[str] = "uncertainty"
 
@@ -43,8 +43,8 @@ class Dwa(BalancerSpec):
 
     name: ClassVar[str] = "dwa"
 
-    window: int = Field(100, ge=1, description="Updates over which a loss is averaged; the original: an epoch.")
-    temperature: float = Field(2.0, gt=0, description="Temperature T of the softmax; the larger, the more even.")
+    window: int = Field(100, ge=1, description="Number of updates over which a loss is averaged (original: an epoch).")
+    temperature: float = Field(2.0, gt=0, description="Temperature T of the softmax; larger: more even weights.")
 
     def build(self, tasks: Mapping[str, TaskSpec]) -> module.Dwa:
         from ssmtl_balancers import module
@@ -53,7 +53,7 @@ class Dwa(BalancerSpec):
 
 
 class Rlw(BalancerSpec):
-    """Random loss weighting: weights drawn anew for every update (Lin et al., 2021)."""
+    """Random loss weighting: new random weights for every update (Lin et al., 2021)."""
 
     name: ClassVar[str] = "rlw"
 
@@ -64,7 +64,7 @@ class Rlw(BalancerSpec):
 
 
 class Famo(BalancerSpec):
-    """Fast adaptive multitask optimisation: all losses fall by the same share (Liu et al., 2023)."""
+    """Fast adaptive multitask optimisation: all losses decrease at the same relative rate (Liu et al., 2023)."""
 
     name: ClassVar[str] = "famo"
     weighs: ClassVar[bool] = False
@@ -79,11 +79,11 @@ class Famo(BalancerSpec):
 
 
 class _GradientSpec(BalancerSpec):
-    """What balancers that look at gradients have in common."""
+    """Options shared by the balancers that compare gradients."""
 
     at: Literal["features", "backbone"] = Field(
         "backbone",
-        description="Where gradients are compared: at the backbone's weights, or at the last shared features, cheaper.",
+        description="Where to compare gradients: at the backbone's weights or, cheaper, at the last shared features.",
     )
 
     def model_post_init(self, context: Any, /) -> None:
@@ -94,7 +94,7 @@ class _GradientSpec(BalancerSpec):
 
 
 class PcGrad(_GradientSpec):
-    """Take from each gradient what goes against another task's (Yu et al., 2020); by TorchJD."""
+    """Remove from each gradient the part that conflicts with another task's (Yu et al., 2020); uses TorchJD."""
 
     name: ClassVar[str] = "pcgrad"
 
@@ -105,7 +105,7 @@ class PcGrad(_GradientSpec):
 
 
 class UpGrad(_GradientSpec):
-    """The sum of the gradients, each brought to where no loss rises (Quinton and Rey, 2024); by TorchJD."""
+    """The sum of the gradients, each projected so that no loss increases (Quinton and Rey, 2024); uses TorchJD."""
 
     name: ClassVar[str] = "upgrad"
 
@@ -116,13 +116,13 @@ class UpGrad(_GradientSpec):
 
 
 class Mgda(_GradientSpec):
-    """The shortest vector among the mixtures of the gradients (Sener and Koltun, 2018); by TorchJD."""
+    """The shortest convex combination of the gradients (Sener and Koltun, 2018); uses TorchJD."""
 
     name: ClassVar[str] = "mgda"
 
     at: Literal["features", "backbone"] = Field(
         "features",
-        description="Where gradients are compared: at the last shared features (MGDA-UB) or at the backbone's weights.",
+        description="Where to compare gradients: at the last shared features (MGDA-UB) or at the backbone's weights.",
     )
 
     def build(self, tasks: Mapping[str, TaskSpec]) -> gradients.Mgda:

@@ -1,4 +1,4 @@
-"""FAMO: what each loss lost in an update moves its task's weight."""
+"""FAMO: the decrease of each loss in an update adjusts its task's weight."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BETA1, _BETA2 = 0.9, 0.999
 class Famo(Weighing):
     """Descend c Σ z log(loss - floor), z = softmax(logits), 1/c = Σ z / (loss - floor) (Liu et al., 2023, algorithm 1).
 
-    Its gradient is that of Σ c z / (loss - floor) x loss, with the losses in the weights as means over ranks: so it
-    is descended, and all ranks have equal weights. After an update Adam moves the logits against the decrease of each
-    log loss, measured on the same batches. A task without pairs, or with weight 0, is left out of all this: each has
-    its own count of Adam's steps.
+    It is computed as Σ c z / (loss - floor) x loss, which has the same gradient; the losses in the weights are means
+    over ranks, so all ranks have equal weights. After an update Adam moves the logits against the decrease of each
+    log loss, measured on the same batches. A task without pairs, or with weight 0, is skipped, so each task has its
+    own count of Adam steps.
     """
 
     feedback: ClassVar[Literal["nothing", "losses", "change"]] = "change"
@@ -39,26 +39,26 @@ class Famo(Weighing):
 
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
         gap = self.above(shared.means(losses))
-        there = gap.isfinite()
-        share = torch.where(there, self.logits.softmax(dim=0) / (gap + _SMALL), 0.0)
-        weights = torch.where(there, share / share.sum(), 1.0)
+        present = gap.isfinite()
+        share = torch.where(present, self.logits.softmax(dim=0) / (gap + _SMALL), 0.0)
+        weights = torch.where(present, share / share.sum(), 1.0)
         return (self.tell(weights) * self.scaled(losses)).sum()
 
     @torch.no_grad()
     def updated(self, before: Tensor, after: Tensor | None) -> None:
         assert after is not None
         decrease = (self.above(before) + _SMALL).log() - (self.above(after) + _SMALL).log()
-        there = decrease.isfinite()
-        z = torch.where(there, self.logits, -torch.inf).softmax(dim=0).nan_to_num(0.0)
-        decrease = torch.where(there, decrease, 0.0)
-        self._adam(z * (decrease - (z * decrease).sum()), there)
+        present = decrease.isfinite()
+        z = torch.where(present, self.logits, -torch.inf).softmax(dim=0).nan_to_num(0.0)
+        decrease = torch.where(present, decrease, 0.0)
+        self._adam(z * (decrease - (z * decrease).sum()), present)
 
-    def _adam(self, gradient: Tensor, there: Tensor) -> None:
-        """A step of Adam for those which are `there`, its moments in buffers, so that they are saved and resumed."""
+    def _adam(self, gradient: Tensor, present: Tensor) -> None:
+        """Take an Adam step for the tasks that are `present`; its moments are buffers, thus saved and resumed."""
         gradient = gradient + self.decay * self.logits
-        self.updates += there
-        self.mean.lerp_(gradient, (1 - _BETA1) * there)
-        self.square.lerp_(gradient.square(), (1 - _BETA2) * there)
+        self.updates += present
+        self.mean.lerp_(gradient, (1 - _BETA1) * present)
+        self.square.lerp_(gradient.square(), (1 - _BETA2) * present)
         mean = self.mean / (1 - _BETA1**self.updates)
         square = self.square / (1 - _BETA2**self.updates)
-        self.logits -= torch.where(there, self.lr * mean / (square.sqrt() + _SMALL), 0.0)
+        self.logits -= torch.where(present, self.lr * mean / (square.sqrt() + _SMALL), 0.0)

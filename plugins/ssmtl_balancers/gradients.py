@@ -1,4 +1,4 @@
-"""Balancers that weigh tasks by the inner products of their gradients, with TorchJD's weightings."""
+"""Balancers that weight tasks by the inner products of their gradients, with TorchJD's weightings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ssmtl_balancers.module import Weighing
 from ssmtl_toolkit.engine.balancer import Place, Shared
 from ssmtl_toolkit.specs import TaskSpec
 
-_RIDGE = 1e-6  # of a cosine: of several equally good weightings take the least
+_RIDGE = 1e-6  # added to the cosines: selects the smallest of several equally good weightings
 
 
 class FromGramian(Weighing):
-    """Base: sum of w x weight x loss, w found from the Gramian of the weighted losses, without gradient.
+    """Base class: sum of w x weight x loss, where w comes from the Gramian of the weighted losses, without gradient.
 
-    So one backward pass remains, and a task's own layers see w too, which Adam hardly notices. Each batch is balanced
-    by itself. A task whose weight or gradient is 0 has no say and keeps w = 1, as all have where a gradient is no
-    number.
+    This leaves one backward pass; a task's own layers see w too, which Adam hardly notices. Each batch is balanced
+    separately. A task whose weight or gradient is 0 does not affect w and keeps w = 1, as do all tasks if a gradient
+    is not finite.
     """
 
     def __init__(self, tasks: Mapping[str, TaskSpec], at: Place) -> None:
@@ -40,17 +40,17 @@ class FromGramian(Weighing):
             active = gramian.diagonal() > 0
             if gramian.isfinite().all() and active.any():
                 some = gramian[active][:, active]
-                found = self.weigh(some / some.diagonal().max(), shared.seed)
-                weights[torch.tensor(self.counted)[active]] = found.float()
+                w = self.weigh(some / some.diagonal().max(), shared.seed)
+                weights[torch.tensor(self.counted)[active]] = w.float()
         return (self.tell(weights.to(scaled)) * scaled).sum()
 
     @abstractmethod
     def weigh(self, gramian: Tensor, seed: int) -> Tensor:
-        """Weights (T,) from the Gramian (T, T) of gradients that are not 0, float64 on the CPU, its largest entry 1."""
+        """Return weights (T,) for the Gramian (T, T) of nonzero gradients: float64, on the CPU, largest entry 1."""
 
 
 class PcGrad(FromGramian):
-    """Project each gradient off those of the others that it goes against, in random order (Yu et al., 2020, alg. 1)."""
+    """Remove from each gradient what conflicts with the others, in random order (Yu et al., 2020, algorithm 1)."""
 
     def weigh(self, gramian: Tensor, seed: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):  # TorchJD draws the order from the global generator
@@ -59,9 +59,9 @@ class PcGrad(FromGramian):
 
 
 class UpGrad(FromGramian):
-    """Sum of the gradients, each projected to where none of the losses rises (Quinton and Rey, 2024, eq. 4).
+    """Sum of the gradients, each projected so that no loss increases (Quinton and Rey, 2024, eq. 4).
 
-    Each counts whole and not 1/T, as the authors have it: without conflict this is the weighted sum.
+    Each counts fully, not by 1/T as in the paper: without conflict this is the weighted sum.
     """
 
     def weigh(self, gramian: Tensor, seed: int) -> Tensor:
@@ -69,17 +69,17 @@ class UpGrad(FromGramian):
 
 
 class Mgda(FromGramian):
-    """The mixture of the gradients that is shortest, by Frank-Wolfe (Sener and Koltun, 2018, algorithm 2)."""
+    """The shortest convex combination of the gradients, by Frank-Wolfe (Sener and Koltun, 2018, algorithm 2)."""
 
     def weigh(self, gramian: Tensor, seed: int) -> Tensor:
         return MGDAWeighting()(gramian)
 
 
 class NonNegative(DualConeProjector):
-    """Projection onto the dual cone by non-negative least squares, for TorchJD's own wants quadprog, which is GPL.
+    """Projection onto the dual cone by non-negative least squares; TorchJD's own needs quadprog, which is GPL.
 
     It minimises v'Gv over v >= u. With v = u + x and G = BB' this is |B'x + B'u| over x >= 0. Tasks are scaled to
-    gradients of length 1 first, so that one which is a thousand times smaller is not lost.
+    gradients of length 1 first, so that a gradient a thousand times smaller is not lost.
     """
 
     def __call__(self, U: Tensor, G: PSDMatrix) -> Tensor:  # noqa: N803 - TorchJD's names

@@ -1,4 +1,4 @@
-"""Balancers that look at losses alone."""
+"""Balancers that use the losses alone."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ssmtl_toolkit.specs import TaskSpec
 
 
 class Weighing(Balancer):
-    """Base of balancers that know the tasks' weights and floors; (T,) is always in the order of the tasks."""
+    """Base class of balancers that know the tasks' weights and floors; (T,) is always in the order of the tasks."""
 
     def __init__(self, tasks: Mapping[str, TaskSpec]) -> None:
         super().__init__()
         self.scale = [task.weight for task in tasks.values()]
         self.floor = [task.floor for task in tasks.values()]
         self.labels = list(tasks)
-        self.counted = [i for i, weight in enumerate(self.scale) if weight]  # a task of weight 0 takes no part
+        self.counted = [i for i, weight in enumerate(self.scale) if weight]  # tasks of weight 0 are not balanced
 
     def scaled(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Weight x loss, (T,)."""
+        """Return weight x loss, (T,)."""
         return torch.stack([weight * losses[label] for label, weight in zip(self.labels, self.scale, strict=True)])
 
     def above(self, means: Tensor) -> Tensor:
-        """Weight x (loss - floor) of means (T,), at least 0; NaN where there is no pair, or where the weight is 0."""
+        """Return weight x (loss - floor) of `means` (T,), at least 0; NaN for tasks without pairs or of weight 0."""
         gap = (means - means.new_tensor(self.floor)).clamp(min=0)
         scale = means.new_tensor(self.scale)
         return torch.where(scale > 0, scale * gap, torch.nan)
 
     def tell(self, weights: Tensor) -> Tensor:
-        """Keep weights (T,) for the log."""
+        """Record weights (T,) for the log."""
         self.factors = dict(zip(self.labels, weights.detach(), strict=True))
         return weights
 
@@ -46,9 +46,9 @@ class Fixed(Weighing):
 
 
 class Uncertainty(Weighing):
-    """Sum of 1/2 exp(-s) weight (loss - floor) + s/2, s = log σ² learned with all else (Kendall et al., 2018, eq. 7).
+    """Sum of 1/2 exp(-s) weight (loss - floor) + s/2, with s = log σ² trained as well (Kendall et al., 2018, eq. 7).
 
-    A task without pairs in this batch, or with weight 0, says nothing about its s and leaves it alone.
+    A task without pairs in this batch, or with weight 0, gives its s no gradient.
     """
 
     def __init__(self, tasks: Mapping[str, TaskSpec]) -> None:
@@ -70,7 +70,7 @@ class Uncertainty(Weighing):
 class Dwa(Weighing):
     """Weights T softmax(r / temperature), r = mean loss of the last window over that of the window before it.
 
-    Losses count from their floors (Liu et al., 2019, eq. 7). Until two windows are full all weights are 1.
+    Losses are measured from their floors (Liu et al., 2019, eq. 7). All weights are 1 until two windows are complete.
     """
 
     feedback: ClassVar[Literal["nothing", "losses", "change"]] = "losses"
@@ -84,7 +84,7 @@ class Dwa(Weighing):
         super().__init__(tasks)
         self.window, self.temperature = window, temperature
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        for name in ("sums", "counts", "last", "before_last"):  # 0: not known yet
+        for name in ("sums", "counts", "last", "before_last"):  # 0: not yet known
             self.register_buffer(name, torch.zeros(len(tasks)))
 
     def forward(self, losses: Mapping[str, Tensor], shared: Shared) -> Tensor:
@@ -98,9 +98,9 @@ class Dwa(Weighing):
     @torch.no_grad()
     def updated(self, before: Tensor, after: Tensor | None) -> None:
         gap = self.above(before)
-        there = gap.isfinite()
-        self.sums += torch.where(there, gap, 0.0)
-        self.counts += there
+        present = gap.isfinite()
+        self.sums += torch.where(present, gap, 0.0)
+        self.counts += present
         self.updates += 1
         full = self.updates % self.window == 0
         mean = torch.where(self.counts > 0, self.sums / self.counts, self.last)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Folder(DatasetSpec):
-    """A file, or all scans below a folder; of `images` + `labels`, Decathlon and nnU-Net folders, scans with labels.
+    """A file, or all scans below a folder; with labels from `images` + `labels`, Decathlon and nnU-Net folders.
 
-    Where there is a folder `images` (or `imagesTr`), those in there, with the labels of the same names in `labels`
-    (`labelsTr`, `masks`, …); where a dataset.json of the Decathlon, nnU-Net or MONAI says more, as it says. A .csv or
-    .toml file is a manifest. Label maps are known by their names, and listed as left out.
+    If there is a folder `images` (or `imagesTr`), its scans with the label maps of the same names in `labels`
+    (`labelsTr`, `masks`, …). A dataset.json of the Decathlon, nnU-Net or MONAI is followed. A .csv or .toml file is a
+    manifest. Label maps are recognised by their names and skipped.
     """
 
     name: ClassVar[str] = "folder"
     positional: ClassVar[str | None] = "root"
 
-    root: Path = Field(description="The file or folder.")
-    channel: int = Field(0, ge=0, description="Which channel of nnU-Net cases, CASE_0000.nii.gz and so on.")
+    root: Path = Field(description="File or folder.")
+    channel: int = Field(0, ge=0, description="Channel of nnU-Net cases to use (CASE_0000.nii.gz, …).")
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.described import description, list_described
@@ -37,30 +37,30 @@ class Folder(DatasetSpec):
 
         if self._is_manifest():
             return list_manifest(self.root)
-        said = description(self.root)
-        if said is None:
+        document = description(self.root)
+        if document is None:
             return list_scans(self.root, readers, self.channel)
-        return list_described(self.root, said, self.channel, readers)
+        return list_described(self.root, document, self.channel, readers)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets import described, manifest
 
         if self._is_manifest():
             return manifest.classes_of(self.root)
-        said = described.description(self.root)
-        return {} if said is None else described.classes_of(self.root, said)
+        document = described.description(self.root)
+        return {} if document is None else described.classes_of(self.root, document)
 
     def _is_manifest(self) -> bool:
         return self.root.suffix.lower() in (".csv", ".toml") and not self.root.is_dir()
 
 
 class Manifest(DatasetSpec):
-    """Scans listed in a CSV or TOML file: image, and if you like label, patient, modality and annotated slices."""
+    """Scans listed in a CSV or TOML file: image and, optionally, label, patient, modality and annotated slices."""
 
     name: ClassVar[str] = "manifest"
     positional: ClassVar[str | None] = "file"
 
-    file: Path = Field(description="The .csv file (a header and a line for each scan) or .toml file ([[scan]] tables).")
+    file: Path = Field(description="A .csv file (a header, then a line per scan) or .toml file ([[scan]] tables).")
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.manifest import list_manifest
@@ -74,13 +74,13 @@ class Manifest(DatasetSpec):
 
 
 class Phantom(DatasetSpec):
-    """Made-up chest CT or cardiac MRI volumes with the seven MM-WHS structures; nothing is downloaded."""
+    """Synthetic chest CT or cardiac MRI volumes with the seven MM-WHS structures; nothing is downloaded."""
 
     name: ClassVar[str] = "phantom"
 
-    patients: int = Field(20, ge=1, le=9999, description="How many patients.")
+    patients: int = Field(20, ge=1, le=9999, description="Number of patients.")
     modality: Literal["ct", "mri"] = Field("ct", description="Chest CT (axial) or cardiac MRI (sagittal).")
-    seed: int = Field(0, ge=0, description="Another seed, other patients.")
+    seed: int = Field(0, ge=0, description="Another seed gives other patients.")
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.phantom import REVISION
@@ -99,7 +99,7 @@ class Phantom(DatasetSpec):
         ]
 
     def write(self, out: Path) -> list[Path]:
-        """Write the volumes to `out/images` and their labels to `out/labels`; files that are there stay."""
+        """Write the volumes to `out/images` and their labels to `out/labels`; existing files are kept."""
         from ssmtl_datasets.phantom import write_phantom
 
         return write_phantom(out, self.patients, self.modality, self.seed)
@@ -117,12 +117,12 @@ class MmWhs(DatasetSpec):
     name: ClassVar[str] = "mmwhs"
     positional: ClassVar[str | None] = "root"
 
-    root: Path = Field(description="The folder with the files, or above it.")
-    modality: Literal["ct", "mr"] = Field("ct", description="Which of the two sets.")
+    root: Path = Field(description="Folder with the files, or one above it.")
+    modality: Literal["ct", "mr"] = Field("ct", description="Which of the two sets to use.")
     acquired: Literal["any", "axial", "coronal", "sagittal"] = Field(
-        "any", description="Leave out scans acquired along another axis (the paper: sagittal, 14 of the MR scans)."
+        "any", description="Skip scans acquired along another axis (the paper: sagittal, 14 of the MR scans)."
     )
-    test: bool = Field(False, description="Take the unlabelled test scans too (the paper: the 20 training scans).")
+    test: bool = Field(False, description="Include the unlabelled test scans (the paper: the 20 training scans only).")
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.folder import list_mmwhs, unless_acquired
@@ -144,18 +144,18 @@ class Bids(DatasetSpec):
     name: ClassVar[str] = "bids"
     positional: ClassVar[str | None] = "root"
 
-    root: Path = Field(description="The folder with sub-01 and so on.")
-    suffix: str = Field("T1w", min_length=1, description="Which images: T1w, T2w, FLAIR, bold, …")
-    datatype: str = Field("", pattern=r"^[A-Za-z0-9]*$", description="Only those in anat, func, dwi, …; else all.")
+    root: Path = Field(description="Folder with sub-01 and so on.")
+    suffix: str = Field("T1w", min_length=1, description="Suffix of the images: T1w, T2w, FLAIR, bold, …")
+    datatype: str = Field("", pattern=r"^[A-Za-z0-9]*$", description="Only images in anat, func, dwi, …; default: all.")
     labels: str | None = Field(
-        "", pattern=r"^[^/.][^/]*$|^$", description="Which folder of derivatives has the label maps; none: take none."
+        "", pattern=r"^[^/.][^/]*$|^$", description="Folder of derivatives with the label maps; none: no label maps."
     )
-    desc: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: desc-….")
-    seg: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Which label maps, where there are several: seg-….")
+    desc: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Choose among several label maps by desc-….")
+    seg: str = Field("", pattern=r"^[A-Za-z0-9+]*$", description="Choose among several label maps by seg-….")
     maps: str = Field(
         "",
         pattern=r"^[A-Za-z0-9+_-]*$",
-        description="How the names of label maps end: label-SC_seg, mask, …; else dseg, or the only ending there is.",
+        description="Ending of label map names: label-SC_seg, mask, …; default: dseg, or the only one that exists.",
     )
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
@@ -177,7 +177,7 @@ class Bids(DatasetSpec):
 WHOLE_HEART: Mapping[str, tuple[int, ...]] = {
     "LV": (500,),
     "RV": (600,),
-    "LA": (420, 421),  # 421 is in one file as published, and means 420
+    "LA": (420, 421),  # 421 occurs in one published file and means 420
     "RA": (550,),
     "myocardium": (205,),
     "aorta": (820,),

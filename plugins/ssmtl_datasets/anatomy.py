@@ -1,7 +1,7 @@
 """The chest and the heart of the phantom, as layers of tissue painted over each other.
 
-Every length is in mm. Anatomy lives in RAS+ coordinates (x to the right, y to the front, z upwards) whose origin is
-the middle of the chest at the height of the heart; the heart has a frame of its own in the same directions.
+All lengths are in mm. Anatomy uses RAS+ coordinates (x to the right, y to the front, z upwards) whose origin is the
+middle of the chest at the height of the heart; the heart has its own frame with the same directions.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def chest(points: Field, rng: Generator) -> Iterator[Layer]:
 
 
 def _ribs(points: Field, middle: Field, rng: Generator) -> Iterator[Layer]:
-    """Ribs slope downwards to the front, so an axial slice cuts each of them in a short piece."""
+    """Paint ribs that slope downwards to the front, so an axial slice cuts a short piece out of each."""
     period, phase = rng.uniform(24, 30), rng.uniform(0, 1)
     level = (points[2] + 0.55 * points[1]) / period + phase
     across = np.abs(level - np.rint(level)) * period - 6
@@ -121,7 +121,7 @@ def _lung_vessels(points: Field, cavity: Field, rng: Generator) -> Iterator[Laye
 
 
 def _abdomen(points: Field, cavity: Field, rng: Generator) -> Iterator[Layer]:
-    """Liver under the domes of the diaphragm, and on the left a stomach with its gas bubble."""
+    """Paint the liver under the domes of the diaphragm, and on the left a stomach with its gas bubble."""
     x, y, z = points
     top, lean = rng.uniform(-42, -26), rng.uniform(6, 16)
     right = top - 26 * ((x - 62) / 75) ** 2 - 22 * (y / 80) ** 2
@@ -160,7 +160,7 @@ def _airways(points: Field) -> Iterator[Layer]:
 
 
 def heart(points: Field, rng: Generator) -> Iterator[Layer]:
-    """Paint the heart in its sack, thin walls before the blood they enclose, so that neighbours keep a septum."""
+    """Paint the heart in its sac, thin walls before the blood they enclose, so that neighbours keep a septum."""
     turn = rotation(rng.uniform(-1, 1, 3) * (7, 8, 12))
     scale = rng.uniform(0.95, 1.18)
     centre = rng.normal((-6, 17, 0), (4, 3, 4))

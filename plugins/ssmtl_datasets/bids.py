@@ -27,37 +27,37 @@ _SAME_GRID = {"", "orig", "native", "individual"}  # values of `space`; or the s
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Which label maps are meant: of one folder of derivatives, with some values of entities; "" means any.
+    """Which label maps to use: those of one folder of derivatives, with these values of entities; "" means any.
 
-    `ending` is how their names end: `label-SC_seg`. "" means `dseg`, or where there is none the only other ending.
+    `ending` is the ending of their names: `label-SC_seg`. "" means `dseg` or, if there is none, the only other one.
     """
 
     pipeline: str
     entities: Mapping[str, str]
     ending: str = ""
 
-    def mean(self, entities: Mapping[str, str]) -> bool:
-        """Whether a name with these entities is meant."""
+    def include(self, entities: Mapping[str, str]) -> bool:
+        """Whether a name with these entities is to be used."""
         return all(entities.get(key) == value for key, value in self.entities.items() if value)
 
 
 def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, readers: Readers) -> list[Scan]:
     """List the images `…_SUFFIX` of all subjects and sessions, each with its label map, if there is one.
 
-    `labels` says which label maps are meant where there are several; None: none.
+    `labels` chooses among several label maps; None: no label maps.
 
     Raises:
-        DataError: `root` is no BIDS data set, has no such image or derivative, or it is not clear which label map to
-            take.
+        DataError: `root` is not a BIDS data set, has no such image or derivative, or it is not clear which label map
+            to use.
     """
     subjects = _subjects(root)
     images = [file for subject in subjects for file in _images(subject, datatype, readers)]
     named = [file for file in images if _split(file)[1] == suffix]
     if not named:
-        counted = Counter(_split(file)[1] for file in images)
-        known = ", ".join(f"{name} ({number})" for name, number in counted.most_common(8)) or "none"
+        counts = Counter(_split(file)[1] for file in images)
+        known = ", ".join(f"{name} ({number})" for name, number in counts.most_common(8)) or "none"
         where = f" in {datatype}/" if datatype else ""
-        hint = did_you_mean(suffix, counted)
+        hint = did_you_mean(suffix, counts)
         raise DataError(
             f"{printable(root)}: has no image named …_{printable(suffix)}{where}{hint} (there are: {known})"
         )
@@ -76,45 +76,45 @@ def _labelled(
     labels: LabelMaps | None,
     readers: Readers,
 ) -> list[Scan]:
-    """The images with their label maps; where these are not called `dseg` and it is not clear which to take, a note."""
+    """Pair the images with their label maps; add a note if none is called `dseg` and the choice is not clear."""
     if labels is None:
         return [_scan(file, None) for file in images]
     files = _by_ending(root, labels, readers)
     if labels.ending or _LABEL in files or not files:
         maps = _by_source(files.get(labels.ending or _LABEL, ()))
         return [_scan(file, _label(root, file, maps, others)) for file in images]
-    listed = ", ".join(f"{printable(name)} ({len(found)})" for name, found in sorted(files.items()))
+    endings = ", ".join(f"{printable(name)} ({len(group)})" for name, group in sorted(files.items()))
     reason = (
-        f"{printable(root / 'derivatives')}: has label maps of several endings, {listed}; choose one by maps=ENDING"
+        f"{printable(root / 'derivatives')}: has label maps with several endings, {endings}; choose one by maps=ENDING"
     )
     if len(files) == 1:
         try:
             maps = _by_source(*files.values())
             return [_scan(file, _label(root, file, maps, others)) for file in images]
-        except DataError as error:  # two for an image: of no concern to who needs none
+        except DataError as error:  # two for an image: does not matter to those who need no labels
             reason = str(error)
     note = Scan(root / "derivatives", "derivatives", "derivatives", unfit=reason)
     return [*(_scan(file, None) for file in images), note]
 
 
 def classes_of(root: Path, labels: LabelMaps | None) -> dict[str, tuple[int, ...]]:
-    """Class name -> values, from the tables `…dseg.tsv`; none where there are none, or where they contradict.
+    """Return class name -> values from the tables `…dseg.tsv`; empty if there are none, or if they contradict.
 
     Raises:
-        DataError: a table has no columns `index` and `name`, or an index is no whole number.
+        DataError: a table has no columns `index` and `name`, or an index is not an integer.
     """
     if labels is None or labels.ending not in ("", _LABEL):
         return {}
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     tables = [*sorted(root.glob("*dseg.tsv")), *sorted(_derivatives(root, labels.pipeline, f"*{_LABEL}.tsv"))]
     for file in tables:
-        if not labels.mean({**labels.entities, **_split(file)[0]}):  # a table may be of all
+        if not labels.include({**labels.entities, **_split(file)[0]}):  # a table may describe all label maps
             continue
         for index, name in _rows(file):
-            if found.setdefault(index, name) != name:
+            if names.setdefault(index, name) != name:
                 return {}
     classes: dict[str, tuple[int, ...]] = {}
-    for index, name in sorted(found.items()):
+    for index, name in sorted(names.items()):
         if index != 0:
             classes[name] = (*classes.get(name, ()), index)
     return classes
@@ -126,20 +126,20 @@ def _subjects(root: Path) -> list[Path]:
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
         raise DataError(
-            f"{printable(root)}: is no BIDS data set: it has no folders such as sub-01; give the folder with "
-            f"dataset_description.json, or leave out `bids:`"
+            f"{printable(root)}: is not a BIDS data set: it has no folders such as sub-01; give the folder with "
+            f"dataset_description.json, or omit `bids:`"
         )
     return subjects
 
 
 def _images(subject: Path, datatype: str, readers: Readers) -> Iterator[Path]:
-    """The images of a subject, in and outside of sessions."""
+    """Yield the images of a subject, inside and outside sessions."""
     for pattern in (f"{datatype or '*'}/sub-*", f"ses-*/{datatype or '*'}/sub-*"):
         yield from sorted(file for file in subject.glob(pattern) if readers.can_read(file))
 
 
 def _split(file: Path) -> tuple[dict[str, str], str]:
-    """The entities of a name and its suffix."""
+    """Return the entities of a name and its suffix."""
     *pairs, suffix = stem(file.name).split("_")
     entities = (pair.partition("-") for pair in pairs)
     return {key: value for key, _, value in entities}, suffix
@@ -151,56 +151,56 @@ def _derivatives(root: Path, pipeline: str, pattern: str) -> Iterable[Path]:
         return folder.rglob(pattern)
     if not (folder / pipeline).is_dir():
         known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-        listed = printable(", ".join(known)) or "none"
+        existing = printable(", ".join(known)) or "none"
         hint = did_you_mean(pipeline, known)
-        raise DataError(f"{printable(folder)}: has no folder {printable(pipeline)!r}{hint} (there are: {listed})")
+        raise DataError(f"{printable(folder)}: has no folder {printable(pipeline)!r}{hint} (there are: {existing})")
     return (folder / pipeline).rglob(pattern)
 
 
 def _by_ending(root: Path, labels: LabelMaps, readers: Readers) -> dict[str, list[Path]]:
-    """The label maps in derivatives by how their names end: dseg, label-L_mask, label-SC_seg, seg-manual.
+    """Group the label maps in derivatives by the ending of their names: dseg, label-L_mask, label-SC_seg, seg-manual.
 
     Raises:
-        DataError: none ends as asked for.
+        DataError: none has the requested ending.
     """
-    found: dict[str, list[Path]] = defaultdict(list)
+    groups: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(_derivatives(root, labels.pipeline, "sub-*")):
         entities, suffix = _split(file)
-        if suffix != "probseg" and is_label_file(file.name) and readers.can_read(file) and labels.mean(entities):
+        if suffix != "probseg" and is_label_file(file.name) and readers.can_read(file) and labels.include(entities):
             own = [f"{key}-{entities[key]}" for key in ("label", "desc", "seg") if key in entities]
-            found[_LABEL if suffix == _LABEL else "_".join([*own, suffix])].append(file)
-    if labels.ending and labels.ending not in found:
-        known = ", ".join(f"{printable(name)} ({len(files)})" for name, files in sorted(found.items())) or "none"
-        hint = did_you_mean(labels.ending, found)
+            groups[_LABEL if suffix == _LABEL else "_".join([*own, suffix])].append(file)
+    if labels.ending and labels.ending not in groups:
+        known = ", ".join(f"{printable(name)} ({len(files)})" for name, files in sorted(groups.items())) or "none"
+        hint = did_you_mean(labels.ending, groups)
         ending = printable(labels.ending)
         raise DataError(f"{printable(root)}: has no label map named …_{ending}{hint} (there are: {known})")
-    return found
+    return groups
 
 
 def _by_source(files: Iterable[Path]) -> dict[frozenset[str], list[Path]]:
-    """Label maps by the entities that they share with their images."""
-    found: dict[frozenset[str], list[Path]] = defaultdict(list)
+    """Group label maps by the entities that they share with their images."""
+    groups: dict[frozenset[str], list[Path]] = defaultdict(list)
     for file in files:
-        found[_source(_split(file)[0])].append(file)
-    return found
+        groups[_source(_split(file)[0])].append(file)
+    return groups
 
 
 def _source(entities: dict[str, str]) -> frozenset[str]:
-    """The entities that a label map takes over from its image."""
+    """Return the entities that a label map inherits from its image."""
     return frozenset(f"{key}-{value}" for key, value in entities.items() if value and key not in _OWN)
 
 
 def _label(
     root: Path, file: Path, maps: Mapping[frozenset[str], list[Path]], others: Collection[frozenset[str]]
 ) -> Path | None:
-    """The label map of an image; `others` are the entities of images with other suffixes, which it may belong to."""
+    """Find the label map of an image; `others` are the entities of images with other suffixes that it may belong to."""
     entities, suffix = _split(file)
     source = _source(entities)
     fitting = []
     for label in maps.get(source, []):
         of_label = _split(label)[0]
         space, named = of_label.get("space", ""), [key for key, value in of_label.items() if not value]
-        if named and named != [suffix]:  # sub-1_T2w_label-SC_seg is of sub-1_T2w
+        if named and named != [suffix]:  # sub-1_T2w_label-SC_seg belongs to sub-1_T2w
             continue
         if (
             space == suffix
@@ -209,29 +209,29 @@ def _label(
         ):
             fitting.append(label)
     if len(fitting) > 1:
-        listed = " and ".join(printable(label) for label in fitting[:2])
+        first_two = " and ".join(printable(label) for label in fitting[:2])
         raise DataError(
-            f"{printable(file)}: has {len(fitting)} label maps, {listed}; "
-            f"{_choices(root, fitting)}, or take none by labels=none"
+            f"{printable(file)}: has {len(fitting)} label maps, {first_two}; "
+            f"{_choices(root, fitting)}, or use none with labels=none"
         )
     return fitting[0] if fitting else None
 
 
 def _choices(root: Path, labels: list[Path]) -> str:
-    """By which options one can choose."""
-    found = [_split(label)[0] for label in labels]
-    ways = [f"{key}=NAME" for key in ("desc", "seg") if len({entities.get(key) for entities in found}) > 1]
+    """Say which options choose one of the label maps."""
+    names = [_split(label)[0] for label in labels]
+    ways = [f"{key}=NAME" for key in ("desc", "seg") if len({entities.get(key) for entities in names}) > 1]
     if len({label.relative_to(root / "derivatives").parts[0] for label in labels}) > 1:
         ways.insert(0, "labels=FOLDER (below derivatives)")
     return f"choose by {' or '.join(ways)}" if ways else "remove all but one"
 
 
 def _may_fit(image: Path, label: Path) -> bool:
-    """Whether both have the same shape, by their headers, in whichever order of axes; so too where one cannot tell."""
+    """Whether both have the same shape in their headers, in any order of axes; true if that cannot be determined."""
     try:
         loaded: list[Any] = [nib.load(file) for file in (image, label)]
         shapes = [sorted(each.shape[:3]) for each in loaded]
-    except Exception:  # no format of nibabel's, or damaged: its reader says so
+    except Exception:  # not one of nibabel's formats, or damaged: the reader reports it
         return True
     return shapes[0] == shapes[1]
 
@@ -239,7 +239,7 @@ def _may_fit(image: Path, label: Path) -> bool:
 def _scan(file: Path, label: Path | None) -> Scan:
     entities, suffix = _split(file)
     name, patient = printable(stem(file.name)), f"sub-{printable(entities.get('sub', ''))}"
-    unfit = "" if file.is_file() else f"{printable(file)}: is a link to nothing; get its content (datalad get)"
+    unfit = "" if file.is_file() else f"{printable(file)}: is a broken link; get its content (datalad get)"
     return Scan(file, name, patient, printable(suffix), label, unfit)
 
 
@@ -249,7 +249,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str]]:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             for row in csv.DictReader(stream, delimiter="\t"):
                 if row.get("index") is None or row.get("name") is None:
-                    raise DataError(f"{printable(file)}: has no columns index and name, separated by tabs; mend it")
+                    raise DataError(f"{printable(file)}: has no columns index and name, separated by tabs; fix it")
                 yield int(row["index"]), printable(row["name"])
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise DataError(f"{printable(file)}: cannot be read as a table of classes ({error}); mend it") from None
+        raise DataError(f"{printable(file)}: cannot be read as a table of classes ({error}); fix it") from None

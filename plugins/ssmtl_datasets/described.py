@@ -24,7 +24,7 @@ _SPLIT = re.compile(r"(train(ing)?|val(id|idation)?|test(ing)?)(_?\d+)?", re.IGN
 
 
 def description(root: Path) -> Mapping[str, Any] | None:
-    """Read root/dataset.json; None where there is none, or where it is some other tool's.
+    """Read root/dataset.json; None if it is missing or belongs to another tool.
 
     Raises:
         DataError: it cannot be read as JSON.
@@ -33,57 +33,57 @@ def description(root: Path) -> Mapping[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        said = json.loads(file.read_text(encoding="utf-8-sig"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{printable(file)}: cannot be read as JSON ({error}); mend it, or move it away") from None
+        raise DataError(f"{printable(file)}: cannot be read as JSON ({error}); fix it, or move it away") from None
     except RecursionError:
         raise DataError(f"{printable(file)}: is nested too deeply to be read as JSON; move it away") from None
-    return said if isinstance(said, dict) and _is_ours(said) else None
+    return document if isinstance(document, dict) and _is_ours(document) else None
 
 
-def _is_ours(said: Mapping[str, Any]) -> bool:
-    lists = (_SPLIT.fullmatch(part) and _is_list(part, listed) for part, listed in said.items() if part != "test")
-    return "training" in said or "file_ending" in said or _is_table(said.get("dataset")) or any(lists)
+def _is_ours(document: Mapping[str, Any]) -> bool:
+    lists = (_SPLIT.fullmatch(part) and _is_list(part, value) for part, value in document.items() if part != "test")
+    return "training" in document or "file_ending" in document or _is_table(document.get("dataset")) or any(lists)
 
 
-def classes_of(root: Path, said: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Class name -> its value, background left out; Decathlon writes value: name, nnU-Net name: value.
+def classes_of(root: Path, document: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return class name -> its value, without background; Decathlon writes value: name, nnU-Net name: value.
 
-    nnU-Net's `ignore` is no class: its value is for --ignore-value.
+    nnU-Net's `ignore` is not a class: its value is for --ignore-value.
 
     Raises:
-        DataError: the labels are not of these forms, or overlap (nnU-Net's regions).
+        DataError: the labels do not have these forms, or overlap (nnU-Net's regions).
     """
-    file, labels = printable(root / FILE), said.get("labels", {})
+    file, labels = printable(root / FILE), document.get("labels", {})
     if not isinstance(labels, dict):
         raise DataError(f"{file}: its `labels` are {labels!r}; expected a table such as {{'1': 'liver'}}")
     if any(isinstance(value, list) for value in labels.values()):
         raise DataError(f"{file}: its labels are regions that overlap; name the classes by --classes name=value,…")
-    found = {}
+    classes = {}
     for key, value in labels.items():
         name, number = (key, value) if isinstance(value, int) else (value, key)
         try:
-            found[str(name)] = (int(number),)
+            classes[str(name)] = (int(number),)
         except (TypeError, ValueError):
             shown = printable(f"{key!r:.100}: {value!r:.100}")
-            raise DataError(f"{file}: label {shown} has no whole number; mend it") from None
-    return {name: values for name, values in found.items() if values != (0,) and name != "ignore"}
+            raise DataError(f"{file}: label {shown} has no integer value; fix it") from None
+    return {name: values for name, values in classes.items() if values != (0,) and name != "ignore"}
 
 
-def list_described(root: Path, said: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
-    """List the scans, labelled ones first; what is listed or expected and cannot be used is named as unfit.
+def list_described(root: Path, document: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
+    """List the scans, labelled ones first; entries that cannot be used are listed as unfit.
 
     Raises:
-        DataError: dataset.json does not say what it should, or no scan is there.
+        DataError: dataset.json is malformed, or none of its scans can be used.
     """
-    raw = "file_ending" in said and "training" not in said  # nnU-Net v2 lists no scans, it finds them by their names
-    scans = _lists(root, said, channel, readers)
-    if _is_table(said.get("dataset")):
-        scans += _table(root, said, channel, readers)
+    raw = "file_ending" in document and "training" not in document  # nnU-Net v2 finds scans by name
+    scans = _lists(root, document, channel, readers)
+    if _is_table(document.get("dataset")):
+        scans += _table(root, document, channel, readers)
     elif raw:
-        scans += _of_part(root, said, "Tr", channel, readers)
+        scans += _of_part(root, document, "Tr", channel, readers)
     if raw:
-        scans += _of_part(root, said, "Ts", channel, readers)
+        scans += _of_part(root, document, "Ts", channel, readers)
     scans = _each_once(scans)
     if not any(not scan.unfit for scan in scans):
         first = f": {scans[0].unfit}" if scans else ""
@@ -91,72 +91,72 @@ def list_described(root: Path, said: Mapping[str, Any], channel: int, readers: R
     return scans
 
 
-def _is_table(given: Any) -> bool:
+def _is_table(value: Any) -> bool:
     """Whether this is nnU-Net's table of cases, {case: {"images": […], "label": …}}."""
-    return isinstance(given, dict) and any(isinstance(item, dict) and "images" in item for item in given.values())
+    return isinstance(value, dict) and any(isinstance(item, dict) and "images" in item for item in value.values())
 
 
-def _is_list(part: str, given: Any) -> bool:
-    """Whether this is a list of scans: the Decathlon's `training` or `test`, or one like those, as MONAI has them."""
-    items = given if isinstance(given, list) else []
+def _is_list(part: str, value: Any) -> bool:
+    """Whether this is a list of scans: the Decathlon's `training` or `test`, or a similar one, as in MONAI."""
+    items = value if isinstance(value, list) else []
     return part == "training" or any(isinstance(item, dict) and "image" in item for item in items)
 
 
-def _table(root: Path, said: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
+def _table(root: Path, document: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
     files = _Files(root, channel, readers)
-    modality = _modality(said, channel)
+    modality = _modality(document, channel)
     scans = []
-    for case, item in said["dataset"].items():
+    for case, item in document["dataset"].items():
         images = item.get("images") if isinstance(item, dict) else None
         scan = files.scan({"image": images, "label": item.get("label")} if images else item, "dataset")
         scans.append(replace(scan, name=printable(case), patient=printable(case), modality=modality))
     return scans
 
 
-def _modality(said: Mapping[str, Any], channel: int) -> str:
-    known = said.get("channel_names") or said.get("modality")
+def _modality(document: Mapping[str, Any], channel: int) -> str:
+    known = document.get("channel_names") or document.get("modality")
     return printable(str(known.get(str(channel), next(iter(known.values()), "")))) if isinstance(known, dict) else ""
 
 
-def _lists(root: Path, said: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
-    """The scans of all lists: `training` first, `test` last."""
-    files, modality = _Files(root, channel, readers), _modality(said, channel)
-    parts = sorted(said, key=lambda part: (part != "training", part == "test"))
-    listed = [(item, part) for part in parts for item in _items(root, said, part, readers)]
-    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in listed])
-    return _told_apart(scans, root)
+def _lists(root: Path, document: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
+    """Return the scans of all lists: `training` first, `test` last."""
+    files, modality = _Files(root, channel, readers), _modality(document, channel)
+    parts = sorted(document, key=lambda part: (part != "training", part == "test"))
+    entries = [(item, part) for part in parts for item in _items(root, document, part, readers)]
+    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in entries])
+    return _with_distinct_names(scans, root)
 
 
 def _each_once(scans: Sequence[Scan]) -> list[Scan]:
-    """Leave out what is listed twice; of two, the labelled one stays."""
-    found: dict[Path | int, Scan] = {}
+    """Drop duplicates, keeping the labelled one of two."""
+    kept: dict[Path | int, Scan] = {}
     for scan in scans:
-        key = len(found) if scan.unfit else scan.path
-        if key not in found or (scan.label and not found[key].label):
-            found[key] = scan
-    return list(found.values())
+        key = len(kept) if scan.unfit else scan.path
+        if key not in kept or (scan.label and not kept[key].label):
+            kept[key] = scan
+    return list(kept.values())
 
 
-def _items(root: Path, said: Mapping[str, Any], part: str, readers: Readers) -> list[Any]:
-    """What a key of dataset.json lists, as far as these are scans."""
-    listed = said[part]
-    if part == "training" or (part == "test" and "training" in said):
-        if not isinstance(listed, list):
-            raise DataError(f"{printable(root / FILE)}: its `{part}` is no list; expected [{{'image': …, 'label': …}}]")
-        return listed
-    if _is_list(part, listed):
-        return list(listed)
-    if isinstance(listed, list) and _SPLIT.fullmatch(part):
+def _items(root: Path, document: Mapping[str, Any], part: str, readers: Readers) -> list[Any]:
+    """Return the scans that a key of dataset.json lists, if any."""
+    items = document[part]
+    if part == "training" or (part == "test" and "training" in document):
+        if not isinstance(items, list):
+            raise DataError(
+                f"{printable(root / FILE)}: its `{part}` is not a list; expected [{{'image': …, 'label': …}}]"
+            )
+        return items
+    if _is_list(part, items):
+        return list(items)
+    if isinstance(items, list) and _SPLIT.fullmatch(part):
         return [
-            item
-            for item in listed
-            if isinstance(item, dict) or (isinstance(item, str) and readers.can_read(Path(item)))
+            item for item in items if isinstance(item, dict) or (isinstance(item, str) and readers.can_read(Path(item)))
         ]
     return []
 
 
-def _told_apart(scans: list[Scan], root: Path) -> list[Scan]:
-    """Name scans by their paths where the names of their files are the same."""
+def _with_distinct_names(scans: list[Scan], root: Path) -> list[Scan]:
+    """Name scans by their paths if their files have the same name."""
     count = Counter(scan.name for scan in scans)
 
     def name(scan: Scan) -> str:
@@ -169,20 +169,20 @@ def _told_apart(scans: list[Scan], root: Path) -> list[Scan]:
 
 @dataclass(frozen=True)
 class _Files:
-    """Finds the files that a dataset.json names, in its own folder only: it may come from anywhere."""
+    """Finds the files that a dataset.json names, in its own folder only: its author may be anybody."""
 
     root: Path
     channel: int
     readers: Readers
 
     def scan(self, item: Any, part: str) -> Scan:
-        """The scan that an item {"image": …, "label": …} or a path stands for.
+        """Return the scan that an item {"image": …, "label": …} or a path stands for.
 
         Raises:
-            DataError: it is of another form, and in a list that has no other meaning.
+            DataError: it has another form, in a list that can only hold scans.
         """
         image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (item, None)
-        if isinstance(image, list) and self.channel < len(image):  # the channels of a case, a file each
+        if isinstance(image, list) and self.channel < len(image):  # one file per channel of a case
             image = image[self.channel]
         label = label[0] if isinstance(label, list) and len(label) == 1 else label
         if not (isinstance(image, str) and image and isinstance(label, str | None)):
@@ -200,24 +200,24 @@ class _Files:
         return Scan(self._file(image), name, name, label=self.root / label if label else None)
 
     def _file(self, text: str) -> Path:
-        """The file of this name, or where there is none that of the channel: nnU-Net v1 lists CASE for CASE_0000."""
+        """Return the file of this name or, if missing, that of the channel: nnU-Net v1 lists CASE for CASE_0000."""
         path = self.root / text
         base = stem(path.name)
         channel = path.with_name(f"{base}_{self.channel:04d}{path.name[len(base) :]}") if path.name else path
         return channel if not path.exists() and channel.is_file() else path
 
     def _unfit(self, text: str) -> str:
-        """Why a file cannot be used, if so."""
+        """Say why a file cannot be used; "" if it can."""
         shown = printable(text if len(text) <= 200 else f"{text[:200]}…")
         if not _is_below(Path(os.path.normpath(self.root / text)), self.root):
             return self._outside(shown)
         try:
             path = self._file(text)
             if not (path.is_file() or (path.is_dir() and self.readers.can_read(path))):
-                return f"{printable(self.root)}/{shown}: is listed in {printable(self.root / FILE)} and is not there"
+                return f"{printable(self.root)}/{shown}: is listed in {printable(self.root / FILE)} but does not exist"
         except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) else error
-            return f"{printable(self.root / FILE)}: {shown!r} is no path ({said})"
+            reason = error.strerror if isinstance(error, OSError) else error
+            return f"{printable(self.root / FILE)}: {shown!r} is not a valid path ({reason})"
         return "" if _is_below(real(path), real(self.root)) else self._outside(shown)
 
     def _outside(self, shown: str) -> str:
@@ -228,27 +228,27 @@ class _Files:
 
 
 def _is_below(path: Path, root: Path) -> bool:
-    """Whether `path` is in `root`, by their names."""
+    """Whether `path` is below `root`, by name."""
     return path.absolute().is_relative_to(root.absolute()) or path.is_relative_to(real(root))
 
 
-def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, readers: Readers) -> Iterator[Scan]:
-    """The cases in imagesTr or imagesTs, CASE_0000 and so on, with their labels."""
-    ending, channels = said.get("file_ending"), said.get("channel_names", {})
+def _of_part(root: Path, document: Mapping[str, Any], part: str, channel: int, readers: Readers) -> Iterator[Scan]:
+    """Yield the cases in imagesTr or imagesTs, CASE_0000 and so on, with their labels."""
+    ending, channels = document.get("file_ending"), document.get("channel_names", {})
     if not isinstance(ending, str) or not isinstance(channels, dict):
-        raise DataError(f"{printable(root / FILE)}: expected file_ending, a text, and channel_names, a table")
+        raise DataError(f"{printable(root / FILE)}: expected `file_ending` as text and `channel_names` as a table")
     if channels and str(channel) not in channels:
         known = printable(", ".join(f"{number} {name}" for number, name in channels.items()))
         raise DataError(f"{printable(root / FILE)}: has no channel {channel} (known: {known})")
     if not readers.can_read(root / f"case{ending}"):
         raise DataError(
-            f"{printable(root / FILE)}: its files end in {printable(ending)!r}, which no reader is meant for"
+            f"{printable(root / FILE)}: its files end in {printable(ending)!r}, and there is no reader for these"
         )
     if not (root / f"images{part}").is_dir():
         return
-    suffix, modality = f"_{channel:04d}{ending}", _modality(said, channel)
-    labels = {p.name.removesuffix(ending): p for p in _there(root / f"labels{part}", readers)}
-    for image in _there(root / f"images{part}", readers):
+    suffix, modality = f"_{channel:04d}{ending}", _modality(document, channel)
+    labels = {p.name.removesuffix(ending): p for p in _files_in(root / f"labels{part}", readers)}
+    for image in _files_in(root / f"images{part}", readers):
         if image.name.endswith(suffix):
             case = image.name.removesuffix(suffix)
             yield Scan(image, printable(case), printable(case), modality, labels.pop(case, None))
@@ -257,5 +257,5 @@ def _of_part(root: Path, said: Mapping[str, Any], part: str, channel: int, reade
         yield Scan(label, printable(case), printable(case), unfit=reason)
 
 
-def _there(folder: Path, readers: Readers) -> list[Path]:
+def _files_in(folder: Path, readers: Readers) -> list[Path]:
     return list(walk(folder, readers)) if folder.is_dir() else []

@@ -26,9 +26,9 @@ _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECA
 
 
 def list_scans(root: Path, readers: Readers, channel: int = 0) -> list[Scan]:
-    """All that readers are meant for below `root`, and `root` itself; label maps beside images are paired with them.
+    """List all readable scans below `root`, and `root` itself; label maps beside images are paired with them.
 
-    Of cases in several channels, CASE_0000 and so on beside label maps CASE, those of `channel`.
+    If cases have several channels (CASE_0000, … beside label maps CASE), only `channel` is used.
     """
     if root.is_file():
         return [replace(_scan(Found(root, root), root.parent), named=True)]
@@ -44,7 +44,7 @@ def list_scans(root: Path, readers: Readers, channel: int = 0) -> list[Scan]:
 
 
 def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:
-    """The folder of images in `root`, if it is arranged so, and those that may hold their label maps."""
+    """Return the folder of images in `root`, if there is one, and those that may hold their label maps."""
     below = _subfolders(root)
     holds = {folder: label_folder(folder.name) for folder in below}
     labels = [f for f in below if holds[f] == "labels"] or [f for f in below if holds[f] == "perhaps"]
@@ -55,7 +55,7 @@ def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:
     like = [folder for folder in below if is_image_folder(folder.name)]
     if len(like) == len(labels) == 1:
         inside = {*like, *labels}
-        if not any(inside.isdisjoint(one.holder.parents) and one.holder not in inside for one in find(root, readers)):
+        if not any(inside.isdisjoint(s.holder.parents) and s.holder not in inside for s in find(root, readers)):
             return like[0], labels
     return None, []
 
@@ -68,19 +68,19 @@ def _subfolders(root: Path) -> list[Path]:
 
 
 def _below(images: Path, folders: list[Path], readers: Readers, channel: int) -> list[Scan]:
-    """The scans in a folder of images, with label maps from the one folder beside it that has them."""
+    """Return the scans in a folder of images, with label maps from the one folder beside it that has them."""
     if readers.can_read(images):
         inside = f"{printable(images)}/CASE/"
         raise DataError(f"{printable(images)}: holds slices; put those of each scan into a folder of its own, {inside}")
-    scans = once([_scan(one, images) for one in find(images, readers)])
+    scans = once([_scan(found, images) for found in find(images, readers)])
     if not scans:
         return []
     if len(folders) > 1:
-        listed = " and ".join(f"{printable(folder.name)}/" for folder in folders)
-        reason = f"{listed} may hold the label maps; rename the one that is meant to labels/"
+        candidates = " and ".join(f"{printable(folder.name)}/" for folder in folders)
+        reason = f"{candidates} may hold the label maps; rename the right one to labels/"
         scans.append(Scan(images.parent, "labels", "labels", unfit=f"{printable(images.parent)}: {reason}"))
     elif folders:
-        labels = once([_scan(one, folders[0]) for one in find(folders[0], readers)])
+        labels = once([_scan(found, folders[0]) for found in find(folders[0], readers)])
         pairs = paired(scans, labels, images, channel)
         if any(scan.label for scan in pairs) or label_folder(folders[0].name) == "labels":
             scans = pairs
@@ -92,7 +92,7 @@ def _below(images: Path, folders: list[Path], readers: Readers, channel: int) ->
 
 
 def _without_label_maps(scans: list[Scan]) -> list[Scan]:
-    """Mark label maps among images, by their names, where they have no label map themselves and others are images."""
+    """Mark label maps among images by their names, if they have no label map themselves and others are images."""
     named = [not scan.unfit and scan.label is None and is_label_file(scan.path.name) for scan in scans]
     if all(label or scan.unfit for label, scan in zip(named, scans, strict=True)):
         return scans
@@ -101,36 +101,36 @@ def _without_label_maps(scans: list[Scan]) -> list[Scan]:
 
 def _label_map(scan: Scan, folder: str = "") -> Scan:
     where = f" (in {printable(folder)}/)" if folder else ""
-    reason = f"a label map by its name{where}, not a scan; give it alone if it is one"
+    reason = f"a label map by its name{where}, not a scan; give it by itself if it is a scan"
     return replace(scan, unfit=f"{printable(scan.path)}: {reason}")
 
 
 def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan]:
-    """What else lies beside a folder of images without label maps."""
+    """Yield what else lies beside a folder of images without label maps."""
     for folder in _subfolders(images.parent):
         if folder in (images, *labels) or (folder / PREDICTION).is_file():
             continue
         if readers.can_read(folder) or next(find(folder, readers), None):
-            reason = f"is not looked at, because of {printable(images.name)}/ beside it; label maps belong into labels/"
+            reason = f"is ignored because of {printable(images.name)}/ beside it; put label maps into labels/"
             yield Scan(folder, folder.name, folder.name, unfit=f"{printable(folder)}: {reason}")
 
 
 def _everything(root: Path, readers: Readers) -> list[Scan]:
-    own = [_scan(one, root.parent) for one in parts_of(root, readers)] if readers.can_read(root) else []
+    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if readers.can_read(root) else []
     return own + once(_unless_labels(root, list(find(root, readers))))
 
 
-def _unless_labels(root: Path, found: list[Found]) -> list[Scan]:
-    """Mark what is a label map by its name or folder, or a prediction."""
+def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:
+    """Mark label maps, by name or folder, and predictions."""
     doubtful: dict[Path, list[int]] = defaultdict(list)
     scans = []
-    for i, one in enumerate(found):
-        scan = _scan(one, root)
-        folder, sure = _label_folder(one, root)
-        if not scan.unfit and (sure or is_label_file(one.holder.name)):
+    for i, found in enumerate(candidates):
+        scan = _scan(found, root)
+        folder, sure = _label_folder(found, root)
+        if not scan.unfit and (sure or is_label_file(found.holder.name)):
             scan = _label_map(scan, folder.name if folder else "")
-        elif not scan.unfit and one.holder.parent != root and (one.holder.parent / PREDICTION).is_file():
-            reason = f"lies beside a {PREDICTION}: a prediction, not a scan; give that folder if these are scans"
+        elif not scan.unfit and found.holder.parent != root and (found.holder.parent / PREDICTION).is_file():
+            reason = f"lies beside a {PREDICTION}: a prediction, not a scan; give that folder itself if these are scans"
             scan = replace(scan, unfit=f"{printable(scan.path)}: {reason}")
         elif folder:
             doubtful[folder].append(i)
@@ -138,21 +138,21 @@ def _unless_labels(root: Path, found: list[Found]) -> list[Scan]:
     return _settled(scans, doubtful)
 
 
-def _label_folder(one: Found, root: Path) -> tuple[Path | None, bool]:
-    """The folder, of those between `root` and a scan, whose name says label maps, and whether it surely does."""
-    is_folder = one.holder.is_dir()
-    between = [one.holder, *one.holder.parents] if is_folder else list(one.holder.parents)
+def _label_folder(found: Found, root: Path) -> tuple[Path | None, bool]:
+    """Return the folder between `root` and a scan whose name stands for label maps, and whether that is certain."""
+    is_folder = found.holder.is_dir()
+    between = [found.holder, *found.holder.parents] if is_folder else list(found.holder.parents)
     perhaps = None
     for folder in between[: between.index(root)]:
         holds = label_folder(folder.name)
-        if holds == "labels" and not (is_folder and folder.name.lower() == "instances"):  # a word of DICOM's, too
+        if holds == "labels" and not (is_folder and folder.name.lower() == "instances"):  # DICOM's word too
             return folder, True
         perhaps = folder if holds else perhaps
     return perhaps, False
 
 
 def _settled(scans: list[Scan], doubtful: dict[Path, list[int]]) -> list[Scan]:
-    """A folder that may hold label maps by its name does so where scans outside have the names of those inside."""
+    """Decide about folders that may hold label maps: they do if scans outside have the same names as those inside."""
     inside = {i for members in doubtful.values() for i in members}
     outside = {scan.path.name for i, scan in enumerate(scans) if i not in inside and not scan.unfit}
     outside = {stem(name) for name in outside if tells_case(name)}
@@ -164,40 +164,40 @@ def _settled(scans: list[Scan], doubtful: dict[Path, list[int]]) -> list[Scan]:
 
 
 def list_mmwhs(root: Path, modality: str, test: bool, readers: Readers) -> list[Scan]:
-    """The training images of one modality below `root`, by number, and with `test` the unlabelled test ones too."""
+    """List the training images of one modality below `root`, by number; with `test` the unlabelled test images too."""
     _check(root)
-    found = []
+    scans = []
     for file in walk(root, readers):
         match = _MMWHS.fullmatch(file.name)
         if match and match[1].lower() == modality and (test or match[2].lower() == "train"):
             label = file.with_name(re.sub("_image", "_label", file.name, flags=re.IGNORECASE))
-            found.append(Scan(file, f"{modality}_{match[3]}", f"{modality}_{match[3]}", modality, _there(label)))
-    if not found:
+            scans.append(Scan(file, f"{modality}_{match[3]}", f"{modality}_{match[3]}", modality, _if_file(label)))
+    if not scans:
         raise DataError(
             f"{printable(root)}: no MM-WHS scan of modality {modality!r} found; expected names such as "
             f"{modality}_train_1001_image.nii.gz"
         )
-    return once(sorted(found, key=lambda scan: scan.name))
+    return once(sorted(scans, key=lambda scan: scan.name))
 
 
 def unless_acquired(scan: Scan, axis: str) -> Scan:
-    """Mark a NIfTI scan as unfit whose header says that it was acquired along another anatomical axis.
+    """Mark a NIfTI scan as unfit if its header says that it was acquired along another anatomical axis.
 
-    What cannot be read is left to the reader, which says what is wrong.
+    A file that cannot be read is left to its reader, which reports what is wrong.
     """
     try:
         image: Any = nib.load(scan.path)
         zooms = tuple(float(z) for z in image.header.get_zooms()[:3])
-        found = acquired_axis(image.affine, stepped_axis(zooms, image.header.get_dim_info()[2]))
+        acquired = acquired_axis(image.affine, stepped_axis(zooms, image.header.get_dim_info()[2]))
     except (DataError, nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error):
         return scan
-    if found == axis:
+    if acquired == axis:
         return scan
-    return replace(scan, unfit=f"{printable(scan.path)}: was acquired along the {found} axis, {axis} is wanted")
+    return replace(scan, unfit=f"{printable(scan.path)}: was acquired along the {acquired} axis, not the {axis} one")
 
 
 def walk(folder: Path, readers: Readers) -> Iterator[Path]:
-    """Every file or folder below `folder` that a reader is meant for, in the order of names."""
+    """Yield every readable file or folder below `folder`, in the order of names."""
     yield from dict.fromkeys(found.holder for found in find(folder, readers))
 
 
@@ -209,7 +209,7 @@ def _check(root: Path) -> None:
 
 
 def _scan(found: Found, root: Path) -> Scan:
-    """Name a scan by its path below `root`, and in a folder of several by its own name; their patient is the folder."""
+    """Name a scan by its path below `root` and, if a folder holds several, its own name; the folder is the patient."""
     holder = found.holder if found.holder.name not in ("", "..") else real(found.holder)
     relative = holder.relative_to(root) if found.holder == holder else Path(holder.name)
     if not found.holder.is_dir():
@@ -217,5 +217,5 @@ def _scan(found: Found, root: Path) -> Scan:
     return Scan(found.path, printable(relative / found.part), printable(relative), unfit=found.unfit)
 
 
-def _there(label: Path) -> Path | None:
+def _if_file(label: Path) -> Path | None:
     return label if label.is_file() else None

@@ -34,7 +34,7 @@ def list_manifest(file: Path) -> list[Scan]:
             raise DataError(f"{where}: the image {printable(scan.path)} is listed twice; list it once")
         scans[key] = scan
     if not scans:
-        raise DataError(f"{printable(file)}: lists no scan; a line or a [[scan]] table for each is expected")
+        raise DataError(f"{printable(file)}: lists no scan; expected a line or a [[scan]] table for each")
     names = [scan.name for scan in scans.values()]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -43,30 +43,30 @@ def list_manifest(file: Path) -> list[Scan]:
 
 
 def classes_of(file: Path) -> dict[str, tuple[int, ...]]:
-    """The table [classes] of a TOML manifest: name = value, or a list of values, the first the one to write."""
+    """Return the table [classes] of a TOML manifest: name = value, or a list of values, the first being written."""
     if file.suffix.lower() != ".toml":
         return {}
-    given = _toml(file).get("classes", {})
-    found = {}
-    for name, value in given.items() if isinstance(given, dict) else [("classes", given)]:
+    table = _toml(file).get("classes", {})
+    classes = {}
+    for name, value in table.items() if isinstance(table, dict) else [("classes", table)]:
         values = value if isinstance(value, list) else [value]
         if not values or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
             raise DataError(
-                f"{printable(file)}: class {name!r} is {value!r}; expected a whole number or a list of them"
+                f"{printable(file)}: class {name!r} is {value!r}; expected an integer or a list of integers"
             )
-        found[name] = tuple(values)
-    return found
+        classes[name] = tuple(values)
+    return classes
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row and where it is."""
+    """Yield each row with its place in the file."""
     name = printable(file)
     if not file.is_file():
         raise DataError(f"{name}: no such file; check its path")
     if file.suffix.lower() == ".toml":
         tables = _toml(file).get("scan", [])
         if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
-            raise DataError(f"{name}: expected a table [[scan]] for each scan")
+            raise DataError(f"{name}: expected one [[scan]] table per scan")
         for number, table in enumerate(tables, start=1):
             where = f"{name}, scan {number}"
             _check_columns(where, list(table))
@@ -90,7 +90,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # ValueError: no TOML, not UTF-8, a number of over 4300 digits
+    except (OSError, ValueError) as error:  # ValueError: not TOML, not UTF-8, a number of over 4300 digits
         raise DataError(f"{printable(file)}: cannot be read as TOML ({error})") from None
     except RecursionError:
         raise DataError(f"{printable(file)}: is nested too deeply to be read as TOML") from None
@@ -103,7 +103,7 @@ def _check_columns(where: str, columns: list[str]) -> None:
     for column in columns:
         if column not in COLUMNS:
             hint = did_you_mean(column, COLUMNS)
-            raise DataError(f"{where}: no column {column!r} is known{hint} (known: {', '.join(COLUMNS)})")
+            raise DataError(f"{where}: unknown column {column!r}{hint} (known: {', '.join(COLUMNS)})")
 
 
 def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
@@ -111,7 +111,7 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
     for column in ("image", "label", "patient", "modality"):
         value = row.get(column, "")
         if not isinstance(value, str | int):
-            raise DataError(f"{where}: {column} is {value!r}; expected a text")
+            raise DataError(f"{where}: {column} is {value!r}; expected text")
         texts[column] = str(value)
     if not texts["image"]:
         raise DataError(f"{where}: names no image; give its path")
@@ -127,15 +127,15 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
 
 
 def _path(file: Path, what: str, text: str) -> Path:
-    """The path that a text names, from the folder of the manifest."""
+    """Return the path that `text` names, relative to the folder of the manifest."""
     try:
         path = file.parent / Path(text).expanduser()
-        there = path.exists()
+        exists = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, no such user
-        said = (error.strerror if isinstance(error, OSError) else None) or error
-        raise DataError(f"{what} {printable(text[:200])!r} is no path ({said})") from None
-    if not there:
-        raise DataError(f"{what} {printable(path)} is not there; paths are relative to the manifest")
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise DataError(f"{what} {printable(text[:200])!r} is not a valid path ({reason})") from None
+    if not exists:
+        raise DataError(f"{what} {printable(path)} does not exist; paths are relative to the manifest")
     return path
 
 
@@ -150,14 +150,14 @@ def _name(file: Path, image: Path) -> str:
     return printable(Path(*[part for part in shown.with_name(stem(shown.name)).parts if part not in ("..", ".")]))
 
 
-def _slices(where: str, given: Any) -> tuple[int, ...] | None:
-    """Read `3 5 7-9` or a list of whole numbers; None where nothing is said."""
-    if given in ("", None):
+def _slices(where: str, value: Any) -> tuple[int, ...] | None:
+    """Read `3 5 7-9` or a list of integers; None if empty."""
+    if value in ("", None):
         return None
-    if isinstance(given, list) and given and all(isinstance(i, int) and i >= 0 for i in given):
-        return tuple(sorted(set(given)))
-    matches = [_SLICES.fullmatch(part) for part in given.split()] if isinstance(given, str) else [None]
+    if isinstance(value, list) and value and all(isinstance(i, int) and i >= 0 for i in value):
+        return tuple(sorted(set(value)))
+    matches = [_SLICES.fullmatch(part) for part in value.split()] if isinstance(value, str) else [None]
     ranges = [(int(m[1]), int(m[2] or m[1])) for m in matches if m]
     if len(ranges) < len(matches) or any(first > last or last > 99999 for first, last in ranges):
-        raise DataError(f"{where}: slices are {given!r}; expected numbers from 0 and ranges, such as 3 5 7-9")
+        raise DataError(f"{where}: slices are {value!r}; expected numbers from 0 and ranges, such as 3 5 7-9")
     return tuple(sorted({i for first, last in ranges for i in range(first, last + 1)}))

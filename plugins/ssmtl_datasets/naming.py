@@ -1,4 +1,4 @@
-"""Which names mean a label map, as in public data sets, and which words of a name tell the case."""
+"""Which names stand for a label map, as in public data sets, and which words of a name identify the case."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _LABEL = _set(
     "segmentations mask masks msk msks groundtruth annotation annotations annot parcellation parcellations aparc "
     "aparcaseg wmparc ribbon asegedit lesionsmooth"
 )
-"""Words of a file name, anywhere in it; the number behind them does not count."""
+"""Words anywhere in a file name; a number after them is ignored."""
 _LAST = _set("roi rois contour contours manual reader rater annotator consensus truth")
-"""Words that say so as the last one only: an ROI may be a place, a reader's name anything."""
+"""Words that count only as the last one: elsewhere an ROI may be a place, and a reader anything."""
 _ALONE = _set("wmh empty")
 _COMPOUND = re.compile(r"(?!un|no)[a-z0-9]+(masks?|segmentations?|groundtruth|parcellations?|labelmaps?)|labelsfor\w+")
 _IMAGE = re.compile(
     r"images?|imgs?|imaging|scans?|vol|volumes?|cta?|cbct|mr[ia]?|pet|t|t[12]\w{1,3}|flair|dwi|adc|bold"
 )
 _NEGATION = _set("no non not un with without")
-_FREESURFER = _set("wm filled ctrl_pts")  # beside aseg.mgz and the like, whose names say so themselves
+_FREESURFER = _set("wm filled ctrl_pts")  # besides aseg.mgz and the like, which the words above recognise
 _BIDS_OWN = re.compile(r"_(ses|acq|task|rec|run|dir|ce)-[^_]*")  # entities whose values are the site's own words
 
 _FOLDER = _LABEL | _set("gt gts ground truth instances")
@@ -46,12 +46,12 @@ _IMAGE_FOLDERS = _set("image images img imgs volume volumes scan scans data data
 
 
 def stem(name: str) -> str:
-    """The name of a file without its suffix, `.nii.gz` and the like as a whole."""
+    """Return the name of a file without its suffix (`.nii.gz` and the like as a whole)."""
     return _SUFFIX.sub("", name) or name
 
 
 def words(name: str) -> list[str]:
-    """The words of a name in lower case, each without a number at its end; numbers alone are "".
+    """Return the words of a name in lower case, each without a number at its end; numbers alone become "".
 
     >>> words("p7_T1w-label0001")
     ['p', 't1w', 'label']
@@ -64,19 +64,19 @@ def is_label_file(name: str) -> bool:
     base = stem(name)
     if base.lower().startswith("sub-"):
         base = _BIDS_OWN.sub("", f"_{base.partition('_')[2]}")
-    said = [word for word in words(base) if word]
-    if {"vsd", "ot"} <= set(said) or (name.lower().endswith(".mgz") and base.lower() in _FREESURFER):
+    tokens = [word for word in words(base) if word]
+    if {"vsd", "ot"} <= set(tokens) or (name.lower().endswith(".mgz") and base.lower() in _FREESURFER):
         return True
-    if not said:
+    if not tokens:
         return False
-    alone = len(said) == 1 and said[0] in _ALONE
-    return alone or said[-1] in _LAST or any(_says_so(said, i) for i in range(len(said)))
+    alone = len(tokens) == 1 and tokens[0] in _ALONE
+    return alone or tokens[-1] in _LAST or any(_marks_label(tokens, i) for i in range(len(tokens)))
 
 
-def _says_so(said: Sequence[str], i: int) -> bool:
-    """Whether word `i` of a name makes it that of a label map."""
-    word, before, after = said[i], said[i - 1] if i else "", said[i + 1 :]
-    if word == "gt":  # or somebody's initials, of whom this is the CT
+def _marks_label(tokens: Sequence[str], i: int) -> bool:
+    """Whether word `i` of a name marks it as that of a label map."""
+    word, before, after = tokens[i], tokens[i - 1] if i else "", tokens[i + 1 :]
+    if word == "gt":  # or a patient's initials, as in GT_001_T1
         return not any(_IMAGE.fullmatch(other) for other in after)
     if word == "ground":
         return after[:1] == ["truth"]
@@ -91,22 +91,24 @@ Holds = Literal["labels", "perhaps", ""]
 def label_folder(name: str) -> Holds:
     """What a folder holds by its name: `labelsTr`, `masks`, `Ground`, `ct_labels` hold label maps.
 
-    `perhaps` is what may as well name a data set: `Lung_Segmentation`, `seg-lungs-LUNA16`, `ROI`.
+    `perhaps` is returned for names that may as well be those of a data set: `Lung_Segmentation`, `seg-lungs-LUNA16`,
+    `ROI`.
     """
     low = name.lower()
-    said = [word for word in words(_CAMEL.sub(" ", name)) if word and word not in _PARTS]
-    if low.startswith("labels") or _JOINED.fullmatch(low) or (said and set(said) <= _FOLDER):
+    tokens = [word for word in words(_CAMEL.sub(" ", name)) if word and word not in _PARTS]
+    if low.startswith("labels") or _JOINED.fullmatch(low) or (tokens and set(tokens) <= _FOLDER):
         return "labels"
-    if not said or {*said[:-1]} & (_NEGATION | _IMAGE_FOLDERS) or ("and" in said and any(map(_IMAGE.fullmatch, said))):
+    of_both = "and" in tokens and any(map(_IMAGE.fullmatch, tokens))
+    if not tokens or {*tokens[:-1]} & (_NEGATION | _IMAGE_FOLDERS) or of_both:
         return ""
-    last = said[-1]
+    last = tokens[-1]
     if last not in _DOUBTFUL and (last in _LABEL | {"gt", "gts"} or _COMPOUND.fullmatch(last)):
         return "labels"
-    return "perhaps" if {said[0], last} & (_FOLDER | _DOUBTFUL) else ""
+    return "perhaps" if {tokens[0], last} & (_FOLDER | _DOUBTFUL) else ""
 
 
 def tells_case(name: str) -> bool:
-    """Whether a file name tells a case apart from those of other data sets: not `ct`, not `12`, but `liver_12`."""
+    """Whether a file name identifies a case across data sets, as `liver_12` does, but not `ct` or `12`."""
     return any(word and not _IMAGE.fullmatch(word) for word in words(stem(name))) or len(stem(name)) > 20
 
 
@@ -116,15 +118,15 @@ def is_image_folder(name: str) -> bool:
 
 
 def case_key(name: str) -> tuple[str, ...]:
-    """The words that tell which case a scan or label map is of, those for image and label left out.
+    """Return the words that identify the case of a scan or label map, without those for image and label.
 
     >>> case_key("label/label0001"), case_key("img/img0001_0000"), case_key("p7_t2_seg")
     (('0001',), ('0001',), ('p7', 't2'))
     """
     path = PurePath(name)
-    found = [part.lower() for part in path.parts[:-1] if not (label_folder(part) or is_image_folder(part))]
+    key = [part.lower() for part in path.parts[:-1] if not (label_folder(part) or is_image_folder(part))]
     for word in _WORD.findall(re.sub(r"_0\d{3}$", "", path.name).lower()):
         plain = _NUMBER.sub("", word)
-        says_nothing = plain in _LABEL | _LAST | {"gt"} or plain in {"image", "img", "imaging", "volume", "vol", "scan"}
-        found += [word[len(plain) :]] if says_nothing and len(plain) < len(word) else [word] * (not says_nothing)
-    return tuple(found)
+        generic = plain in _LABEL | _LAST | {"gt"} or plain in {"image", "img", "imaging", "volume", "vol", "scan"}
+        key += [word[len(plain) :]] if generic and len(plain) < len(word) else [word] * (not generic)
+    return tuple(key)

@@ -1,4 +1,4 @@
-"""Which label map belongs to which image: by the same name, by nnU-Net's rule, or by the words that tell the case."""
+"""Which label map belongs to which image: by equal names, nnU-Net's rule, or the words that identify the case."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, channel: int) -> list[Scan]:
-    """Give each image its label map, and list the label maps that are left over as unfit.
+    """Give each image its label map, and list the label maps without an image as unfit.
 
     Raises:
-        DataError: the images are nnU-Net's channels of cases, and `channel` is none of them.
+        DataError: the images are nnU-Net's channels of cases, and `channel` is not one of them.
     """
-    left = {label.name: label.path for label in labels if not label.unfit}
-    scans, others = _of_channel(scans, left, images, channel)
-    found = {scan.name: left.pop(scan.name) for scan in scans if scan.name in left}
-    found |= _by_case([scan.name for scan in scans if scan.name not in found], left)
+    unpaired = {label.name: label.path for label in labels if not label.unfit}
+    scans, others = _of_channel(scans, unpaired, images, channel)
+    label_of = {scan.name: unpaired.pop(scan.name) for scan in scans if scan.name in unpaired}
+    label_of |= _by_case([scan.name for scan in scans if scan.name not in label_of], unpaired)
     return [
-        *(replace(scan, label=found.get(scan.name)) if not scan.unfit else scan for scan in scans),
+        *(replace(scan, label=label_of.get(scan.name)) if not scan.unfit else scan for scan in scans),
         *(label for label in labels if label.unfit),
         *(
             Scan(file, name, name, unfit=f"{printable(file)}: a label without an image of the same name in images/")
-            for name, file in left.items()
+            for name, file in unpaired.items()
         ),
         *others,
     ]
@@ -40,10 +40,10 @@ def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, channel:
 def _of_channel(
     scans: Sequence[Scan], labels: dict[str, Path], images: Path, channel: int
 ) -> tuple[Sequence[Scan], list[Scan]]:
-    """Of images CASE_0000, CASE_0001 beside label maps CASE: those of one channel, called by their cases.
+    """Choose one channel of images CASE_0000, CASE_0001 beside label maps CASE, and name it by the case.
 
     Returns:
-        The scans, and one that says which channels are skipped.
+        The scans, and one that states which channels are skipped.
     """
     matches = {scan.name: _CHANNEL.fullmatch(scan.name) for scan in scans}
     named = {name: (match[1], int(match[2])) for name, match in matches.items() if match}
@@ -54,17 +54,17 @@ def _of_channel(
     ):
         return scans, []
     channels = sorted({number for _, number in named.values()})
-    listed = ", ".join(map(str, channels))
+    known = ", ".join(map(str, channels))
     if channel not in channels:
-        raise DataError(f"{printable(images)}: has no channel {channel} (known: {listed})")
-    skipped = f"{printable(images)}: has channels {listed}; only {channel} is taken, channel=N chooses another"
+        raise DataError(f"{printable(images)}: has no channel {channel} (known: {known})")
+    reason = f"{printable(images)}: has channels {known}; only {channel} is used, channel=N chooses another"
     chosen = [(scan, named[scan.name][0]) for scan in scans if named[scan.name][1] == channel]
-    skipped_ones = [Scan(images, "other channels", "other channels", unfit=skipped)] if len(channels) > 1 else []
-    return [replace(scan, name=case, patient=case) for scan, case in chosen], skipped_ones
+    skipped = [Scan(images, "other channels", "other channels", unfit=reason)] if len(channels) > 1 else []
+    return [replace(scan, name=case, patient=case) for scan, case in chosen], skipped
 
 
 def _by_case(names: Sequence[str], labels: dict[str, Path]) -> dict[str, Path]:
-    """Take out of `labels` those whose words tell one case only, and that of one image only."""
+    """Remove from `labels`, and return, those whose words identify a single label map and a single image."""
     images, maps = _by_key(names), _by_key(list(labels))
     return {
         images[key][0]: labels.pop(maps[key][0])
@@ -74,20 +74,20 @@ def _by_case(names: Sequence[str], labels: dict[str, Path]) -> dict[str, Path]:
 
 
 def _by_key(names: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
-    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
-        found[case_key(name)].append(name)
-    return found
+        groups[case_key(name)].append(name)
+    return groups
 
 
 def once(scans: Sequence[Scan]) -> list[Scan]:
-    """Mark all but the first of several scans with one name as unfit: `a.nii` beside `a.nii.gz` is one scan twice."""
+    """Mark all but the first of several scans of one name as unfit: `a.nii` beside `a.nii.gz` is the same scan."""
     first: dict[str, Path] = {}
-    found = []
+    marked = []
     for scan in scans:
         other = scan.path if scan.unfit else first.setdefault(scan.name, scan.path)
         if other != scan.path:
             reason = f"has the same name as {printable(other.name)} beside it; rename it if it is another scan"
             scan = replace(scan, unfit=f"{printable(scan.path)}: {reason}")
-        found.append(scan)
-    return found
+        marked.append(scan)
+    return marked

@@ -1,7 +1,7 @@
-"""The generative model of chest CT and cardiac MRI volumes that stands in for MM-WHS where there is no download.
+"""The generative model of chest CT and cardiac MRI volumes that stands in for MM-WHS without a download.
 
-Every length is in mm. Anatomy lives in RAS+ coordinates (x to the right, y to the front, z upwards) whose origin is
-the middle of the chest at the height of the heart; the heart has a frame of its own in the same directions.
+All lengths are in mm. Anatomy uses RAS+ coordinates (x to the right, y to the front, z upwards) whose origin is the
+middle of the chest at the height of the heart; the heart has its own frame with the same directions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ssmtl_datasets.shapes import Field, Point, Range, rotation, smooth_field, w
 
 Modality = Literal["ct", "mri"]
 
-REVISION = 1  # raise it when equal arguments would give other files: made ones are kept by this number
+REVISION = 1  # raise it when equal arguments would give other files: existing ones are kept under this number
 
 
 @dataclass(frozen=True)
 class PhantomScan:
-    """One made scan, with whole-numbered intensities, so that an int16 file holds exactly this image.
+    """One synthetic scan, with integer intensities, so that an int16 file holds exactly this image.
 
     Attributes:
         image: (I, J, K) float32, in HU for CT, in arbitrary units for MRI.
@@ -46,7 +46,7 @@ class PhantomScan:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a modality is acquired; `codes` name the ways in which files of it store I, J and K."""
+    """How a modality is acquired; `codes` are the orientations in which its files store I, J and K."""
 
     codes: tuple[str, ...]
     pixel: Range
@@ -96,7 +96,7 @@ MRI_TISSUES: dict[str, Range] = {
 
 
 def make_scan(patient: int, modality: Modality, seed: int = 0) -> PhantomScan:
-    """Make the scan of one patient, a function of its arguments alone, whatever was made before it."""
+    """Generate the scan of one patient, a function of its arguments alone."""
     anatomy, contrast, noise = _generator(patient, modality, seed).spawn(3)
     affine, shape, points = _acquisition_grid(PROTOCOLS[modality], anatomy)
     points += warp(shape, anatomy)
@@ -112,8 +112,8 @@ def make_scan(patient: int, modality: Modality, seed: int = 0) -> PhantomScan:
 def write_phantom(out: Path, patients: int = 20, modality: Modality = "ct", seed: int = 0) -> list[Path]:
     """Write the scans of patients 1, 2, … as `out/images/*.nii.gz` and `out/labels/*.nii.gz` of the same names.
 
-    Each file is complete or absent, equal arguments give equal bytes, and a patient whose files are there is not
-    made again, so give every seed a folder of its own. Returns the images' paths in order.
+    Each file is complete or absent, equal arguments give equal bytes, and a patient whose files exist is not
+    generated again, so use a separate folder for each seed. Returns the images' paths in order.
     """
     return [_write_patient(out, patient, modality, seed) for patient in range(1, patients + 1)]
 
@@ -167,7 +167,7 @@ def _acquisition_grid(protocol: Protocol, rng: Generator) -> tuple[NDArray[np.fl
 
 
 def _paint(layers: list[Layer], values: dict[str, float], edge: float) -> tuple[Field, NDArray[np.uint16]]:
-    """Paint the layers in order; a voxel nearer than `edge`/2 to a border is a mixture (partial volume)."""
+    """Paint the layers in order; a voxel closer than `edge`/2 to a border is a mixture (partial volume)."""
     image = np.full(layers[0].distance.shape, values["air"], np.float32)
     label = np.zeros(image.shape, np.uint16)
     for layer in layers:
@@ -215,7 +215,7 @@ def _acquire_ct(image: NDArray[np.float32], points: Field, rng: Generator) -> ND
 
 
 def _streaks(points: Field, rng: Generator) -> NDArray[np.float32]:
-    """Rays from dense contrast medium in the superior vena cava, at the heights where it flows in."""
+    """Draw rays from dense contrast medium in the superior vena cava, at the heights where it flows in."""
     x, y, z = points[0] - 25, points[1] - 5, points[2] - rng.uniform(20, 60)
     angle, reach = np.arctan2(y, x), np.hypot(x, y)
     rays = np.cos(angle * rng.integers(5, 9) + rng.uniform(0, 6)) + np.cos(angle * rng.integers(11, 17))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]  # (N,) one value a voxel, or (3, N) one point a voxel
+Field = NDArray[np.float32]  # (N,) one value per voxel, or (3, N) one point per voxel
 Point = tuple[float, float, float]
 Range = tuple[float, float]
 
@@ -55,7 +55,7 @@ def smooth_field(shape: tuple[int, ...], knots: int, rng: Generator) -> Field:
 
 
 def warp(shape: tuple[int, int, int], rng: Generator) -> Field:
-    """Draw displacements (3, N) that take the regularity out of every shape, large ones and small ones."""
+    """Draw displacements (3, N) that make every shape, large or small, irregular."""
     coarse = [smooth_field(shape, 5, rng).ravel() * 4.0 for _ in range(3)]
     fine = [smooth_field(shape, 11, rng).ravel() * 1.3 for _ in range(3)]
     return np.asarray(np.stack(coarse) + np.stack(fine), np.float32)

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Fcn(BackboneSpec):
-    """FCN with a timm encoder (the paper's ResNet-FCN with resnet50): the weight lies on the encoder."""
+    """FCN with a timm encoder (the paper's ResNet-FCN with resnet50): most of its weights are in the encoder."""
 
     name: ClassVar[str] = "fcn"
 
-    encoder: str = Field("resnet50", description="Any timm network that gives feature maps.")
-    stride: int = Field(8, ge=2, le=32, description="Finest map that is fused: 8 as in FCN-8s, 16, 32 (none) …")
+    encoder: str = Field("resnet50", description="Any timm network with feature maps.")
+    stride: int = Field(8, ge=2, le=32, description="Stride of the finest fused map: 8 as in FCN-8s, 16, 32 (none) …")
     channels: int = Field(64, ge=1, le=4096, description="Channels of the dense map.")
-    weights: bool = Field(False, description="Start from timm's pre-trained weights, fetched from the hub.")
+    weights: bool = Field(False, description="Start from timm's pre-trained weights, downloaded from the hub.")
 
     @field_validator("encoder")
     @classmethod

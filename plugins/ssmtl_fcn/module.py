@@ -17,8 +17,8 @@ from ssmtl_toolkit.errors import SsmtlError, UsageError
 class FcnDecoder(nn.Module):
     """Turns the deepest map into a dense one and adds, map by map, the finer ones down to `stride`.
 
-    Gives the map after each of these steps, finest first. The first has that stride; the backbone brings it to image
-    size (bilinear).
+    Returns the map after each of these steps, finest first. The first has that stride; the backbone resizes it to the
+    image (bilinear).
     """
 
     def __init__(self, maps: list[int], strides: list[int], stride: int, channels: int) -> None:
@@ -44,16 +44,16 @@ def build(encoder: str, stride: int, channels: int, weights: bool, in_channels: 
     """Make an FCN on a timm encoder.
 
     Raises:
-        UsageError: timm knows no such network, or it gives no feature maps.
-        SsmtlError: pre-trained weights could not be fetched.
+        UsageError: timm has no such network, or it has no feature maps.
+        SsmtlError: pre-trained weights could not be downloaded.
     """
     try:
         with hub() if weights else nullcontext():
             features: Any = timm.create_model(encoder, features_only=True, in_chans=in_channels, pretrained=weights)
     except OSError as error:
         raise SsmtlError(
-            f"backbone fcn: timm's weights of {encoder!r} could not be fetched ({type(error).__name__}); "
-            f"go online once, or leave `weights` out to start from random ones"
+            f"backbone fcn: timm's weights of {encoder!r} could not be downloaded ({type(error).__name__}); "
+            f"go online once, or omit `weights` to start from random ones"
         ) from error
     except (RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
         near = [name for name in timm.list_models(f"*{encoder}*")[:5] if name != encoder]

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class Dicom(ReaderSpec):
-    """A folder with a DICOM series, or one file of it: order and spacing by the slices' positions, gaps refused.
+    """A DICOM series, given as its folder or one of its files; slices are ordered by position, gaps are refused.
 
-    It needs pydicom, and SimpleITK for some kinds of JPEG: pip install 'ssmtl-toolkit[formats]'.
+    Needs pydicom, and SimpleITK for some kinds of JPEG: pip install 'ssmtl-toolkit[formats]'.
     """
 
     name: ClassVar[str] = "dicom"
-    revision: ClassVar[int] = 3  # 1 wrapped whole numbers beyond 32 bits, 2 mixed volumes
+    revision: ClassVar[int] = 3  # 1 wrapped integers beyond 32 bits, 2 mixed volumes
 
     def matches(self, path: Path) -> bool:
-        """Tell a file by its suffix or, unless that is another format's, its beginning; a folder by the files in it.
+        """Recognise a file by its suffix or, unless another format has it, its first bytes; a folder by its files.
 
-        A folder without any is one too if folders below it hold one series together.
+        A folder without such files matches too if folders below it hold one series together.
         """
         if not names.is_folder(path):
             return names.is_dicom(path)
@@ -39,13 +39,13 @@ class Dicom(ReaderSpec):
         return holds_parts(path)
 
     def parts(self, path: Path) -> Mapping[str, Path]:
-        """A scan for each series of images in a folder, `series-3` by its number where there are several."""
+        """Return a scan for each image series in a folder, named by its number (`series-3`) if there are several."""
         from ssmtl_formats.dicom import parts_of
 
         return parts_of(path)
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The files of the series."""
+        """Return the files of the series."""
         from ssmtl_formats.dicom import files_of
 
         return files_of(path)
@@ -60,18 +60,18 @@ class Dicom(ReaderSpec):
 class Nrrd(ReaderSpec):
     """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it.
 
-    It needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
+    Needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
     """
 
     name: ClassVar[str] = "nrrd"
     revision: ClassVar[int] = 2  # 1 took another format's header for voxels
 
     def matches(self, path: Path) -> bool:
-        """Tell by the suffix, in any case."""
+        """Recognise by the suffix, in any case."""
         return names.ends_in(path, ".nrrd", ".nhdr")
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The file, and the one with the voxels where it names another."""
+        """Return the file and, if it names another one for the voxels, that one."""
         from ssmtl_formats.itk import files_of
 
         return files_of(path, "NRRD")
@@ -86,18 +86,18 @@ class Nrrd(ReaderSpec):
 class MetaImage(ReaderSpec):
     """MetaImage files: .mha, or .mhd with its voxels in a file beside it.
 
-    It needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
+    Needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
     """
 
     name: ClassVar[str] = "metaimage"
     revision: ClassVar[int] = 2  # 1 took another format's header for voxels
 
     def matches(self, path: Path) -> bool:
-        """Tell by the suffix, in any case."""
+        """Recognise by the suffix, in any case."""
         return names.ends_in(path, ".mha", ".mhd")
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The file, and the one with the voxels where it names another."""
+        """Return the file and, if it names another one for the voxels, that one."""
         from ssmtl_formats.itk import files_of
 
         return files_of(path, "MetaImage")
@@ -115,7 +115,7 @@ class Mgh(ReaderSpec):
     name: ClassVar[str] = "mgh"
 
     def matches(self, path: Path) -> bool:
-        """Tell by the suffix, in any case."""
+        """Recognise by the suffix, in any case."""
         return names.ends_in(path, ".mgh", ".mgz", ".mgh.gz")
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
@@ -126,25 +126,25 @@ class Mgh(ReaderSpec):
 
 
 class Slices(ReaderSpec):
-    """A folder of PNG slices, in the natural order of their names; slices.toml in it may say spacing and axis."""
+    """A folder of PNG slices, in the natural order of their names; an optional slices.toml sets spacing and axis."""
 
     name: ClassVar[str] = "slices"
     revision: ClassVar[int] = 2  # 1 took masks for slices, and gray levels of coloured palettes for values
 
     def matches(self, path: Path) -> bool:
-        """Tell by the names in the folder: two .png or more, and neither scans nor a prediction beside them."""
+        """Recognise by the names in the folder: two .png or more, and neither scans nor a prediction beside them."""
         return bool(names.png_files(path))
 
     def parts(self, path: Path) -> Mapping[str, Path]:
-        """The scan, unless the pictures are figures, of different sizes or coloured, or slices of several scans."""
+        """Return the scan, unless the pictures are figures (of different sizes or in colour) or of several scans."""
         from ssmtl_formats.slices import parts_of
 
         return parts_of(path)
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The PNG files, and slices.toml if it is there."""
-        said = path / names.SLICES
-        return (*names.png_files(path), *([said] if said.is_file() else []))
+        """Return the PNG files, and slices.toml if it exists."""
+        settings = path / names.SLICES
+        return (*names.png_files(path), *([settings] if settings.is_file() else []))
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan as `ssmtl_formats.slices.read_slices` does."""
@@ -155,5 +155,5 @@ class Slices(ReaderSpec):
 
 @hookimpl
 def ssmtl_readers() -> list[type[ReaderSpec]]:
-    """Offer the readers of all formats but NIfTI."""
+    """Register the readers of all formats except NIfTI."""
     return [Dicom, Nrrd, MetaImage, Mgh, Slices]

@@ -1,4 +1,4 @@
-"""What tells images at one position apart: echo, b-value, kind and so on, of classic and of enhanced headers."""
+"""What distinguishes images at one position: echo, b-value, kind and so on, from classic and enhanced headers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Attribute:
 
     Attributes:
         name: its plural, for messages.
-        sources: where it may be, best first: keywords, behind `/` in a sequence, with `+` one after the other.
-        missing: its value if there is none, of the same type as others.
-        tolerance: the relative difference of numbers that is not one between volumes.
+        sources: where it may be, best first: keywords; `A/B` is B in the sequence A, `A+B` joins the two texts.
+        missing: its value if absent, of the same type as its other values.
+        tolerance: the relative difference up to which numbers count as equal.
         other: reads it from the whole header if no source has it.
-        words: of a text, the only ones that count.
+        words: of a text, the only words that count.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Attribute:
     words: frozenset[str] = frozenset()
 
     def of(self, groups: list[Dataset], data: Dataset) -> Value:
-        """Read it: sequences are looked for in the functional groups, first the frame's own, the others in the file."""
+        """Read it: sequences from the functional groups, the frame's own first; everything else from the file."""
         for source in self.sources:
             for group in groups if "/" in source else [data]:
-                if (value := _typed(_found(group, source), self.missing)) != self.missing:
+                if (value := _typed(_lookup(group, source), self.missing)) != self.missing:
                     return self._words(value) if self.words else value
         return self.missing if self.other is None else self.other(data)
 
@@ -50,7 +50,7 @@ class Attribute:
         return "\\".join(word for word in str(value).split("\\") if word in self.words)
 
 
-# Of image types: others are notes on the processing, which may differ from slice to slice
+# Words of image types that count; others are notes on the processing, which may differ from slice to slice
 KINDS = frozenset(
     (
         *("ORIGINAL", "DERIVED", "M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "PHASE MAP", "B0 MAP"),
@@ -67,7 +67,7 @@ _DIFFUSION = "MRDiffusionSequence"
 _DIRECTION = f"{_DIFFUSION}/DiffusionGradientDirectionSequence/DiffusionGradientOrientation"
 _FRAME_TYPES = tuple(f"{kind}FrameTypeSequence/FrameType" for kind in ("MRImage", "CTImage", "PET"))
 
-# All images of a volume have these in common. Volumes are in the order of the numbers and names among them.
+# All images of a volume share these. Volumes are sorted by the numbers and names among them.
 FIXED = (
     Attribute("echo times", ("MREchoSequence/EffectiveEchoTime", "EchoTime"), tolerance=0.01),
     Attribute("echo numbers", ("EchoNumbers",)),
@@ -94,7 +94,7 @@ FIXED = (
     Attribute("velocity encodings", ("MRVelocityEncodingSequence/VelocityEncodingDirection",), ()),
     Attribute("gradient directions", (_DIRECTION, "DiffusionGradientOrientation"), (), other=private.direction),
 )
-# These may vary between the slices of a volume; they tell volumes apart if they have the same values at each position.
+# These may vary between the slices of a volume; they distinguish volumes if all positions have the same values.
 FREE = (
     Attribute("repetition times", ("MRTimingAndRelatedParametersSequence/RepetitionTime", "RepetitionTime")),
     Attribute("stacks", (f"{_CONTENT}/StackID",), ""),
@@ -104,7 +104,7 @@ FREE = (
     Attribute("options", ("ScanOptions",), ""),
     Attribute("image types", (*_FRAME_TYPES, "ImageType"), ""),
 )
-# Of these the order counts: what comes first at each position is the first volume.
+# Of these only the order counts: the first image at each position belongs to the first volume.
 TIMES = (
     Attribute("trigger times", ("CardiacSynchronizationSequence/NominalCardiacTriggerDelayTime", "TriggerTime")),
     Attribute("frame times", ("FrameReferenceTime",)),
@@ -120,7 +120,7 @@ TIMES = (
 )
 _INDICES = Attribute("dimension indices", (f"{_CONTENT}/DimensionIndexValues",), ())
 
-_SOURCES = [source for one in (*FIXED, *FREE, *TIMES, _INDICES) for source in one.sources]
+_SOURCES = [source for attribute in (*FIXED, *FREE, *TIMES, _INDICES) for source in attribute.sources]
 _KEYWORDS = {name for source in _SOURCES for name in source.split("/")[0].split("+")}
 _TAG_OF = {name: Tag(name) for source in _SOURCES for name in re.split("[/+]", source)}
 TAGS: tuple[str | int, ...] = (*sorted({*_KEYWORDS, "Manufacturer"}), *private.TAGS)
@@ -128,7 +128,7 @@ TAGS: tuple[str | int, ...] = (*sorted({*_KEYWORDS, "Manufacturer"}), *private.T
 
 @dataclass(frozen=True)
 class Marks:
-    """The properties of one image: `fixed` as FIXED, `free` as FREE, `times` as TIMES and, behind them, indices."""
+    """The properties of one image: `fixed` as FIXED, `free` as FREE, `times` as TIMES followed by the indices."""
 
     fixed: tuple[Value, ...] = ()
     free: tuple[Value, ...] = ()
@@ -136,18 +136,18 @@ class Marks:
 
 
 def marks_of(groups: list[Dataset]) -> Marks:
-    """Read all of them; `groups` are the functional groups of the frame, those of all frames, and the file."""
+    """Read all properties; `groups` are the functional groups of the frame, those of all frames, and the file."""
     *groups, data = groups
     groups = [group for group in groups if len(group) and group is not data]
     indices = _INDICES.of(groups, data)
     return Marks(
-        tuple(one.of(groups, data) for one in FIXED),
-        tuple(one.of(groups, data) for one in FREE),
-        (*(one.of(groups, data) for one in TIMES), *(indices if isinstance(indices, tuple) else ())),
+        tuple(attribute.of(groups, data) for attribute in FIXED),
+        tuple(attribute.of(groups, data) for attribute in FREE),
+        (*(attribute.of(groups, data) for attribute in TIMES), *(indices if isinstance(indices, tuple) else ())),
     )
 
 
-def _found(group: Dataset, source: str) -> Any:
+def _lookup(group: Dataset, source: str) -> Any:
     *sequences, keyword = source.split("/")
     for sequence in sequences:
         items = _value(group, sequence)
@@ -167,14 +167,14 @@ def _value(group: Dataset, keyword: str) -> Any:
 
 
 def _typed(value: Any, missing: Value) -> Value:
-    """Make a number, text or vector of what pydicom gives; what is none of its type counts as missing."""
+    """Convert pydicom's value to a number, text or vector; a value of another type counts as missing."""
     values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
     if value is None or not values:
         return missing
     if isinstance(missing, str):
-        return "\\".join(str(one).strip() for one in values).upper()
+        return "\\".join(str(item).strip() for item in values).upper()
     try:
-        numbers = tuple(float(one) for one in values)
+        numbers = tuple(float(item) for item in values)
     except (TypeError, ValueError):
         return missing
     if not all(map(math.isfinite, numbers)):

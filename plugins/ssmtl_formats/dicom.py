@@ -1,4 +1,4 @@
-"""From a DICOM series to a `Volume`: headers and pixels by pydicom, JPEG by Pillow or SimpleITK, checks by us."""
+"""From a DICOM series to a `Volume`: headers and pixels by pydicom, JPEG by Pillow or SimpleITK, our own checks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def parts_of(path: Path) -> dict[str, Path]:
-    """The series of a folder that are scans, by name; a file stands for its own series.
+    """Return the series of a folder that are scans, by name; a file stands for its own series.
 
-    A series in several folders is one of that above them. What cannot be read is taken for one scan, so that
-    `read_dicom` says what is wrong.
+    A series in several folders belongs to the folder above them. What cannot be read counts as one scan, so that
+    `read_dicom` reports what is wrong.
 
     Raises:
-        DataError: none of the series is a scan, and what they are.
+        DataError: none of the series is a scan; the message says what they are.
     """
     if not path.is_dir() or not _installed():
         return {"": path}
@@ -39,12 +39,12 @@ def parts_of(path: Path) -> dict[str, Path]:
     from ssmtl_formats.spread import spread, whole_series_of
 
     try:
-        found = whole_series_of(path)
+        all_series = whole_series_of(path)
     except DataError:
         return {"": path}
-    fit = [series for series in found if not series.unfit]
+    fit = [series for series in all_series if not series.unfit]
     if not fit:
-        raise DataError(f"{printable(path)}: holds no series of slices: {nothing(found)}")
+        raise DataError(f"{printable(path)}: holds no series of slices: {nothing(all_series)}")
     if len(fit) == 1:
         return {"": path}
     if below := [series for series in fit if series.folders and path not in series.folders]:
@@ -54,19 +54,20 @@ def parts_of(path: Path) -> dict[str, Path]:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files of the series that `path` means; all of the folder where that cannot be told."""
+    """Return the files of the series that `path` refers to, or all files of the folder if that is not clear."""
     folder = path if path.is_dir() else path.parent
-    found: tuple[Series, ...] = ()
+    all_series: tuple[Series, ...] = ()
     if _installed():
         from ssmtl_formats.series import chosen
         from ssmtl_formats.spread import whole_series_of
 
         try:
-            found = whole_series_of(folder)
-            return chosen(path, found).files
+            all_series = whole_series_of(folder)
+            return chosen(path, all_series).files
         except (DataError, FileError):
             pass
-    return tuple(dict.fromkeys((*dicom_files(folder), *(file for one in found for file in one.files)))) or (path,)
+    files = (*dicom_files(folder), *(file for series in all_series for file in series.files))
+    return tuple(dict.fromkeys(files)) or (path,)
 
 
 def read_dicom(path: Path, volume: int | None) -> Volume:
@@ -86,9 +87,9 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
         from ssmtl_formats.spread import spread, whole_series_of
         from ssmtl_formats.stacking import grid, stacked
 
-        found = whole_series_of(path if path.is_dir() else path.parent)
-        series = chosen(path, found)
-        notes = _skipped(path, found)
+        all_series = whole_series_of(path if path.is_dir() else path.parent)
+        series = chosen(path, all_series)
+        notes = _skipped(path, all_series)
         notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
         affine = grid(frames, notes)
@@ -108,7 +109,7 @@ def holds_parts(folder: Path) -> bool:
 def _installed() -> bool:
     try:
         return importlib.util.find_spec("pydicom") is not None
-    except ValueError:  # it was put out of reach
+    except ValueError:  # it has been blocked in sys.modules
         return False
 
 
@@ -118,11 +119,11 @@ def _fit(frame: Frame) -> Frame:
     return frame
 
 
-def _skipped(path: Path, found: Sequence[Series]) -> list[str]:
-    other = [series for series in found if series.unfit]
+def _skipped(path: Path, all_series: Sequence[Series]) -> list[str]:
+    other = [series for series in all_series if series.unfit]
     if not path.is_dir() or not other:
         return []
-    return [f"beside the slices it holds {', '.join(dict.fromkeys(series.unfit for series in other))}, left out"]
+    return [f"beside the slices it holds {', '.join(dict.fromkeys(series.unfit for series in other))}, skipped"]
 
 
 def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], int]:
@@ -145,7 +146,7 @@ def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], in
             plane = pixels.of(frame)
         padded |= frame.padding is not None and bool((plane == frame.padding).any())
         slope, inter = frame.scaling
-        with np.errstate(all="ignore"):  # what overflows is found by `clean`
+        with np.errstate(all="ignore"):  # `sanitise_voxels` finds overflows
             kind = _kind(plane, slope, inter, whole)
             if not stored.size:
                 stored = np.empty(shape, kind, order="F")
@@ -156,13 +157,13 @@ def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], in
     if padded:
         notes.append("holds the scanner's padding value outside of its field of view; --window clips it")
     if frames[0].inverted:
-        notes.append("is meant to be shown inverted (MONOCHROME1); its values are kept as they are")
+        notes.append("is to be displayed inverted (MONOCHROME1); its values are kept as they are")
     array, replaced = sanitise_voxels(stored, notes)
     return _smallest(array), replaced
 
 
 def _kind(plane: NDArray[Any], slope: float, inter: float, whole: bool) -> np.dtype[Any]:
-    """The type that holds the scaled values of a slice; where 32 bits do not, `clean` narrows them and says so."""
+    """Return the type that holds the scaled values of a slice; over 32 bits, values are later narrowed with a note."""
     ends = [float(end) * slope + inter for end in (np.fmin.reduce(plane, None), np.fmax.reduce(plane, None))]
     if plane.dtype.kind != "f" and whole:
         wide, most = np.dtype(np.int32), max(map(abs, ends))
@@ -171,7 +172,7 @@ def _kind(plane: NDArray[Any], slope: float, inter: float, whole: bool) -> np.dt
 
 
 def _smallest(array: NDArray[Any]) -> NDArray[Any]:
-    """Store whole numbers in 16 bits where they fit."""
+    """Store integers in 16 bits if they fit."""
     if array.dtype == np.int32 and array.min() >= -(2**15) and array.max() < 2**15:
         return array.astype(np.int16)
     return array

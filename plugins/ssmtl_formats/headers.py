@@ -1,4 +1,4 @@
-"""The headers of DICOM files: of each image what places it in space, and nothing that names a patient."""
+"""The headers of DICOM files: what places each image in space, and nothing that names a patient."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _NAMES = (
 _TAGS = (*map(Tag, _NAMES), *map(Tag, TAGS))
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
 _SHOWN = (*_NO_SCANS, "CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "OT", "SC", "ECG", "RTIMAGE")
-_DEFLATED = 128 << 20  # bytes of a file that is deflated; a slice has less than one
+_DEFLATED = 128 << 20  # most bytes that a deflated file may hold; a slice has less than a MiB
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence pydicom's warnings, which may quote a patient's name; filters are of the process, hence a lock."""
+    """Silence pydicom's warnings, which may quote a patient's name; filters are process-wide, hence a lock."""
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -52,21 +52,21 @@ class Frame:
     """One image of a DICOM file.
 
     Attributes:
-        file: where it is.
-        index: which frame of the file it is.
-        series: what is the same for all images of a series; not to be shown.
-        number: the number of the series; None where it has none.
-        instance: what no two images share; not to be shown, "" where it has none.
-        unfit: why it is no slice of a volume, "" where it is one.
+        file: the file that holds it.
+        index: its index among the frames of the file.
+        series: what all images of a series have in common; not to be shown.
+        number: the number of the series; None if missing.
+        instance: what no two images share, not to be shown; "" if missing.
+        unfit: why it is not a slice of a volume; "" if it is one.
         size: rows and columns.
         pixel: mm between rows and between columns.
         directions: along a row, then along a column, in LPS.
         position: of the first pixel, mm in LPS.
         scaling: slope and intercept.
-        marks: what tells it apart from others at its position.
-        instance_number: and the index within the file.
-        padding: the stored value outside of the scanner's field of view.
-        inverted: small values are meant to be shown bright (MONOCHROME1).
+        marks: what distinguishes it from others at its position.
+        instance_number: with the index within the file.
+        padding: the stored value outside the scanner's field of view.
+        inverted: small values are to be displayed bright (MONOCHROME1).
     """
 
     file: Path
@@ -87,44 +87,44 @@ class Frame:
 
     @property
     def acquired(self) -> tuple[object, ...]:
-        """By what it is put in order with images that agree in all else."""
+        """Sort key among images that agree in everything else."""
         times = self.marks.times
         return (*times[: len(TIMES)], times[len(TIMES) :], self.instance_number)
 
 
 def read_frames(file: Path) -> list[Frame]:
-    """Read the header of one file: a frame, several of a multi-frame file, or none of an index.
+    """Read the header of one file: one frame, several for a multi-frame file, none for an index.
 
     Raises:
-        FileError: it is no DICOM file, or says something impossible.
+        FileError: it is not a DICOM file, or its header is impossible.
     """
     if file.stat().st_size == 0:
-        raise FileError("is empty: copy it again, or remove it if it is no slice")
+        raise FileError("is empty: copy it again, or remove it if it is not a slice")
     with quiet():
         try:
             return _frames(file, dataset_of(file, _TAGS, stop_before_pixels=True))
         except (OSError, FileError, MemoryError):
             raise
-        except Exception as error:  # damaged data make pydicom fail in many ways, and its words may name the patient
-            raise FileError(f"is damaged or no DICOM file (pydicom: {type(error).__name__}); {AGAIN}") from None
+        except Exception as error:  # damaged data make pydicom fail in many ways; its message may name the patient
+            raise FileError(f"is damaged or not a DICOM file (pydicom: {type(error).__name__}); {AGAIN}") from None
 
 
 def series_key(file: Path) -> tuple[str, int | None] | None:
-    """What the images of a series have in common (not to be shown), None if the file says none or cannot be read."""
+    """Return what the images of a series have in common (not to be shown); None if missing or not readable."""
     with quiet():
         try:
             data = dataset_of(file, ("SeriesInstanceUID", "SeriesNumber"), stop_before_pixels=True)
             uid = str(data.get("SeriesInstanceUID") or "")
             return (uid, _whole(data, "SeriesNumber")) if uid else None
-        except Exception:  # whoever reads the whole header says what is wrong
+        except Exception:  # reported when the whole header is read
             return None
 
 
 def dataset_of(file: Path, tags: Sequence[str | int], stop_before_pixels: bool = False) -> Dataset:
-    """Let pydicom read some tags of a file, which need not have a preamble.
+    """Let pydicom read some tags of a file, with or without a preamble.
 
     Raises:
-        FileError: it is deflated, and pydicom, which inflates all of it, would take more memory than it is worth.
+        FileError: it is deflated and too large: pydicom inflates all of it in memory.
     """
     with file.open("rb") as stream:
         read_preamble(stream, force=True)
@@ -151,9 +151,9 @@ def _check_inflated(stream: BinaryIO) -> None:
 
 def _frames(file: Path, data: Dataset) -> list[Frame]:
     if data.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        return []  # an index that is called as a slice is
+        return []  # an index with the name of a slice
     if "SOPClassUID" not in data and "Rows" not in data:
-        raise FileError(f"is no DICOM file, or has lost its header; {AGAIN}")
+        raise FileError(f"is not a DICOM file, or has lost its header; {AGAIN}")
     number = _whole(data, "SeriesNumber")
     series = (str(data.get("SeriesInstanceUID") or ""), number)
     instance = str(data.get("SOPInstanceUID") or "")
@@ -162,7 +162,7 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
         return [Frame(file, 0, series, number, instance, unfit)]
     groups = data.get("PerFrameFunctionalGroupsSequence") or ([data] if many == 1 else [])
     if len(groups) != many:
-        raise FileError(f"announces {many} frames and describes {len(groups)}; {AGAIN}")
+        raise FileError(f"announces {many} frames but describes {len(groups)}; {AGAIN}")
     shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     return [_frame(file, i, (series, instance), data, [group, shared, data]) for i, group in enumerate(groups)]
 
@@ -170,9 +170,9 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
 def _unfit(data: Dataset, many: int) -> str:
     modality = re.sub("[^A-Z0-9]", "", str(data.get("Modality") or ""))[:16]
     if "Rows" not in data or "Columns" not in data or modality in _NO_SCANS:
-        # what is no known code may be anything, also a name
-        shown = modality if modality in _SHOWN else "of an unknown kind" if modality else "no image"
-        return f"no scan ({shown})"
+        # an unknown code may be anything, even a name
+        shown = modality if modality in _SHOWN else "unknown kind" if modality else "no image"
+        return f"an object that is not a scan ({shown})"
     kind = str(data.get("ImageType") or "").upper()
     if "LOCALIZER" in kind:
         return "a scout (localizer)"
@@ -193,14 +193,14 @@ def _frame(
     if (_whole(data, "SamplesPerPixel") or 1) != 1 or not shown.startswith("MONOCHROME"):
         raise FileError("has colours; a scan has one value per pixel: export the original series")
     if "ModalityLUTSequence" in data:
-        raise FileError("has values by a lookup table, which is not supported; export it with slope and intercept")
+        raise FileError("maps its values by a lookup table, which is not supported; export it with slope and intercept")
     size = (_whole(data, "Rows") or 0, _whole(data, "Columns") or 0)
     if min(size) < 1:
         raise FileError(f"has {size[0]} rows and {size[1]} columns; {AGAIN}")
     scaling = _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleSlope", 1, (1.0,))
     scaling += _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
     if scaling[0] == 0:
-        raise FileError("has a rescale slope of 0, so that all its voxels are one; export the series again")
+        raise FileError("has a rescale slope of 0, so that all its voxels are equal; export the series again")
     padding = _numbers(groups[-1:], "PixelPaddingValue", 1, ())
     return Frame(
         file,
@@ -222,7 +222,7 @@ def _frame(
 
 
 def _within(groups: list[Dataset], sequence: str) -> list[Dataset]:
-    """Where a value may be: in this sequence of the frame's or the shared group, or in the file itself."""
+    """Return where a value may be: in this sequence of the frame's or the shared group, or in the file itself."""
     items = [group.get(sequence) for group in groups]
     return [item[0] for item in items if item] + groups[-1:]
 
@@ -231,17 +231,17 @@ def _numbers(places: list[Dataset], name: str, count: int, default: Vector | Non
     """Read finite numbers from the first place that has them.
 
     Raises:
-        FileError: there are none and no default, or they are something else.
+        FileError: there are none and no default, or they are not finite numbers.
     """
-    found = next((data.get(name) for data in places if data.get(name) not in (None, "")), None)
-    if found is None:
+    value = next((data.get(name) for data in places if data.get(name) not in (None, "")), None)
+    if value is None:
         if default is None:
             raise FileError(f"has no {name}, without which it cannot be placed; export the series again")
         return default
     try:
-        numbers = tuple(float(x) for x in (found if isinstance(found, list | tuple) or count > 1 else [found]))
+        numbers = tuple(float(x) for x in (value if isinstance(value, list | tuple) or count > 1 else [value]))
     except (TypeError, ValueError):
-        raise FileError(f"has a {name} that is no number; {AGAIN}") from None
+        raise FileError(f"has a {name} that is not a number; {AGAIN}") from None
     if len(numbers) < count or not all(map(math.isfinite, numbers)):
         raise FileError(f"has a {name} of {len(numbers)} numbers, {count} finite ones are needed; {AGAIN}")
     return numbers[:count]
@@ -252,4 +252,4 @@ def _whole(data: Any, name: str) -> int | None:
     try:
         return None if value in (None, "") else int(value)
     except (TypeError, ValueError):
-        raise FileError(f"has a {name} that is no whole number; {AGAIN}") from None
+        raise FileError(f"has a {name} that is not an integer; {AGAIN}") from None

@@ -1,4 +1,4 @@
-"""From NRRD and MetaImage to a `Volume`: geometry and voxels by SimpleITK, behind checks of ours."""
+"""From NRRD and MetaImage to a `Volume`: geometry and voxels by SimpleITK, after our own checks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
         reader.SetFileName(str(path))
         with _one_line(kind):
             reader.ReadImageInformation()
-        sizes, listed = _sizes(reader)
+        sizes, as_components = _sizes(reader)
         types = {getattr(SimpleITK, f"sitk{of}{name}"): name.lower() for name in _TYPES for of in ("", "Vector")}
         if reader.GetPixelID() not in types:
             raise FileError("has voxels of an unusual type, such as complex numbers; convert it to integers or float")
@@ -60,56 +60,56 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
             check_voxels(data, fields, sizes, np.dtype(types[reader.GetPixelID()]), notes)
         with _one_line(kind):
             array = SimpleITK.GetArrayFromImage(reader.Execute())  # (volumes, slices, rows, columns, list)
-        array = array.reshape(-1, *sizes[2::-1], volumes if listed else 1)
-        array = array[0, ..., index] if listed else array[index, ..., 0]
+        array = array.reshape(-1, *sizes[2::-1], volumes if as_components else 1)
+        array = array[0, ..., index] if as_components else array[index, ..., 0]
         array, replaced = sanitise_voxels((array.copy() if volumes > 1 else array).T, notes)
     spacing = lengths(affine)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
 
 
 def files_of(path: Path, kind: Kind) -> list[Path]:
-    """The header, and the file with the voxels where it names another one that is there."""
+    """Return the header and, if it names another existing file for the voxels, that file."""
     try:
         with naming_file(path), Source(path, plain=True) as source:
             return list(dict.fromkeys([path, data_file(path, fields_of(source, kind))]))
-    except DataError:  # `read_itk` says it
+    except DataError:  # `read_itk` reports it
         return [path]
 
 
 @contextlib.contextmanager
 def _one_line(kind: Kind) -> Iterator[None]:
-    """Say the end of ITK's complaint; where NrrdIO complains in two threads at once, the process would end."""
+    """Report the last line of ITK's error; without the lock NrrdIO errors in two threads would end the process."""
     try:
         with _lock if kind == "NRRD" else contextlib.nullcontext():
             yield
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
-        said = re.sub(r"^.*\(0x\w+\): |^\[nrrd\] ", "", lines[-1])[:200]
-        raise FileError(f"cannot be read by ITK ({printable(said)}); export the scan again") from None
+        reason = re.sub(r"^.*\(0x\w+\): |^\[nrrd\] ", "", lines[-1])[:200]
+        raise FileError(f"cannot be read by ITK ({printable(reason)}); export the scan again") from None
 
 
 def _sizes(reader: Any) -> tuple[tuple[int, ...], bool]:
-    """Columns, rows, slices, and volumes where it has several; whether ITK gives these as the parts of a voxel."""
+    """Return columns, rows, slices and, if there are several, volumes; and whether these are a voxel's components."""
     key = "NRRD_kinds[pixel]"
     kind = reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "vector"
-    parts, sizes = reader.GetNumberOfComponents(), tuple(reader.GetSize())
-    if parts > 1 and kind != "list":
-        raise FileError(f"has {parts} values per voxel ({printable(kind[:40])}); a scan has one: convert it")
-    if not 3 <= len(sizes) <= 4 - (parts > 1):
+    components, sizes = reader.GetNumberOfComponents(), tuple(reader.GetSize())
+    if components > 1 and kind != "list":
+        raise FileError(f"has {components} values per voxel ({printable(kind[:40])}); a scan has one: convert it")
+    if not 3 <= len(sizes) <= 4 - (components > 1):
         raise FileError(f"has {len(sizes)} dimensions {sizes}; a scan of slices needs 3")
-    return (*sizes, parts) if parts > 1 else sizes, parts > 1
+    return (*sizes, components) if components > 1 else sizes, components > 1
 
 
 def _affine(reader: Any, fields: Fields, notes: list[str]) -> NDArray[np.float64]:
-    """From ITK's geometry to mm in RAS+."""
+    """Convert ITK's geometry to mm in RAS+."""
     count, zooms = reader.GetDimension(), reader.GetSpacing()
     directions = np.reshape(reader.GetDirection(), (count, count))
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions[:3, :3] * zooms[:3], reader.GetOrigin()[:3]
-    said = re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", ""))
-    units = {unit.strip().lower() for unit in said} - _NO_LENGTHS or {"mm"}
+    quoted = re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", ""))
+    units = {unit.strip().lower() for unit in quoted} - _NO_LENGTHS or {"mm"}
     if len(units) > 1 or not units <= _MM.keys():
-        raise FileError(f"has the units {printable(', '.join(sorted(units))[:60])}; mm are needed, mend the header")
+        raise FileError(f"has the units {printable(', '.join(sorted(units))[:60])}; mm are needed, fix the header")
     unit = units.pop()
     affine[:3] *= _MM[unit]
     if not usable(affine) or min(zooms[:3]) <= 0 or directions[:3, 3:].any():
@@ -117,11 +117,11 @@ def _affine(reader: Any, fields: Fields, notes: list[str]) -> NDArray[np.float64
     placed = "spacedirections" in fields
     spacings = fields.get("spacings", "1 1 1" if placed else "").lower().split()
     if len(spacings) - spacings.count("nan") < 3:
-        notes.append("says no usable spacing, 1 mm is taken")
+        notes.append("has no usable spacing; 1 mm is assumed")
     if not placed:
-        notes.append("says no orientation; its axes are taken as left, back, up")
+        notes.append("has no orientation; its axes are assumed to be left, back, up")
     elif not re.match("left-|right-|lps|ras|las", space := fields.get("space", ""), re.IGNORECASE):
-        notes.append(f"says no anatomical space ({printable(space[:40]) or 'none'}), left-posterior-superior is taken")
+        notes.append(f"has no anatomical space ({printable(space[:40]) or 'none'}); left-posterior-superior is assumed")
     if unit != "mm":
         notes.append(f"its unit is {unit}, converted to mm")
     if sheared := shear(affine):

@@ -1,4 +1,4 @@
-"""From FreeSurfer's .mgh and .mgz files to a `Volume`: the header by nibabel, the voxels behind our checks."""
+"""From FreeSurfer's .mgh and .mgz files to a `Volume`: the header by nibabel, the voxels after our own checks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
         if not usable(affine):
             raise FileError("has no usable affine (NaN, zero or singular); repair its header")
         if not int(fields["goodRASFlag"]):
-            notes.append("says no orientation; FreeSurfer's coronal one is taken")
+            notes.append("has no orientation; FreeSurfer's coronal one is assumed")
         if sheared := shear(affine):
             notes.append(sheared)
         source.skip_to(_START + index * count)
@@ -55,18 +55,18 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
 
 
 def _spacing(fields: Any, affine: NDArray[np.float64], notes: list[str]) -> tuple[float, float, float]:
-    """The spacing that the header says, with a note where the affine says another."""
-    said, along = np.asarray(fields["delta"], np.float64), lengths(affine)
-    if not (np.isfinite(said).all() and (said > 0).all()):
+    """Return the header's spacing, with a note if the affine has another."""
+    delta, along = np.asarray(fields["delta"], np.float64), lengths(affine)
+    if not (np.isfinite(delta).all() and (delta > 0).all()):
         return along
-    if (abs(said / along - 1) > 0.01).any():
-        listed = " and ".join(" x ".join(f"{x:.4g}" for x in one) for one in (said, along))
-        notes.append(f"its spacing and that of its affine differ ({listed}); the former is used")
-    return float(said[0]), float(said[1]), float(said[2])
+    if (abs(delta / along - 1) > 0.01).any():
+        both = " and ".join(" x ".join(f"{x:.4g}" for x in spacing) for spacing in (delta, along))
+        notes.append(f"its spacing and that of its affine differ ({both}); the former is used")
+    return float(delta[0]), float(delta[1]), float(delta[2])
 
 
 def _header(head: bytes) -> Any:
-    """Check the numbers that the voxels depend on, before nibabel takes them."""
+    """Check the numbers that the voxels depend on, before nibabel uses them."""
     version, *dims, kind, _ = struct.unpack(">7i", head[:28])
     if version != 1 or kind not in _TYPES:
         raise FileError(f"is not MGH, or of an unknown type: version {version}, voxels of type {kind}; {AGAIN}")

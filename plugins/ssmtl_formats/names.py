@@ -1,4 +1,4 @@
-"""Which files and folders are meant for which reader, by names and, where those do not tell, by their beginning."""
+"""Which files and folders belong to which reader, by names and, if those do not tell, by their first bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 SLICES = "slices.toml"
 _DICOM = (".dcm", ".dicom", ".ima")
 _OTHERS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", *_DICOM)
-# Endings of files that are no DICOM, so that none of them is opened to see whether it is
+# Suffixes of files that are not DICOM, so that none of them is opened to check
 _NOT_DICOM = (
     *(".nii", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".zraw", ".mgh", ".mgz", ".mnc", ".par", ".rec"),
     *(".head", ".brik", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar", ".png", ".jpg", ".jpeg"),
@@ -41,12 +41,12 @@ _VR = re.compile(rb"[A-Z]{2}")
 
 
 def ends_in(path: Path, *suffixes: str) -> bool:
-    """Whether a name ends so, in any case; hidden files and macOS's `._*` companions do not."""
+    """Whether a name has one of these endings, in any case; hidden files and macOS's `._*` companions never have."""
     return path.name.lower().endswith(suffixes) and not path.name.startswith(".")
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder; one that may not be looked at is not."""
+    """Whether it is a folder; one that cannot be accessed is not."""
     try:
         return path.is_dir()
     except OSError:
@@ -54,7 +54,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a regular file; one that may not be looked at is not."""
+    """Whether it is a regular file; one that cannot be accessed is not."""
     try:
         return path.is_file()
     except OSError:
@@ -62,7 +62,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its suffix or, where that is no other format's, by its beginning; an index is not."""
+    """Whether a file is DICOM by its suffix or, unless another format has it, by its first bytes; an index is not."""
     name = path.name.lower()
     if name.startswith(".") or name == "dicomdir":
         return False
@@ -74,16 +74,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def _is_backup(path: Path) -> bool:
-    """Whether the file that it is a copy of lies beside it."""
+    """Whether the original of a backup copy lies beside it."""
     return any(
         path.name.lower().endswith(ending) and is_file(path.with_name(path.name[: -len(ending)])) for ending in _BACKUPS
     )
 
 
 def begins_as_dicom(path: Path, *, magic: bool) -> bool:
-    """Whether a regular file has DICOM's magic or, unless that is needed, begins with group 0008 or 0002 without it."""
+    """Whether a regular file has DICOM's magic or, unless `magic` is required, begins with group 0008 or 0002."""
     try:
-        if not is_file(path):  # opening a pipe would wait for a writer for ever
+        if not is_file(path):  # opening a pipe would wait for a writer forever
             return False
         with path.open("rb") as file:
             head = file.read(512)
@@ -95,57 +95,57 @@ def begins_as_dicom(path: Path, *, magic: bool) -> bool:
         return False
     little = head[:2] in (b"\x08\x00", b"\x02\x00") and head[3:4] == b"\x00"
     big = head[:2] == b"\x00\x08" and head[2:3] == b"\x00"
-    # then comes the value's type, or in the implicit form its length, which is small at the beginning
+    # next comes the value's type or, in the implicit form, its length, which is small for the first elements
     return (little or big) and bool(_VR.fullmatch(head[4:6]) or (little and head[6:8] == b"\0\0" and len(head) >= 132))
 
 
 def dicom_files(folder: Path, *, first: bool = False) -> list[Path]:
-    """The DICOM files that lie directly in a folder, in the order of names; with `first` only one of them.
+    """Return the DICOM files directly in a folder, in the order of names; with `first` only one of them.
 
-    An empty file whose name would do is taken for one that was lost: who reads it will say so.
+    An empty file with a suitable name counts as a slice that was lost: reading it reports that.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     empty: list[Path] = []
     for path in _entries(folder):
         if not is_file(path):
             continue
         if is_dicom(path):
-            found.append(path)
+            files.append(path)
             if first:
-                return found
+                return files
         elif not first and path.stat().st_size == 0:
             empty.append(path)
-    suffixes = {path.suffix for path in found}
-    lost = [path for path in empty if found and _is_lost(path, suffixes)]
-    return sorted([*found, *lost], key=_by_name)
+    suffixes = {path.suffix for path in files}
+    lost = [path for path in empty if files and _is_lost(path, suffixes)]
+    return sorted([*files, *lost], key=_by_name)
 
 
 def _is_lost(path: Path, suffixes: Collection[str]) -> bool:
-    """Whether an empty file was a slice, by the name."""
+    """Whether an empty file was a slice, judged by its name."""
     name = path.name.upper()
     named = bool(_NO_SUFFIX.fullmatch(name)) or (path.suffix in suffixes and not path.name.startswith("."))
     return named and not name.startswith("DICOMDIR")
 
 
 def png_files(folder: Path) -> list[Path]:
-    """The PNG files of a folder that holds slices, in natural order; none where it holds fewer than 2, or scans too."""
-    found = _entries(folder)
+    """Return the PNG slices in a folder, in natural order; none if there are fewer than 2, or scans beside them."""
+    entries = _entries(folder)
     from ssmtl_toolkit.data.finding import PREDICTION  # not needed to list plugins
 
-    if any(path.name == PREDICTION or ends_in(path, *_OTHERS) for path in found):
+    if any(path.name == PREDICTION or ends_in(path, *_OTHERS) for path in entries):
         return []
-    found = [path for path in found if ends_in(path, ".png") and is_file(path)]
-    return sorted(found, key=_natural) if len(found) > 1 else []
+    pictures = [path for path in entries if ends_in(path, ".png") and is_file(path)]
+    return sorted(pictures, key=_natural) if len(pictures) > 1 else []
 
 
 def may_be_dicom(folder: Path) -> list[Path]:
-    """The files in a folder that are DICOM or of no known format, by their names alone."""
+    """Return the files in a folder that are DICOM or of an unknown format, by their names alone."""
     names = (name for name, is_folder in _named(folder) if not is_folder and not name.startswith("."))
     return [folder / name for name in names if not name.lower().endswith(_NOT_DICOM)]
 
 
 def folders_below(folder: Path, depth: int = 2) -> Iterator[Path]:
-    """A folder and those below it, as far as the parts of a series are looked for."""
+    """Yield a folder and those below it, as deep as a series may be spread."""
     yield folder
     for name, is_folder in _named(folder) if depth else ():
         if is_folder and not name.startswith("."):
@@ -153,22 +153,22 @@ def folders_below(folder: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def may_hold_parts(folder: Path) -> bool:
-    """Whether at least two folders below this one begin with a DICOM file."""
+    """Whether the first file of at least two folders, this one and those below it, is DICOM."""
     some = (path for path in folders_below(folder) if any(map(is_dicom, may_be_dicom(path)[:1])))
     return len(list(islice(some, 2))) == 2
 
 
 def _named(folder: Path) -> list[tuple[str, bool]]:
-    """The names of files and folders in a folder, and whether they are folders; nothing if it cannot be read."""
+    """Return the names of files and folders in a folder, and which are folders; nothing if it cannot be read."""
     try:
-        with os.scandir(folder) as found:
-            return sorted((entry.name, entry.is_dir()) for entry in found if entry.is_dir() or entry.is_file())
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries if entry.is_dir() or entry.is_file())
     except (OSError, ValueError):
         return []
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in the order of names; nothing if it cannot be read."""
+    """Return what lies in a folder, in the order of names; nothing if it cannot be read."""
     try:
         return sorted(folder.iterdir(), key=_by_name)
     except (OSError, ValueError):
@@ -180,7 +180,7 @@ def _by_name(path: Path) -> bytes:
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Order names so that numbers in them count: slice2 comes before slice10."""
+    """Sort key that compares numbers in names by value: slice2 comes before slice10."""
     pieces = re.split(r"(\d+)", path.name)
     return [(int(p) if i % 2 and len(p) < 1000 else 0, "" if i % 2 else p) for i, p in enumerate(pieces)], path.name
 

@@ -1,4 +1,4 @@
-"""What the values of PNG slices with palettes are: decided once for all slices, so that a class has one value."""
+"""How the values of PNG slices with palettes are read: decided once for all slices, so that a class has one value."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Palette = tuple[Colour, ...]  # by index
 class Palettes:
     """The palettes of the slices of a scan.
 
-    If one of them has a colour, used or not, the values of all slices are indices: then a value does not depend on what
-    else a slice shows. Otherwise they are gray levels.
+    If one of them has a colour, used or not, the values of all slices are indices, so that a value does not depend on
+    what else a slice shows. Otherwise they are gray levels.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -59,13 +59,13 @@ class Palettes:
         """Return notes on what was taken as values.
 
         Raises:
-            FileError: slices without a palette have values that are no indices of the others.
+            FileError: slices without a palette have values that are not indices of the others.
         """
         for file, used in self._gray.items():
             if not used <= {0, *self._colours}:
                 raise FileError(
-                    f"has slices with a coloured palette and others without, of other values ({printable(file.name)}); "
-                    f"save all in one way"
+                    f"has slices with a coloured palette, and others without one that have other values "
+                    f"({printable(file.name)}); save all in the same way"
                 )
         if self.indexed:
             return ["has a coloured palette, whose indices are taken as values"]
@@ -75,7 +75,7 @@ class Palettes:
 
 
 def _palette(file: Path) -> Palette:
-    """The palette of a PNG file, () if it has none; what is damaged is for the decoder to tell."""
+    """Return the palette of a PNG file, () if it has none; damage is left to the decoder to report."""
     damage = contextlib.suppress(SyntaxError, OSError, ValueError, EOFError, Image.DecompressionBombError)
     with damage, Image.open(file, formats=["PNG"]) as image:
         if image.mode == "P" and image.palette:

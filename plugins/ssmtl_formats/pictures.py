@@ -1,4 +1,4 @@
-"""Which PNG files of a folder are the slices of one scan, by their names: neither masks beside them nor other scans."""
+"""Which PNG files of a folder are slices of one scan, by their names: neither masks beside them nor other scans."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EVEN = 0.1  # of the distance between decimal numbers
 
 
 def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The slices of a folder in natural order, and the masks beside them; if all are masks, these are the slices.
+    """Return the slices of a folder in natural order, and the masks beside them; if all are masks, they are the slices.
 
     Raises:
         FileError: there are fewer than two slices, or those of several scans.
@@ -56,18 +56,19 @@ def _pieces(name: str) -> list[str]:
 
 
 def _scans(names: Sequence[str]) -> list[str]:
-    """The name of a slice of each scan, if there are several."""
+    """Return the name of one slice of each scan, if there are several scans."""
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
         alike[tuple("#" if piece.isdigit() else piece for piece in _pieces(name))].append(name)
-    found = [scan for words, group in alike.items() if len(group) > 1 for scan in _numbered(words, group)]
-    return found if len(found) > 1 and not _even(names) else []
+    scans = [scan for words, group in alike.items() if len(group) > 1 for scan in _numbered(words, group)]
+    return scans if len(scans) > 1 and not _even(names) else []
 
 
 def _numbered(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Split names that differ in nothing but numbers by all of these except the one that counts the slices.
+    """Split names that differ only in numbers by all of these except the one that counts the slices.
 
-    If slices are counted through, or each name has its own other number, such as a position, they are one scan.
+    If slices are numbered continuously, or each name has another number of its own, such as a position, they are one
+    scan.
     """
     before = [word for word, number in zip(("", *words), words, strict=False) if number == "#"]
     rows = [tuple(int(number) for number in re.findall(r"\d+", name)) for name in names]
@@ -79,14 +80,14 @@ def _numbered(words: Sequence[str], names: Sequence[str]) -> list[str]:
     for row, name in zip(rows, names, strict=True):
         scans[row if before[slice_at] in _PATIENTS else row[:slice_at] + row[slice_at + 1 :]].append(name)
     by_patient = any(before[i] in _PATIENTS for i in varying)
-    again = len({row[slice_at] for row in rows}) < len(rows) and max(map(len, scans.values())) > 1
-    if not (by_patient or again):
+    repeated = len({row[slice_at] for row in rows}) < len(rows) and max(map(len, scans.values())) > 1
+    if not (by_patient or repeated):
         return [names[0]]
     return [group[0] for group in scans.values()]
 
 
 def _even(names: Sequence[str]) -> bool:
-    """Whether what differs in the names is one decimal number in even steps, such as the place of a slice in mm."""
+    """Whether the names differ in one decimal number in even steps, such as the position of a slice in mm."""
     texts = {_DECIMAL.sub("#", name) for name in names}
     values = sorted(float(_DECIMAL.findall(name)[-1]) for name in names if _DECIMAL.search(name))
     if len(texts) > 1 or len(values) < len(names):

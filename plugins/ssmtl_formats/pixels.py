@@ -1,4 +1,4 @@
-"""The stored pixel values of DICOM images, unpacked by whichever decoder is strict about damage."""
+"""The stored pixel values of DICOM images, decompressed by whichever decoder is strict about damage."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _TAGS = [
     *(*_SHAPE, "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration", "PixelData", "FloatPixelData"),
     *("DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 ]
-# Which of pydicom's decoders we trust. Pillow refuses half an image. GDCM in its own package ends the whole process on
-# some damaged images, where the GDCM in SimpleITK raises an error; it does what the others cannot.
+# Which of pydicom's decoders we trust. Pillow refuses half an image. The package python-gdcm ends the whole process on
+# some damaged images, for which the GDCM in SimpleITK raises an error; it decodes what the others cannot.
 _PLUGINS = {
     "": {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian},
     "pydicom": {RLELossless},
@@ -60,13 +60,13 @@ class Pixels:
         """Return the stored values (rows, columns).
 
         Raises:
-            FileError: they are not there, not whole, or packed in a way that nothing installed can unpack.
+            FileError: they are missing, incomplete, or compressed in a way that nothing installed can decode.
         """
         if frame.file != self._file:
             self._planes = _decode(frame.file)
             self._file = frame.file
         if self._planes.shape[1:] != frame.size or frame.index >= len(self._planes):
-            raise FileError(f"has pixels of another size than its header says; {AGAIN}")
+            raise FileError(f"has pixels of a different size than its header says; {AGAIN}")
         plane: NDArray[Any] = self._planes[frame.index]
         return plane
 
@@ -81,14 +81,16 @@ def _decode(file: Path) -> NDArray[Any]:
             syntax = _syntax(data)
             plugin = next((name for name, known in _PLUGINS.items() if syntax in known), None)
             if plugin is None and syntax not in _BY_GDCM:
-                raise FileError(f"is packed as {_named(syntax)}, which is not read; export it without compression")
+                raise FileError(
+                    f"is compressed as {_named(syntax)}, which is not supported; export it without compression"
+                )
             _check_length(data, syntax)
             if plugin is None:
                 return _by_gdcm(data, syntax)
             array, _ = get_decoder(syntax).as_array(data, raw=True, decoding_plugin=plugin)
         except (OSError, FileError, MemoryError):
             raise
-        except Exception as error:  # its words may quote what the file says
+        except Exception as error:  # its message may quote the file
             raise FileError(f"has pixels that cannot be decoded ({type(error).__name__}); {AGAIN}") from None
     return array if array.ndim == 3 else array[None]
 
@@ -98,7 +100,7 @@ def _by_gdcm(data: Dataset, syntax: UID) -> NDArray[Any]:
     try:
         import SimpleITK
     except ImportError:
-        raise FileError(f"is packed as {_named(syntax)}, for which SimpleITK is needed: {INSTALL}") from None
+        raise FileError(f"is compressed as {_named(syntax)}, for which SimpleITK is needed: {INSTALL}") from None
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     planes = []
@@ -119,15 +121,15 @@ def _by_gdcm(data: Dataset, syntax: UID) -> NDArray[Any]:
 
 
 def _syntax(data: Dataset) -> UID:
-    said = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
-    if said:
-        return UID(said)
+    syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
+    if syntax:
+        return UID(syntax)
     implicit, little = data.original_encoding
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _check_length(data: Dataset, syntax: UID) -> None:
-    """Refuse plain pixels that are cut short, with both sizes."""
+    """Refuse uncompressed pixels that are cut short; the message gives both sizes."""
     if "PixelData" not in data or syntax.is_encapsulated:
         return
     frames = int(data.get("NumberOfFrames") or 1)

@@ -1,4 +1,4 @@
-"""b-values and gradient directions in private elements, of vendors that fill the standard's own late or never."""
+"""b-values and gradient directions in private elements, for vendors that use the standard ones rarely or never."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydicom.multival import MultiValue
 Vector = tuple[float, ...]
 
 _GE, _PHILIPS, _SIEMENS, _UIH = ("GE",), ("PHILIPS",), ("SIEMENS",), ("UIH", "IMAGE PRIVATE HEADER")
-# who, in which elements, and the type of number where the file does not say it
+# vendor, elements, and the type of number if the file does not give it
 _B_VALUES = (
     (_SIEMENS, [0x0019100C], "d"),
     (_GE, [0x00431039], "d"),
@@ -24,7 +24,7 @@ _DIRECTIONS = (
     (_PHILIPS, [0x200510B0, 0x200510B1, 0x200510B2], "f"),
     (_UIH, [0x00651037], "d"),
 )
-_TILES = 0x0019100A  # how many slices a Siemens mosaic shows
+_TILES = 0x0019100A  # number of slices in a Siemens mosaic
 _GE_FLAGS = 1_000_000  # multiples of it are added to GE's b-values
 
 _USED = [*(tag for _, tags, _ in (*_B_VALUES, *_DIRECTIONS) for tag in tags), _TILES]
@@ -43,7 +43,7 @@ def direction(data: Dataset) -> Vector:
     """Return the gradient direction of a classic image that has a b-value, () if missing."""
     for vendor, tags, packed in _DIRECTIONS:
         numbers = [number for tag in tags for number in _numbers(data, vendor, tag, packed)]
-        if len(numbers) == 3 and b_value(data):  # without one GE keeps other things in these elements
+        if len(numbers) == 3 and b_value(data):  # without one, GE keeps other things in these elements
             return tuple(numbers)
     return ()
 
@@ -69,5 +69,5 @@ def _numbers(data: Dataset, vendor: tuple[str, ...], tag: int, packed: str) -> V
             else:
                 value = struct.unpack(f"<{len(value) // struct.calcsize(packed)}{packed}", value)
         return tuple(float(x) for x in (value if isinstance(value, MultiValue | list | tuple) else [value]))
-    except Exception:  # pydicom fails in many ways where an element is damaged
+    except Exception:  # pydicom fails in many ways if an element is damaged
         return ()

@@ -17,7 +17,7 @@ _State = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series. `unfit` says why it is no scan; `folders` are those that it is spread over, if any."""
+    """The images of one series. `unfit` says why it is not a scan; `folders` are those it is spread over, if any."""
 
     name: str
     frames: tuple[Frame, ...]
@@ -31,10 +31,10 @@ class Series:
 
 
 def series_of(folder: Path) -> tuple[Series, ...]:
-    """Read the headers of all DICOM files of a folder, once as long as they do not change.
+    """Read the headers of all DICOM files of a folder, again only if they change.
 
     Raises:
-        DataError: naming a file that is damaged; without it one could not tell whether a series is whole.
+        DataError: naming a file that is damaged; without it the series could not be known to be complete.
     """
     state = []
     for file in dicom_files(folder):
@@ -51,51 +51,51 @@ def _series(folder: Path, state: _State) -> tuple[Series, ...]:
         with naming_file(folder / name):
             for frame in read_frames(folder / name):
                 groups.setdefault(frame.series, []).append(frame)
-    counted: Counter[str] = Counter()
-    found = []
+    counts: Counter[str] = Counter()
+    all_series = []
     for key in sorted(groups, key=lambda key: (key[1] is None, key[1] or 0, key[0])):
         name = f"series-{'none' if key[1] is None else key[1]}"
-        counted[name] += 1
-        again = f"-{counted[name]}" if counted[name] > 1 else ""
-        found.append(Series(name + again, tuple(groups[key]), unfit(groups[key])))
-    return tuple(found)
+        counts[name] += 1
+        suffix = f"-{counts[name]}" if counts[name] > 1 else ""
+        all_series.append(Series(name + suffix, tuple(groups[key]), unfit(groups[key])))
+    return tuple(all_series)
 
 
 def unfit(frames: list[Frame]) -> str:
-    """Why the images of a series are no scan, "" if they are one."""
+    """Say why the images of a series are not a scan, "" if they are one."""
     reasons = Counter(frame.unfit for frame in frames)
     if not reasons[""]:
         return reasons.most_common(1)[0][0]
     if len(frames) == 1:
         return "a single image"
     planes = Counter(tuple(round(x, 2) for x in frame.directions) for frame in frames if not frame.unfit)
-    # a scout that has got into a series is another matter: that is refused when it is read
+    # a stray scout among the slices of a series is another matter: it is refused when the series is read
     return "a localizer, with planes across each other" if 2 * max(planes.values()) <= len(frames) else ""
 
 
-def chosen(path: Path, found: tuple[Series, ...]) -> Series:
-    """The series that `path` means: that of a file, or the only one of a folder that is a scan.
+def chosen(path: Path, all_series: tuple[Series, ...]) -> Series:
+    """Return the series that `path` refers to: that of a file, or the only one of a folder that is a scan.
 
     Raises:
         FileError: there is none, or there are several.
     """
     if path.is_dir():
-        fit = [series for series in found if not series.unfit]
+        fit = [series for series in all_series if not series.unfit]
         if len(fit) > 1:
             names = listed((f"{series.name} with {len(series.frames)} images" for series in fit), 5)
-            raise FileError(f"holds {len(fit)} series ({names}); give a file of the one that is meant")
+            raise FileError(f"holds {len(fit)} series ({names}); give a file of the one to read")
     else:
-        fit = [series for series in found if path in series.files]
+        fit = [series for series in all_series if path in series.files]
         if fit and fit[0].unfit:
             raise FileError(f"is {fit[0].unfit}, not a slice of a scan; give the folder or a file of another series")
     if not fit:
-        raise FileError(f"holds no series of slices: {nothing(found)}")
+        raise FileError(f"holds no series of slices: {nothing(all_series)}")
     return fit[0]
 
 
-def nothing(found: tuple[Series, ...]) -> str:
-    """Say what the series are that are no scans."""
-    if not found:
+def nothing(all_series: tuple[Series, ...]) -> str:
+    """Say what the series are, none of which is a scan."""
+    if not all_series:
         return "nothing but an index of DICOM files; give a folder with the slices of a scan"
-    reasons = listed((f"{series.name} is {series.unfit}" for series in found), 5)
+    reasons = listed((f"{series.name} is {series.unfit}" for series in all_series), 5)
     return f"{reasons}; give a folder with the slices of a scan"

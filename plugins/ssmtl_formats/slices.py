@@ -1,4 +1,4 @@
-"""From a folder of PNG slices to a `Volume`; a slices.toml beside them says what PNG cannot."""
+"""From a folder of PNG slices to a `Volume`; a slices.toml beside them adds what PNG cannot store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ssmtl_toolkit.text import printable
 
 _RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 _GRAY = {"1": np.uint8, "L": np.uint8, "I;16": np.uint16, "I": np.int32}
-_STRETCHED = {2: 85, 4: 17}  # Pillow makes 0 to 255 of these few values; we take them as stored
+_STRETCHED = {2: 85, 4: 17}  # Pillow stretches these few values to 0..255; we restore the stored ones
 _MAX_PIXELS = 1 << 28  # of one slice
 
 
-class _Said(BaseModel):
-    """What slices.toml may say."""
+class _Settings(BaseModel):
+    """What slices.toml may set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -48,24 +48,24 @@ def read_slices(folder: Path) -> Volume:
     with naming_file(folder):
         files, masks = slices_of(folder)
         notes: list[str] = []
-        said = _said(folder / SLICES, notes)
+        settings = _settings(folder / SLICES, notes)
         if masks:
-            notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are left out")
+            notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are skipped")
         array = _stacked(files, notes)
-    spacing = (said.spacing[2], said.spacing[1], said.spacing[0])
+    spacing = (settings.spacing[2], settings.spacing[1], settings.spacing[0])
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
-    for axis, (direction, step) in enumerate(zip(reversed(DIRECTIONS[said.axis]), spacing, strict=True)):
+    for axis, (direction, step) in enumerate(zip(reversed(DIRECTIONS[settings.axis]), spacing, strict=True)):
         affine[_RAS[direction][0], axis] = _RAS[direction][1] * step
     return Volume(array, affine, spacing, 2, tuple(notes))
 
 
 def parts_of(folder: Path) -> dict[str, Path]:
-    """The one scan of a folder, unless its pictures are no slices: of different sizes, or the first one has colours.
+    """Return the one scan of a folder, unless its pictures are not slices: of different sizes, or the first in colour.
 
-    So that figures and screenshots beside scans are left out; what is damaged is for `read_slices` to tell.
+    This skips figures and screenshots beside scans; damage is left to `read_slices` to report.
 
     Raises:
-        DataError: they are no slices, or those of several scans, and why.
+        DataError: they are not slices, or slices of several scans, and why.
     """
     with naming_file(folder), contextlib.suppress(SyntaxError, OSError, ValueError, Image.DecompressionBombError):
         files, _ = slices_of(folder)
@@ -78,14 +78,14 @@ def parts_of(folder: Path) -> dict[str, Path]:
     return {"": folder}
 
 
-def _said(file: Path, notes: list[str]) -> _Said:
-    """Read slices.toml, or take 1 mm and axial slices with a note."""
+def _settings(file: Path, notes: list[str]) -> _Settings:
+    """Read slices.toml; if missing, assume axial slices 1 mm apart, with a note."""
     if not file.is_file():
-        notes.append(f"PNG has no positions: taken as axial, 1 mm apart, by names; a {SLICES} may say spacing and axis")
-        return _Said()
+        notes.append(f"PNG has no positions: read as axial, 1 mm apart, by names; a {SLICES} can set spacing and axis")
+        return _Settings()
     with naming_file(file):
         try:
-            said = _Said.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
+            settings = _Settings.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -93,11 +93,11 @@ def _said(file: Path, notes: list[str]) -> _Said:
                 f"{printable(where)}: {first['msg']}; expected spacing = [slices, rows, columns] in mm, and "
                 f"axis = {' or '.join(get_args(Axis))}"
             ) from None
-        if min(said.spacing) <= 0:
-            raise FileError(f"its spacing is {list(said.spacing)}; distances in mm above 0 are needed")
-    if "spacing" not in said.model_fields_set:
-        notes.append(f"its {SLICES} says no spacing, 1 mm is taken")
-    return said
+        if min(settings.spacing) <= 0:
+            raise FileError(f"its spacing is {list(settings.spacing)}; distances in mm above 0 are needed")
+    if "spacing" not in settings.model_fields_set:
+        notes.append(f"its {SLICES} sets no spacing; 1 mm is assumed")
+    return settings
 
 
 def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
@@ -109,10 +109,10 @@ def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
     for k, file in enumerate(files):
         plane = _pixels(file, palettes)
         if plane.shape != first.shape:
-            here, there = (f"{shape[1]} x {shape[0]}" for shape in (plane.shape, first.shape))
+            size, first_size = (f"{shape[1]} x {shape[0]}" for shape in (plane.shape, first.shape))
             raise FileError(
-                f"has slices of different sizes: {printable(file.name)} has {here} pixels, {printable(files[0].name)} "
-                f"{there}; put each scan's slices into a folder of its own"
+                f"has slices of different sizes: {printable(file.name)} has {size} pixels, {printable(files[0].name)} "
+                f"{first_size}; put each scan's slices into a folder of its own"
             )
         palettes.check(file, plane)
         if plane.dtype != array.dtype:
@@ -136,22 +136,22 @@ def _pixels(file: Path, palettes: Palettes) -> NDArray[Any]:
         except (SyntaxError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise FileError(f"is damaged or no PNG ({type(error).__name__}); {AGAIN}") from None
+            raise FileError(f"is damaged or not a PNG ({type(error).__name__}); {AGAIN}") from None
 
 
 def _header(file: Path) -> tuple[bytes, int]:
-    """Width and height, and the bits of a value, from PNG's own header."""
+    """Read width and height, and the bits per value, from the PNG header."""
     with file.open("rb") as stream:
         head = stream.read(25).ljust(25, b"\0")
     return head[16:24], head[24]
 
 
 def _gray(image: Image.Image, bits: int, indexed: bool) -> NDArray[Any]:
-    """The one value of each pixel: gray, the same in all colours, or with `indexed` the index of a palette."""
+    """Return the one value of each pixel: gray, equal colours or, with `indexed`, the index of a palette."""
     if image.mode in _GRAY:
         array = np.asarray(image).astype(_GRAY[image.mode])
         return array // _STRETCHED[bits] if bits in _STRETCHED else array
-    if bits == 16:  # of which Pillow would keep 8
+    if bits == 16:  # Pillow would keep 8 of them
         raise FileError("has colours or transparency of 16 bits; save it as gray")
     array = np.asarray(image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB"))
     if array.shape[2] == 4 and (array[..., 3] != 255).any():

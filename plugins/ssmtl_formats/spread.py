@@ -1,4 +1,4 @@
-"""A series whose files lie in several folders below one: which these are, and whether they join to one scan."""
+"""Series whose files lie in several folders below one: which folders, and whether they join to one scan."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import listed, printable
 
 Key = tuple[str, int | None]  # what the images of a series have in common
-Folders = tuple[tuple[Path, int], ...]  # with the times of their last change
+Folders = tuple[tuple[Path, int], ...]  # with their modification times
 
 
 def whole_series_of(folder: Path) -> tuple[Series, ...]:
-    """The series in a folder, each with its images in folders below, and those that lie in several folders below.
+    """Return the series in a folder, each with its images in folders below, and those spread over folders below.
 
     Raises:
         DataError: naming a file that is damaged.
     """
     joined = spread_below(folder)
     own = series_of(folder)
-    there = {series.frames[0].series for series in own}
+    own_keys = {series.frames[0].series for series in own}
     return (
-        *(replace(joined.get(one.frames[0].series, one), name=one.name) for one in own),
-        *(series for key, series in joined.items() if key not in there),
+        *(replace(joined.get(series.frames[0].series, series), name=series.name) for series in own),
+        *(series for key, series in joined.items() if key not in own_keys),
     )
 
 
@@ -45,22 +45,22 @@ def spread(folders: Collection[Path]) -> str:
 
 
 def spread_below(folder: Path) -> dict[Key, Series]:
-    """The series that are spread over a folder and those below it, but not over those below one of the latter alone."""
-    where: dict[Key, list[tuple[Path, int]]] = {}
+    """Find the series spread over a folder and those below it, except those within a single one of the latter."""
+    folders: dict[Key, list[tuple[Path, int]]] = {}
     for path in folders_below(folder):
         with contextlib.suppress(OSError):
             time = path.stat().st_mtime_ns
             for key in _keys(path, time):
-                where.setdefault(key, []).append((path, time))
-    branches = {key: {path.relative_to(folder).parts[:1] for path, _ in found} for key, found in where.items()}
-    by_number = sorted(where.items(), key=lambda item: (item[0][1] is None, item[0][1] or 0, item[0][0]))
-    joined = {key: _joined(tuple(found), key) for key, found in by_number if len(branches[key]) > 1}
+                folders.setdefault(key, []).append((path, time))
+    branches = {key: {path.relative_to(folder).parts[:1] for path, _ in paths} for key, paths in folders.items()}
+    by_number = sorted(folders.items(), key=lambda item: (item[0][1] is None, item[0][1] or 0, item[0][0]))
+    joined = {key: _joined(tuple(paths), key) for key, paths in by_number if len(branches[key]) > 1}
     return {key: series for key, series in joined.items() if series is not None}
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def _keys(folder: Path, time: int) -> frozenset[Key]:
-    """The series in a folder, by three files of it; only if these differ by all of them."""
+    """Return the series in a folder, judged by three of its files; if these differ, by all."""
     files = may_be_dicom(folder)
     keys = {series_key(files[i]) for i in {0, len(files) // 2, len(files) - 1} if files and is_dicom(files[i])}
     if len(keys) > 1:
@@ -70,17 +70,17 @@ def _keys(folder: Path, time: int) -> frozenset[Key]:
 
 @functools.lru_cache(maxsize=64)
 def _joined(folders: Folders, key: Key) -> Series | None:
-    """The images of a series in these folders, None if they are not one scan.
+    """Join the images of a series in these folders; None if they are not one scan.
 
-    These have images at the same positions: volumes or copies of the series, or other patients' with the same number.
+    They are not if images lie at the same positions: volumes or copies, or other patients with the same series number.
     """
     parts: dict[Path, tuple[Frame, ...]] = {}
     for folder, _ in folders:
-        with contextlib.suppress(DataError):  # it is said when that folder is read
-            frames = next((one.frames for one in series_of(folder) if one.frames[0].series == key), ())
+        with contextlib.suppress(DataError):  # reported when that folder is read
+            frames = next((series.frames for series in series_of(folder) if series.frames[0].series == key), ())
             parts.update({folder: frames} if frames else {})
     images = [frame for frames in parts.values() for frame in frames if not frame.unfit]
-    if len(parts) < 2 or not images or _apart([*parts.values()]):
+    if len(parts) < 2 or not images or _overlap([*parts.values()]):
         return None
     reason = unfit(images)
     try:
@@ -91,8 +91,8 @@ def _joined(folders: Folders, key: Key) -> Series | None:
     return Series(name, tuple(frame for frames in parts.values() for frame in frames), reason, tuple(parts))
 
 
-def _apart(parts: Sequence[Sequence[Frame]]) -> bool:
-    """Whether at least half of a folder's positions are also another's, copies of single images aside."""
+def _overlap(parts: Sequence[Sequence[Frame]]) -> bool:
+    """Whether another folder has at least half of a folder's positions too, copies of single images aside."""
     seen: set[str] = set()
     places = []
     for part in parts:
@@ -102,4 +102,4 @@ def _apart(parts: Sequence[Sequence[Frame]]) -> bool:
     if not all(places):
         return True
     stacks = [place for place in places if len(place) > 1]
-    return any(2 * len(one & other) >= min(len(one), len(other)) for one, other in combinations(stacks, 2))
+    return any(2 * len(a & b) >= min(len(a), len(b)) for a, b in combinations(stacks, 2))

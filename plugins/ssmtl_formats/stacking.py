@@ -1,4 +1,4 @@
-"""Slices put in order by their positions in space, never by names or numbers, and the grid that they lie on."""
+"""Slices ordered by their positions in space, never by names or numbers, and the grid that they lie on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ssmtl_toolkit.data.values import volume_index
 _SAME_DIRECTION = 1e-3  # of direction cosines, and of pixel spacings
 _SAME_PLACE = 0.02  # pixels
 _GAP = 1.5  # times the usual distance: a slice is missing
-_UNEVEN = 0.05  # of the distance: further than that from even spacing is refused
-_ROUNDING = 0.001  # of the distance: less is not worth a note
+_UNEVEN = 0.05  # of the distance: greater deviations from even spacing are refused
+_ROUNDING = 0.001  # of the distance: smaller deviations are not worth a note
 
 
 def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> list[Frame]:
-    """Order the frames of one volume along the normal of their plane, against which they were taken.
+    """Order the frames of one volume along the normal of their plane.
 
-    Where every position has the same number of images, they are volumes (echoes, b-values, times), in the order of
-    these, and `volume` chooses.
+    If every position has the same number of images, they are volumes (echoes, b-values, times), in the order of these,
+    and `volume` chooses.
 
     Raises:
         FileError: they differ in size, spacing or orientation, some positions have more images than others, or nothing
@@ -61,28 +61,28 @@ def _check_alike(frames: Sequence[Frame]) -> None:
         if frame.size != first.size:
             sizes = f"{first.size[0]} x {first.size[1]} and {frame.size[0]} x {frame.size[1]}"
             raise FileError(f"has images of different sizes ({sizes} pixels) in one series; export them as two series")
-        for name, here, there in (
+        for name, value, expected in (
             ("orientations", frame.directions, first.directions),
             ("pixel spacings", frame.pixel, first.pixel),
         ):
-            if np.abs(np.subtract(here, there)).max() > _SAME_DIRECTION:
+            if np.abs(np.subtract(value, expected)).max() > _SAME_DIRECTION:
                 raise FileError(f"has images of different {name} in one series; export them as two series")
 
 
 def _without_copies(frames: Sequence[Frame], notes: list[str]) -> list[Frame]:
-    """Leave out files that say themselves that they are the same image, and are where it is and when it was."""
-    kept: dict[tuple[object, ...], Frame] = {}  # some anonymisers give all images one name
+    """Drop files that declare themselves to be the same image, at the same position and time."""
+    kept: dict[tuple[object, ...], Frame] = {}  # some anonymisers give all images one UID: it is not enough
     for i, frame in enumerate(frames):
         kept.setdefault(
             (frame.instance, frame.position, frame.marks, frame.instance_number) if frame.instance else (i,), frame
         )
     if len(kept) < len(frames):
-        notes.append(f"{len(frames) - len(kept)} copies of its images are left out")
+        notes.append(f"{len(frames) - len(kept)} copies of its images are skipped")
     return list(kept.values())
 
 
 def grid(frames: Sequence[Frame], notes: list[str]) -> NDArray[np.float64]:
-    """The affine of ordered frames, voxel (column, row, slice) -> mm in RAS+; a tilted gantry makes it sheared.
+    """Return the affine of ordered frames, voxel (column, row, slice) -> mm in RAS+; a tilted gantry shears it.
 
     Raises:
         FileError: slices are missing, or are unevenly spaced, or the orientation cannot be used.
@@ -99,15 +99,15 @@ def grid(frames: Sequence[Frame], notes: list[str]) -> NDArray[np.float64]:
     if not usable(affine) or abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01 or min(frames[0].pixel) <= 0:
         raise FileError("has an orientation or a pixel spacing that cannot be used; export the series again")
     _check_gaps(frames, positions, np.cross(row, column))
-    apart = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(frames)), step), axis=1).max()
+    deviation = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(frames)), step), axis=1).max()
     distance = float(np.linalg.norm(step))
-    if apart > _UNEVEN * distance:
+    if deviation > _UNEVEN * distance:
         raise FileError(
-            f"is unevenly spaced: slices lie up to {apart:.3g} mm away from even distances of {distance:.4g} mm; "
-            f"resample it to even distances"
+            f"is unevenly spaced: slices lie up to {deviation:.3g} mm off an even spacing of {distance:.4g} mm; "
+            f"resample it to an even spacing"
         )
-    if apart > max(_ROUNDING * distance, 1e-4):
-        notes.append(f"its slices lie up to {apart:.2g} mm away from even distances of {distance:.4g} mm")
+    if deviation > max(_ROUNDING * distance, 1e-4):
+        notes.append(f"its slices lie up to {deviation:.2g} mm off an even spacing of {distance:.4g} mm")
     if sheared := shear(affine):
         notes.append(f"{sheared} (a tilted gantry)")
     return LPS_TO_RAS @ affine
@@ -121,7 +121,7 @@ def _check_gaps(frames: Sequence[Frame], positions: NDArray[np.float64], normal:
         i = int(wide[0])
         more = f", and {len(wide) - 1} more such gaps" if len(wide) > 1 else ""
         raise FileError(
-            f"misses slices: from {_at(frames[i].position)} to {_at(frames[i + 1].position)} mm it is "
+            f"is missing slices: from {_at(frames[i].position)} to {_at(frames[i + 1].position)} mm it is "
             f"{steps[i]:.4g} mm, elsewhere {usual:.4g} mm{more}; export the whole series"
         )
 

@@ -1,6 +1,6 @@
-"""Where the voxels of NRRD and MetaImage are stored, and whether they are all there: what ITK does not make sure of.
+"""Where NRRD and MetaImage store their voxels, and whether they are complete: what ITK does not check.
 
-Of packed voxels that are damaged, or fewer than the header says, ITK gives wrong ones without an error. So they are
+If compressed voxels are damaged, or fewer than the header says, ITK returns wrong ones without an error. So they are
 counted and their checksums compared before it reads them.
 """
 
@@ -24,7 +24,7 @@ Fields = Mapping[str, str]
 _META_TYPE = r"MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)"
 _META_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin")
 _META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-# How files with a header of their own begin, and where
+# How files with their own header begin, and where
 _MAGIC = (
     *(
         (0, start)
@@ -32,7 +32,7 @@ _MAGIC = (
     ),
     *((128, b"DICM"), (344, b"n+1\0"), (4, b"n+2\0")),
 )
-_MOST_LINES = 10_000  # of a header; Slicer writes some for each segment
+_MOST_LINES = 10_000  # in a header; Slicer writes some for each segment
 
 
 def fields_of(source: Source, kind: Kind) -> dict[str, str]:
@@ -53,7 +53,7 @@ def fields_of(source: Source, kind: Kind) -> dict[str, str]:
 
 
 def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
-    """Say in NRRD's words what a MetaImage says; refuse what MetaIO would guess or print about."""
+    """Translate the fields of a MetaImage to NRRD's; refuse what MetaIO would guess or print warnings about."""
     for name in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
         if name not in fields:
             raise FileError(f"is not MetaImage: it has no line `{name} = ...` before its voxels; {AGAIN}")
@@ -67,11 +67,11 @@ def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
     if not re.fullmatch(_META_TYPE, fields["ElementType"]):
         raise FileError(f"has voxels of {printable(fields['ElementType'][:40])}; convert it to one number per voxel")
     if not _true(fields, "BinaryData", "True"):
-        raise FileError("has its voxels as text; save it as binary")
+        raise FileError("stores its voxels as text; save it as binary")
     file, packed = fields["ElementDataFile"], _true(fields, "CompressedData")
     local = file.upper() == "LOCAL"
     if _whole(fields, "HeaderSize", -1) > 0 and (local or packed):
-        raise FileError(f"has a HeaderSize, which only plain voxels in a file of their own may have; {AGAIN}")
+        raise FileError(f"has a HeaderSize, which only uncompressed voxels in a separate file may have; {AGAIN}")
     return {
         **fields,
         "datafile": "" if local else file,
@@ -85,10 +85,10 @@ def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
 
 
 def _true(fields: Fields, name: str, default: str = "False") -> bool:
-    said = fields.get(name, default)
-    if said.lower() not in ("true", "false", "1", "0"):
-        raise FileError(f"has {name} {printable(said[:40])!r}, True or False is needed; {AGAIN}")
-    return said.lower() in ("true", "1")
+    value = fields.get(name, default)
+    if value.lower() not in ("true", "false", "1", "0"):
+        raise FileError(f"has {name} {printable(value[:40])!r}, True or False is needed; {AGAIN}")
+    return value.lower() in ("true", "1")
 
 
 def _whole(fields: Fields, name: str, least: int, most: int = 1 << 50, default: str = "0") -> int:
@@ -99,19 +99,19 @@ def _whole(fields: Fields, name: str, least: int, most: int = 1 << 50, default: 
 
 
 def data_file(path: Path, fields: Fields) -> Path:
-    """The file with the voxels: the header's own, or one beside it or below, nowhere else."""
+    """Return the file with the voxels: that of the header, or one beside or below it, nowhere else."""
     name = fields.get("datafile", "")
     if name.upper().startswith("LIST") or "%" in name:
         raise FileError(f"has its voxels in several files; save it as one {path.suffix[:3]}… file")
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise FileError(f"has its voxels elsewhere ({printable(name)}); put that file beside it and mend the header")
+        raise FileError(f"has its voxels elsewhere ({printable(name)}); put that file beside it and fix the header")
     if name and not (path.parent / name).exists():
         raise FileError(f"is a header without its voxels; put {printable(name)} beside it")
     return path.parent / name if name else path
 
 
 def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np.dtype[Any], notes: list[str]) -> None:
-    """Go through the voxels as they lie in their file, without keeping them: all are there, and no more."""
+    """Read through the voxels as stored, without keeping them: all must be there, and no more."""
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz", "zlib"):
         raise FileError(f"is encoded as {printable(encoding[:40])!r}; save it as raw or gzip")
@@ -122,8 +122,8 @@ def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np
     count = math.prod(sizes) * dtype.itemsize
     if encoding != "raw":
         packed = data.size - data.position
-        said = _whole(fields, "CompressedDataSize", 0, default=str(packed if fields.get("datafile") else 0))
-        if encoding == "zlib" and said != packed:  # without it ITK would unpack the header too
+        declared = _whole(fields, "CompressedDataSize", 0, default=str(packed if fields.get("datafile") else 0))
+        if encoding == "zlib" and declared != packed:  # without it ITK would unpack the header too
             raise FileError(f"is cut short, or its CompressedDataSize is wrong or missing; {AGAIN}")
         data.unpack("zlib" if encoding == "zlib" else "gzip")
     name = fields.get("datafile", "")
@@ -135,12 +135,12 @@ def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np
         raise FileError(
             f"is cut short, or its header lies: it claims {end} bytes, more than its {data.size} can be; {AGAIN}"
         )
-    check_memory(sizes, dtype, scaled=True)  # numpy has them a second time
+    check_memory(sizes, dtype, scaled=True)  # numpy holds a second copy
     data.skip_to(end)
     surplus = data.finish(end)
     if foreign and (skip == 0 or surplus):
         raise FileError(
-            f"has a header of its own, whose bytes would be read as voxels; give that file itself, or say where its "
+            f"has a header of its own, whose bytes would be read as voxels; give that file itself, or state where its "
             f"voxels begin ({'HeaderSize' if 'ElementDataFile' in fields else 'byte skip'})"
         )
     if surplus:
@@ -150,7 +150,7 @@ def check_voxels(data: Source, fields: Fields, sizes: tuple[int, ...], dtype: np
 
 
 def _has_header(name: str, head: bytes) -> bool:
-    """Whether a data file is of a format that says itself what its voxels are."""
+    """Whether a data file has a format that describes its own voxels."""
     if any(head[at : at + len(start)] == start for at, start in _MAGIC):
         return True
     if name.lower().endswith((".mgh", ".mgz")):

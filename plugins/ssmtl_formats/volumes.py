@@ -1,4 +1,4 @@
-"""Several images at each position, split into volumes by what their headers say, or refused if that is not enough."""
+"""Splits several images at each position into volumes by their headers, or refuses them if that is not enough."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _SAME_DIRECTION = 0.01
 def divided(places: Places, notes: list[str]) -> list[list[Frame]]:
     """Return the volumes, each with one image for each position, in the order of FIXED's numbers, then of acquisition.
 
-    Images of a volume agree in what FIXED names. Images at a position that agree in all of it are told apart by other
+    Images of a volume agree in all of FIXED. Images at one position that agree in all of it are distinguished by other
     attributes that have the same values at each position, by the order of times, or by regular instance numbers.
 
     Args:
         places: for each position its images, equally many.
-        notes: gets what was odd.
+        notes: receives anything unusual.
 
     Raises:
-        FileError: images of different volumes would be mixed, or nothing tells them apart.
+        FileError: images of different volumes would be mixed, or nothing distinguishes them.
     """
     merged = _merged([frame for place in places for frame in place])
 
@@ -51,31 +51,31 @@ def divided(places: Places, notes: list[str]) -> list[list[Frame]]:
 
 
 def _merged(frames: Sequence[Frame]) -> list[dict[Value, Value]]:
-    """For each of FIXED the value that stands for each value: the first of those that are as good as equal."""
-    return [_as_good_as({frame.marks.fixed[i] for frame in frames}, one) for i, one in enumerate(FIXED)]
+    """Return for each of FIXED the value that stands for each value: the first of those that are almost equal."""
+    return [_as_good_as({frame.marks.fixed[i] for frame in frames}, attribute) for i, attribute in enumerate(FIXED)]
 
 
 def _as_good_as(values: set[Value], attribute: Attribute) -> dict[Value, Value]:
     same: dict[Value, Value] = {}
     first: list[Any] = []
     for value in sorted(values):
-        near = (one for one in reversed(first) if _near(one, value, attribute.tolerance))
+        near = (other for other in reversed(first) if _near(other, value, attribute.tolerance))
         same[value] = next(near, value)
         if same[value] == value:
             first.append(value)
     return same
 
 
-def _near(one: Any, other: Any, tolerance: float) -> bool:
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(
-            abs(a - b) <= _SAME_DIRECTION * max(map(abs, one)) for a, b in zip(one, other, strict=True)
+def _near(known: Any, value: Any, tolerance: float) -> bool:
+    if isinstance(known, tuple):
+        return len(known) == len(value) and all(
+            abs(a - b) <= _SAME_DIRECTION * max(map(abs, known)) for a, b in zip(known, value, strict=True)
         )
-    return isinstance(one, float) and abs(other - one) <= tolerance * abs(other)
+    return isinstance(known, float) and abs(value - known) <= tolerance * abs(value)
 
 
 def _others(places: Places) -> Iterator[tuple[Key, bool]]:
-    """What else may tell volumes apart, and whether only the order of its values counts."""
+    """Yield what else may distinguish volumes, and whether only the order of its values counts."""
     times = min(len(frame.marks.times) for place in places for frame in place)
     yield from ((_nth("fixed", i), False) for i in range(len(FIXED)))  # without tolerance
     yield from ((_nth("times", i), True) for i in range(times))
@@ -107,42 +107,42 @@ def _split(groups: list[Places], key: Key, ranked: bool = False) -> list[Places]
 
 
 def _check_whole(places: Places, fixed: Key) -> None:
-    """All positions need images of the same echo times, b-values, kinds and so on."""
+    """Require that all positions have images of the same echo times, b-values, kinds and so on."""
     keys = [[fixed(frame) for frame in place] for place in places]
     if all(Counter(row) == Counter(keys[0]) for row in keys):
         return
     names = []
-    for i, one in enumerate(FIXED):
+    for i, attribute in enumerate(FIXED):
         columns = zip(*(sorted(key[i] for key in row) for row in keys), strict=True)
         column = next((values for values in columns if len(set(values)) > 1), None)
         if column:
-            said = _shown(min(column), max(column))
-            names = [one.name + (f" ({said})" if said else "")]
+            values = _shown(min(column), max(column))
+            names = [attribute.name + (f" ({values})" if values else "")]
             break
         if len({key[i] for row in keys for key in row}) > 1:
-            names.append(one.name)
+            names.append(attribute.name)
     raise FileError(
         f"mixes images of different {' and '.join(names)} in one volume: several series in one, or an incomplete one; "
         f"export it again"
     )
 
 
-def _shown(one: Any, other: Any) -> str:
-    """Show two values as far as they cannot be anything but what they should be."""
-    if isinstance(one, float):
-        return f"{one:g} and {other:g}"
-    if isinstance(one, tuple):
+def _shown(low: Any, high: Any) -> str:
+    """Show two values; of texts only words in KINDS, since others may be anything."""
+    if isinstance(low, float):
+        return f"{low:g} and {high:g}"
+    if isinstance(low, tuple):
         return " and ".join(
-            "(" + ", ".join(f"{x:.3g}" for x in value) + ")" if value else "none" for value in (one, other)
+            "(" + ", ".join(f"{x:.3g}" for x in value) + ")" if value else "none" for value in (low, high)
         )
-    here, there = one.split("\\"), other.split("\\")
-    words = [[word for word in a if word not in b] for a, b in ((here, there), (there, here))]
-    said = ["\\".join(word for word in only if word in KINDS) for only in words]
-    return " and ".join(said) if all(said) else ""
+    first, second = low.split("\\"), high.split("\\")
+    words = [[word for word in a if word not in b] for a, b in ((first, second), (second, first))]
+    known = ["\\".join(word for word in only if word in KINDS) for only in words]
+    return " and ".join(known) if all(known) else ""
 
 
 def _by_numbers(group: Places, notes: list[str]) -> list[Places]:
-    """Tell images apart by instance numbers, if these go up by the same steps at each position.
+    """Distinguish images by instance numbers, if these increase by the same steps at each position.
 
     Raises:
         FileError: they do not.
@@ -151,7 +151,7 @@ def _by_numbers(group: Places, notes: list[str]) -> list[Places]:
     if many == 1:
         return [group]
     ordered = [sorted(place, key=lambda frame: frame.instance_number) for place in group]
-    steps = [[_step(one, other) for one, other in pairwise(place)] for place in ordered]
+    steps = [[_step(a, b) for a, b in pairwise(place)] for place in ordered]
     if any(row != steps[0] for row in steps) or (0, 0) in steps[0]:
         raise FileError(
             f"has {many} images at each position that nothing in their headers tells apart (no echo time, b-value, "
@@ -159,12 +159,12 @@ def _by_numbers(group: Places, notes: list[str]) -> list[Places]:
         )
     volumes = [[[place[i]] for place in ordered] for i in range(many)]
     ends = [[place[0].instance_number for place in volume] for volume in volumes]
-    said = "its volumes are told apart by instance numbers alone"
-    if said not in notes and any(max(one) > min(other) for one, other in pairwise(ends)):  # not one after the other
-        notes.append(said)
+    note = "its volumes are told apart by instance numbers alone"
+    if note not in notes and any(max(a) > min(b) for a, b in pairwise(ends)):  # not one after the other
+        notes.append(note)
     return volumes
 
 
-def _step(one: Frame, other: Frame) -> tuple[int, int]:
-    (number, index), (next_number, next_index) = one.instance_number, other.instance_number
+def _step(frame: Frame, following: Frame) -> tuple[int, int]:
+    (number, index), (next_number, next_index) = frame.instance_number, following.instance_number
     return next_number - number, next_index - index

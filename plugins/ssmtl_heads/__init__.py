@@ -20,7 +20,7 @@ class Segmentation(HeadSpec):
     name: ClassVar[str] = "segmentation"
     output: ClassVar[Output] = "labels"
 
-    loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="What is minimised (the paper: ce).")
+    loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="Loss to minimise (the paper: ce).")
 
     def build(self, backbone: Backbone, classes: int) -> Head:
         from ssmtl_heads.module import SegmentationHead
@@ -29,7 +29,7 @@ class Segmentation(HeadSpec):
 
 
 class Denoising(HeadSpec):
-    """The slice without its noise: one 1x1 convolution on the dense map, mean absolute error (paper, table 6)."""
+    """The slice without the noise: one 1x1 convolution on the dense map, mean absolute error (paper, table 6)."""
 
     name: ClassVar[str] = "denoising"
     output: ClassVar[Output] = "image"

@@ -14,14 +14,14 @@ from ssmtl_toolkit.engine.head import IGNORE, Head
 
 
 class SegmentationHead(Head):
-    """1x1 convolution to one map per class, background included; pixels marked `IGNORE` count in no loss."""
+    """1x1 convolution to one map per class, background included; pixels marked `IGNORE` do not count in the loss."""
 
     def __init__(self, dense_channels: int, classes: int, loss: str) -> None:
         super().__init__()
         self.classify = nn.Conv2d(dense_channels, classes, kernel_size=1)
         self.losses: list[Callable[[Tensor, Tensor], Tensor]] = []
         if "ce" in loss.split("+"):
-            # its mean is over all pixels, ignored ones too: sum, and divide by those that count
+            # its mean is over all pixels, even ignored ones: sum, and divide by the number of those that count
             self.losses.append(SoftCrossEntropyLoss(reduction="sum", smooth_factor=0.0, ignore_index=IGNORE))
         if "dice" in loss.split("+"):
             self.losses.append(DiceLoss("multiclass", from_logits=True, ignore_index=IGNORE))
@@ -40,7 +40,7 @@ class SegmentationHead(Head):
 
 
 class DenoisingHead(Head):
-    """1x1 convolution to a slice: given one with Gaussian noise of deviation `sigma`, it gives the clean one."""
+    """1x1 convolution to a slice: from one with Gaussian noise of deviation `sigma` it predicts the clean one."""
 
     def __init__(self, dense_channels: int, image_channels: int, sigma: float) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MocoV2(TaskSpec):
-    """Tell two augmented views of a slice from the slices in a queue; trains the encoder only."""
+    """Tell another augmented view of a slice from a queue of other slices; trains the encoder only."""
 
     name: ClassVar[str] = "moco_v2"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
@@ -31,19 +31,19 @@ class MocoV2(TaskSpec):
     bn_groups: int = Field(
         2,
         ge=1,
-        description="On one device, parts of the batch with batch-norm statistics of their own, shuffled.",
+        description="On one device: number of shuffled parts of the batch, each with its own batch-norm statistics.",
     )
 
     def remarks(self, anchors: int) -> Sequence[str]:
         if 2 * self.queue <= anchors:
             return ()
         return (
-            f"{self}: its queue of {self.queue} keys is long for {anchors} slices, many negatives will be older views "
+            f"{self}: its queue of {self.queue} keys is long for {anchors} slices: many negatives will be older views "
             f"of the anchor itself; queue={max(anchors // 2, 1)} or less avoids it",
         )
 
     def warm_up(self) -> int:
-        return self.queue  # until then random vectors are among the negatives, which are easily told apart
+        return self.queue  # until then some negatives are random vectors, which are easily recognised
 
     def build(self, backbone: Backbone) -> MocoV2Module:
         from ssmtl_moco.module import MocoV2 as MocoV2Module

@@ -21,7 +21,7 @@ class MocoV2(nn.Module):
     """InfoNCE between two views of each anchor; negatives are keys of earlier steps.
 
     State: the key encoder with its projector (no gradient), `queue` (dim, K) of unit vectors, and `pointer`, the
-    column written next. All of it is saved, so a resumed run goes on with the same negatives.
+    column written next. All of it is saved, so a resumed run continues with the same negatives.
     """
 
     queue: Tensor
@@ -92,14 +92,14 @@ class MocoV2(nn.Module):
     def _in_groups(self, view: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Encode parts of the batch one by one, each with batch-norm statistics of its own.
 
-        On one device this stands for the several devices of the original; with several devices it is not needed.
+        On one device this replaces the several devices of the original; with several devices it is not needed.
         """
         groups = 1 if world() > 1 else max(1, min(self.bn_groups, len(view) // 2))
         return torch.cat([encode(part) for part in view.tensor_split(groups)])
 
     @torch.no_grad()
     def _enqueue(self, key: Tensor) -> None:
-        """Write the keys of all ranks over the oldest ones, around the end where K does not divide by the batch."""
+        """Overwrite the oldest keys with those of all ranks, around the end if K is not a multiple of the batch."""
         keys = gather(key)[-self.queue.shape[1] :].to(self.queue.dtype)
         columns = (self.pointer + torch.arange(len(keys), device=keys.device)) % self.queue.shape[1]
         self.queue[:, columns] = keys.T

@@ -1,4 +1,4 @@
-"""Reads NIfTI-1 and NIfTI-2 files (.nii, .nii.gz, .hdr/.img pairs) by nibabel, behind checks of our own."""
+"""Reads NIfTI-1 and NIfTI-2 files (.nii, .nii.gz, .hdr/.img pairs) by nibabel, after our own checks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ssmtl_toolkit.specs import ReaderSpec
 if TYPE_CHECKING:
     from ssmtl_toolkit.data.volume import Volume
 
-SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")  # an .img belongs to its .hdr and is no scan of its own
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")  # an .img belongs to its .hdr and is not a scan by itself
 
 
 class Nifti(ReaderSpec):
-    """NIfTI files, checked to the last byte; what is damaged is refused, what is odd is noted."""
+    """NIfTI files, checked to the last byte; damage is refused, oddities are noted."""
 
     name: ClassVar[str] = "nifti"
 
     def matches(self, path: Path) -> bool:
-        """Tell by the suffix, in any case; hidden files and macOS's `._*` companions are left alone."""
+        """Recognise by the suffix, in any case; hidden files and macOS's `._*` companions are ignored."""
         return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The file, and behind an .hdr its .img."""
+        """Return the file and, for an .hdr, its .img."""
         return (path, *(image for image in images_of(path) if image.exists()))
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
@@ -36,7 +36,7 @@ class Nifti(ReaderSpec):
 
 
 def images_of(header: Path) -> list[Path]:
-    """The names that the voxels of an .hdr may have; none for other files."""
+    """Return the names that the voxel file of an .hdr may have; none for other files."""
     stem = header.name.removesuffix(".gz").removesuffix(".GZ")
     if not stem.lower().endswith(".hdr"):
         return []
@@ -45,5 +45,5 @@ def images_of(header: Path) -> list[Path]:
 
 @hookimpl
 def ssmtl_readers() -> list[type[ReaderSpec]]:
-    """Offer the reader `nifti`."""
+    """Register the reader `nifti`."""
     return [Nifti]

@@ -1,4 +1,4 @@
-"""Where a NIfTI file says that its voxels lie: affine, spacing in mm, and the axis of its slices."""
+"""Where the voxels of a NIfTI file lie by its header: affine, spacing in mm, and the axis of its slices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def geometry(header: Header, notes: list[str]) -> tuple[NDArray[np.float64], tup
     affine = _affine(header, zooms if measured else None, notes)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not measured:
-        notes.append(f"its spacing {_mm(zooms)} is impossible, the affine's {_mm(lengths)} is used")
+        notes.append(f"its spacing {_mm(zooms)} is impossible; the affine's {_mm(lengths)} is used")
         zooms = lengths
     elif (abs(zooms / lengths - 1) > 0.01).any():
         notes.append(f"its spacing {_mm(zooms)} and the affine's {_mm(lengths)} differ; the former is used")
@@ -45,13 +45,13 @@ def _affine(header: Header, zooms: NDArray[np.float64] | None, notes: list[str])
     }
     usable = {name: form for name, form in coded.items() if form is not None}
     if not coded and zooms is not None:
-        notes.append("says no orientation (no sform, no qform), its axes are taken as right, front, up")
+        notes.append("has no orientation (no sform, no qform); its axes are assumed to be right, front, up")
         return np.diag([*zooms, 1.0])
     if not usable:
         what = f"invalid {' and '.join(coded)}" if coded else "neither orientation nor spacing"
         raise FileError(f"has no usable affine ({what}: NaN, zero or singular); repair its header")
     name, affine = next(iter(usable.items()))
-    notes.extend(f"its {broken} is invalid, the {name} is used" for broken in coded.keys() - usable.keys())
+    notes.extend(f"its {broken} is invalid; the {name} is used" for broken in coded.keys() - usable.keys())
     if len(usable) == 2:
         _compare_forms(usable["sform"], usable["qform"], header.shape, notes)
     if sheared := shear(affine):
@@ -71,7 +71,7 @@ def _form(get: Callable[[], Any]) -> NDArray[np.float64] | None:
 def _compare_forms(
     sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, int, int], notes: list[str]
 ) -> None:
-    """Note how far apart the two put the scan's corners, from a tenth of a voxel on."""
+    """Note how far the two disagree about the scan's corners, if by more than a tenth of a voxel."""
     corners = np.array([[i, j, k, 1.0] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
     apart = np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max()
     if apart > 0.1 * np.linalg.norm(sform[:3, :3], axis=0).min():

@@ -1,4 +1,4 @@
-"""The header of a NIfTI file: every field that the voxels depend on is checked before memory is taken for them."""
+"""The header of a NIfTI file: every field that the voxels depend on is checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _FOREIGN = (
     (b"\x00\x05\x16\x07", "macOS's AppleDouble data, not a scan; delete it"),
     (b"\x80", "a Python pickle by its first byte, not a scan, and was not opened; save it as NIfTI"),
     (b"PK\x03\x04", "a zip archive; unpack it"),
-    (b"BZh", "packed by bzip2; unpack it"),
-    (b"\x28\xb5\x2f\xfd", "packed by zstd; unpack it"),
+    (b"BZh", "compressed by bzip2; decompress it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd; decompress it"),
     (b"\x89HDF", "HDF5 (MINC 2 or other), not NIfTI; convert it to NIfTI"),
 )
 
@@ -41,7 +41,7 @@ class Header:
     volumes: int
     dtype: np.dtype[Any]
     start: int  # where the voxels begin
-    slope: float  # scl_slope and scl_inter; 1 and 0 where they say nothing
+    slope: float  # scl_slope and scl_inter; 1 and 0 if unset
     inter: float
 
     @property
@@ -55,7 +55,7 @@ class Header:
 
 
 def read_header(source: Source) -> Header:
-    """Read the header and check every field that the voxels depend on, before any memory is taken for them."""
+    """Read the header and check every field that the voxels depend on, before any memory is allocated for them."""
     size, order = _recognise(source.peek(540))
     header_class, plus, pair = _KINDS[size]
     fields = header_class(source.take(size), endianness=order, check=False)
@@ -67,19 +67,19 @@ def read_header(source: Source) -> Header:
     start = float(fields["vox_offset"])
     least = size + 4 if magic == plus else 0
     if not (math.isfinite(start) and start >= least and start.is_integer()):
-        raise FileError(f"has an impossible vox_offset {start:g}, at least {least} is needed; {AGAIN}")
+        raise FileError(f"has an impossible vox_offset {start:g}; at least {least} is needed; {AGAIN}")
     slope, inter = _scaling(fields)
     return Header(fields, magic == plus, shape, volumes, _voxel_type(fields, order), int(start), slope, inter)
 
 
 def _recognise(head: bytes) -> tuple[int, str]:
-    """Tell the header's length, which is its first field and so shows the byte order too."""
+    """Return the header's length, which is its first field, and the byte order in which that is found."""
     if not head:
         raise FileError(f"is empty; {AGAIN}")
     for order in "<>":
         if len(head) >= 4 and (size := struct.unpack_from(order + "i", head)[0]) in _KINDS:
             if len(head) < size:
-                raise FileError(f"is cut short: {len(head)} bytes, the header alone has {size}; {AGAIN}")
+                raise FileError(f"is cut short: {len(head)} bytes, but the header alone has {size}; {AGAIN}")
             return size, order
     for first, what in _FOREIGN:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(first):

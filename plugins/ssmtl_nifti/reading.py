@@ -1,4 +1,4 @@
-"""From a NIfTI file to a `Volume`: nothing that a header says is believed before it is checked."""
+"""From a NIfTI file to a `Volume`: nothing in a header is trusted before it is checked."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.text import printable
 
-_EXTENSIONS = 1000  # records whose sizes are followed; more would be a way to keep us busy
+_EXTENSIONS = 1000  # most records to follow; more would only keep us busy
 
 
 def read_nifti(path: Path, volume: int | None) -> Volume:
-    """Read one 3-D scan; `volume` chooses from a 4-D file and is ignored where there is but one.
+    """Read one 3-D scan; `volume` chooses from a 4-D file and is ignored if there is only one.
 
     Integers stay as they are up to 32 bits; scaled voxels and floats are float32.
 
@@ -44,7 +44,7 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
             with naming_file(image), Source(image) as source:
                 raw = _read_voxels(source, header, volume, notes)
         array, replaced = sanitise_voxels(raw, notes, (header.slope, header.inter))
-        with np.errstate(all="ignore"):  # overflow and NaN are looked for, not warned of
+        with np.errstate(all="ignore"):  # overflow and NaN are checked, not warned about
             affine, spacing = geometry(header, notes)
     axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
     return Volume(array, affine, spacing, axis, tuple(notes), replaced, header.fields)
@@ -54,7 +54,7 @@ def _read_voxels(source: Source, header: Header, volume: int | None, notes: list
     """Read one volume (I, J, K), big- or little-endian and unscaled, and the rest of the file for its checksum."""
     end = header.start + header.bytes * header.volumes
     if end > source.limit:
-        packed = f", and gzip cannot pack more than {DEFLATE}:1" if source.zipped else ""
+        packed = f", and gzip cannot compress more than {DEFLATE}:1" if source.zipped else ""
         raise FileError(f"is cut short, or its header lies: it claims {end} bytes of {source.size}{packed}; {AGAIN}")
     index = volume_index(header.volumes, volume)
     check_memory(header.shape, header.dtype, header.scaled)
@@ -69,9 +69,9 @@ def _read_voxels(source: Source, header: Header, volume: int | None, notes: list
 
 
 def _check_extensions(source: Source, header: Header) -> bool:
-    """Follow the sizes of the records between header and voxels, and tell whether there is room for those announced.
+    """Follow the sizes of the records between header and voxels; return whether there is room for those announced.
 
-    A wrong size means that one cannot trust where the voxels begin.
+    If a size is wrong, the start of the voxels cannot be trusted either.
     """
     if not source.take(4)[0]:
         return True
@@ -81,7 +81,7 @@ def _check_extensions(source: Source, header: Header) -> bool:
             return count > 0
         size = struct.unpack(header.fields.endianness + "i", source.take(4))[0]
         if not 8 <= size <= room:
-            raise FileError(f"has a header extension of {size} bytes where {room} are left; {AGAIN}")
+            raise FileError(f"has a header extension of {size} bytes, but only {room} are left; {AGAIN}")
         source.skip_to(source.position + size - 4)
     return True
 

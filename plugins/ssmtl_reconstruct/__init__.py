@@ -44,7 +44,7 @@ class ReconstructPrev(_ReconstructSpec):
 
 
 class ReconstructNext(_ReconstructSpec):
-    """Reconstruct the slice t steps behind the anchor."""
+    """Reconstruct the slice t steps after the anchor."""
 
     name: ClassVar[str] = "reconstruct_next"
     sign: ClassVar[int] = 1

@@ -34,6 +34,6 @@ def trivial_answers(anchor: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """
     number = max(truth.numel(), 1)
     energy, blank, product = (a.mul(b).sum() / number for a, b in ((anchor, anchor), (truth, truth), (anchor, truth)))
-    scale = product / energy.clamp_min(torch.finfo(energy.dtype).tiny)  # an anchor of zeros has no product either
+    scale = product / energy.clamp_min(torch.finfo(energy.dtype).tiny)  # for an anchor of zeros the product is 0 too
     copy = F.mse_loss(anchor, truth, reduction="sum") / number
     return {"copy": copy, "blank": blank, "scaled_copy": (blank - scale * product).clamp_min(0)}

@@ -24,7 +24,7 @@ class SliceSiam(nn.Module):
         positive = step.companion("positive")
         anchor = step.features().pooled
         predicted = positive.of(self.predict(anchor)).float()
-        if len(positive.image) < 2:  # batch norm has no statistics of one slice alone
+        if len(positive.image) < 2:  # batch norm has no statistics for a single slice
             return TaskOutput.nothing(predicted)
         with torch.no_grad():
             truth = step.encode(positive.image).pooled.float()
@@ -33,7 +33,7 @@ class SliceSiam(nn.Module):
 
     @staticmethod
     def _health(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Show a collapse: pairs put together at random must be less alike than true ones, and features must spread.
+        """Reveal a collapse: random pairs must be less alike than true ones, and features must spread.
 
         `spread` is the standard deviation of the L2-normalised features times √C: 1 is healthy, 0 collapsed
         (SimSiam, section 4.1).

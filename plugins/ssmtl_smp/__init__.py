@@ -30,15 +30,13 @@ Architecture = Literal[
 
 
 class _SmpSpec(BackboneSpec):
-    encoder: str = Field(
-        "resnet34", description="An encoder of smp (`resnet34`, `tu-` + any timm network …) or `plain`."
-    )
+    encoder: str = Field("resnet34", description="An smp encoder (`resnet34`, `tu-` + any timm network …) or `plain`.")
     width: int = Field(
-        64, ge=4, le=1024, description="Channels of the first level of encoder `plain`, doubled four times."
+        64, ge=4, le=1024, description="Channels of encoder `plain` at its first level, doubled four times."
     )
     weights: str | None = Field(
         None,
-        description="Pre-trained encoder weights by smp's name (`imagenet`); fetched from the Hugging Face hub.",
+        description="Pre-trained encoder weights by smp's name (`imagenet`), downloaded from the Hugging Face hub.",
     )
 
     @field_validator("encoder")
@@ -67,12 +65,12 @@ class Unet(_SmpSpec):
 
 
 class Smp(_SmpSpec):
-    """Any architecture of segmentation-models-pytorch but DPT, whose transformer wants one fixed image size."""
+    """Any architecture of segmentation-models-pytorch except DPT, whose transformer needs a fixed image size."""
 
     name: ClassVar[str] = "smp"
     positional: ClassVar[str | None] = "arch"
 
-    arch: Architecture = Field(description="The architecture.")
+    arch: Architecture = Field(description="Name of the architecture.")
 
     @property
     def architecture(self) -> str:

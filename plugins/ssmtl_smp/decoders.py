@@ -1,6 +1,6 @@
-"""smp's decoders, made to hand out all their maps: their own modules under their own names, run in their own order.
+"""smp's decoders, made to return all their maps: smp's modules under smp's names, run in smp's order.
 
-The map of the last one is the library's, bit for bit; a test holds that for each.
+The finest map equals the library's, bit for bit; a test checks that for each.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch.nn import functional as F
 
 
 def with_all_maps(decoder: nn.Module) -> nn.Module:
-    """A decoder with the same weights that gives all its maps, finest first; the same one if its only map is the last.
+    """Return a decoder with the same weights that returns all its maps, finest first; `decoder` if it has one map only.
 
-    PSPNet, DeepLabV3 and SegFormer go through no maps of several sizes.
+    PSPNet, DeepLabV3 and SegFormer do not pass through maps of several sizes.
     """
     kind = _KINDS.get(type(decoder))
     return decoder if kind is None else kind(decoder)
 
 
 class _AllMaps(nn.Module):
-    """Takes over the modules of smp's decoder, so that weights keep their names; `forward` gives maps finest first."""
+    """Takes over the modules of smp's decoder, so that weights keep their names; `forward` returns the finest first."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class _Unet(_AllMaps):
     blocks: nn.ModuleList
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        sizes = [one.shape[2:] for one in maps[-2::-1]]
-        skips = [*maps[-2:0:-1], None]  # of the first map, the image in most encoders, only the size counts
+        sizes = [level.shape[2:] for level in maps[-2::-1]]
+        skips = [*maps[-2:0:-1], None]  # only the size of the first map, the image in most encoders, is used
         decoded = [self.center(maps[-1])]
         for block, (height, width), skip in zip(self.blocks, sizes, skips, strict=True):
             decoded.append(block(decoded[-1], height, width, skip_connection=skip))
@@ -73,7 +73,7 @@ def _through(blocks: nn.ModuleList, deepest: Tensor, maps: Sequence[Tensor]) -> 
 
 
 class _UnetPlusPlus(_AllMaps):
-    """Its maps are those of the outermost row, which the last one is made of."""
+    """Its maps are those of the outermost row, from which the last one is made."""
 
     blocks: nn.ModuleDict
 
@@ -104,7 +104,7 @@ class _Fpn(_AllMaps):
         decoded = [self.p5(maps[-1])]
         for block, skip in zip((self.p4, self.p3, self.p2), maps[-2:-5:-1], strict=True):
             decoded.append(block(decoded[-1], skip))
-        merged = self.merge([block(one) for block, one in zip(self.seg_blocks, decoded, strict=True)])
+        merged = self.merge([block(level) for block, level in zip(self.seg_blocks, decoded, strict=True)])
         return [self.dropout(merged), *reversed(decoded)]
 
 
@@ -129,13 +129,13 @@ class _UPerNet(_AllMaps):
     fusion_block: nn.Module
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        normed = [norm(one) for norm, one in zip(self.feature_norms, maps[2:], strict=True)]
+        normed = [norm(level) for norm, level in zip(self.feature_norms, maps[2:], strict=True)]
         decoded = [self.psp(normed[-1])]
         for block, skip in zip(self.fpn_lateral_blocks, normed[-2::-1], strict=True):
             decoded.append(block(decoded[-1], skip))
-        decoded[1:] = [block(one) for block, one in zip(self.fpn_conv_blocks, decoded[1:], strict=True)]
+        decoded[1:] = [block(level) for block, level in zip(self.fpn_conv_blocks, decoded[1:], strict=True)]
         size = decoded[-1].shape[2:]
-        same = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in reversed(decoded)]
+        same = [F.interpolate(level, size=size, mode="bilinear", align_corners=False) for level in reversed(decoded)]
         return [self.fusion_block(torch.cat(same, dim=1)), *reversed(decoded)]
 
 

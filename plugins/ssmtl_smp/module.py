@@ -23,8 +23,8 @@ from ssmtl_toolkit.text import did_you_mean
 class PlainEncoder(nn.Module, EncoderMixin):
     """The contracting path of the standard U-Net: double 3x3 convolutions, max-pooling between them.
 
-    Gives the image itself and `depth` maps at strides 1, 2, 4 …, where smp's own encoders give strides 2, 4, 8 …:
-    smp's decoder takes its sizes from the maps, so the skip at full resolution is there as in the paper.
+    Returns the image itself and `depth` maps at strides 1, 2, 4 …; smp's own encoders have strides 2, 4, 8 …. smp's
+    decoder takes its sizes from the maps, so there is a skip at full resolution, as in the paper.
     """
 
     def __init__(self, out_channels: list[int], depth: int = 5, output_stride: int = 32) -> None:
@@ -68,18 +68,18 @@ def plain(width: int) -> str:
 
 
 def build(architecture: str, encoder: str, width: int, weights: str | None, in_channels: int) -> Backbone:
-    """Make an smp network and take its encoder and decoder; the segmentation head is left behind.
+    """Make an smp network and use its encoder and decoder, without the segmentation head.
 
     Raises:
-        UsageError: smp or timm knows no such encoder, or the architecture cannot carry it.
-        SsmtlError: pre-trained weights could not be fetched.
+        UsageError: smp or timm has no such encoder, or the architecture cannot use it.
+        SsmtlError: pre-trained weights could not be downloaded.
     """
     options: dict[str, Any] = {}
     if encoder == "plain":
         if architecture != "unet":
             raise UsageError(f"encoder 'plain' is the paper's U-Net encoder; {architecture!r} needs one of smp's")
         if weights:
-            raise UsageError("there are no pre-trained weights for encoder 'plain'; leave `weights` out")
+            raise UsageError("there are no pre-trained weights for encoder 'plain'; omit `weights`")
         encoder, options = plain(width), {"decoder_channels": [width * 2**level for level in (3, 2, 1, 0, 0)]}
     try:
         with hub() if weights else nullcontext():
@@ -88,8 +88,8 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
             )
     except OSError as error:
         raise SsmtlError(
-            f"backbone {architecture}: the weights {weights!r} of encoder {encoder!r} could not be fetched from the "
-            f"Hugging Face hub ({type(error).__name__}); go online once, or leave `weights` out"
+            f"backbone {architecture}: the weights {weights!r} of encoder {encoder!r} could not be downloaded from "
+            f"the Hugging Face hub ({type(error).__name__}); go online once, or omit `weights`"
         ) from error
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise UsageError(

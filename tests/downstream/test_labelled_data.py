@@ -82,7 +82,7 @@ def test_a_scan_that_dataset_json_lists_and_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"labels": {"one": "liver"}}, "label 'one': 'liver' has no whole number"),
+        ({"labels": {"one": "liver"}}, "label 'one': 'liver' has no integer value"),
         ({"labels": ["liver"]}, "its `labels` are"),
         ({"labels": {"tumour": [1, 2], "core": [2]}}, "regions that overlap; name the classes by --classes"),
     ],
@@ -177,13 +177,13 @@ def test_a_toml_manifest_may_name_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("image,labels\na.nii.gz,x", "line 1: no column 'labels' is known; did you mean 'label'?"),
+        ("image,labels\na.nii.gz,x", "line 1: unknown column 'labels'; did you mean 'label'?"),
         ("file\na.nii.gz", "line 1: has no column `image`"),
         ("image;label\na.nii.gz;b", "separate the columns by commas"),
         ("", "has no column `image`"),
         ("image\n", "lists no scan"),
-        ("image\nno.nii.gz", "line 2: the image .*no.nii.gz is not there"),
-        ("image,label\na.nii.gz,no.nii.gz", "line 2: the label .*no.nii.gz is not there"),
+        ("image\nno.nii.gz", "line 2: the image .*no.nii.gz does not exist"),
+        ("image,label\na.nii.gz,no.nii.gz", "line 2: the label .*no.nii.gz does not exist"),
         ("image,label\na.nii.gz,a.nii.gz", "line 2: image and label are the same file"),
         ("image\na.nii.gz\na.nii.gz", "line 3: the image .* is listed twice"),
         ("image,slices\na.nii.gz,3-1", "line 2: slices are '3-1'"),

@@ -82,7 +82,7 @@ def test_of_two_segmentations_one_is_chosen_by_its_entity(tree):
     manual = "derivatives/manual/sub-02/ses-2/anat/sub-02_ses-2_run-1"
     (tree / f"{manual}_desc-all_dseg.nii.gz").unlink()
     touch(tree, f"{manual}_seg-lobes_dseg.nii.gz", f"{manual}_seg-tissue_dseg.nii.gz")
-    with pytest.raises(DataError, match=r"has 2 label maps, .*; choose by seg=NAME, or take none by labels=none$"):
+    with pytest.raises(DataError, match=r"has 2 label maps, .*; choose by seg=NAME, or use none with labels=none$"):
         listed(str(tree))
     assert str(listed(f"{tree},seg=tissue")[2].label).endswith("seg-tissue_dseg.nii.gz")
     (tree / "seg-lobes_dseg.tsv").write_text("index\tname\n1\tfrontal\n")
@@ -117,7 +117,7 @@ def test_of_several_kinds_of_label_maps_one_is_chosen_and_who_needs_none_goes_on
     *scans, note = listed(str(tmp_path))
     assert [(scan.label, scan.unfit) for scan in scans] == [(None, "")] * 2
     assert note.unfit == (
-        f"{tmp_path}/derivatives: has label maps of several endings, desc-brain_mask (2), label-L_mask (2); "
+        f"{tmp_path}/derivatives: has label maps with several endings, desc-brain_mask (2), label-L_mask (2); "
         "choose one by maps=ENDING"
     )
     assert [scan.label.name for scan in listed(f"{tmp_path},maps=label-L_mask") if scan.label] == [
@@ -133,7 +133,7 @@ def test_of_several_kinds_of_label_maps_one_is_chosen_and_who_needs_none_goes_on
 
 def test_who_needs_no_labels_need_not_choose_any(tree):
     touch(tree, "derivatives/auto/sub-01/anat/sub-01_dseg.nii.gz")
-    with pytest.raises(DataError, match=r"choose by labels=FOLDER \(below derivatives\), or take none by labels=none$"):
+    with pytest.raises(DataError, match=r"by labels=FOLDER \(below derivatives\), or use none with labels=none$"):
         listed(str(tree))
     assert [scan.label for scan in listed(f"{tree},labels=none")] == [None, None, None]
     (tree / "derivatives" / "manual" / "dseg.tsv").write_text("index\tname\n1\tgray\n")
@@ -173,7 +173,7 @@ def test_class_names_come_from_the_table_and_contradicting_tables_say_nothing(tr
             r"has no image named …_T1; did you mean 'T1w'\? \(there are: T1w \(3\), T2w \(1\), bold \(1\)\)",
         ),
         (",datatype=dwi", r"has no image named …_T1w in dwi/ \(there are: none\)"),
-        ("/sub-01", r"is no BIDS data set: it has no folders such as sub-01"),
+        ("/sub-01", r"is not a BIDS data set: it has no folders such as sub-01"),
         ("/nowhere", r"no such folder"),
     ],
 )

@@ -158,10 +158,10 @@ def test_links_within_the_folder_absolute_paths_into_it_and_links_of_a_plain_fol
     [
         ("[" * 100000, "is nested too deeply"),
         ('{"training": ' + "9" * 5000 + "}", "cannot be read as JSON"),
-        ('{"training": [{"image": "' + "a" * 300 + '.nii.gz"}]}', "is no path"),
+        ('{"training": [{"image": "' + "a" * 300 + '.nii.gz"}]}', "is not a valid path"),
         ('{"training": [{"image": "a\\u0000.nii.gz"}]}', r"a\\x00\.nii\.gz: is listed in"),
-        ('{"training": [{"image": "."}]}', "is not there"),
-        ('{"training": [{"image": "~nosuchuser/x.nii"}]}', "is not there"),
+        ('{"training": [{"image": "."}]}', "does not exist"),
+        ('{"training": [{"image": "~nosuchuser/x.nii"}]}', "does not exist"),
         ('{"training": [{"image": "\\u001b[31mx.nii"}]}', r"\\x1b\[31mx.nii: is listed"),
     ],
 )
@@ -179,10 +179,10 @@ def test_an_odd_dataset_json_is_refused_in_one_line(tmp_path, ssmtl, text, said)
     ("name", "text", "said"),
     [
         ("m.csv", "image\n/\n", "line 2: the image / is not a scan"),
-        ("m.csv", "image\n~nosuchuser/x.nii\n", "line 2: the image '~nosuchuser/x.nii' is no path"),
+        ("m.csv", "image\n~nosuchuser/x.nii\n", "line 2: the image '~nosuchuser/x.nii' is not a valid path"),
         ("m.csv", f"image\n{'a' * 300}\n", "File name too long"),
-        ("m.csv", "image,label\na.nii.gz,~nosuchuser/x.nii\n", "line 2: the label '~nosuchuser/x.nii' is no path"),
-        ("m.toml", '[[scan]]\nimage = "a\\u0000"', r"scan 1: the image .*a\\x00 is not there"),
+        ("m.csv", "image,label\na.nii.gz,~nosuchuser/x\n", "line 2: the label '~nosuchuser/x' is not a valid path"),
+        ("m.toml", '[[scan]]\nimage = "a\\u0000"', r"scan 1: the image .*a\\x00 does not exist"),
         ("m.toml", "a = " + "[" * 3000, "is nested too deeply"),
         ("m.toml", "a = " + "9" * 5000, "cannot be read as TOML"),
     ],

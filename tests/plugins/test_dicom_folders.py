@@ -159,7 +159,7 @@ def test_parts_that_do_not_join_are_left_out_with_the_reason(tmp_path):
     assert names_of(data) == ["whole"]
     said = {scan.name: scan.unfit for scan in scans(data) if scan.unfit}
     assert said.keys() == {"gap", "sizes", "overlap"}
-    assert "series-3 is spread over 2 folders (a, b) and does not join: misses slices" in said["gap"]
+    assert "series-3 is spread over 2 folders (a, b) and does not join: is missing slices" in said["gap"]
     assert "spread over 2 folders (a, b) and does not join: has images of different sizes" in said["sizes"]
     assert "spread over 2 folders (a, b) and does not join: has 1 to 2 images" in said["overlap"]
 
@@ -195,4 +195,4 @@ def test_a_copy_of_a_slice_in_the_other_folder_is_left_out(tmp_path):
     (root / "b" / "IM4").write_bytes((root / "a" / "IM4").read_bytes())
     assert names_of(tmp_path) == ["p1"]
     assert reads_whole(root)
-    assert "1 copies of its images are left out" in Dicom().read(root).notes
+    assert "1 copies of its images are skipped" in Dicom().read(root).notes

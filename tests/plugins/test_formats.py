@@ -174,9 +174,9 @@ def test_a_nrrd_without_orientation_is_taken_as_itk_takes_it(tmp_path):
     file.write_bytes(file.read_bytes().replace(b"endian", b"spacings: 0.5 0.6 2.5\nendian"))
     volume = Nrrd().read(file)
     same(volume, affine=np.diag([-0.5, -0.6, 2.5, 1.0]))
-    assert volume.notes == ("says no orientation; its axes are taken as left, back, up",)
+    assert volume.notes == ("has no orientation; its axes are assumed to be left, back, up",)
     file.write_bytes(file.read_bytes().replace(b"0.5 0.6 2.5", b"0.5 nan 2.5"))
-    assert "says no usable spacing, 1 mm is taken" in Nrrd().read(file).notes
+    assert "has no usable spacing; 1 mm is assumed" in Nrrd().read(file).notes
     file.write_bytes(file.read_bytes().replace(b"0.5 nan 2.5", b"0.5 -.6 2.5"))
     assert "has no usable affine" in refused(file)
 
@@ -292,7 +292,7 @@ def test_every_way_to_store_metaimage_gives_the_same_voxels(tmp_path):
         ({"DimSize": "20 24"}, "has DimSize '20 24', 3 numbers are needed"),
         ({"ElementType": "MET_STRING"}, "convert it to one number per voxel"),
         ({"ElementNumberOfChannels": "3"}, "has 3 values per voxel (vector); a scan has one: convert it"),
-        ({"BinaryData": "False"}, "has its voxels as text"),
+        ({"BinaryData": "False"}, "stores its voxels as text"),
         ({"CompressedData": "True"}, "is cut short, or its CompressedDataSize is wrong or missing"),
         ({"CompressedData": "True", "CompressedDataSize": "8640"}, "is damaged or cut short"),
         ({"CompressedData": "Yes"}, "has CompressedData 'Yes', True or False is needed"),
@@ -322,10 +322,10 @@ def test_units_of_metaimage_and_what_it_leaves_out_are_noted(tmp_path):
     same(volume, affine=np.diag([10.0, 10.0, 10.0, 1.0]) @ AFFINE)
     assert volume.notes == ("its unit is cm, converted to mm",)
     assert (
-        "says no usable spacing, 1 mm is taken"
+        "has no usable spacing; 1 mm is assumed"
         in MetaImage().read(meta(tmp_path / "a.mha", drop="ElementSpacing")).notes
     )
-    said = "says no orientation; its axes are taken as left, back, up"
+    said = "has no orientation; its axes are assumed to be left, back, up"
     assert said in MetaImage().read(meta(tmp_path / "a.mha", drop="TransformMatrix")).notes
 
 
@@ -473,7 +473,7 @@ def test_png_slices_are_in_natural_order_with_what_is_beside_them_said(tmp_path)
     folder = write_slices(tmp_path / "scan", MANY)
     volume = Slices().read(folder)
     same(volume, MANY, np.diag([-1.0, -1.0, 1.0, 1.0]))
-    assert "PNG has no positions: taken as axial, 1 mm apart" in volume.notes[0]
+    assert "PNG has no positions: read as axial, 1 mm apart" in volume.notes[0]
     (folder / "slices.toml").write_text('spacing = [3.0, 0.7, 0.8]\naxis = "sagittal"\n')
     volume = Slices().read(folder)
     assert volume.spacing == (0.8, 0.7, 3.0)
@@ -526,7 +526,7 @@ def test_slices_that_do_not_fit_are_refused(tmp_path):
     Image.fromarray(MANY[:10, :, 0].T).save(folder / "slice3.png")
     assert "has slices of different sizes: slice3.png has 10 x 24 pixels, slice0.png 20 x 24" in refused(folder)
     (folder / "slice3.png").write_bytes((folder / "slice4.png").read_bytes()[:-60])
-    with pytest.raises(DataError, match=r"slice3\.png: is damaged or no PNG"):
+    with pytest.raises(DataError, match=r"slice3\.png: is damaged or not a PNG"):
         installed_readers().read(folder)
 
 
@@ -585,7 +585,7 @@ def test_nnunet_and_decathlon_folders_may_have_these_formats(tmp_path, ending):
     (tmp_path / "dataset.json").write_text(json.dumps({"training": listed, "modality": {"0": "CT"}}))
     assert [scan.name for scan in list_scans(registry().dataset(str(tmp_path)), tmp_path)] == ["a_0000", "b_0000"]
     (tmp_path / "dataset.json").write_text(json.dumps({**said, "file_ending": ".tif"}))
-    with pytest.raises(DataError, match=r"its files end in '\.tif', which no reader is meant for"):
+    with pytest.raises(DataError, match=r"its files end in '\.tif', and there is no reader for these"):
         list_scans(registry().dataset(str(tmp_path)), tmp_path)
 
 

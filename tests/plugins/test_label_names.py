@@ -217,7 +217,7 @@ def test_a_channel_is_chosen_where_images_are_numbered_and_label_maps_are_not(tm
         "c_2_0001.nii.gz",
     ]
     (said,) = [scan.unfit for scan in listed(tmp_path) if scan.unfit]
-    assert said.endswith("imagesTr: has channels 0, 1; only 0 is taken, channel=N chooses another")
+    assert said.endswith("imagesTr: has channels 0, 1; only 0 is used, channel=N chooses another")
     with pytest.raises(DataError, match=r"imagesTr: has no channel 4 \(known: 0, 1\)"):
         listed(f"folder:{tmp_path},channel=4")
 
@@ -231,7 +231,7 @@ def test_two_label_maps_that_may_be_of_one_image_are_not_guessed_at(tmp_path):
 def test_what_lies_beside_images_without_label_maps_is_named(tmp_path):
     touch(tmp_path, "images/p1.nii.gz", "marked/p1.nii.gz", "notes/readme.txt")
     (said,) = [scan.unfit for scan in listed(tmp_path) if scan.unfit]
-    assert said.startswith(f"{tmp_path}/marked: is not looked at, because of images/ beside it")
+    assert said.startswith(f"{tmp_path}/marked: is ignored because of images/ beside it")
     touch(tmp_path, "masks/p1.nii.gz", "segmentations/p1.nii.gz")
     assert any("masks/ and segmentations/ may hold the label maps" in scan.unfit for scan in listed(tmp_path))
 

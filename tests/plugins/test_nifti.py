@@ -462,7 +462,7 @@ SINGULAR = [1.0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 2, 0]
 def test_an_impossible_sform_is_refused_unless_a_qform_helps(tmp_path: Path, sform: list[float]) -> None:
     assert "no usable affine" in refusal(tmp_path, lying(sform))
     got = read(tmp_path, lying(sform, qform=1))
-    assert got.notes == ("its sform is invalid, the qform is used",)
+    assert got.notes == ("its sform is invalid; the qform is used",)
     assert np.allclose(got.affine, AFFINE)
 
 

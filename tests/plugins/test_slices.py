@@ -41,7 +41,7 @@ def test_masks_among_slices_are_left_out_with_a_note(tmp_path, mask):
         Image.fromarray(np.full((12, 10), 255 * (k % 2), np.uint8)).save(folder / f"{mask.format(k)}.png")
     volume = Slices().read(folder)
     assert np.array_equal(volume.array, VOXELS)
-    assert f"8 masks beside its slices (such as {mask.format(0)}.png) are left out" in volume.notes
+    assert f"8 masks beside its slices (such as {mask.format(0)}.png) are skipped" in volume.notes
 
 
 @pytest.mark.parametrize("name", ["mask_{}", "p1_{}_seg", "label{}"])
@@ -166,7 +166,7 @@ def test_slices_without_the_palette_of_the_others_need_its_values(tmp_path):
     volume = Slices().read(write_palettes(tmp_path / "fine", index, [None, VOC, VOC]))
     assert np.array_equal(volume.array.transpose(2, 1, 0), index)
     index[0] *= 18
-    assert "has slices with a coloured palette and others without, of other values (0.png)" in refused(
+    assert "has slices with a coloured palette, and others without one that have other values (0.png)" in refused(
         write_palettes(tmp_path / "bad", index, [None, VOC, VOC])
     )
 

@@ -427,7 +427,7 @@ def test_python_takes_specs_as_objects(scans, tmp_path):
         (["--accelerator", "tpux"], 2, "tpux"),
         (["--store", "gpu", "--data", "phantom:patients=1"], 2, "--store gpu"),
         (["--backbone", "smp:fpn", "--size", "48", "--data", "phantom:patients=1"], 2, "multiple of 32"),
-        (["--backbone", "fcn:weights=true", "--data", "phantom:patients=1"], 1, "could not be fetched"),
+        (["--backbone", "fcn:weights=true", "--data", "phantom:patients=1"], 1, "could not be downloaded"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_told_in_words(ssmtl, flags, code, told):

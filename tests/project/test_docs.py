@@ -14,6 +14,9 @@ from ssmtl_toolkit.cli import COMMANDS, cli
 from ssmtl_toolkit.experiments.definition import read_experiment
 
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+MARKDOWN = [*DOCUMENTS, *ROOT.glob("examples/**/*.md"), *ROOT.glob("ssmtl_toolkit/**/*.md")]
+_WIDTH = 120
+_LINK_ALONE = re.compile(r"\W*(\[[^]]*\]\([^)]*\)|\[[^]]+\]: \S+|https?://\S+)\W*")
 _POINTER = re.compile(r"`([\w/]+\.(?:py|toml))`((?:(?::|,) `[A-Za-z_][\w.]*(?:`))*)")
 
 
@@ -47,6 +50,22 @@ def test_every_pointer_of_the_method_leads_somewhere():
 def test_every_link_leads_to_a_file(document):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         assert target.startswith("http") or (document.parent / target).exists(), target
+
+
+def prose_in(document):
+    """Every line with its number, without tables, code blocks, and links that stand on a line of their own."""
+    fenced = False
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not (fenced or line.startswith(("    ", "|")) or _LINK_ALONE.fullmatch(line)):
+            yield number, line
+
+
+@pytest.mark.parametrize("document", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_line_of_prose_is_wider_than_120_columns(document):
+    wide = [f"{document.name}:{number}: {len(line)}" for number, line in prose_in(document) if len(line) > _WIDTH]
+    assert wide == []
 
 
 def commands_in(document):

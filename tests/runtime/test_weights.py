@@ -326,7 +326,7 @@ def test_without_a_network_start_weights_fail_at_once_and_without_raw_lines(ssmt
             HF_HOME=str(tmp_path / "hf"),
         )
     assert done.returncode == 1
-    assert "could not be fetched from the Hugging Face hub" in done.stderr
+    assert "could not be downloaded from the Hugging Face hub" in done.stderr
     assert "Retry" not in done.stderr
     assert "thrown while requesting" not in done.stderr
 

@@ -32,5 +32,5 @@ def test_a_guess_costs_the_logarithm_of_four():
             return type("Features", (), {"pooled": torch.zeros(len(image), 5)})
 
     task = Rotation(5)
-    torch.nn.init.zeros_(task.tell.bias)
+    torch.nn.init.zeros_(task.classify.bias)
     assert task(Step).loss.item() == pytest.approx(math.log(4))

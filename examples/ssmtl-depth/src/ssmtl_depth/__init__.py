@@ -1,4 +1,4 @@
-"""Tell how deep in its scan a slice lies."""
+"""Predict how deep in its scan a slice lies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Depth(TaskSpec):
-    """Tell from pooled features how deep in its scan the anchor lies, from 0 to 1; trains the encoder only."""
+    """Predict from pooled features how deep in its scan the anchor lies, from 0 to 1; trains the encoder only."""
 
     name: ClassVar[str] = "depth"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})

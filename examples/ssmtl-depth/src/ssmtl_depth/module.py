@@ -23,5 +23,5 @@ class Depth(nn.Module):
 
 
 def depth_of(position: Position) -> Tensor:
-    """How deep in its scan each slice lies, (N,): the first at 0, the last at 1; an only slice is the first."""
+    """Return how deep in its scan each slice lies, (N,): the first at 0, the last at 1; an only slice at 0."""
     return position.index / (position.count - 1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Tell by how many quarter turns a slice was turned (Gidaris et al., 2018)."""
+"""Predict by how many quarter turns a slice was turned (Gidaris et al., 2018)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rotation(TaskSpec):
-    """Tell from pooled features by how many quarter turns the anchor was turned; trains the encoder only."""
+    """Predict from pooled features by how many quarter turns the anchor was turned; trains the encoder only."""
 
     name: ClassVar[str] = "rotation"
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})

@@ -14,15 +14,15 @@ TURNS = 4
 
 
 class Rotation(nn.Module):
-    """Cross-entropy of a linear layer on the pooled features of turned anchors, each turned by a number of its own."""
+    """Cross-entropy of a linear layer on the pooled features of turned anchors, each turned by its own number."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.tell = nn.Linear(channels, TURNS)
+        self.classify = nn.Linear(channels, TURNS)
 
     def forward(self, step: Step) -> TaskOutput:
         number = torch.randint(TURNS, (len(step.anchor),), device=step.anchor.device)
-        logits = self.tell(step.encode(turned(step.anchor, number)).pooled).float()
+        logits = self.classify(step.encode(turned(step.anchor, number)).pooled).float()
         accuracy = (logits.detach().argmax(dim=1) == number).float().mean()
         metrics = {"chance": logits.new_tensor(math.log(TURNS)), "accuracy": accuracy}
         return TaskOutput(F.cross_entropy(logits, number), metrics, pairs=len(number))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def separable(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution of each channel by itself, a 1x1 one that mixes them, batch norm, ReLU."""
+    """Make a 3x3 convolution of each channel by itself, a 1x1 one that mixes them, batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(before, before, kernel_size=3, stride=stride, padding=1, groups=before, bias=False),
         nn.Conv2d(before, after, kernel_size=1, bias=False),
@@ -36,9 +36,9 @@ class TinyEncoder(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-    """Those maps, from the deepest up each joined with the next finer one -> the joined maps, finest first.
+    """Joins those maps from the deepest up, each with the next finer one -> the joined maps, finest first.
 
-    The first is (N, channels[0], H, W). To give that one alone would do, too; then tasks cannot read the others.
+    The first is (N, channels[0], H, W). It may be returned alone, but then tasks cannot read the others.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:

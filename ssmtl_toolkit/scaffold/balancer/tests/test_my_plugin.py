@@ -1,4 +1,4 @@
-"""What the balancer should do, against computations of its own; and the checks that every balancer passes."""
+"""What the balancer should do, compared with independent computations; and the checks that every balancer passes."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ ZEROS = {"a": 0.0, "b": 0.0}
 
 
 def shared(losses: Mapping[str, Tensor], pairs: int) -> Shared:
-    """What the balancer is told about the batch: here only how many pairs each loss is a mean over."""
+    """What the balancer is given about the batch: here only how many pairs each loss is a mean over."""
     backbone, batch = Backbone(nn.Identity(), nn.Identity(), 1, 1, 1), Batch(torch.zeros(1, 1, 8, 8), {})
     outputs = {label: TaskOutput(loss, pairs=pairs) for label, loss in losses.items()}
     return Shared(batch, backbone, SharedEncoder(backbone), outputs)
@@ -32,11 +32,11 @@ def balance(
     floors: Mapping[str, float] = ZEROS,
     pairs: int = 8,
 ) -> tuple[float, dict[str, float]]:
-    """The balanced loss, and its gradient in each loss."""
-    given = {label: torch.tensor(loss, requires_grad=True) for label, loss in losses.items()}
-    total = GeometricMean(exponents, floors, least=0.0)(given, shared(given, pairs))
-    gradients = torch.autograd.grad(total, list(given.values()))
-    return total.item(), {label: gradient.item() for label, gradient in zip(given, gradients, strict=True)}
+    """Return the balanced loss, and its gradient with respect to each loss."""
+    leaves = {label: torch.tensor(loss, requires_grad=True) for label, loss in losses.items()}
+    total = GeometricMean(exponents, floors, least=0.0)(leaves, shared(leaves, pairs))
+    gradients = torch.autograd.grad(total, list(leaves.values()))
+    return total.item(), {label: gradient.item() for label, gradient in zip(leaves, gradients, strict=True)}
 
 
 def test_it_is_the_log_of_the_product_of_the_losses() -> None:
@@ -51,7 +51,7 @@ def test_a_loss_in_another_unit_pulls_as_hard() -> None:
     assert after["b"] == before["b"]
 
 
-def test_a_loss_that_may_be_negative_counts_from_its_floor() -> None:
+def test_a_loss_that_may_be_negative_is_measured_from_its_floor() -> None:
     total, _ = balance({"a": 3.0, "b": -0.5}, floors={"a": 0.0, "b": -1.0})
     assert total == pytest.approx(math.log(3.0 * 0.5), rel=1e-5)
 
@@ -61,7 +61,7 @@ def test_a_weight_multiplies_the_gradient() -> None:
     assert gradients["a"] == pytest.approx(3 * gradients["b"], rel=1e-5)
 
 
-def test_losses_without_pairs_say_nothing() -> None:
+def test_losses_without_pairs_do_not_count() -> None:
     total, _ = balance({"a": 0.0, "b": 0.0}, pairs=0)
     assert total == 0
 

@@ -49,7 +49,7 @@ def test_the_patient_is_the_folder_and_the_label_lies_beside_the_scan(tmp_path: 
     ]
 
 
-def test_what_belongs_to_no_patient_or_no_scan_is_left_out_with_a_reason(tmp_path: Path) -> None:
+def test_what_belongs_to_no_patient_or_no_scan_is_skipped_with_a_reason(tmp_path: Path) -> None:
     touch(tmp_path, "anna/ct.nii", "anna/mr_seg.nii", "lost.nii")
     assert {scan.name: bool(scan.unfit) for scan in listed(tmp_path)} == {
         "anna/ct": False,
@@ -63,7 +63,7 @@ def test_slices_in_a_folder_of_their_own_are_one_scan(tmp_path: Path) -> None:
     assert [(scan.name, scan.patient) for scan in listed(tmp_path)] == [("anna/t1", "anna"), ("anna/t2", "anna")]
 
 
-def test_a_folder_that_is_missing_or_empty_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_missing_or_empty_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         listed(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no scan found"):

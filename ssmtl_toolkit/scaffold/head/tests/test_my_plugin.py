@@ -1,4 +1,4 @@
-"""What the head should do, against computations of its own; and the checks that every head passes."""
+"""What the head should do, compared with independent computations; and the checks that every head passes."""
 
 import math
 from pathlib import Path

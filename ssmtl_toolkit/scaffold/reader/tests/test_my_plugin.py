@@ -36,7 +36,7 @@ def test_voxels_and_geometry_come_as_they_were_saved(tmp_path: Path) -> None:
     assert read.axis("acquisition") == "sagittal"
 
 
-def test_voxels_that_are_no_numbers_become_the_smallest_and_are_counted(tmp_path: Path) -> None:
+def test_voxels_that_are_not_finite_become_the_smallest_and_are_counted(tmp_path: Path) -> None:
     array = np.arange(24.0).reshape(2, 3, 4)
     array[1, 1] = [np.nan, np.inf, 3, 2]
     read = MyPlugin().read(write(tmp_path / "scan.npz", array=array, affine=AFFINE))
@@ -44,7 +44,7 @@ def test_voxels_that_are_no_numbers_become_the_smallest_and_are_counted(tmp_path
     assert read.replaced == 2
 
 
-def test_of_an_array_with_four_axes_one_volume_is_read(tmp_path: Path) -> None:
+def test_one_volume_of_an_array_with_four_axes_is_read(tmp_path: Path) -> None:
     both = np.stack([voxels(seed=0), voxels(seed=1)], axis=3)
     file = write(tmp_path / "scan.npz", array=both, affine=AFFINE)
     assert np.array_equal(MyPlugin().read(file, volume=1).array, voxels(seed=1))
@@ -53,7 +53,7 @@ def test_of_an_array_with_four_axes_one_volume_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"array": voxels()}, "has no 'affine'"),
         ({"array": voxels()[0], "affine": AFFINE}, r"float32 \(20, 12\)"),
@@ -65,10 +65,10 @@ def test_of_an_array_with_four_axes_one_volume_is_read(tmp_path: Path) -> None:
         ({"array": np.array([{}]), "affine": AFFINE}, "is damaged"),  # a pickle
     ],
 )
-def test_what_is_no_scan_is_refused_in_one_line_that_names_the_file(
-    tmp_path: Path, arrays: dict[str, Any], told: str
+def test_what_is_not_a_scan_is_refused_in_one_line_that_names_the_file(
+    tmp_path: Path, arrays: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=told) as error:
+    with pytest.raises(DataError, match=message) as error:
         MyPlugin().read(write(tmp_path / "scan.npz", **arrays))
     assert str(tmp_path / "scan.npz") in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""What the task should do, against computations of its own; and the checks that every task passes."""
+"""What the task should do, compared with independent computations; and the checks that every task passes."""
 
 from pathlib import Path
 
@@ -37,12 +37,13 @@ def run(task: nn.Module, anchor: Tensor, other: Companion) -> TaskOutput:
     return output
 
 
-def test_the_loss_is_the_cross_entropy_of_before_and_behind() -> None:
+def test_the_loss_is_the_cross_entropy_of_before_and_after() -> None:
     task = MyPlugin().build(BACKBONE)
     anchor, other = images(4, seed=0), images(4, seed=1)
     output = run(task, anchor, Companion(other, torch.tensor([-5, 5, 5, -5])))
     difference = (BACKBONE(other).pooled - BACKBONE(anchor).pooled).detach().double().numpy()
-    logits = difference @ task.tell.weight.detach().double().numpy().T + task.tell.bias.detach().double().numpy()
+    weight, bias = (parameter.detach().double().numpy() for parameter in task.classify.parameters())
+    logits = difference @ weight.T + bias
     right = logits[range(4), [0, 1, 1, 0]]
     expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - right)
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
@@ -50,7 +51,7 @@ def test_the_loss_is_the_cross_entropy_of_before_and_behind() -> None:
     assert output.metrics["chance"].item() == pytest.approx(0.6931, abs=1e-4)
 
 
-def test_anchors_without_a_companion_are_left_out() -> None:
+def test_anchors_without_a_companion_are_skipped() -> None:
     task = MyPlugin().build(BACKBONE)
     anchor, other, offsets, rows = images(6, seed=0), images(2, seed=1), torch.tensor([5, -5]), torch.tensor([1, 4])
     some, few = run(task, anchor, Companion(other, offsets, rows)), run(task, anchor[rows], Companion(other, offsets))
@@ -58,7 +59,7 @@ def test_anchors_without_a_companion_are_left_out() -> None:
     assert some.loss.item() == pytest.approx(few.loss.item(), rel=1e-5)
 
 
-def test_a_batch_without_any_pair_can_be_descended() -> None:
+def test_a_batch_without_any_pair_gives_a_loss_of_zero() -> None:
     task = MyPlugin().build(BACKBONE)
     nothing = torch.zeros(0, dtype=torch.long)
     output = run(task, images(2, seed=0), Companion(images(0, seed=1), nothing, nothing))
@@ -66,7 +67,7 @@ def test_a_batch_without_any_pair_can_be_descended() -> None:
     assert (output.loss.item(), output.pairs) == (0, 0)
 
 
-def test_millimetres_are_turned_into_slices_of_the_scan() -> None:
+def test_millimetres_are_converted_to_slices_of_the_scan() -> None:
     assert MyPlugin(t="15mm").companions(spacing=5.0) == {"other": (-3, 3)}
     assert MyPlugin(t="1mm").companions(spacing=5.0) == {"other": ()}
 

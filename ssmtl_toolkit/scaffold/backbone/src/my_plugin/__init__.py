@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class MyPlugin(BackboneSpec):
-    """A small feature pyramid (Lin et al., 2017): three stages down, and their maps summed up again."""
+    """A small feature pyramid (Lin et al., 2017): three stages down, and their maps summed on the way up."""
 
     # What users type: --backbone my_plugin:width=32
     name: ClassVar[str] = "my_plugin"
 
-    # Each field is an option. It gives all features that tasks may need; one that gives fewer says so in `provides`.
+    # Each field is an option. This backbone has all features that tasks may need; if yours has fewer, set `provides`.
     width: int = Field(16, ge=1, description="Channels of the dense map and of the first stage; each stage doubles it.")
 
     def build(self, in_channels: int) -> Backbone:
-        # Imported here and not above, for torch takes seconds and `ssmtl --help` needs no torch.
+        # Imported here, not at the top: torch takes seconds to import, and `ssmtl --help` does not need it.
         from my_plugin.module import build
 
         return build(in_channels, self.width)

@@ -1,4 +1,4 @@
-"""Encoder and decoder. They are two modules, for a task may train the encoder alone."""
+"""Encoder and decoder: two modules, because a task may train the encoder alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def block(inside: int, outside: int, stride: int) -> nn.Sequential:
-    """A 3x3 convolution that divides height and width by `stride`, rounded up: any image size will do."""
+    """Make a 3x3 convolution that divides height and width by `stride`, rounded up: any image size will do."""
     # Group norm, not batch norm: it is the same in training and test, and a batch may be a single slice.
     convolve = nn.Conv2d(inside, outside, kernel_size=3, stride=stride, padding=1, bias=False)
     return nn.Sequential(convolve, nn.GroupNorm(1, outside), nn.ReLU(inplace=True))
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Those maps -> (N, width, H/2, W/2); the toolkit brings it to the size of the image.
 
-    To let tasks read coarser maps, too, give a list of maps instead: finest first.
+    To let tasks read coarser maps too, return a list of maps instead, finest first.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -49,14 +49,14 @@ class Decoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         *finer, dense = [layer(level) for layer, level in zip(self.lateral, maps, strict=True)]
         for level in reversed(finer):
-            # To the size of the finer map, and not times two: with odd sizes the two differ.
+            # To the size of the finer map, not times two: for odd sizes the two differ.
             dense = F.interpolate(dense, size=level.shape[2:], mode="nearest") + level
         smooth: Tensor = self.smooth(dense)
         return smooth
 
 
 def build(in_channels: int, width: int) -> Backbone:
-    """Make the network, and tell how many channels tasks and heads will find in its features."""
+    """Make the network, and state how many channels its features have for tasks and heads."""
     widths = [width, 2 * width, 4 * width]
     encoder, decoder = Encoder(in_channels, widths), Decoder(widths)
     return Backbone(encoder, decoder, in_channels, pooled_channels=widths[-1], dense_channels=width)

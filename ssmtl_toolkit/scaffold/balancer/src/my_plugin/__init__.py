@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MyPlugin(BalancerSpec):
-    """The log of the geometric mean of the losses (Chennupati et al., 2019): a loss that is small counts no less."""
+    """The log of the geometric mean of the losses (Chennupati et al., 2019): small losses count as much."""
 
     # What users type: --balancer my_plugin
     name: ClassVar[str] = "my_plugin"
@@ -23,7 +23,7 @@ class MyPlugin(BalancerSpec):
     least: float = Field(1e-3, gt=0, description="Added to each loss, so that one near zero does not take over.")
 
     def build(self, tasks: Mapping[str, TaskSpec]) -> GeometricMean:
-        # Imported here and not above, for torch takes seconds and `ssmtl --help` needs no torch.
+        # Imported here, not at the top: torch takes seconds to import, and `ssmtl --help` does not need it.
         from my_plugin.module import GeometricMean
 
         exponents = {label: task.weight for label, task in tasks.items()}

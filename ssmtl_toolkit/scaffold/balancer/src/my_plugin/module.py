@@ -1,4 +1,4 @@
-"""How the losses become one."""
+"""How the losses are combined into one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 class GeometricMean(Balancer):
     """Sum of weight x log(loss - floor + least) over the tasks.
 
-    Its gradient is that of each loss divided by the loss itself, so that a loss pulls as hard as the others in
-    whatever unit it is measured. Losses such as a negative cosine go below zero, where there is no log: each is
-    counted from its floor, the least that it can be.
+    Its gradient is that of each loss divided by the loss itself, so that all losses pull equally hard, whatever their
+    units. Losses such as a negative cosine go below zero, where there is no logarithm: each loss is measured from its
+    floor, the lowest value that it can have.
     """
 
-    # What changes from update to update, and is not trained, would be a buffer: those are saved, and resumed.
+    # State that changes from update to update, but is not trained, belongs in a buffer: those are saved and resumed.
 
     def __init__(self, exponents: Mapping[str, float], floors: Mapping[str, float], least: float) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class GeometricMean(Balancer):
             if shared.pairs[label]:
                 terms.append(self.exponents[label] * torch.log(height))
             else:
-                # A task without a pair in this batch says nothing. Its loss, a zero, stays in the graph: in training
-                # on several devices each waits for the gradients of all parameters.
+                # A task without a pair in this batch does not count. Its loss, a zero, stays in the graph: in training
+                # on several devices each device waits for the gradients of all parameters.
                 terms.append(loss)
         self.factors = factors  # the toolkit logs them: what each weight x loss was multiplied by
         return torch.stack(terms).sum()

@@ -18,13 +18,13 @@ class MyPlugin(DatasetSpec):
 
     # What users type: --data my_plugin:root=scans/
     name: ClassVar[str] = "my_plugin"
-    positional: ClassVar[str | None] = "root"  # so that `root=` may be left out
+    positional: ClassVar[str | None] = "root"  # so that `root=` may be omitted
 
     # Each field is an option.
     root: Path = Field(description="The folder with the patients' folders.")
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
-        # `readers` knows the installed readers, so that this works for every format that one of them reads.
+        # `readers` are the installed readers, so that this works for every format that one of them reads.
         from my_plugin.listing import list_scans
 
         return list_scans(self.root, readers)

@@ -15,43 +15,43 @@ LABEL = "_seg"
 
 
 def list_scans(root: Path, readers: Readers) -> list[Scan]:
-    """The scans in the order of their names: all that is drawn later depends on the order, so it must not vary.
+    """List the scans in the order of their names: everything drawn at random later depends on this order.
 
     Raises:
         DataError: the root is missing, cannot be read or holds no scan.
     """
     if not root.is_dir():
         raise DataError(f"{printable(root)}: no such folder; give the folder that holds the patients' folders")
-    # `find` knows of scans that are a folder, as in DICOM, of folders with several, and of links that lead in circles.
-    found = {_name(one, root): one for one in find(root, readers)}
+    # `find` handles scans that are a folder, as in DICOM, folders with several scans, and links that lead in circles.
+    by_name = {_name(found, root): found for found in find(root, readers)}
     scans = [
-        _scan(name, found)
-        for name in found
-        if not (name.endswith(LABEL) and name.removesuffix(LABEL) in found)  # it is given as that scan's label
+        _scan(name, by_name)
+        for name in by_name
+        if not (name.endswith(LABEL) and name.removesuffix(LABEL) in by_name)  # it becomes that scan's label
     ]
     if not scans:
         raise DataError(f"{printable(root)}: no scan found in it; expected files such as PATIENT/ct.nii.gz")
     return scans
 
 
-def _scan(name: str, found: Mapping[str, Found]) -> Scan:
-    one, label = found[name], found.get(name + LABEL)
-    # Scans of one patient stay together when they are parted into training and test: a patient who is in both would
-    # make the test worthless.
+def _scan(name: str, by_name: Mapping[str, Found]) -> Scan:
+    found, label = by_name[name], by_name.get(name + LABEL)
+    # Scans of one patient stay together when the data are split into training and test: a patient in both would make
+    # the test worthless.
     patient, slash, _ = name.partition("/")
-    # What is odd is not passed over in silence: the user is told of it as the reason why a file is left out.
-    odd = ""
+    # Nothing is skipped silently: the user sees the reason.
+    reason = ""
     if name.endswith(LABEL):
-        odd = "a label map without its scan; put the scan beside it"
+        reason = "a label map without its scan; put the scan beside it"
     elif not slash:
-        odd = "lies in no patient's folder; move it into one"
-    unfit = one.unfit or (odd and f"{printable(one.holder)}: {odd}")
-    return Scan(one.path, name, patient, label=label.path if label else None, unfit=unfit)
+        reason = "is not in a patient's folder; move it into one"
+    unfit = found.unfit or (reason and f"{printable(found.holder)}: {reason}")
+    return Scan(found.path, name, patient, label=label.path if label else None, unfit=unfit)
 
 
-def _name(one: Found, root: Path) -> str:
-    """What a scan is called in tables and files: its path below the root, without the ending (.nii.gz as a whole)."""
-    path = one.holder.relative_to(root)
-    if not one.holder.is_dir():
+def _name(found: Found, root: Path) -> str:
+    """Return a scan's name in tables and files: its path below the root, without the suffix (.nii.gz as a whole)."""
+    path = found.holder.relative_to(root)
+    if not found.holder.is_dir():
         path = path.with_name(Path(path.name.removesuffix(".gz")).stem)
-    return printable((path / one.part).as_posix())
+    return printable((path / found.part).as_posix())

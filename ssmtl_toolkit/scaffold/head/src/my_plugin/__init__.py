@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MyPlugin(HeadSpec):
-    """A class for each pixel, trained by the focal loss (Lin et al., 2017): pixels that are easy count little."""
+    """A class for each pixel, trained by the focal loss (Lin et al., 2017): easy pixels count little."""
 
     # What users type: --head my_plugin:gamma=3
     name: ClassVar[str] = "my_plugin"
@@ -23,10 +23,10 @@ class MyPlugin(HeadSpec):
     output: ClassVar[Output] = "labels"  # so it learns from label maps, and is scored by IoU, Dice and HD95
 
     # Each field is an option.
-    gamma: float = Field(2.0, ge=0, le=10, description="How little easy pixels count; 0: all the same (cross-entropy).")
+    gamma: float = Field(2.0, ge=0, le=10, description="How little easy pixels count; 0: all alike (cross-entropy).")
 
     def build(self, backbone: Backbone, classes: int) -> FocalHead:
-        # Imported here and not above, for torch takes seconds and `ssmtl --help` needs no torch.
+        # Imported here, not at the top: torch takes seconds to import, and `ssmtl --help` does not need it.
         from my_plugin.module import FocalHead
 
         return FocalHead(backbone.dense_channels, classes, self.gamma)

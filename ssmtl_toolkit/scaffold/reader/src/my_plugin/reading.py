@@ -1,4 +1,4 @@
-"""From an archive to a `Volume`; nothing in the file is believed before it is checked."""
+"""From an archive to a `Volume`; nothing in the file is trusted before it is checked."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def read_archive(path: Path, volume: int | None) -> Volume:
 
 
 def _load(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The two arrays as they are in the file."""
-    path.open("rb").close()  # a file that is missing or locked is another error than one that is no archive
+    """Read the two arrays as they are in the file."""
+    path.open("rb").close()  # a file that is missing or locked is another error than one that is not an archive
     if not zipfile.is_zipfile(path):
-        raise FileError("is no NumPy archive or is cut short; write it by np.savez, or copy it again")
+        raise FileError("is not a NumPy archive or is cut short; write it with np.savez, or copy it again")
     try:
-        # No pickles: they run code when they are read, and scans come from anywhere.
+        # No pickles: they run code when they are read, and scans may come from anybody.
         with np.load(path, allow_pickle=False) as archive:
             for name in ("array", "affine"):
                 if name not in archive.files:
-                    raise FileError(f"has no {name!r}, but {archive.files}; save both by np.savez")
+                    raise FileError(f"has no {name!r}, but {archive.files}; save both with np.savez")
                 with archive.zip.open(f"{name}.npy") as stream:  # a small file may hold or claim more than memory does
                     check_memory(*_header(stream))
             return archive["array"], archive["affine"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileError(f"is damaged, or not made by np.savez ({error}); write it or copy it again") from error
+        raise FileError(f"is damaged, or not written by np.savez ({error}); write it or copy it again") from error
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array, without its values."""
+    """Read shape and type of an array, without its values."""
     old = np.lib.format.read_magic(stream) == (1, 0)
     shape, _, dtype = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(stream)
     return shape, dtype

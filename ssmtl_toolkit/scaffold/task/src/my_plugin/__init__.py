@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MyPlugin(TaskSpec):
-    """Tell from pooled features whether a slice t away from the anchor lies before or behind it."""
+    """Tell from pooled features whether a slice t away from the anchor lies before or after it."""
 
     # What users type: --task my_plugin:t=5
     name: ClassVar[str] = "my_plugin"
@@ -28,12 +28,12 @@ class MyPlugin(TaskSpec):
     t: Distance = Field(5, description="Distance of the two slices, in slices or in mm, as in 15mm.")
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
-        # Of several offsets one is drawn for each anchor, among those that lie inside its scan.
+        # If there are several offsets, one is drawn for each anchor, among those that lie inside its scan.
         t = slices_of(self.t, spacing)
         return {"other": (-t, t) if t else ()}
 
     def build(self, backbone: Backbone) -> RelativePosition:
-        # Imported here and not above, for torch takes seconds and `ssmtl --help` needs no torch.
+        # Imported here, not at the top: torch takes seconds to import, and `ssmtl --help` does not need it.
         from my_plugin.module import RelativePosition
 
         return RelativePosition(backbone.pooled_channels)
