@@ -12,7 +12,7 @@ import numpy as np
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.grid import check_channel, turned
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import blaming
+from ssmtl_toolkit.data.source import naming_file
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
@@ -128,7 +128,7 @@ def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None
         moved = check_channel(first, other, names[i], names[0])
         notes += [f"{printable(path.name)}: {note}" for note in (*other.notes, *([moved] if moved else []))]
     channels, kind = sum(one.channels for one in volumes), np.result_type(*(one.array for one in volumes))
-    with blaming(sources[0][0]):
+    with naming_file(sources[0][0]):
         check_memory((*first.shape, channels), kind)
         joined = np.empty((*first.shape, channels), kind, order="F")
     np.concatenate([one.array.reshape(*first.shape, -1) for one in volumes], axis=-1, out=joined)

@@ -166,8 +166,8 @@ class Predictor:
         """
         if volume.channels != self.model_spec.channels:
             raise DataError(
-                f"has {counted(volume.channels, 'channel')}, and the model takes {self.model_spec.channels}; give the scan "
-                f"with the channels of the training: a line of a manifest, or a folder with channel=all"
+                f"has {counted(volume.channels, 'channel')}, and the model takes {self.model_spec.channels}; give the "
+                f"scan with the channels of the training: a line of a manifest, or a folder with channel=all"
             )
         refuse_blank(volume)
         return Stack.of(volume, self.model_spec.slicing.axis)

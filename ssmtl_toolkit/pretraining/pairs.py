@@ -69,9 +69,10 @@ class Stacks:
     def __str__(self) -> str:
         shortest, longest = min(self.counts), max(self.counts)
         usual = f", median {statistics.median(self.counts):g}" if shortest != longest else ""
+        channels = f", {self.store.channels} channels" if self.store.channels > 1 else ""
         return (
             f"{counted(len(self.counts), 'scan')}, {counted(sum(self.counts), 'slice')} "
-            f"({_range(self.counts)} a scan{usual}), {_range(self.spacings)} mm apart"
+            f"({_range(self.counts)} a scan{usual}), {_range(self.spacings)} mm apart{channels}"
         )
 
     def to_json(self) -> dict[str, Any]:

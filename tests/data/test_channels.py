@@ -88,7 +88,7 @@ def test_copies_are_scans_all_of_whose_files_are_the_same(tmp_path):
     half = scan_of([files[0], others[1]], "half")
     store = build([scan_of(files, "a"), half, scan_of(files, "again")], tmp_path / "cache")
     assert [stored.scan.name for stored in store.scans] == ["a", "half"]
-    assert [left.name for left in store.left_out] == ["again"]
+    assert [skipped.name for skipped in store.skipped] == ["again"]
 
 
 def test_a_damaged_piece_of_several_channels_is_made_anew(tmp_path):
