@@ -9,10 +9,10 @@ from ssmtl_toolkit.specs import Scan
 
 
 def random_store(scans: int = 20, slices: int = 40, size: int = 64) -> SliceStore:
-    """Make `scans` scans of `slices` slices of noise."""
-    noise = torch.randn(scans * slices, size, size, generator=torch.Generator().manual_seed(0)).half()
+    """`scans` scans of `slices` slices of noise."""
+    noise = torch.randn(scans * slices, 1, size, size, generator=torch.Generator().manual_seed(0)).half()
     names = [f"scan_{i}" for i in range(scans)]
     stored = (
-        StoredScan(Scan(Path(n), n, n), n, n, i * slices, slices, 3.0, "axial", 0, ()) for i, n in enumerate(names)
+        StoredScan(Scan(Path(n), n, n), n, (n,), i * slices, slices, 3.0, "axial", 0, ()) for i, n in enumerate(names)
     )
     return SliceStore(noise, tuple(stored), ())

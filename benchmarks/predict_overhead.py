@@ -41,6 +41,7 @@ def main(rounds: int) -> None:
         registry().resolve(HeadSpec, "segmentation"),
         Slicing(size=SIZE),
         Classes.of_values([1, 2, 3, 4]),
+        channels=1,
     )
     model = model_spec.build()
     model_spec.save(folder / "model.safetensors", model, {})

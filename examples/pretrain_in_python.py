@@ -23,7 +23,8 @@ def main(scans: str, out: str) -> None:
     for label, task in run.summary["tasks"].items():
         print(label, task)
     weights = load_file(run.backbone)
-    network = timm.create_model("resnet18", in_chans=1, num_classes=0)
+    channels = weights["encoder.conv1.weight"].shape[1]
+    network = timm.create_model("resnet18", in_chans=channels, num_classes=0)
     network.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")})
     print("the encoder is timm's resnet18, pre-trained")
 

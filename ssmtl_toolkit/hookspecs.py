@@ -39,7 +39,7 @@ def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
                 class Module(nn.Module):
                     def __init__(self):
                         super().__init__()
-                        self.tell = nn.Linear(backbone.pooled_channels, 16)
+                        self.tell = nn.Linear(backbone.pooled_channels, 16 * backbone.in_channels)
 
                     def forward(self, step):
                         companion = step.companion("next")

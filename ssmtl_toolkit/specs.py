@@ -182,7 +182,7 @@ class ReaderSpec(Spec):
     """A file format: file or folder -> `Volume`.
 
     For your own `read`: `ssmtl_toolkit.data.source` (bytes, gzip or not, and one line for whatever goes wrong),
-    `data.values` (scaling, NaN, narrowing), `data.affines` (whether one can be used).
+    `data.values` (scaling, NaN, narrowing), `data.geometry` (whether an affine can be used).
     """
 
     kind: ClassVar[str] = "reader"
@@ -224,9 +224,11 @@ class ReaderSpec(Spec):
 class Scan:
     """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together.
 
-    `unfit` says why a file that was found is no scan to train on; it is listed as left out. `annotated` lists the
-    slices of `label` that somebody has labelled, counted from 0 in the file's own order along the axis of the cut;
-    None: all of them. `named`: the user has named this file by itself, not a folder that it is in.
+    `path` is the file or folder that is read. If the channels of a scan are a file each (T1, T2, FLAIR on one grid) it
+    is that of the first, and `more` are those of the others in order. `unfit` says why a file that was found is no scan
+    to train on; it is listed as left out. `annotated` lists the slices of `label` that somebody has labelled, counted
+    from 0 in the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file
+    by itself, not a folder that it is in.
     """
 
     path: Path
@@ -237,6 +239,12 @@ class Scan:
     unfit: str = ""
     annotated: tuple[int, ...] | None = None
     named: bool = False
+    more: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that is read for the scan, in the order of its channels."""
+        return self.path, *self.more
 
 
 class DatasetSpec(Spec):

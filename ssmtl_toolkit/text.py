@@ -129,6 +129,11 @@ def listed(items: Iterable[str], most: int) -> str:
     return ", ".join(shortened(items, most))
 
 
+def counted(number: int, what: str) -> str:
+    """Write `1 channel`, `2 channels`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def sizes_text(sizes: Iterable[int]) -> str:
     """Write sizes as `24 x 20 x 12`."""
     return " x ".join(map(str, sizes))

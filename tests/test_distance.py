@@ -101,7 +101,7 @@ def test_a_distance_smaller_than_any_spacing_is_refused(ssmtl, tmp_path):
 
 
 def test_a_task_is_told_which_offset_was_drawn_for_each_companion():
-    slices = torch.arange(30, dtype=torch.float16)[:, None, None].expand(30, 4, 4)
+    slices = torch.arange(30, dtype=torch.float16)[:, None, None, None].expand(30, 1, 4, 4)
     wanted = [{"a": {"pair": (-3, -1, 2)}}]
     plan = Plan([Extent(0, 30, 1.0, 0)], wanted)
     load = Loader(SliceStore(slices, (), ()), Sampler(plan, 30, seed=0), torch.device("cpu"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ssmtl_datasets.channels import Channel
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 
@@ -28,7 +29,9 @@ class Folder(DatasetSpec):
     positional: ClassVar[str | None] = "root"
 
     root: Path = Field(description="File or folder.")
-    channel: int = Field(0, ge=0, description="Channel of nnU-Net cases to use (CASE_0000.nii.gz, …).")
+    channel: Channel = Field(
+        0, description="Channel of nnU-Net cases to use (CASE_0000.nii.gz, …); all: one scan of all channels."
+    )
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.described import description, list_described
@@ -55,7 +58,11 @@ class Folder(DatasetSpec):
 
 
 class Manifest(DatasetSpec):
-    """Scans listed in a CSV or TOML file: image and, optionally, label, patient, modality and annotated slices."""
+    """Scans listed in a CSV or TOML file: image and, optionally, label, patient, modality and annotated slices.
+
+    Of scans of several channels, a file each, `image` is the first, and image_2, image_3 … are the others (in TOML
+    `image` may be a list).
+    """
 
     name: ClassVar[str] = "manifest"
     positional: ClassVar[str | None] = "file"

@@ -6,11 +6,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ssmtl_datasets.channels import Channel, numbered, scan_of
 from ssmtl_datasets.folder import walk
 from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
@@ -20,6 +21,7 @@ from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 FILE = "dataset.json"
+_MOST_CHANNELS = 100  # of a case in a file each that are looked for by their names
 _SPLIT = re.compile(r"(train(ing)?|val(id|idation)?|test(ing)?)(_?\d+)?", re.IGNORECASE)
 
 
@@ -70,7 +72,7 @@ def classes_of(root: Path, document: Mapping[str, Any]) -> dict[str, tuple[int, 
     return {name: values for name, values in classes.items() if values != (0,) and name != "ignore"}
 
 
-def list_described(root: Path, document: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
+def list_described(root: Path, document: Mapping[str, Any], channel: Channel, readers: Readers) -> list[Scan]:
     """List the scans, labelled ones first; entries that cannot be used are listed as unfit.
 
     Raises:
@@ -102,8 +104,8 @@ def _is_list(part: str, value: Any) -> bool:
     return part == "training" or any(isinstance(item, dict) and "image" in item for item in items)
 
 
-def _table(root: Path, document: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
-    files = _Files(root, channel, readers)
+def _table(root: Path, document: Mapping[str, Any], channel: Channel, readers: Readers) -> list[Scan]:
+    files = _Files(root, channel, readers, _channels(document))
     modality = _modality(document, channel)
     scans = []
     for case, item in document["dataset"].items():
@@ -113,17 +115,27 @@ def _table(root: Path, document: Mapping[str, Any], channel: int, readers: Reade
     return scans
 
 
-def _modality(document: Mapping[str, Any], channel: int) -> str:
+def _modality(document: Mapping[str, Any], channel: Channel) -> str:
     known = document.get("channel_names") or document.get("modality")
-    return printable(str(known.get(str(channel), next(iter(known.values()), "")))) if isinstance(known, dict) else ""
+    if not isinstance(known, dict):
+        return ""
+    if channel == "all":
+        return printable("+".join(map(str, known.values())))
+    return printable(str(known.get(str(channel), next(iter(known.values()), ""))))
 
 
-def _lists(root: Path, document: Mapping[str, Any], channel: int, readers: Readers) -> list[Scan]:
+def _channels(document: Mapping[str, Any]) -> set[int]:
+    """The numbers of the channels that every case has; empty if nothing is document."""
+    known = document.get("channel_names") or document.get("modality")
+    return {int(key) for key in known if key.isdecimal()} if isinstance(known, dict) else set()
+
+
+def _lists(root: Path, document: Mapping[str, Any], channel: Channel, readers: Readers) -> list[Scan]:
     """Return the scans of all lists: `training` first, `test` last."""
-    files, modality = _Files(root, channel, readers), _modality(document, channel)
+    files, modality = _Files(root, channel, readers, _channels(document)), _modality(document, channel)
     parts = sorted(document, key=lambda part: (part != "training", part == "test"))
-    entries = [(item, part) for part in parts for item in _items(root, document, part, readers)]
-    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in entries])
+    listed = [(item, part) for part in parts for item in _items(root, document, part, readers)]
+    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in listed])
     return _with_distinct_names(scans, root)
 
 
@@ -172,8 +184,9 @@ class _Files:
     """Finds the files that a dataset.json names, in its own folder only: its author may be anybody."""
 
     root: Path
-    channel: int
+    channel: Channel
     readers: Readers
+    named: Collection[int]
 
     def scan(self, item: Any, part: str) -> Scan:
         """Return the scan that an item {"image": …, "label": …} or a path stands for.
@@ -182,10 +195,9 @@ class _Files:
             DataError: it has another form, in a list that can only hold scans.
         """
         image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (item, None)
-        if isinstance(image, list) and self.channel < len(image):  # one file per channel of a case
-            image = image[self.channel]
+        images = self._chosen(image)
         label = label[0] if isinstance(label, list) and len(label) == 1 else label
-        if not (isinstance(image, str) and image and isinstance(label, str | None)):
+        if not (images and all(isinstance(one, str) and one for one in images) and isinstance(label, str | None)):
             shown = (
                 f"{printable(self.root / FILE)}: cannot read {printable(repr(item)[:200])} in its `{printable(part)}`"
             )
@@ -193,18 +205,34 @@ class _Files:
             if part in ("training", "test", "dataset"):
                 raise DataError(reason)
             return Scan(self.root / FILE, printable(part), printable(part), unfit=reason)
-        name = printable(stem(PurePath(image).name or "."))
-        reasons = [self._unfit(text) for text in (image, label) if text]
+        name = printable(stem(PurePath(images[0]).name or "."))
+        reasons = [self._unfit(text) for text in (*images, label) if text]
         if unfit := next(filter(None, reasons), ""):
             return Scan(self.root / FILE, name, name, unfit=unfit)
-        return Scan(self._file(image), name, name, label=self.root / label if label else None)
+        files = dict(enumerate(self.root / text for text in images)) if len(images) > 1 else self._files(images[0])
+        wanted: Collection[int] = ()  # one file may hold all channels
+        if len(files) > 1:
+            wanted, found = self.named, numbered(name)
+            name = found[0] if found else name
+        return scan_of(name, files, wanted, self.root / label if label else None)
 
-    def _file(self, text: str) -> Path:
-        """Return the file of this name or, if missing, that of the channel: nnU-Net v1 lists CASE for CASE_0000."""
+    def _chosen(self, image: Any) -> list[Any]:
+        """What an item names as its image: of a list, the channels of a case in a file each, those that are wanted."""
+        if not isinstance(image, list):
+            return [image]
+        if self.channel == "all":
+            return image
+        return image[self.channel : self.channel + 1] or [image]
+
+    def _files(self, text: str) -> dict[int, Path]:
+        """The file of this name, or where there is none those of its channels: nnU-Net v1 lists CASE for CASE_0000."""
         path = self.root / text
+        if path.exists() or not path.name:
+            return {0: path}
         base = stem(path.name)
-        channel = path.with_name(f"{base}_{self.channel:04d}{path.name[len(base) :]}") if path.name else path
-        return channel if not path.exists() and channel.is_file() else path
+        numbers = range(_MOST_CHANNELS) if self.channel == "all" else [self.channel]
+        channels = {number: path.with_name(f"{base}_{number:04d}{path.name[len(base) :]}") for number in numbers}
+        return {number: file for number, file in channels.items() if file.is_file()} or {0: path}
 
     def _unfit(self, text: str) -> str:
         """Say why a file cannot be used; "" if it can."""
@@ -212,13 +240,13 @@ class _Files:
         if not _is_below(Path(os.path.normpath(self.root / text)), self.root):
             return self._outside(shown)
         try:
-            path = self._file(text)
-            if not (path.is_file() or (path.is_dir() and self.readers.can_read(path))):
+            paths = self._files(text).values()
+            if not all(path.is_file() or (path.is_dir() and self.readers.can_read(path)) for path in paths):
                 return f"{printable(self.root)}/{shown}: is listed in {printable(self.root / FILE)} but does not exist"
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             return f"{printable(self.root / FILE)}: {shown!r} is not a valid path ({reason})"
-        return "" if _is_below(real(path), real(self.root)) else self._outside(shown)
+        return "" if all(_is_below(real(path), real(self.root)) for path in paths) else self._outside(shown)
 
     def _outside(self, shown: str) -> str:
         return (
@@ -232,12 +260,12 @@ def _is_below(path: Path, root: Path) -> bool:
     return path.absolute().is_relative_to(root.absolute()) or path.is_relative_to(real(root))
 
 
-def _of_part(root: Path, document: Mapping[str, Any], part: str, channel: int, readers: Readers) -> Iterator[Scan]:
+def _of_part(root: Path, document: Mapping[str, Any], part: str, channel: Channel, readers: Readers) -> Iterator[Scan]:
     """Yield the cases in imagesTr or imagesTs, CASE_0000 and so on, with their labels."""
     ending, channels = document.get("file_ending"), document.get("channel_names", {})
     if not isinstance(ending, str) or not isinstance(channels, dict):
         raise DataError(f"{printable(root / FILE)}: expected `file_ending` as text and `channel_names` as a table")
-    if channels and str(channel) not in channels:
+    if channels and channel != "all" and str(channel) not in channels:
         known = printable(", ".join(f"{number} {name}" for number, name in channels.items()))
         raise DataError(f"{printable(root / FILE)}: has no channel {channel} (known: {known})")
     if not readers.can_read(root / f"case{ending}"):
@@ -246,12 +274,17 @@ def _of_part(root: Path, document: Mapping[str, Any], part: str, channel: int, r
         )
     if not (root / f"images{part}").is_dir():
         return
-    suffix, modality = f"_{channel:04d}{ending}", _modality(document, channel)
-    labels = {p.name.removesuffix(ending): p for p in _files_in(root / f"labels{part}", readers)}
+    cases: dict[tuple[Path, str], dict[int, Path]] = {}
     for image in _files_in(root / f"images{part}", readers):
-        if image.name.endswith(suffix):
-            case = image.name.removesuffix(suffix)
-            yield Scan(image, printable(case), printable(case), modality, labels.pop(case, None))
+        found = numbered(image.name.removesuffix(ending)) if image.name.endswith(ending) else None
+        if found and channel in ("all", found[1]):
+            cases.setdefault((image.parent, found[0]), {})[found[1]] = image
+    labels = {p.name.removesuffix(ending): p for p in _files_in(root / f"labels{part}", readers)}
+    wanted = () if channel != "all" else _channels(document) or {number for files in cases.values() for number in files}
+    for (_, case), files in cases.items():
+        scan = scan_of(printable(case), files, wanted, labels.pop(case, None))
+        yield replace(scan, modality=_modality(document, channel))
+    suffix = f"_{0 if channel == 'all' else channel:04d}{ending}"
     for case, label in labels.items():
         reason = f"{printable(label)}: a label without an image {case}{suffix} in images{part}"
         yield Scan(label, printable(case), printable(case), unfit=reason)

@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel as nib
 
+from ssmtl_datasets.channels import Channel, joined
 from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, stem, tells_case
 from ssmtl_datasets.pairing import once, paired
 from ssmtl_toolkit.data.files import real
@@ -25,16 +26,17 @@ from ssmtl_toolkit.text import printable
 _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
 
 
-def list_scans(root: Path, readers: Readers, channel: int = 0) -> list[Scan]:
+def list_scans(root: Path, readers: Readers, channel: Channel = 0) -> list[Scan]:
     """List all readable scans below `root`, and `root` itself; label maps beside images are paired with them.
 
-    If cases have several channels (CASE_0000, … beside label maps CASE), only `channel` is used.
+    Of cases in several channels, CASE_0000 and so on beside label maps CASE, those of `channel`; with "all", one scan
+    of each case, labelled or not.
     """
     if root.is_file():
         return [replace(_scan(Found(root, root), root.parent), named=True)]
     _check(root)
     images, labels = _folders(root, readers)
-    scans = _everything(root, readers) if images is None else _below(images, labels, readers, channel)
+    scans = _everything(root, readers, channel) if images is None else _below(images, labels, readers, channel)
     if not scans:
         raise DataError(
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
@@ -67,7 +69,7 @@ def _subfolders(root: Path) -> list[Path]:
         raise DataError(f"{printable(root)}: the folder cannot be read ({error.strerror})") from error
 
 
-def _below(images: Path, folders: list[Path], readers: Readers, channel: int) -> list[Scan]:
+def _below(images: Path, folders: list[Path], readers: Readers, channel: Channel) -> list[Scan]:
     """Return the scans in a folder of images, with label maps from the one folder beside it that has them."""
     if readers.can_read(images):
         inside = f"{printable(images)}/CASE/"
@@ -75,6 +77,8 @@ def _below(images: Path, folders: list[Path], readers: Readers, channel: int) ->
     scans = once([_scan(found, images) for found in find(images, readers)])
     if not scans:
         return []
+    if channel == "all":
+        scans = joined(scans, images)
     if len(folders) > 1:
         candidates = " and ".join(f"{printable(folder.name)}/" for folder in folders)
         reason = f"{candidates} may hold the label maps; rename the right one to labels/"
@@ -115,9 +119,10 @@ def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan
             yield Scan(folder, folder.name, folder.name, unfit=f"{printable(folder)}: {reason}")
 
 
-def _everything(root: Path, readers: Readers) -> list[Scan]:
+def _everything(root: Path, readers: Readers, channel: Channel) -> list[Scan]:
     own = [_scan(found, root.parent) for found in parts_of(root, readers)] if readers.can_read(root) else []
-    return own + once(_unless_labels(root, list(find(root, readers))))
+    scans = own + once(_unless_labels(root, list(find(root, readers))))
+    return joined(scans, root) if channel == "all" and scans else scans
 
 
 def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:

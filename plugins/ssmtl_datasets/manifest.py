@@ -17,6 +17,7 @@ from ssmtl_toolkit.text import did_you_mean, printable
 
 COLUMNS = ("image", "label", "patient", "modality", "slices")
 SUFFIXES = (".csv", ".toml")
+_FURTHER = re.compile(r"image_([2-9]|[1-9]\d{1,2})")  # the column of the second channel, the third …
 _SLICES = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -100,30 +101,55 @@ def _check_columns(where: str, columns: list[str]) -> None:
     if "image" not in columns:
         separated = "; separate the columns by commas" if any(";" in c or "\t" in c for c in columns) else ""
         raise DataError(f"{where}: has no column `image` (found: {', '.join(columns) or 'nothing'}){separated}")
+    further = sorted(int(match[1]) for column in columns if (match := _FURTHER.fullmatch(column)))
+    for expected, number in enumerate(further, start=2):
+        if number != expected:
+            raise DataError(f"{where}: has image_{number} and no image_{expected}; number further images from 2")
     for column in columns:
-        if column not in COLUMNS:
+        if column not in COLUMNS and not _FURTHER.fullmatch(column):
             hint = did_you_mean(column, COLUMNS)
-            raise DataError(f"{where}: unknown column {column!r}{hint} (known: {', '.join(COLUMNS)})")
+            known = f"{', '.join(COLUMNS)}, and image_2, image_3 … for further channels"
+            raise DataError(f"{where}: unknown column {column!r}{hint} (known: {known})")
 
 
 def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
-    texts = {}
-    for column in ("image", "label", "patient", "modality"):
-        value = row.get(column, "")
-        if not isinstance(value, str | int):
-            raise DataError(f"{where}: {column} is {value!r}; expected text")
-        texts[column] = str(value)
-    if not texts["image"]:
-        raise DataError(f"{where}: names no image; give its path")
-    image = _path(file, f"{where}: the image", texts["image"])
+    texts = {column: _text(where, column, row.get(column, "")) for column in ("label", "patient", "modality")}
+    image, *more = (_path(file, f"{where}: the image", text) for text in _images(where, row))
     label = _path(file, f"{where}: the label", texts["label"]) if texts["label"] else None
-    if image == label:
-        raise DataError(f"{where}: image and label are the same file, {printable(image)}")
+    for one in (image, *more):
+        if one == label:
+            raise DataError(f"{where}: image and label are the same file, {printable(one)}")
+        if [image, *more].count(one) > 1:
+            raise DataError(f"{where}: two of its images are {printable(one)}; each channel is a file of its own")
     name = _name(file, image)
     if not name:
         raise DataError(f"{where}: the image {printable(image)} is not a scan; give a file, or the folder of one scan")
-    annotated = _slices(where, row.get("slices", ""))
-    return Scan(image, name, texts["patient"] or name, texts["modality"], label, annotated=annotated, named=True)
+    patient, annotated = texts["patient"] or name, _slices(where, row.get("slices", ""))
+    return Scan(image, name, patient, texts["modality"], label, annotated=annotated, named=True, more=tuple(more))
+
+
+def _images(where: str, row: Mapping[str, Any]) -> list[str]:
+    """The paths of all channels: `image`, which in TOML may be a list, and image_2, image_3 …"""
+    first = row.get("image", "")
+    further = sorted((column for column in row if _FURTHER.fullmatch(column)), key=lambda column: int(column[6:]))
+    if isinstance(first, list):
+        if further:
+            raise DataError(f"{where}: image is a list, and there is {further[0]}; give either")
+        return [_image(where, f"image {i}", value) for i, value in enumerate(first or [""], start=1)]
+    return [_image(where, column, row[column]) for column in ("image", *further)]
+
+
+def _image(where: str, column: str, value: Any) -> str:
+    text = _text(where, column, value)
+    if not text:
+        raise DataError(f"{where}: names no {column}; give its path")
+    return text
+
+
+def _text(where: str, column: str, value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise DataError(f"{where}: {column} is {value!r}; expected a text")
+    return str(value)
 
 
 def _path(file: Path, what: str, text: str) -> Path:

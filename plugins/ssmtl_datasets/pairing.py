@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ssmtl_datasets.channels import Channel, numbered
 from ssmtl_datasets.naming import case_key
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
-
-def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, channel: int) -> list[Scan]:
+def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, channel: Channel) -> list[Scan]:
     """Give each image its label map, and list the label maps without an image as unfit.
+
+    With `channel` "all" the channels of each case have been joined already.
 
     Raises:
         DataError: the images are nnU-Net's channels of cases, and `channel` is not one of them.
     """
     unpaired = {label.name: label.path for label in labels if not label.unfit}
-    scans, others = _of_channel(scans, unpaired, images, channel)
+    scans, others = (scans, []) if channel == "all" else _of_channel(scans, unpaired, images, channel)
     label_of = {scan.name: unpaired.pop(scan.name) for scan in scans if scan.name in unpaired}
     label_of |= _by_case([scan.name for scan in scans if scan.name not in label_of], unpaired)
     return [
@@ -45,8 +45,7 @@ def _of_channel(
     Returns:
         The scans, and one that states which channels are skipped.
     """
-    matches = {scan.name: _CHANNEL.fullmatch(scan.name) for scan in scans}
-    named = {name: (match[1], int(match[2])) for name, match in matches.items() if match}
+    named = {scan.name: found for scan in scans if (found := numbered(scan.name))}
     if (
         len(named) < len(scans)
         or labels.keys() & named.keys()
@@ -57,7 +56,8 @@ def _of_channel(
     known = ", ".join(map(str, channels))
     if channel not in channels:
         raise DataError(f"{printable(images)}: has no channel {channel} (known: {known})")
-    reason = f"{printable(images)}: has channels {known}; only {channel} is used, channel=N chooses another"
+    others = "channel=N chooses another, channel=all joins them"
+    reason = f"{printable(images)}: has channels {known}; only {channel} is used, {others}"
     chosen = [(scan, named[scan.name][0]) for scan in scans if named[scan.name][1] == channel]
     skipped = [Scan(images, "other channels", "other channels", unfit=reason)] if len(channels) > 1 else []
     return [replace(scan, name=case, patient=case) for scan, case in chosen], skipped

@@ -1,4 +1,4 @@
-"""Augmentation of gray slices, in batches on their device, with parameters drawn for each slice."""
+"""Augmentation of slices, in batches on their device, with parameters drawn for each slice: its channels alike."""
 
 from __future__ import annotations
 

@@ -20,11 +20,24 @@ _SLICES = 32  # so many tell
 
 
 def looks_like_labels(volume: Volume) -> str:
-    """Say why the voxels are hardly those of a scan, as in "3 whole values"; "" where they may well be."""
-    slices = np.moveaxis(volume.array, volume.slice_axis, 0)
+    """Say why the voxels are hardly those of a scan, as in "3 whole values"; "" where they may well be.
+
+    Of several channels all must look so, and the first one's reason is given.
+    """
+    reasons = []
+    for array in volume.by_channel:
+        reasons.append(_why(array, volume.slice_axis))
+        if not reasons[-1]:
+            return ""
+    return reasons[0]
+
+
+def _why(array: NDArray[Any], slice_axis: int) -> str:
+    """The same of the voxels (I, J, K) of one channel."""
+    slices = np.moveaxis(array, slice_axis, 0)
     if len(_whole_values(slices[:: max(1, len(slices) // 8)])[0]) == 0:  # a few slices tell most scans from label maps
         return ""
-    different, _ = _whole_values(volume.array)
+    different, _ = _whole_values(array)
     if len(different) == 0:
         return ""
     equal = _equal_neighbours(slices[:: max(1, len(slices) // _SLICES)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.slicing import Cut
 from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
 from ssmtl_toolkit.errors import DataError, UsageError
@@ -27,8 +28,6 @@ _MOST_CLASSES = 254  # 0 is the background, 255 is IGNORE
 _VALUE = re.compile(r"-?\d+", re.ASCII)
 _INT32 = np.iinfo(np.int32)
 _WHOLE = 1e-3  # how far from a whole number a scaled or float label may be
-_MOVED = 0.1  # of a voxel: grids that are further apart than this are not the same
-_ROUNDING = 1e-3  # mm
 _SHOWN = 5
 
 
@@ -237,9 +236,12 @@ def label_values(volume: Volume, where: str) -> NDArray[np.int32]:
     """Return the voxels of a label map (I, J, K) as whole numbers.
 
     Raises:
-        DataError: naming `where`: voxels are NaN, fractional (beyond 0.001), or do not fit into 32 bits.
+        DataError: naming `where`: it has several channels, or voxels are NaN, fractional (beyond 0.001), or do not fit
+            into 32 bits.
     """
-    array = volume.array
+    if volume.channels > 1:
+        raise DataError(f"{where}: has {volume.channels} channels, a label map has one; give one label for each voxel")
+    array: NDArray[Any] = volume.by_channel[0]
     lost = volume.replaced + int(array.dtype.kind == "f" and np.count_nonzero(~np.isfinite(array)))
     if lost:
         raise DataError(f"{where}: {lost} voxels of this label map are NaN or infinite; export the labels again")
@@ -267,65 +269,6 @@ def _fractional(array: NDArray[Any], where: str) -> str:
         f"{where}: {len(wrong)} voxels of this label map are no whole numbers ({examples}, …): it looks interpolated "
         f"or is a map of probabilities; give the labels themselves, resampled by nearest neighbour if at all"
     )
-
-
-def turned(label: Volume, image: Volume) -> Volume:
-    """Bring the axes of `label` into the order and direction of those of `image`, without resampling.
-
-    Converters store the same grid in different orders: DICOM by dcm2niix has its rows from front to back, by ITK from
-    back to front. Where the orders agree already, `label` is returned as it is.
-    """
-    here, there = (nib.orientations.io_orientation(volume.affine) for volume in (label, image))
-    if np.isnan(here).any() or np.isnan(there).any() or np.array_equal(here, there):
-        return label
-    turn = nib.orientations.ornt_transform(here, there)
-    order = np.argsort(turn[:, 0])
-    spacing = tuple(float(label.spacing[i]) for i in order)
-    return replace(
-        label,
-        array=nib.orientations.apply_orientation(label.array, turn),
-        affine=label.affine @ nib.orientations.inv_ornt_aff(turn, label.array.shape),
-        spacing=(spacing[0], spacing[1], spacing[2]),
-        slice_axis=int(turn[label.slice_axis, 0]),
-        header=None,
-    )
-
-
-def check_grid(
-    image: Volume, label: Volume, where: str, ignore_affine: bool = False, reference: str = "its image"
-) -> str | None:
-    """Compare the grid of `label` with that of `image`, which is called `reference` in messages.
-
-    The distance is the largest of the 8 corner voxels under both affines, in mm.
-
-    Returns:
-        What is worth a note: a distance above 0.001 mm that is accepted.
-
-    Raises:
-        DataError: naming `where`: the shapes differ, or, unless `ignore_affine`, the distance is more than a tenth of
-            the smallest voxel spacing.
-    """
-    if image.array.shape != label.array.shape:
-        raise DataError(
-            f"{where}: has {_by(label.array.shape)} voxels, {reference} has {_by(image.array.shape)}; "
-            f"give the one on the same grid as {reference}, or resample it by nearest neighbour"
-        )
-    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(image.array.shape) - 1)
-    moved = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(label.affine, corners)
-    distance = float(np.linalg.norm(moved, axis=1).max())
-    if distance <= _ROUNDING:
-        return None
-    said = f"by the affines it lies up to {distance:.3g} mm away from {reference}"
-    if distance > _MOVED * min(image.spacing) and not ignore_affine:
-        raise DataError(
-            f"{where}: {said} (voxels are {_by(image.spacing)} mm); mend the one that is wrong, "
-            f"or take them voxel by voxel all the same by --ignore-affine"
-        )
-    return f"{said}; taken voxel by voxel"
-
-
-def _by(sizes: Iterable[float]) -> str:
-    return " x ".join(f"{size:.6g}" for size in sizes)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from safetensors.numpy import save_file
 from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, checksum, holding
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.readers import Readers, digest_with, read_with
+from ssmtl_toolkit.data.readers import Readers, digest_with, read_channels
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
 
-_FORMAT = 2  # of the files here; 1 had no checksums
+_FORMAT = 3  # of the files here; 1 had no checksums, 2 no channels
 
 Slices = NDArray[np.float16]
 
@@ -39,6 +39,7 @@ class About:
     """
 
     count: int
+    channels: int
     spacing: float
     axis: str
     blank: int
@@ -59,17 +60,17 @@ class About:
 
 @dataclass(frozen=True)
 class Piece:
-    """The cached slices of one scan; `make` writes the file anew."""
+    """The cached slices of one scan; `digests` are those of its files, `make` writes the piece anew."""
 
     scan: Scan
     key: str
-    digest: str
+    digests: tuple[str, ...]
     file: Path
     about: About
     make: Callable[[], None]
 
     def slices(self, waiting: Waiting) -> Slices:
-        """Read the slices (count, size, size); where they are damaged, make them anew, with a note.
+        """Read the slices (count, channels, size, size); where they are damaged, make them anew, with a note.
 
         Raises:
             DataError: the scan has changed meanwhile, or the disk does not keep what is written to it.
@@ -104,12 +105,13 @@ def find_piece(
         DataError: the scan cannot be read, or the cache does not keep what is written to it.
         SsmtlError: the cache cannot be written.
     """
-    reader = readers.of(scan.path)
-    digest = digest_with(reader, scan.path, memo)
-    recipe = [_FORMAT, digest, str(reader), reader.revision, preparing.REVISION, slicing.model_dump_json()]
+    sources = [(path, readers.of(path)) for path in scan.paths]
+    digests = tuple(digest_with(reader, path, memo) for path, reader in sources)
+    read = [[digest, str(reader), reader.revision] for digest, (_, reader) in zip(digests, sources, strict=True)]
+    recipe = [_FORMAT, read, preparing.REVISION, slicing.model_dump_json()]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
-    make = functools.partial(_make, scan, reader, slicing, file, key)
+    make = functools.partial(_make, sources, slicing, file, key)
     about = _about(file, key)
     if about is None:
         if file.exists():
@@ -118,7 +120,7 @@ def find_piece(
         about = _about(file, key)
         if about is None:
             raise DataError(f"{printable(file)}: the cache does not keep what is written to it; choose another --cache")
-    return Piece(scan, key, digest, file, about, make)
+    return Piece(scan, key, digests, file, about, make)
 
 
 def _write(file: Path, make: Callable[[], None], waiting: Waiting, unless: Callable[[], bool] = lambda: False) -> None:
@@ -132,14 +134,15 @@ def _write(file: Path, make: Callable[[], None], waiting: Waiting, unless: Calla
         raise SsmtlError(f"{file.parent}: the cache cannot be written ({error}); choose another --cache") from error
 
 
-def _make(scan: Scan, reader: ReaderSpec, slicing: Slicing, file: Path, key: str) -> None:
-    volume = read_with(reader, scan.path, slicing.volume)
+def _make(sources: Sequence[tuple[Path, ReaderSpec]], slicing: Slicing, file: Path, key: str) -> None:
+    volume = read_channels(sources, slicing.volume)
     try:
         made = preparing.prepare(volume, slicing)
     except DataError as error:
-        raise DataError(f"{printable(scan.path)}: {error}") from error
+        raise DataError(f"{printable(sources[0][0])}: {error}") from error
     about = About(
         count=len(made.slices),
+        channels=volume.channels,
         spacing=made.spacing,
         axis=made.axis,
         blank=made.blank,

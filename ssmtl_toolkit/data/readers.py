@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ssmtl_toolkit.data.files import DigestMemo
+from ssmtl_toolkit.data.grid import check_channel, turned
+from ssmtl_toolkit.data.memory import check_memory
+from ssmtl_toolkit.data.source import naming_file
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
-from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
 
 _INDEX = "is an index of DICOM files; give the folder that it is in"
@@ -81,6 +87,14 @@ class Readers:
         """
         return read_with(self.of(path), path, volume)
 
+    def read_scan(self, scan: Scan, volume: int | None = None) -> Volume:
+        """Read a scan, all its channels; of 4-D files the volume with index `volume`.
+
+        Raises:
+            DataError: naming the file and what is wrong with it, or two files whose grids differ.
+        """
+        return read_channels([(path, self.of(path)) for path in scan.paths], volume)
+
     def digest(self, path: Path, memo: DigestMemo) -> str:
         """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.
 
@@ -88,6 +102,37 @@ class Readers:
             DataError: one of them cannot be read.
         """
         return digest_with(self.of(path), path, memo)
+
+    def digest_scan(self, scan: Scan, memo: DigestMemo) -> str:
+        """sha256 of the files that are read for a scan, which `memo` may know; of several, of their digests in order.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        return joined_digests([self.digest(path, memo) for path in scan.paths])
+
+
+def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None = None) -> Volume:
+    """Read files, each by its reader, as the channels of one volume on the grid of the first of them.
+
+    Raises:
+        DataError: naming the file and what is wrong with it, or two files whose grids differ.
+    """
+    volumes = [read_with(reader, path, volume) for path, reader in sources]
+    if len(volumes) == 1:
+        return volumes[0]
+    first, names = volumes[0], [printable(path) for path, _ in sources]
+    notes = list(first.notes)
+    for i, (path, _) in enumerate(sources[1:], start=1):
+        volumes[i] = other = turned(volumes[i], first)
+        moved = check_channel(first, other, names[i], names[0])
+        notes += [f"{printable(path.name)}: {note}" for note in (*other.notes, *([moved] if moved else []))]
+    channels, kind = sum(one.channels for one in volumes), np.result_type(*(one.array for one in volumes))
+    with naming_file(sources[0][0]):
+        check_memory((*first.shape, channels), kind)
+        joined = np.empty((*first.shape, channels), kind, order="F")
+    np.concatenate([one.array.reshape(*first.shape, -1) for one in volumes], axis=-1, out=joined)
+    return replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
 
 
 def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
@@ -120,7 +165,12 @@ def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:
         found = [memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in files]
     except OSError as error:
         raise DataError(f"{printable(path)}: {_unreadable(error)}") from error
-    return found[0] if len(found) == 1 else hashlib.sha256("+".join(found).encode()).hexdigest()
+    return joined_digests(found)
+
+
+def joined_digests(digests: Sequence[str]) -> str:
+    """One digest for several; a single one stays as it is."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("+".join(digests).encode()).hexdigest()
 
 
 def _foreign(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from ssmtl_toolkit.data.sampling import Extent
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import printable, shortened
+from ssmtl_toolkit.text import counted, printable, shortened
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600
@@ -35,14 +36,16 @@ _BLOCK = 1 << 24
 
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
 
+_Shape = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class StoredScan:
-    """Where one scan's slices lie in the store: rows `start` to `start + count`."""
+    """Where one scan's slices lie in the store: rows `start` to `start + count`. `digests`: those of its files."""
 
     scan: Scan
     key: str
-    digest: str
+    digests: tuple[str, ...]
     start: int
     count: int
     spacing: float
@@ -65,11 +68,16 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SliceStore:
-    """Slices (total, size, size) float16 on disk (memory-mapped), in RAM or on a GPU, and the scans they are of."""
+    """Slices (total, C, size, size) float16 on disk (memory-mapped), in RAM or on a GPU, and the scans they are of."""
 
     slices: Tensor
     scans: tuple[StoredScan, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def channels(self) -> int:
+        """How many channels every slice has."""
+        return self.slices.shape[1]
 
     @property
     def fingerprint(self) -> str:
@@ -86,11 +94,11 @@ class SliceStore:
         ]
 
     def gather(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Copy slices `rows` (N,) to `device` as images (N, 1, size, size) float32."""
+        """Copy slices `rows` (N,) to `device` as images (N, C, size, size) float32."""
         picked = self.slices.index_select(0, rows.to(self.slices.device))
         if device.type == "cuda" and picked.device.type == "cpu":
             picked = picked.pin_memory()
-        return picked.to(device, non_blocking=True)[:, None].float()
+        return picked.to(device, non_blocking=True).float()
 
     def to(self, device: torch.device) -> SliceStore:
         """Move the slices to a device."""
@@ -126,7 +134,8 @@ def build_store(
         waiting: asked while locks are waited for, and told of what was damaged in the cache.
 
     Raises:
-        DataError: scans cannot be read (all of them are named), or none is left.
+        DataError: scans cannot be read (all of them are named), none is left, or they differ in their number of
+            channels.
     """
     unfit = [Skipped(scan.name, scan.unfit) for scan in scans if scan.unfit]
     scans = [scan for scan in scans if not scan.unfit]
@@ -158,6 +167,7 @@ def build_store(
     skipped = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
+    _check_channels(kept)
     return _open(kept, skipped, slicing.size, cache, placement, copies, memo, waiting)
 
 
@@ -178,10 +188,10 @@ def unusable(bad: Sequence[Skipped], total: int, what: str = "scans") -> DataErr
 
 def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[Skipped]]:
     """Leave out files with the same content as an earlier one: links, copies."""
-    first: dict[str, Piece] = {}
+    first: dict[tuple[str, ...], Piece] = {}
     same = []
     for piece in pieces:
-        there = first.setdefault(piece.digest, piece)
+        there = first.setdefault(piece.digests, piece)
         if there is not piece:
             same.append(
                 Skipped(
@@ -208,6 +218,18 @@ def _without_label_maps(
     return kept, found
 
 
+def _check_channels(pieces: Sequence[Piece]) -> None:
+    """Refuse scans of which one network could not take all."""
+    first = pieces[0]
+    for piece in pieces:
+        if piece.about.channels != first.about.channels:
+            raise DataError(
+                f"{printable(piece.scan.path)}: has {counted(piece.about.channels, 'channel')}, "
+                f"{printable(first.scan.path)} has {first.about.channels}; all scans of a training have the same "
+                f"channels: complete one of them, or leave it out"
+            )
+
+
 def _open(
     pieces: Sequence[Piece],
     skipped: tuple[Skipped, ...],
@@ -219,8 +241,8 @@ def _open(
     waiting: Waiting,
 ) -> SliceStore:
     total = sum(piece.about.count for piece in pieces)
-    shape = (total, size, size)
-    fits = copies * total * size * size * 2 <= _PART_OF_MEMORY * free_memory()
+    shape = (total, pieces[0].about.channels, size, size)
+    fits = copies * _bytes(shape) <= _PART_OF_MEMORY * free_memory()
     packed = placement == "disk" or not fits
     slices = _packed(pieces, shape, cache, memo, waiting) if packed else _loaded(pieces, shape, waiting)
     scans, start = [], 0
@@ -230,13 +252,17 @@ def _open(
     return SliceStore(slices, tuple(scans), skipped)
 
 
+def _bytes(shape: _Shape) -> int:
+    return 2 * math.prod(shape)  # float16
+
+
 def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
-    place = (piece.scan, piece.key, piece.digest, start, about.count)
+    place = (piece.scan, piece.key, piece.digests, start, about.count)
     return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes)
 
 
-def _loaded(pieces: Sequence[Piece], shape: tuple[int, int, int], waiting: Waiting) -> Tensor:
+def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:
     slices = np.empty(shape, dtype=np.float16)
     ends = np.cumsum([piece.about.count for piece in pieces])
 
@@ -249,13 +275,11 @@ def _loaded(pieces: Sequence[Piece], shape: tuple[int, int, int], waiting: Waiti
     return torch.from_numpy(slices)
 
 
-def _packed(
-    pieces: Sequence[Piece], shape: tuple[int, int, int], cache: Path, memo: DigestMemo, waiting: Waiting
-) -> Tensor:
+def _packed(pieces: Sequence[Piece], shape: _Shape, cache: Path, memo: DigestMemo, waiting: Waiting) -> Tensor:
     """Put all pieces behind each other in one file, once, and map it into memory."""
     key = hashlib.sha256("\n".join(piece.key for piece in pieces).encode()).hexdigest()
     pack = cache / "packs" / f"{key}.f16"
-    size = 2 * shape[0] * shape[1] * shape[2]
+    size = _bytes(shape)
 
     def whole() -> bool:
         return pack.exists() and memo(pack, _checked) == f"{size} bytes, whole"

@@ -27,7 +27,8 @@ class Volume:
     """A scan as its file stores it.
 
     Attributes:
-        array: voxels (I, J, K), any real dtype, already scaled to the scan's own units (HU for CT).
+        array: voxels (I, J, K), or (I, J, K, C) of several channels, any real dtype, already scaled to the scan's own
+            units (HU for CT).
         affine: (4, 4) float64, voxel indices -> mm in RAS+ (x to the right, y to the front, z upwards).
         spacing: mm between voxels along I, J, K, from the file's header.
         slice_axis: which of I, J, K the scanner stepped along (0, 1 or 2).
@@ -46,10 +47,29 @@ class Volume:
 
     def __post_init__(self) -> None:
         """Refuse what no scan is, so that a mistake in a reader is found where it was made."""
-        if self.array.ndim != 3 or 0 in self.array.shape:
-            raise DataError(f"is not a volume of slices: its shape is {self.array.shape}, three sizes are needed")
+        if self.array.ndim not in (3, 4) or 0 in self.array.shape:
+            raise DataError(
+                f"is not a volume of slices: its shape is {self.array.shape}, three sizes are needed, and a fourth one "
+                f"for channels if there are several"
+            )
         if not (np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 0):
             raise DataError("has no usable affine: it is not finite or cannot be inverted; repair the header")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many voxels there are along I, J, K, whatever the number of channels."""
+        i, j, k = self.array.shape[:3]
+        return i, j, k
+
+    @property
+    def by_channel(self) -> NDArray[Any]:
+        """The voxels as (C, I, J, K); a view."""
+        return np.moveaxis(self.array.reshape(*self.shape, -1), -1, 0)
+
+    @property
+    def channels(self) -> int:
+        """How many channels there are."""
+        return len(self.by_channel)
 
     def axis(self, wanted: Cut) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
@@ -82,7 +102,7 @@ class Stack:
     """The slices of a volume along one anatomical axis.
 
     Attributes:
-        slices: (S, H, W), ordered and turned as `DIRECTIONS[axis]` says, whatever the order in the file.
+        slices: (S, C, H, W), ordered and turned as `DIRECTIONS[axis]` says, whatever the order in the file.
         affine: (4, 4), indices of `slices` -> mm in RAS+.
         spacing: mm between slices, rows and columns.
         axis: the anatomical axis.
@@ -101,16 +121,28 @@ class Stack:
         axis = volume.axis(wanted)
         source = nib.orientations.io_orientation(volume.affine)
         turn = nib.orientations.ornt_transform(source, nib.orientations.axcodes2ornt(DIRECTIONS[axis]))
-        slices = nib.orientations.apply_orientation(volume.array, turn)
-        affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.array.shape)
+        voxels = np.moveaxis(volume.by_channel, 0, -1)
+        slices = np.moveaxis(nib.orientations.apply_orientation(voxels, turn), -1, 1)
+        affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
         order = np.argsort(turn[:, 0])
         spacing = tuple(float(volume.spacing[i]) for i in order)
         return cls(slices, affine, (spacing[0], spacing[1], spacing[2]), axis, source)
 
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The number of slices, and their rows and columns: (S, H, W)."""
+        number, _, height, width = self.slices.shape
+        return number, height, width
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Cut an array (I, J, K, …) on the file's own grid, such as a label map, as the volume was: (S, H, W, …)."""
+        turn = nib.orientations.ornt_transform(self.source, nib.orientations.axcodes2ornt(DIRECTIONS[self.axis]))
+        return np.asarray(nib.orientations.apply_orientation(array, turn))
+
     def back(self, slices: NDArray[Any]) -> NDArray[Any]:
-        """Put an array (S, H, W) or (S, H, W, …) of this stack's shape back on the file's own grid (I, J, K, …)."""
-        if slices.shape[:3] != self.slices.shape:
-            raise ValueError(f"expected slices of shape {self.slices.shape}, got {slices.shape}")
+        """Put an array (S, H, W, …) back on the file's own grid (I, J, K, …): what `cut` does, undone."""
+        if slices.shape[:3] != self.grid:
+            raise ValueError(f"expected slices of shape {self.grid}, got {slices.shape}")
         here = nib.orientations.axcodes2ornt(DIRECTIONS[self.axis])
         return np.asarray(
             nib.orientations.apply_orientation(slices, nib.orientations.ornt_transform(here, self.source))

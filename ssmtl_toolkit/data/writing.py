@@ -53,7 +53,7 @@ def write_like(path: Path, array: NDArray[Any], volume: Volume, *, what: str) ->
         path: ends in `.nii` or `.nii.gz`.
         array: (I, J, K) or (I, J, K, C) uint8, uint16, int32 or float32. It may be larger than memory; one in Fortran
             order, as `scratch_array` makes, is read only once.
-        volume: the scan; its array has the shape (I, J, K).
+        volume: the scan; it has the shape (I, J, K).
         what: `labels`, which is noted as the file's intent, or any other word; errors name it.
 
     Raises:
@@ -62,10 +62,8 @@ def write_like(path: Path, array: NDArray[Any], volume: Volume, *, what: str) ->
     """
     if not path.name.lower().endswith(_SUFFIXES):
         raise UsageError(f"{printable(path)}: the {what} can be written as .nii or .nii.gz only; choose such a name")
-    if array.ndim not in (3, 4) or array.shape[:3] != volume.array.shape:
-        raise ValueError(
-            f"expected an array of shape {volume.array.shape} or {volume.array.shape} + (C,), got {array.shape}"
-        )
+    if array.ndim not in (3, 4) or array.shape[:3] != volume.shape:
+        raise ValueError(f"expected an array of shape {volume.shape} or {volume.shape} + (C,), got {array.shape}")
     if array.dtype.name not in _TYPES:
         raise ValueError(f"expected an array of {', '.join(_TYPES)}, got {array.dtype.name}")
     header = _header(array, volume, what)
@@ -168,7 +166,7 @@ def _says(header: nib.Nifti1Header, volume: Volume) -> bool:
     if not (header["sform_code"] or header["qform_code"]):
         affines.append(np.diag([*zooms, 1.0]))  # nibabel centres such scans, the standard and our reader do not
     scale = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*volume.array.shape, 1)
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*volume.shape, 1)
     least = _SAME * np.linalg.norm(volume.affine[:3, :3], axis=0).min()
     apart = (corners @ (np.diag([scale, scale, scale, 1.0]) @ affine - volume.affine).T for affine in affines)
     return any(bool(np.linalg.norm(a[:, :3], axis=1).max() < least) for a in apart)

@@ -96,7 +96,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)
-    model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes)
+    model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels)
     repetitions = Repetitions(config, folder, model_spec, pretrained, material, store, truth, fabric, surface, progress)
     repetitions.run()
     summary = summarise(repetitions)

@@ -19,13 +19,13 @@ from ssmtl_toolkit.downstream.image_targets import ImageTargets
 from ssmtl_toolkit.downstream.label_targets import LabelTargets, find_classes
 from ssmtl_toolkit.downstream.targets import SliceContents, Targets
 from ssmtl_toolkit.downstream.transfer import Pretrained
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.folder import SPLIT, SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import listed, printable, shortened
+from ssmtl_toolkit.text import counted, listed, printable, shortened
 
 _SHOWN = 10  # notes of one kind
 
@@ -79,6 +79,7 @@ class Gathering:
 
         Raises:
             DataError: scans, labels or split cannot be used.
+            UsageError: the pre-training had another number of channels.
         """
         scans = self._usable_scans()
         split, file, scans = self._split(scans, written)
@@ -90,6 +91,7 @@ class Gathering:
         self.progress.preparing(len(used))
         targets = self._targets(used)
         contents = self._look(used, targets, {scan.name for scan in [*training, *validation]})
+        self._check_channels(used, contents)
         slices = self._slices(split, drawn, contents, file)
         training, validation, test = (
             [scan for scan in part if scan.name in contents] for part in (training, validation, test)
@@ -149,18 +151,20 @@ class Gathering:
     def _refuse_copies(self, scans: Sequence[Scan], test: Sequence[Scan]) -> int | None:
         """Refuse a scan that is there under two names, and count the test scans that the pre-training has seen."""
         memo = DigestMemo(self.cache / "digests.json")
-        known: dict[str, Scan] = {}
+        known: dict[tuple[str, ...], Scan] = {}
         for scan in scans:
-            digest = self.readers.digest(scan.path, memo)
-            if digest in known:
+            digests = tuple(self.readers.digest(path, memo) for path in scan.paths)
+            if digests in known:
                 raise DataError(
-                    f"{printable(scan.path)}: is the same scan as {printable(known[digest].path)}; remove one of them"
+                    f"{printable(scan.path)}: is the same scan as {printable(known[digests].path)}; remove one of them"
                 )
-            known[digest] = scan
+            known[digests] = scan
         memo.save()
         seen = self.pretrained.scans if self.pretrained else frozenset()
         names = {scan.name for scan in test}
-        return sum(digest[:16] in seen for digest, scan in known.items() if scan.name in names) if seen else None
+        if not seen:
+            return None
+        return sum(any(d[:16] in seen for d in digests) for digests, scan in known.items() if scan.name in names)
 
     def _targets(self, scans: Sequence[Scan]) -> Targets:
         """What the head learns from."""
@@ -191,6 +195,23 @@ class Gathering:
         for note in shortened(targets.notes, _SHOWN, f" such notes, all in {SUMMARY}"):
             self.progress.note(note)
         return contents
+
+    def _check_channels(self, scans: Sequence[Scan], contents: dict[str, SliceContents]) -> None:
+        """Refuse scans of different numbers of channels, or of another number than the pre-training had."""
+        read = [(scan, contents[scan.name].channels) for scan in scans if scan.name in contents]
+        for scan, channels in read:
+            if channels != read[0][1]:
+                raise DataError(
+                    f"{printable(scan.path)}: has {counted(channels, 'channel')}, {printable(read[0][0].path)} has "
+                    f"{read[0][1]}; all scans of a training have the same channels: complete one of them, or leave it "
+                    f"out"
+                )
+            if self.pretrained and self.pretrained.channels not in (None, channels):
+                raise UsageError(
+                    f"{printable(self.pretrained.file)}: was trained on slices of "
+                    f"{counted(self.pretrained.channels, 'channel')}, and the scans of {self.config.data} have "
+                    f"{channels}; give scans with the same channels, or pre-train on scans like these"
+                )
 
     def _tell_skipped(self, items: Sequence[Skipped]) -> None:
         for reason in shortened([item.reason for item in items], _SHOWN, f", all in {SUMMARY}"):

@@ -40,10 +40,9 @@ class ImageTargets(Targets):
 
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a scan and tell which of its slices are not blank."""
-        stack = Stack.of(self._readers.read(scan.path, self._slicing.volume), self._slicing.axis)
-        flat = stack.slices.reshape(len(stack.slices), -1)
-        varied = flat.min(axis=1) < flat.max(axis=1)
-        return SliceContents(np.ones(len(flat), bool), varied[:, None])
+        stack = Stack.of(self._readers.read_scan(scan, self._slicing.volume), self._slicing.axis)
+        varied = (stack.slices.min(axis=(2, 3)) < stack.slices.max(axis=(2, 3))).any(axis=1)
+        return SliceContents(np.ones(len(varied), bool), varied[:, None], stack.slices.shape[1])
 
     def tensor(self, store: SliceStore) -> None:
         """Return nothing: the slices are their own targets."""
@@ -82,13 +81,13 @@ class ImageTargets(Targets):
 
     def _scores(self, predictor: Predictor, scan: Scan, surface: bool, seed: int) -> dict[str, list[float]]:
         """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
-        stack = predictor.stack(self._readers.read(scan.path, self._slicing.volume))
+        stack = predictor.stack(self._readers.read_scan(scan, self._slicing.volume))
         torch.default_generator.manual_seed(seed)
         keys = [metric.key for metric in metrics_of("image", surface)]
         scores: dict[str, list[float]] = {name: [] for key in keys for name in (key, f"noisy_{key}")}
         for start in range(0, len(stack.slices), predictor.batch_size):
             made = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
-            clean = torch.from_numpy(made.slices)[:, None]
+            clean = torch.from_numpy(made.slices)
             noisy = predictor.model.head.degrade(clean)
             output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
             for key in keys:

@@ -66,7 +66,7 @@ class Job:
         Raises:
             DataError: the scan cannot be read.
         """
-        digest = installed_readers().digest(self.scan.path, memo)
+        digest = installed_readers().digest_scan(self.scan, memo)
         return Wish(self.name, [f"{self.scan.name}{ending}" for ending in self.endings], digest)
 
 
@@ -99,7 +99,7 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
                 continue
             job = Job(scan, out, wanted)
             rivals = by_file.setdefault(job.file, [])
-            if all(real(other.scan.path) != real(scan.path) for other in rivals):
+            if all(_reads(other.scan) != _reads(scan) for other in rivals):
                 rivals.append(job)
     if not by_file and not found.skipped:
         raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
@@ -111,6 +111,11 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
     if found.failed and not found.jobs:
         raise UsageError(found.failed[0].reason)
     return found
+
+
+def _reads(scan: Scan) -> list[Path]:
+    """What is read for a scan, links resolved."""
+    return [real(path) for path in scan.paths]
 
 
 def _clash(rivals: Sequence[Job]) -> str:
@@ -125,7 +130,7 @@ def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
     Raises:
         UsageError: naming the first such file.
     """
-    sources = {real(job.scan.path) for job in jobs}
+    sources = {path for job in jobs for path in _reads(job.scan)}
     targets = [job.beside(ending) for job in jobs for ending in job.endings]
     for target in targets:
         if real(target) in sources:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,7 +53,7 @@ class LabelTargets(Targets):
         """
         if scan.label is None:
             raise DataError(f"{printable(scan.path)}: has no label map")
-        volume = self._readers.read(scan.path, self._slicing.volume)
+        volume = self._readers.read_scan(scan, self._slicing.volume)
         where = printable(scan.label)
         labels = read_labels(
             self._readers.read(scan.label),
@@ -71,19 +70,15 @@ class LabelTargets(Targets):
                 self.notes.append(f"{where}: {note}")
         return volume, labels.index
 
-    def cut(self, scan: Scan) -> NDArray[np.uint8]:
-        """Return the class indices (S, H, W) in the order of the cut."""
-        volume, index = self.read(scan)
-        return Stack.of(replace(volume, array=index), self._slicing.axis).slices
-
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a label map and tell what it shows."""
-        index = self.cut(scan)
+        volume, labels = self.read(scan)
+        index = Stack.of(volume, self._slicing.axis).cut(labels)
         if keep:  # so that no map is read twice
             self._kept[scan.name] = resize_labels(index, self._slicing.size, self._slicing.size)
         flat = index.reshape(len(index), -1)
         classes = [(flat == i + 1).any(axis=1) for i in range(len(self.classes))]
-        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1))
+        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), volume.channels)
 
     def tensor(self, store: SliceStore) -> Tensor:
         """Class indices (total, size, size) uint8 of the store's slices, each pixel the one at its centre."""

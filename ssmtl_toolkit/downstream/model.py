@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.labels import Classes
-from ssmtl_toolkit.data.prepare import Standard, standardise
+from ssmtl_toolkit.data.prepare import Standard, refuse_blank, standardise
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine.backbone import Backbone
@@ -30,13 +30,13 @@ from ssmtl_toolkit.runtime.about import Model
 from ssmtl_toolkit.runtime.checkpoint import check_tensors
 from ssmtl_toolkit.runtime.folder import FINETUNE, MODEL
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import counted, printable
 
 TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
 
 
 class Downstream(nn.Module):
-    """The head on the backbone: images (N, 1, H, W) -> maps (N, C, H, W)."""
+    """The head on the backbone: images (N, C, H, W) -> maps, one for each class or channel of an image."""
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
@@ -52,13 +52,14 @@ class Downstream(nn.Module):
 class ModelSpec:
     """What makes a `Downstream`, and what goes in and comes out of it: all that a file must say beside the weights.
 
-    `classes` is None for heads with output `image`.
+    `classes` is None for heads with output `image`; `channels` is how many the images have.
     """
 
     backbone: BackboneSpec
     head: HeadSpec
     slicing: Slicing
     classes: Classes | None
+    channels: int
 
     @property
     def named(self) -> str:
@@ -68,7 +69,7 @@ class ModelSpec:
     def build(self) -> Downstream:
         """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
         with foreign(f"building backbone {str(self.backbone)!r}"):
-            backbone = self.backbone.build(1)
+            backbone = self.backbone.build(self.channels)
         with foreign(f"building head {str(self.head)!r}"):
             return Downstream(backbone, self.head.build(backbone, 0 if self.classes is None else len(self.classes) + 1))
 
@@ -85,6 +86,7 @@ class ModelSpec:
             "head": found.origin(self.head),
             "prepare": self.slicing.model_dump(mode="json"),
             "classes": self.classes and self.classes.to_json(),
+            "channels": self.channels,
             **about,
         }
         try:
@@ -111,7 +113,8 @@ class ModelSpec:
         said, found = read.about(Model), registry()
         classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
-        model_spec = cls(network, found.restore(HeadSpec, said.head.model_dump(), place), said.prepare, classes)
+        head = found.restore(HeadSpec, said.head.model_dump(), place)
+        model_spec = cls(network, head, said.prepare, classes, said.channels)
         try:
             with hub(allowed=False):  # what a file says makes nobody be asked
                 model = model_spec.build()
@@ -159,21 +162,25 @@ class Predictor:
         """Cut a scan as the model was trained.
 
         Raises:
-            DataError: all voxels have one value.
+            DataError: it has another number of channels, or all voxels of one have one value.
         """
-        if volume.array.min() == volume.array.max():
-            raise DataError(f"is blank: all voxels are {volume.array.flat[0]:g}: no image; export the scan again")
+        if volume.channels != self.model_spec.channels:
+            raise DataError(
+                f"has {counted(volume.channels, 'channel')}, and the model takes {self.model_spec.channels}; give the "
+                f"scan with the channels of the training: a line of a manifest, or a folder with channel=all"
+            )
+        refuse_blank(volume)
         return Stack.of(volume, self.model_spec.slicing.axis)
 
     def maps(self, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
-        """Yield for each batch of slices where it lies, the maps (n, C, H, W) float32, and what it was made of."""
+        """Yield for each batch of slices where it lies, the maps (n, …, H, W) float32, and what it was made of."""
         for start in range(0, len(stack.slices), self.batch_size):
             rows = slice(start, start + self.batch_size)
             made = standardise(stack.slices[rows], self.model_spec.slicing)
-            yield rows, self.resized(torch.from_numpy(made.slices)[:, None], stack.slices.shape[1:]), made
+            yield rows, self.resized(torch.from_numpy(made.slices), stack.grid[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Maps of images (n, 1, h, w), brought to `shape` by bilinear interpolation."""
+        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation."""
         with foreign(self.model_spec.named), torch.inference_mode(), self.fabric.autocast():
             maps: Tensor = self.model(image.to(self.fabric.device)).float()
             if maps.shape[2:] != shape:
@@ -183,10 +190,10 @@ class Predictor:
     def labels(self, volume: Volume, probabilities: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
         """Return the class index of every voxel, (I, J, K) on the file's grid.
 
-        `probabilities` (S, H, W, C), in the order of the cut, is filled where it is given.
+        `probabilities` (S, H, W, classes), in the order of the cut, is filled where it is given.
         """
         stack = self.stack(volume)
-        index = np.empty(stack.slices.shape, np.uint8)
+        index = np.empty(stack.grid, np.uint8)
         for rows, maps, _ in self.maps(stack):
             index[rows] = maps.max(dim=1).indices.cpu().numpy()  # argmax itself is ten times slower on a CPU
             if probabilities is not None:
@@ -194,10 +201,14 @@ class Predictor:
         return stack.back(index)
 
     def image(self, volume: Volume) -> NDArray[np.float32]:
-        """Return the slices that the head gives, in the scan's own units, (I, J, K) on the file's grid."""
+        """Return the slices that the head gives, in the scan's own units, on the file's grid.
+
+        (I, J, K), or (I, J, K, C) of several channels.
+        """
         stack = self.stack(volume)
         out = np.empty(stack.slices.shape, np.float32)
         for rows, maps, made in self.maps(stack):
-            normal = maps[:, 0].cpu().numpy()
-            out[rows] = normal * made.deviation[:, None, None] + made.mean[:, None, None]
-        return stack.back(out)
+            normal = maps.cpu().numpy()
+            out[rows] = normal * made.deviation[..., None, None] + made.mean[..., None, None]
+        image = stack.back(np.moveaxis(out, 1, -1))
+        return image if volume.channels > 1 else image[..., 0]

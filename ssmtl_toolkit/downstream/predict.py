@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _open(source: Path, config: PredictConfig, progress: Progress) -> tuple[_Cal
     model_spec, model = ModelSpec.restore(read)
     if config.volume is not None:
         slicing = model_spec.slicing.model_copy(update={"volume": config.volume})
-        model_spec = ModelSpec(model_spec.backbone, model_spec.head, slicing, model_spec.classes)
+        model_spec = replace(model_spec, slicing=slicing)
     call = _Call(file, read.digest, model_spec, config, len(files))
     _check(call)
     if len(files) > 1:
@@ -199,7 +199,7 @@ class _Prediction:
     def _scan(self, job: Job) -> None:
         slicing = self.call.model_spec.slicing
         wish = job.wish(self.memo)
-        volume = self.readers.read(job.scan.path, slicing.volume)
+        volume = self.readers.read_scan(job.scan, slicing.volume)
         labels = looks_like_labels(volume)
         for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
             self.progress.note(f"{printable(job.scan.path)}: {note}")
@@ -237,23 +237,21 @@ class _Prediction:
 
     def _timed(self, started: float, volume: Volume) -> None:
         self.seconds += time.perf_counter() - started
-        self.slices += Stack.of(volume, self.call.model_spec.slicing.axis).slices.shape[0]
+        self.slices += Stack.of(volume, self.call.model_spec.slicing.axis).grid[0]
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
-        """Room on the disk for the probabilities of one scan, (S, H, W, C), where they are wanted."""
+        """Room on the disk for the probabilities of one scan, (S, H, W, classes), where they are wanted."""
         if not self.call.wanted.probabilities:
             yield None
             return
         self.records.out.mkdir(parents=True, exist_ok=True)
-        shape = Stack.of(volume, self.call.model_spec.slicing.axis).slices.shape
+        shape = Stack.of(volume, self.call.model_spec.slicing.axis).grid
         with scratch_array((*shape, classes), np.float32, self.records.out) as array:
             yield array
 
     def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
         from ssmtl_toolkit.data.overlay import overlay
 
-        axis = self.call.model_spec.slicing.axis
-        stack = Stack.of(volume, axis)
-        shown = Stack.of(Volume(index, volume.affine, volume.spacing, volume.slice_axis), axis).slices
-        overlay(job.beside(OVERLAY), stack.slices, shown, stack.spacing, names)
+        stack = Stack.of(volume, self.call.model_spec.slicing.axis)
+        overlay(job.beside(OVERLAY), stack.slices[:, 0], stack.cut(index), stack.spacing, names)

@@ -34,10 +34,12 @@ class SliceContents:
     Attributes:
         annotated: (S,), whether somebody annotated any of its pixels.
         classes: (S, number of classes), which of them it shows.
+        channels: how many the scan has.
     """
 
     annotated: NDArray[np.bool_]
     classes: NDArray[np.bool_]
+    channels: int
 
     def slices(self, which: str) -> list[int]:
         """The slices to draw from: those that show a class, or all annotated ones."""

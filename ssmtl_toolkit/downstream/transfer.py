@@ -118,8 +118,13 @@ class Pretrained:
         return found
 
     @property
+    def channels(self) -> int | None:
+        """How many channels its images had; None: the file does not say."""
+        return self.about.get("channels", 1) if self.about else None
+
+    @property
     def scans(self) -> frozenset[str]:
-        """First 16 digits of the sha256 of every scan that was seen."""
+        """First 16 digits of the sha256 of every file of the scans that were seen."""
         return frozenset(self.about.get("scans", {}).get("digests", ()))
 
     def load_into(self, backbone: Backbone, min_transfer: float | None = None) -> TransferReport:

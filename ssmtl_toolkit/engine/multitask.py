@@ -43,10 +43,15 @@ class MultiTask(nn.Module):
         self.meeting = meeting
 
     @classmethod
-    def build(cls, backbone: BackboneSpec, tasks: Sequence[TaskSpec], balancer: BalancerSpec) -> MultiTask:
-        """Make all modules, from torch's global generator, in the order backbone, tasks, balancer."""
+    def build(
+        cls, backbone: BackboneSpec, tasks: Sequence[TaskSpec], balancer: BalancerSpec, channels: int
+    ) -> MultiTask:
+        """Make all modules for images of so many channels, from torch's global generator.
+
+        Their order is backbone, tasks, balancer.
+        """
         with foreign(f"building backbone {str(backbone)!r}"):
-            network = backbone.build(1)
+            network = backbone.build(channels)
         modules = {}
         for task in tasks:
             with foreign(f"building task {str(task)!r}"):

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from ssmtl_toolkit.config import Config, Role
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import DigestMemo, write_json
+from ssmtl_toolkit.data.readers import joined_digests
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -132,11 +133,11 @@ class _Work:
         """Part the patients of the labelled scans: in the order that is written down, or drawn."""
         parts = self.resolved.experiment.split
         scans = [scan for scan in list_scans(self.resolved.dataset, self.cache) if not scan.unfit]
-        self.images = self._contents({scan.name: scan.path for scan in scans})
+        self.images = self._contents({scan.name: scan.paths for scan in scans})
         self.labels = ""
         if self.resolved.jobs[0].output == "labels":
             scans = [scan for scan in scans if scan.label]
-            contents = self._contents({scan.name: scan.label for scan in scans if scan.label})
+            contents = self._contents({scan.name: [scan.label] for scan in scans if scan.label})
             annotated = {scan.name: scan.annotated for scan in scans}
             self.labels = _digest(contents, annotated, dict(self.resolved.dataset.classes()))
         pattern = self.resolved.jobs[0].finetune.patient
@@ -160,12 +161,12 @@ class _Work:
             self.progress.note(f"{self.not_comparable_because[-1]}: the others are not in the data")
         return split
 
-    def _contents(self, files: Mapping[str, Path]) -> str:
-        """A digest of files by their names: with other contents, a run is another run."""
+    def _contents(self, files: Mapping[str, Sequence[Path]]) -> str:
+        """A digest of files by the names of their scans: with other contents, a run is another run."""
         memo, found, digests = DigestMemo(self.cache / "digests.json"), installed_readers(), {}
-        for name, file in files.items():
+        for name, paths in files.items():
             try:
-                digests[name] = found.digest(file, memo)
+                digests[name] = joined_digests([found.digest(path, memo) for path in paths])
             except DataError:  # the runs themselves say what is wrong with it
                 digests[name] = "unreadable"
         memo.save()

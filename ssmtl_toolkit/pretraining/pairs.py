@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import distances_among
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
+from ssmtl_toolkit.text import counted
 
 ENOUGH = 0.66  # of the slices should have a partner
 _BLANK = 0.5  # correlation of slices of unit variance below which 2 - 2r, the error of copying, is above 1
@@ -68,9 +69,10 @@ class Stacks:
     def __str__(self) -> str:
         shortest, longest = min(self.counts), max(self.counts)
         usual = f", median {statistics.median(self.counts):g}" if shortest != longest else ""
+        channels = f", {self.store.channels} channels" if self.store.channels > 1 else ""
         return (
-            f"{_number(len(self.counts), 'scan')}, {_number(sum(self.counts), 'slice')} "
-            f"({_range(self.counts)} a scan{usual}), {_range(self.spacings)} mm apart"
+            f"{counted(len(self.counts), 'scan')}, {counted(sum(self.counts), 'slice')} "
+            f"({_range(self.counts)} a scan{usual}), {_range(self.spacings)} mm apart{channels}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -194,10 +196,6 @@ def _together(texts: Mapping[str, str]) -> list[str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _number(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _range(numbers: Collection[float]) -> str:

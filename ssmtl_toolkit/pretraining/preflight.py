@@ -55,7 +55,7 @@ def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Featur
     """Features of noise, after a backward pass from all that are needed."""
     size = config.size
     try:
-        features: Features = backbone(torch.randn(min(config.batch_size, 2), 1, size, size))
+        features: Features = backbone(torch.randn(min(config.batch_size, 2), backbone.in_channels, size, size))
         read = [tensor.sum() for feature in needs or {"pooled"} for tensor in features.tensors(feature)]
         torch.stack(read).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:

@@ -54,7 +54,7 @@ class Trainer:
         self.pairs = self.stacks.pairs_of(config.tasks)
         self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
-        self.model = MultiTask.build(config.backbone, config.tasks, config.balancer)
+        self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
         try_once(self.model, config)
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -259,11 +259,12 @@ class Trainer:
             "tasks": [found.origin(task) for task in self.config.tasks],
             "balancer": found.origin(self.config.balancer),
             "prepare": self.config.slicing.model_dump(),
+            "channels": self.store.channels,
             "trained": self.config.trained,
             "scans": {
                 "number": len(self.store.scans),
                 "fingerprint": self.store.fingerprint,
-                "digests": [scan.digest[:16] for scan in self.store.scans],
+                "digests": [digest[:16] for scan in self.store.scans for digest in scan.digests],
             },
             "fingerprint": fingerprint(self.model.backbone, self.config.size, self.config.trained),
             "step": self.step,

@@ -13,6 +13,9 @@ from ssmtl_toolkit.runtime.weights import About
 _Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
 
 
+_Channels = Annotated[int, Field(ge=1, le=1024)]
+
+
 class Origin(About):
     """A spec and the distribution that it comes from, as `Registry.origin` gives it."""
 
@@ -22,7 +25,7 @@ class Origin(About):
 
 
 class Scans(About):
-    """The scans that were seen; `digests` holds the first 16 digits of their sha256."""
+    """The scans that were seen; `digests` holds the first 16 digits of the sha256 of each of their files."""
 
     number: int
     fingerprint: str
@@ -45,6 +48,7 @@ class Pretraining(About):
     tasks: list[Origin]
     balancer: Origin
     prepare: Slicing
+    channels: _Channels = 1
     trained: list[Part]
     scans: Scans
     fingerprint: Fingerprint
@@ -75,6 +79,7 @@ class Model(About):
     backbone: Origin
     head: Origin
     prepare: Slicing
+    channels: _Channels = 1
     classes: LabelClasses | None
     arm: str = ""
     seed: int = 0

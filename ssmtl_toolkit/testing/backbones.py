@@ -25,7 +25,7 @@ from ssmtl_toolkit.testing.modules import (
     under_autocast,
 )
 from ssmtl_toolkit.testing.rank import importable
-from ssmtl_toolkit.testing.sample import Point, Repeat
+from ssmtl_toolkit.testing.sample import CHANNELS, Point, Repeat
 
 SIZES = (32, 64, 128, 224)
 
@@ -39,7 +39,7 @@ def shapes_are_true(bench: Bench) -> None:
     )
     require(isinstance(backbone, Backbone), f"build gives {type(backbone).__name__}; give a Backbone")
     size = size_for(spec)
-    for channels in (1, 2):
+    for channels in CHANNELS:
         made = _build(spec, channels=channels).train()
         require(made.in_channels == channels, f"of {channels} channels asked for, in_channels says {made.in_channels}")
         features = made(_images(spec, channels))
@@ -82,6 +82,23 @@ def _channels_and_sizes(part: str, levels: Sequence[Level], given: Sequence[tupl
         heights == sorted(heights, reverse=True),
         f"the {part}'s maps have heights {heights}; give them finest first",
     )
+
+
+@check(BackboneSpec, "every channel of its images counts")
+def channels_count(bench: Bench) -> None:
+    spec, _ = _made(bench)
+    channels = CHANNELS[-1]
+    backbone, images = _build(spec, channels=channels).eval(), _images(spec, channels)
+    with torch.no_grad():
+        before = _features(spec, backbone, images)
+        for channel in range(channels):
+            changed = images.clone()
+            changed[:, channel] = images[:, channel].roll(1, dims=0)
+            require(
+                not torch.equal(before, _features(spec, backbone, changed)),
+                f"its features are the same whatever channel {channel + 1} of {channels} shows; build the first layer "
+                f"for in_channels",
+            )
 
 
 @check(BackboneSpec, "encoder and decoder are two modules that share no weights, and nothing is beside them")
@@ -184,7 +201,7 @@ def _made(bench: Bench) -> tuple[BackboneSpec, Backbone]:
     return bench.spec, _build(bench.spec)
 
 
-def _build(spec: BackboneSpec, seed: int = 0, channels: int = 1) -> Backbone:
+def _build(spec: BackboneSpec, seed: int = 0, channels: int = CHANNELS[0]) -> Backbone:
     torch.manual_seed(seed)
     backbone = spec.build(channels)
     if not isinstance(backbone, Backbone):
@@ -192,7 +209,7 @@ def _build(spec: BackboneSpec, seed: int = 0, channels: int = 1) -> Backbone:
     return backbone
 
 
-def _images(spec: BackboneSpec, channels: int = 1) -> Tensor:
+def _images(spec: BackboneSpec, channels: int = CHANNELS[0]) -> Tensor:
     size = size_for(spec)
     return torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -203,7 +220,7 @@ def size_for(spec: BackboneSpec) -> int:
     for size in SIZES:
         backbone = _build(spec).train()
         try:
-            features = backbone(torch.randn(4, 1, size, size))
+            features = backbone(torch.randn(4, CHANNELS[0], size, size))
             _ = [features.tensors(name) for name in spec.provides]
         except (RuntimeError, ValueError, AssertionError):
             continue
@@ -214,7 +231,11 @@ def size_for(spec: BackboneSpec) -> int:
 def _read(spec: BackboneSpec, backbone: Backbone) -> Tensor:
     """What it gives for the images, as one tensor."""
     torch.manual_seed(0)
-    features: Features = backbone(_images(spec))
+    return _features(spec, backbone, _images(spec))
+
+
+def _features(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Tensor:
+    features: Features = backbone(images)
     return features.tensors(PARTS[parts_of(spec.provides)[-1]])[0]
 
 

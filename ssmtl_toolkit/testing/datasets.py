@@ -45,9 +45,10 @@ def scans_are_there(bench: Bench) -> None:
     fit = [scan for scan in scans if not scan.unfit]
     require(bool(fit), "it lists no scan that is fit to be used")
     for scan in fit:
-        require(scan.path.exists(), f"{scan.path}: is listed and not there; mark it by `unfit`")
+        for path in scan.paths:
+            require(path.exists(), f"{path}: is listed and not there; mark it by `unfit`")
+            require(installed_readers().can_read(path), f"{path}: no installed reader is meant for it")
         require(scan.label is None or scan.label.exists(), f"{scan.label}: is listed as a label and not there")
-        require(installed_readers().can_read(scan.path), f"{scan.path}: no installed reader is meant for it")
         require(bool(scan.patient), f"{scan.path}: has no patient; splits would mix patients, take the scan's name")
     names = [scan.name for scan in fit]
     twice = sorted({name for name in names if names.count(name) > 1})

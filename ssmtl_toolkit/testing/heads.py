@@ -24,7 +24,7 @@ from ssmtl_toolkit.testing.modules import (
     under_autocast,
     without_gradient,
 )
-from ssmtl_toolkit.testing.sample import SIZE, Small, differing
+from ssmtl_toolkit.testing.sample import CHANNELS, SIZE, Small, differing
 
 CLASSES = 3  # background and two more
 
@@ -35,20 +35,22 @@ def _gives_labels(spec: HeadSpec) -> bool:
 
 @check(HeadSpec, "it gives maps of the right shape, and a finite scalar loss")
 def maps_and_loss(bench: Bench) -> None:
-    spec, model = _made(bench)
+    spec, _ = _made(bench)
     unknown = sorted(spec.needs - FEATURES.keys())
     require(not unknown, f"needs {unknown}; there are {sorted(FEATURES)}")
-    image, target = _example(spec)
-    given = model.head.degrade(image)
-    require(given.shape == image.shape, f"degrade gives {tuple(given.shape)} of {tuple(image.shape)}; keep the shape")
-    maps = model(given)
-    channels = CLASSES if spec.output == "labels" else 1
-    require(
-        tuple(maps.shape) == (len(image), channels, SIZE, SIZE),
-        f"maps are {tuple(maps.shape)}; expected {(len(image), channels, SIZE, SIZE)}: one channel per class, "
-        f"background first, or the slice itself",
-    )
-    finite_scalar(model.head.loss(maps, target), "the loss")
+    for channels in CHANNELS:
+        model = _build(spec, channels=channels).train()
+        image, target = _example(spec, channels)
+        given, shape = model.head.degrade(image), tuple(image.shape)
+        require(given.shape == shape, f"degrade gives {tuple(given.shape)} of {shape}; keep the shape")
+        maps = model(given)
+        expected = (len(image), CLASSES if spec.output == "labels" else channels, SIZE, SIZE)
+        require(
+            tuple(maps.shape) == expected,
+            f"maps are {tuple(maps.shape)} of slices {shape}; expected {expected}: one channel per class, background "
+            f"first, or the slices themselves",
+        )
+        finite_scalar(model.head.loss(maps, target), "the loss")
 
 
 @check(HeadSpec, "it leaves the slices that it is given as they are")
@@ -134,18 +136,18 @@ def _made(bench: Bench) -> tuple[HeadSpec, Downstream]:
     return bench.spec, _build(bench.spec).train()
 
 
-def _build(spec: HeadSpec, seed: int = 0) -> Downstream:
+def _build(spec: HeadSpec, seed: int = 0, channels: int = CHANNELS[0]) -> Downstream:
     torch.manual_seed(seed)
-    backbone = Small().build(1)
+    backbone = Small().build(channels)
     head = spec.build(backbone, CLASSES if spec.output == "labels" else 0)
     if not isinstance(head, Head):
         fail(f"build gives {type(head).__name__}; give a Head")
     return Downstream(backbone, head)
 
 
-def _example(spec: HeadSpec) -> tuple[Tensor, Tensor]:
+def _example(spec: HeadSpec, channels: int = CHANNELS[0]) -> tuple[Tensor, Tensor]:
     """Four slices, and where each pixel is bright, dark or neither; or the slices themselves."""
-    image = torch.randn(4, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(4, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     classes = (image > 0.5).long() + 2 * (image < -0.5).long()
     return image, classes[:, 0] if spec.output == "labels" else image
 

@@ -29,6 +29,8 @@ from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, Feature
 from ssmtl_toolkit.testing.case import fail
 
 SIZE, SPACING, ANCHORS = 32, 2.5, 8
+CHANNELS = (1, 2)
+"""How many channels images have: most checks take the first number, those that depend on it take both."""
 
 
 class Small(BackboneSpec):
@@ -140,26 +142,26 @@ class Nowhere(DatasetSpec):
         return []
 
 
-def store_for(tasks: Sequence[TaskSpec], size: int = SIZE) -> SliceStore:
+def store_for(tasks: Sequence[TaskSpec], size: int = SIZE, channels: int = CHANNELS[0]) -> SliceStore:
     """Three made-up scans, long enough for all companions, whose slices change slowly from one to the next."""
     offsets = [o for task in tasks for candidates in task.companions(SPACING).values() for o in candidates]
     count = 8 + 2 * max([4, *map(abs, offsets)])
     generator = torch.Generator().manual_seed(0)
     scans, parts = [], []
     for i in range(3):
-        ends = torch.randn(2, 1, 8, 8, generator=generator)
-        mix = torch.linspace(0, 1, count)[:, None, None]
-        slices = (1 - mix) * ends[0] + mix * ends[1] + 0.1 * torch.randn(count, 8, 8, generator=generator)
-        parts.append(F.interpolate(slices[:, None], (size, size), mode="bilinear")[:, 0].half())
+        ends = torch.randn(2, channels, 8, 8, generator=generator)
+        mix = torch.linspace(0, 1, count)[:, None, None, None]
+        slices = (1 - mix) * ends[0] + mix * ends[1] + 0.1 * torch.randn(count, channels, 8, 8, generator=generator)
+        parts.append(F.interpolate(slices, (size, size), mode="bilinear").half())
         scan = Scan(Path(f"made-up-{i}"), f"made-up-{i}", f"p{i}")
-        scans.append(StoredScan(scan, f"key-{i}", f"{i}", i * count, count, SPACING, "axial", 0, ()))
+        scans.append(StoredScan(scan, f"key-{i}", (f"{i}",), i * count, count, SPACING, "axial", 0, ()))
     return SliceStore(torch.cat(parts), tuple(scans), ())
 
 
-def batch_for(tasks: Sequence[TaskSpec], number: int = ANCHORS, index: int = 0) -> Batch:
+def batch_for(tasks: Sequence[TaskSpec], number: int = ANCHORS, index: int = 0, channels: int = CHANNELS[0]) -> Batch:
     """A batch as the trainer makes it."""
     with torch.autocast("cpu", enabled=False):
-        store = store_for(tasks)
+        store = store_for(tasks, channels=channels)
         plan = _plan(store, tasks)
         return Loader(store, Sampler(plan, number, seed=0), torch.device("cpu"))(index)
 
@@ -173,10 +175,12 @@ def multitask(
     backbone: BackboneSpec | None = None,
     balancer: BalancerSpec | None = None,
     seed: int = 0,
+    channels: int = CHANNELS[0],
 ) -> MultiTask:
     """All modules, from this seed."""
     torch.manual_seed(seed)
-    return MultiTask.build(backbone or Small(), tasks, balancer or registry().resolve(BalancerSpec, "fixed"))
+    balancer = balancer or registry().resolve(BalancerSpec, "fixed")
+    return MultiTask.build(backbone or Small(), tasks, balancer, channels)
 
 
 def train(

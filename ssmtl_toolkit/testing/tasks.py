@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import cast
 
@@ -26,7 +27,7 @@ from ssmtl_toolkit.testing.modules import (
     without_gradient,
 )
 from ssmtl_toolkit.testing.rank import importable
-from ssmtl_toolkit.testing.sample import ANCHORS, Repeat, Small, batch_for, multitask
+from ssmtl_toolkit.testing.sample import ANCHORS, CHANNELS, Repeat, Small, batch_for, multitask
 
 
 def _has_companions(spec: TaskSpec) -> bool:
@@ -115,9 +116,27 @@ def gradient_goes_where_it_should(bench: Bench) -> None:
     require(not reached(model.tasks[1]), "gradient reaches another task's parameters")
 
 
+@check(TaskSpec, "it takes slices of two channels as it takes those of one")
+def channels_are_taken(bench: Bench) -> None:
+    spec = _spec(bench)
+    one, two = CHANNELS
+    pairs = _output(multitask([spec]).train(), batch_for([spec], channels=one)).pairs
+    model = multitask([spec], channels=two).train()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        output = _output(model, batch_for([spec], channels=two))
+    unequal = [str(warning.message).splitlines()[0] for warning in told if "broadcasting" in str(warning.message)]
+    require(not unequal, f"of {two} channels it compares unequal shapes ({unequal[:1]}); take backbone.in_channels")
+    finite_scalar(output.loss, f"of {two} channels the loss")
+    require(output.pairs == pairs, f"of {two} channels it has {output.pairs} pairs, of {one} {pairs}; count slices")
+    output.loss.backward()
+    idle = without_gradient(model.tasks[0])
+    require(not idle, f"of {two} channels no gradient reaches its own {some(idle)}; use them")
+
+
 @check(TaskSpec, "it does not keep the backbone as a part of itself")
 def backbone_is_not_inside(bench: Bench) -> None:
-    backbone = Small().build(1)
+    backbone = Small().build(CHANNELS[0])
     task = _spec(bench).build(backbone)
     shared = {id(p) for p in backbone.parameters()}
     twice = [name for name, p in task.named_parameters() if id(p) in shared]

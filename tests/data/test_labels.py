@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmtl_toolkit.data.labels import IGNORE, Classes, LabelClass, check_grid, label_values, read_labels
+from ssmtl_toolkit.data.grid import check_grid
+from ssmtl_toolkit.data.labels import IGNORE, Classes, LabelClass, label_values, read_labels
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError, UsageError
 

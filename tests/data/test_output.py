@@ -43,7 +43,7 @@ def test_every_odd_scan_that_can_be_read_is_written_on_its_own_grid(tmp_path):
             continue
         for axis in ("axial", "coronal", "sagittal"):
             stack = Stack.of(volume, axis)
-            assert np.array_equal(stack.back(stack.slices), volume.array), file
+            assert np.array_equal(stack.back(stack.slices[:, 0]), volume.array), file
         labels = np.random.default_rng(i).integers(0, 4, volume.array.shape, dtype=np.uint8)
         target = tmp_path / f"{i}.nii.gz"
         write_like(target, labels, volume, what="labels")

@@ -20,8 +20,8 @@ def test_each_slice_has_zero_mean_and_unit_variance_whatever_the_scale_of_the_sc
     for scale, shift in ((1.0, 0.0), (1.7e6, 3e6), (1e-4, 0.2)):
         array = (rng.normal(0, 1, (32, 32, 5)) * scale + shift).astype(np.float32)
         slices = prepare(volume(array), Slicing(size=32)).slices.astype(np.float64)
-        assert np.abs(slices.mean(axis=(1, 2))).max() < 1e-3
-        assert np.abs(slices.std(axis=(1, 2)) - 1).max() < 1e-3
+        assert np.abs(slices.mean(axis=(2, 3))).max() < 1e-3
+        assert np.abs(slices.std(axis=(2, 3)) - 1).max() < 1e-3
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -1024.0, 1.7e6, 0.1])
@@ -35,15 +35,15 @@ def test_a_blank_slice_becomes_zeros_and_is_counted(value):
 
 
 def test_shrinking_is_anti_aliased():
-    stripes = np.tile(np.array([0.0, 1.0], dtype=np.float32), 32)[None, None].repeat(64, axis=1)
-    assert np.abs(resize(stripes, 16)[:, :, 1:-1] - 0.5).max() < 0.05  # without it: 0 or 1 by chance
+    stripes = np.tile(np.array([0.0, 1.0], dtype=np.float32), 32)[None, None, None].repeat(64, axis=2)
+    assert np.abs(resize(stripes, 16)[..., 1:-1] - 0.5).max() < 0.05  # without it: 0 or 1 by chance
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(64, 64, 16), (50, 35, 48), (20, 31, 48), (97, 41, 32)])
 def test_resizing_agrees_with_pillow(height, width, size):
     image = np.random.default_rng(0).normal(0, 1, (height, width)).astype(np.float32)
     expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    assert np.abs(resize(image[None], size)[0] - expected).max() < 1e-4
+    assert np.abs(resize(image[None, None], size)[0, 0] - expected).max() < 1e-4
 
 
 def test_labels_keep_their_values_and_stay_where_the_image_is():
@@ -54,8 +54,8 @@ def test_labels_keep_their_values_and_stay_where_the_image_is():
     assert set(np.unique(small)) == {0, 205, 500}
     rows, columns = np.nonzero(small[0] == 500)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 7, 15, 26)
-    image = resize((labels == 500).astype(np.float32), 20)
-    assert np.array_equal(image[0] > 0.5, resize_labels(labels, 20, 20)[0] == 500)
+    image = resize((labels == 500).astype(np.float32)[:, None], 20)
+    assert np.array_equal(image[0, 0] > 0.5, resize_labels(labels, 20, 20)[0] == 500)
 
 
 def test_the_window_clips_before_anything_else():
@@ -87,7 +87,7 @@ def test_axial_slices_run_upwards_and_look_as_radiologists_print_them():
     array[6, 6, :] = 1  # to the patient's right and front
     array[:, :, 3] *= 5  # the top slice
     slices = prepare(volume(array), Slicing(axis="axial", size=8)).slices
-    row, column = np.unravel_index(slices[0].argmax(), (8, 8))
+    row, column = np.unravel_index(slices[0, 0].argmax(), (8, 8))
     assert (row, column) == (1, 1)  # front is up, the patient's right is left in the picture
 
 
@@ -100,7 +100,7 @@ def test_acquisition_is_the_axis_the_scanner_stepped_along(slice_axis, axis):
 
 
 def test_normalise_does_not_change_its_input():
-    slices = np.random.default_rng(0).normal(5, 2, (2, 4, 4)).astype(np.float32)
+    slices = np.random.default_rng(0).normal(5, 2, (2, 3, 4, 4)).astype(np.float32)
     before = slices.copy()
     normalise(slices)
     assert np.array_equal(slices, before)

@@ -42,7 +42,7 @@ def reads(monkeypatch):
 
 def test_the_store_holds_every_scans_slices_in_order(scans, tmp_path):
     store = build(scans, tmp_path / "cache")
-    assert store.slices.shape == (48, 16, 16)
+    assert store.slices.shape == (48, 1, 16, 16)
     assert [s.scan.name for s in store.scans] == ["p0", "p1", "p2", "p3"]
     for scan in store.scans:
         expected = prepare(Nifti().read(scan.scan.path), OPTIONS).slices
@@ -93,14 +93,14 @@ def test_disk_and_ram_hold_the_same(scans, tmp_path):
     rows = torch.tensor([3, 40, 3])
     got = disk.gather(rows, torch.device("cpu"))
     assert got.dtype == torch.float32
-    assert torch.equal(got, ram.slices[rows][:, None].float())
+    assert torch.equal(got, ram.slices[rows].float())
 
 
 def test_it_is_mapped_from_disk_where_it_does_not_fit_into_memory(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(storing, "free_memory", lambda: 100)
     store = build(scans, tmp_path / "cache")
     assert len(list((tmp_path / "cache" / "packs").glob("*.f16"))) == 1
-    assert store.slices.shape == (48, 16, 16)
+    assert store.slices.shape == (48, 1, 16, 16)
 
 
 def test_a_half_written_or_damaged_cache_file_is_made_anew(scans, tmp_path, reads):

@@ -87,7 +87,7 @@ def edges(monkeypatch):
 
 def build(*tasks):
     torch.manual_seed(0)
-    return MultiTask.build(Small(), tasks, registry().resolve(BalancerSpec, "fixed")).train()
+    return MultiTask.build(Small(), tasks, registry().resolve(BalancerSpec, "fixed"), 1).train()
 
 
 def test_a_feature_that_is_added_is_needed_provided_trained_and_transferred(edges, tmp_path):

@@ -103,7 +103,9 @@ class BrokenTaskModule(Faults):
         first = self.norm(first) if len(first) else first
         with torch.no_grad():
             second = step.encode(other.image).pooled.mean(dim=1, keepdim=True)
-        terms = (first.float() - second.float()).square()
+        if fault == "one channel":
+            second = other.image.mean(dim=(2, 3))
+        terms = F.mse_loss(first.float(), second.float(), reduction="none")
         if not len(terms) and fault != "mean of nothing":
             return TaskOutput.nothing(first)
         loss = {"not a scalar": terms.flatten(), "not finite": terms.mean() / 0}.get(fault, terms.mean())
@@ -133,13 +135,14 @@ class BrokenBackbone(BackboneSpec):
 class BrokenEncoder(Faults):
     def __init__(self, fault, channels):
         super().__init__(fault, 8)
-        self.convolve = nn.Conv2d(channels, 8, 3, padding=1)
+        self.taken = 1 if fault == "one channel" else channels
+        self.convolve = nn.Conv2d(self.taken, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8, track_running_stats=fault != "statistics of the batch")
         if fault == "cannot be copied":
             self.kept = self.convolve.weight * 2
 
     def forward(self, image):
-        maps = self.norm(self.convolve(image)).relu()
+        maps = self.norm(self.convolve(image[:, : self.taken])).relu()
         if self.fault == "more maps in training" and self.training:
             return [maps, maps]
         return [self.trouble(maps.detach() if self.fault == "detaches" else maps)]
@@ -188,6 +191,32 @@ class BrokenHeadModule(Faults, Head):
             target = torch.where(target == IGNORE, 0, target)
         counted = (target != IGNORE).sum().clamp(min=1)
         return F.cross_entropy(maps.float(), target, ignore_index=IGNORE, reduction="sum") / counted
+
+
+class BrokenImageHead(HeadSpec):
+    """A convolution that gives the slice back; FAULT says what is wrong."""
+
+    name = "broken_image_head"
+    output = "image"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def build(self, backbone, classes):
+        return BrokenImageHeadModule(
+            backbone.dense_channels, 1 if self.fault == "one channel" else backbone.in_channels
+        )
+
+
+class BrokenImageHeadModule(Head):
+    def __init__(self, channels, image_channels):
+        super().__init__()
+        self.decode = nn.Conv2d(channels, image_channels, 1)
+
+    def forward(self, features):
+        return self.decode(features.dense)
+
+    def loss(self, maps, target):
+        return (maps.float() - target).abs().mean()
 
 
 class BrokenBalancer(BalancerSpec):

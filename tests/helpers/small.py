@@ -44,3 +44,37 @@ def write_pair(root: Path, name: str, slices: int = 10, seed: int = 0, affine: n
 
 
 SMALL = "unet:encoder=plain,width=8"
+
+
+def write_channels(folder: Path, name: str, slices: int = 12, seed: int = 0, channels: int = 2) -> list[Path]:
+    """Write NAME_0000.nii.gz and so on, the channels of one scan: each shows the ball in its own way and noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = blobs(slices, 24, 24, seed).astype(np.float32)
+    files = [folder / f"{name}_{channel:04d}.nii.gz" for channel in range(channels)]
+    for channel, file in enumerate(files):
+        noise = np.random.default_rng((seed, channel)).normal(0, 30, image.shape)
+        shown = ((1 - 2 * (channel % 2)) * image + noise + 200 * channel).astype(np.int16 if channel else np.float32)
+        nib.save(nib.Nifti1Image(shown, np.diag([0.8, 0.8, 2.0, 1.0])), file)
+    return files
+
+
+def write_labelled_channels(root: Path, names: str, slices: int = 8) -> Path:
+    """Write images/NAME_0000.nii.gz (bright balls), NAME_0001.nii.gz (dark ones) and labels/NAME.nii.gz for each name.
+
+    Returns the manifest that lists them, root/scans.csv.
+    """
+    rows = ["image,image_2,label,patient"]
+    for seed, name in enumerate(names):
+        image, label = ball(slices, seed)
+        noise = np.random.default_rng(seed + 100).normal(0, 10, image.shape)
+        arrays = {
+            f"images/{name}_0000.nii.gz": image,
+            f"images/{name}_0001.nii.gz": (300 - 0.5 * image + noise).astype(np.int16),
+            f"labels/{name}.nii.gz": label,
+        }
+        for file, array in arrays.items():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([-0.8, -0.8, 2.0, 1.0])), root / file)
+        rows.append(f"{','.join(arrays)},{name}")
+    (root / "scans.csv").write_text("\n".join(rows))
+    return root / "scans.csv"

@@ -66,7 +66,7 @@ def specs_of(tasks):
 
 def model_of(balancer, tasks=TASKS):
     torch.manual_seed(0)
-    return MultiTask.build(Toy(), specs_of(tasks), registry().resolve(BalancerSpec, balancer)).train()
+    return MultiTask.build(Toy(), specs_of(tasks), registry().resolve(BalancerSpec, balancer), 1).train()
 
 
 def batch_of(index, tasks=TASKS, number=8, part=slice(None), first=True):

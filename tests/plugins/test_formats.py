@@ -680,7 +680,7 @@ def test_images_and_labels_without_each_other_are_told(odd):
 
 def test_the_real_dicom_series_lies_where_its_label_map_lies(odd):
     """A label map made by others from the same series: a wrong order or flip of slices would put it elsewhere."""
-    from ssmtl_toolkit.data.labels import check_grid, turned
+    from ssmtl_toolkit.data.grid import check_grid, turned
 
     folder = odd / "totalsegmentator_tests"
     scan = installed_readers().read(folder / "example_ct_dicom")

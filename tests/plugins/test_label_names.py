@@ -217,7 +217,9 @@ def test_a_channel_is_chosen_where_images_are_numbered_and_label_maps_are_not(tm
         "c_2_0001.nii.gz",
     ]
     (said,) = [scan.unfit for scan in listed(tmp_path) if scan.unfit]
-    assert said.endswith("imagesTr: has channels 0, 1; only 0 is used, channel=N chooses another")
+    assert said.endswith(
+        "imagesTr: has channels 0, 1; only 0 is used, channel=N chooses another, channel=all joins them"
+    )
     with pytest.raises(DataError, match=r"imagesTr: has no channel 4 \(known: 0, 1\)"):
         listed(f"folder:{tmp_path},channel=4")
 

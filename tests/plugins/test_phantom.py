@@ -115,7 +115,7 @@ def test_ct_is_in_hounsfield_units_and_mri_has_no_negative_signal(scans):
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_neighbouring_slices_are_more_alike_than_slices_five_apart(modality, scans):
     for scan in scans[modality]:
-        slices = slices_of(scan).slices
+        slices = slices_of(scan).slices[:, 0]
 
         def difference(t: int, slices: NDArray[Any] = slices) -> float:
             return float(np.abs(slices[t:] - slices[:-t]).mean())

@@ -19,11 +19,11 @@ def specs(*texts):
     return [registry().resolve(TaskSpec, text) for text in texts]
 
 
-def multitask(*texts, backbone="unet:encoder=resnet18"):
+def multitask(*texts, backbone="unet:encoder=resnet18", channels=1):
     torch.manual_seed(0)
     found = registry()
     return MultiTask.build(
-        found.resolve(BackboneSpec, backbone), specs(*texts), found.resolve(BalancerSpec, "fixed")
+        found.resolve(BackboneSpec, backbone), specs(*texts), found.resolve(BalancerSpec, "fixed"), channels
     ).train()
 
 
@@ -312,13 +312,12 @@ class Plain(TaskSpec):
 def test_a_task_with_the_backbone_inside_is_refused_before_anything_is_trained():
     found = registry()
     with pytest.raises(SsmtlError, match=r"task 'keeping': its backbone.* are the backbone's own; use step.features"):
-        MultiTask.build(found.resolve(BackboneSpec, SMALL), [Keeping()], found.resolve(BalancerSpec, "fixed"))
+        MultiTask.build(found.resolve(BackboneSpec, SMALL), [Keeping()], found.resolve(BalancerSpec, "fixed"), 1)
 
 
 def test_a_task_that_gives_no_output_or_asks_for_what_it_has_not_named_is_told():
-    model = MultiTask.build(
-        registry().resolve(BackboneSpec, SMALL), [Plain(), Plain(ask=True)], registry().resolve(BalancerSpec, "fixed")
-    )
+    backbone, balancer = registry().resolve(BackboneSpec, SMALL), registry().resolve(BalancerSpec, "fixed")
+    model = MultiTask.build(backbone, [Plain(), Plain(ask=True)], balancer, 1)
     named = {label: {"before": companion(images())} for label in model.labels}
     with pytest.raises(SsmtlError, match="task 'plain': its forward gives Tensor; give TaskOutput"):
         model(Batch(images(), named))

@@ -31,9 +31,9 @@ def store_of(scans):
     for number, (count, spacing, patient) in enumerate(scans):
         parts.append(torch.arange(count) + 100.0 * number)
         scan = Scan(f"scan{number}", f"scan{number}", patient)
-        stored.append(StoredScan(scan, f"{number}", f"{number}", start, count, spacing, "axial", 0, ()))
+        stored.append(StoredScan(scan, f"{number}", (f"{number}",), start, count, spacing, "axial", 0, ()))
         start += count
-    return SliceStore(torch.cat(parts).half()[:, None, None], tuple(stored), ())
+    return SliceStore(torch.cat(parts).half()[:, None, None, None], tuple(stored), ())
 
 
 @settings(max_examples=150)

@@ -89,7 +89,7 @@ def first_weights(*tasks):
     torch.manual_seed(SEED)
     found = registry()
     specs = [found.resolve(TaskSpec, task) for task in tasks]
-    return MultiTask.build(found.resolve(BackboneSpec, SMALL), specs, found.resolve(BalancerSpec, "fixed")).train()
+    return MultiTask.build(found.resolve(BackboneSpec, SMALL), specs, found.resolve(BalancerSpec, "fixed"), 1).train()
 
 
 def adam_of(model):

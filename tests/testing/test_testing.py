@@ -10,6 +10,7 @@ from helpers.broken_parts import (
     BrokenBalancer,
     BrokenDataset,
     BrokenHead,
+    BrokenImageHead,
     BrokenReader,
     BrokenTask,
     Greedy,
@@ -82,6 +83,7 @@ BROKEN = [
             **RUNS,
             "its companions are whole offsets, the same whenever asked": ("offset 0", "'other' has the offset [0]"),
             "it leaves the slices that it is given as they are": ("in place", "work on a copy"),
+            "it takes slices of two channels as it takes those of one": ("one channel", "take backbone.in_channels"),
             "it does not keep the backbone as a part of itself": ("keeps the backbone", "are the backbone's own"),
             "an anchor without companion changes nothing": ("ignores rows", "companion.of"),
             "a batch with a single pair can be descended": ("batch norm of one", "batch norm of one"),
@@ -138,6 +140,7 @@ BROKEN = [
         for title, (fault, told) in {
             **RUNS,
             "it gives features of the shapes that it says": ("wrong channels", "pooled is (4, 8), said are 5 channels"),
+            "every channel of its images counts": ("one channel", "the same whatever channel 2 of 2 shows"),
             "encoder and decoder are two modules that share no weights, and nothing is beside them": (
                 "shared weights",
                 "decoder.again.weight",
@@ -167,6 +170,11 @@ BROKEN = [
         BrokenBackbone(fault="weights beside"),
         "encoder and decoder are two modules that share no weights, and nothing is beside them",
         "extra.weight",
+    ),
+    (
+        BrokenImageHead(fault="one channel"),
+        "it gives maps of the right shape, and a finite scalar loss",
+        "maps are (4, 1, 32, 32) of slices (4, 2, 32, 32)",
     ),
     *[
         (BrokenHead(fault=fault), title, told)
@@ -220,7 +228,10 @@ BROKEN = [
         }.items()
     ],
 ]
-MENDED = [BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenBalancer(), BrokenReader(), BrokenDataset(root="scans")]
+MENDED = [
+    *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenReader()),
+    BrokenDataset(root="scans"),
+]
 
 
 def example_for(spec):

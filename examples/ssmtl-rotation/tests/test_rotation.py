@@ -15,12 +15,13 @@ def test_it_keeps_the_contract(case):
 
 
 def test_each_slice_is_turned_by_its_own_number_of_quarter_turns():
-    image = torch.arange(4 * 9.0).reshape(4, 1, 3, 3)
+    image = torch.arange(8 * 9.0).reshape(4, 2, 3, 3)
     found = turned(image, torch.tensor([0, 1, 2, 3]))
     assert torch.equal(found[0], image[0])
-    assert torch.equal(found[1, 0], image[1, 0].T.flip(0))
-    assert torch.equal(found[2, 0], image[2, 0].flip(0, 1))
-    assert torch.equal(found[3, 0], image[3, 0].T.flip(1))
+    for channel in range(2):
+        assert torch.equal(found[1, channel], image[1, channel].T.flip(0))
+        assert torch.equal(found[2, channel], image[2, channel].flip(0, 1))
+        assert torch.equal(found[3, channel], image[3, channel].T.flip(1))
 
 
 def test_a_guess_costs_the_logarithm_of_four():

@@ -12,9 +12,10 @@ def test_it_keeps_the_contract(case):
     case.run()
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("size", [8, 33, 64])
-def test_it_takes_any_size(size):
-    features = Tinynet().build(1).eval()(torch.randn(1, 1, size, size))
+def test_it_takes_any_size_and_any_number_of_channels(size, channels):
+    features = Tinynet().build(channels).eval()(torch.randn(1, channels, size, size))
     assert features.dense.shape == (1, 16, size, size)
     assert features.pooled.shape == (1, 128)
 

@@ -10,17 +10,18 @@ from ssmtl_toolkit.testing import Case, cases
 from my_plugin import MyPlugin
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (33, 47), (64, 64)])
-def test_images_of_any_size_give_features_with_the_stated_channels(height: int, width: int) -> None:
-    backbone = MyPlugin(width=4).build(in_channels=1)
-    features = backbone(torch.randn(2, 1, height, width))
+def test_images_of_any_size_give_features_with_the_stated_channels(height: int, width: int, channels: int) -> None:
+    backbone = MyPlugin(width=4).build(channels)
+    features = backbone(torch.randn(2, channels, height, width))
     assert features.pooled.shape == (2, backbone.pooled_channels)
     assert features.dense.shape == (2, backbone.dense_channels, height, width)
 
 
 def test_a_slice_has_the_same_features_alone_and_among_others() -> None:
-    backbone = MyPlugin(width=4).build(in_channels=1).train()
-    images = torch.randn(3, 1, 16, 16)
+    backbone = MyPlugin(width=4).build(in_channels=2).train()
+    images = torch.randn(3, 2, 16, 16)
     assert torch.allclose(backbone(images).dense[:1], backbone(images[:1]).dense, atol=1e-5)
 
 

@@ -13,23 +13,25 @@ from torch import Tensor, nn
 
 from my_plugin import MyPlugin
 
+CHANNELS = 2  # of the images: any number must do
+
 
 class OneMap(nn.Module):
     """The smallest encoder: its one map is the deepest."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolve = nn.Conv2d(1, 6, kernel_size=3)
+        self.convolve = nn.Conv2d(CHANNELS, 6, kernel_size=3)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return [self.convolve(image)]
 
 
-BACKBONE = Backbone(OneMap(), nn.Identity(), in_channels=1, pooled_channels=6, dense_channels=0)
+BACKBONE = Backbone(OneMap(), nn.Identity(), in_channels=CHANNELS, pooled_channels=6, dense_channels=0)
 
 
 def images(number: int, seed: int) -> Tensor:
-    return torch.randn(number, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(number, CHANNELS, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
 def run(task: nn.Module, anchor: Tensor, other: Companion) -> TaskOutput:

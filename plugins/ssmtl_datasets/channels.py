@@ -1,0 +1,75 @@
+"""Channels of a case in a file each, CASE_0000 and so on: one of them, or all as the channels of one scan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import printable
+
+_NUMBERED = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+
+
+def _read(given: Any) -> int | str:
+    if isinstance(given, str) and re.fullmatch(r"[+-]?\d+", given.strip()):
+        given = int(given)
+    if given == "all" or (isinstance(given, int) and not isinstance(given, bool) and given >= 0):
+        return "all" if given == "all" else int(given)
+    raise ValueError("should be the number of a channel, from 0, or all")
+
+
+Channel = Annotated[
+    int | Literal["all"],
+    BeforeValidator(_read),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": ["all"]}]}),
+]
+"""Type of the option `channel`: `0`, `1` … takes one, `all` takes all of them."""
+
+
+def numbered(name: str) -> tuple[str, int] | None:
+    """The case and the number of the channel of a name such as CASE_0001; None for another one."""
+    match = _NUMBERED.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def scan_of(case: str, files: Mapping[int, Path], wanted: Collection[int], label: Path | None = None) -> Scan:
+    """One scan of the files of a case, by the numbers of their channels; unfit if one of those `wanted` is missing."""
+    first, *others = (files[number] for number in sorted(files))
+    missing = sorted(set(wanted) - files.keys())
+    if missing:
+        listed = f"{_listed(missing)} of its channels {_listed(sorted(wanted))}"
+        unfit = f"{printable(first)}: its case {printable(case)!r} lacks {listed}; add the file, or choose channel=N"
+        return Scan(first, case, case, unfit=unfit)
+    return Scan(first, case, case, label=label, more=tuple(others))
+
+
+def joined(scans: Sequence[Scan], root: Path) -> list[Scan]:
+    """Make one scan of all channels of a case; what lacks a channel that other cases have, or has no number, is unfit.
+
+    Raises:
+        DataError: no name ends in the number of a channel.
+    """
+    cases: dict[str, dict[int, Path]] = {}
+    kept: list[Scan] = []
+    for scan in scans:
+        found = None if scan.unfit else numbered(scan.name)
+        if found:
+            cases.setdefault(found[0], {})[found[1]] = scan.path
+            continue
+        reason = "its name does not end in the number of a channel, such as _0000, as channel=all needs"
+        kept.append(scan if scan.unfit else replace(scan, unfit=f"{printable(scan.path)}: {reason}"))
+    if not cases:
+        raise DataError(f"{printable(root)}: has no channels CASE_0000, CASE_0001 …; take channel=all away")
+    wanted = {number for files in cases.values() for number in files}
+    return [*(scan_of(case, files, wanted) for case, files in cases.items()), *kept]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
