@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import ModelSpec, Predictor
 from ssmtl_toolkit.downstream.predict import predict

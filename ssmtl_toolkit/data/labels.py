@@ -1,235 +1,25 @@
-"""Label maps: which values mean which class, and the class index of each voxel of a scan."""
+"""Label maps: the class index of each voxel of a scan, checked against the scan's grid."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.slicing import Cut
 from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
-from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.text import did_you_mean, listed, printable
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.text import listed
 
-IGNORE = 255
-"""The class index of pixels that nobody has annotated: they count in no loss and no score."""
-
-Others = Literal["refuse", "background"]
-"""What becomes of values that no class, no background value and no ignore value accounts for."""
-
-_MOST_CLASSES = 254  # 0 is the background, 255 is IGNORE
-_VALUE = re.compile(r"-?\d+", re.ASCII)
 _INT32 = np.iinfo(np.int32)
 _WHOLE = 1e-3  # how far from a whole number a scaled or float label may be
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class LabelClass:
-    """A class: its name and the values that it has in label files. Predictions write the first of them."""
-
-    name: str
-    values: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name}={'+'.join(map(str, self.values))}"
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes of label maps. The background is value 0 and index 0; `classes[i]` has index i + 1.
-
-    Attributes:
-        classes: at most 254, names and values all different.
-        background: further values that count as background, because they were not chosen.
-        ignore: the value that means "nobody annotated this".
-
-    Raises:
-        UsageError: names or values are there twice, a class has the value 0 or `ignore`, or they are too many.
-    """
-
-    classes: tuple[LabelClass, ...]
-    background: tuple[int, ...] = ()
-    ignore: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be told apart or written."""
-        if len(self.classes) > _MOST_CLASSES:
-            raise UsageError(
-                f"{len(self.classes)} classes are more than the {_MOST_CLASSES} possible; choose some by --classes"
-            )
-        for name, count in Counter(self.names).items():
-            if count > 1:
-                raise UsageError(f"class {name!r} is given {count} times; give it once, its values joined by +")
-        for value, count in Counter(v for c in self.classes for v in c.values).items():
-            if count > 1:
-                raise UsageError(f"the label value {value} is given {count} times in {self}; it can be of one class")
-        for one in self.classes:
-            self._check(one)
-        for value in (*(v for c in self.classes for v in c.values), *self.background, self.ignore or 0):
-            if not _INT32.min <= value <= _INT32.max:
-                raise UsageError(f"the label value {value} does not fit into 32 bits; choose another")
-
-    def _check(self, one: LabelClass) -> None:
-        if not one.name or not one.values:
-            raise UsageError(f"class {str(one)!r} has no name or no value; write it as name=value")
-        if 0 in one.values:
-            raise UsageError(f"class {str(one)!r} has the value 0, which is the background; leave 0 out")
-        if self.ignore in one.values:
-            raise UsageError(f"class {str(one)!r} has the value {self.ignore}, which means not annotated; leave it out")
-
-    @classmethod
-    def parse(cls, text: str, known: Mapping[str, tuple[int, ...]] = {}, ignore: int | None = None) -> Classes:
-        """Read classes from text: `LV=500,RV=600,LA=420+421`, or by names that the dataset knows.
-
-        With `known` names, `LV,RV` chooses, `ventricle=LV` renames, `ventricles=LV+RV` merges, and what is not chosen
-        becomes background; an empty text chooses all. A number alone, `500`, is a class of that name.
-
-        Raises:
-            UsageError: naming the class that cannot be, and the known ones.
-        """
-        pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
-        chosen = [_read_class(piece, known) for piece in pieces]
-        if not pieces:
-            chosen = [LabelClass(printable(name), values) for name, values in known.items() if values != (ignore,)]
-        if not chosen:
-            raise UsageError("no class is named; write name=value for each, as in LV=500,RV=600")
-        taken = {0, ignore, *(value for one in chosen for value in one.values)}
-        rest = {value for values in known.values() for value in values} - taken
-        return cls(tuple(chosen), tuple(sorted(rest)), ignore)
-
-    @classmethod
-    def of_values(cls, values: Iterable[int], ignore: int | None = None) -> Classes:
-        """Make a class of each value but 0 and `ignore`, named by its number: for files that say nothing else."""
-        wanted = sorted({int(value) for value in values} - {0, ignore})
-        return cls(tuple(LabelClass(str(value), (value,)) for value in wanted), (), ignore)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names in the order of their indices, without the background."""
-        return tuple(one.name for one in self.classes)
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def __str__(self) -> str:
-        return ",".join(map(str, self.classes))
-
-    def to_index(
-        self, values: NDArray[Any], where: str, others: Others = "refuse"
-    ) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-        """Turn label values (…, K), any integers, into class indices, `IGNORE` where the value is `ignore`.
-
-        Returns:
-            The indices, and the values that are of no class: with `others="background"` they are 0.
-
-        Raises:
-            DataError: there are such values and `others` is "refuse"; naming `where`, the values and their voxels.
-        """
-        indices = {0: 0, **dict.fromkeys(self.background, 0)}
-        indices |= {value: i for i, one in enumerate(self.classes, 1) for value in one.values}
-        if self.ignore is not None:
-            indices[self.ignore] = IGNORE
-        known = np.array(sorted(indices), np.int64)
-        index = np.array([indices[int(value)] for value in known], np.uint8)
-        out = np.zeros_like(values, np.uint8)
-        unknown: Counter[int] = Counter()
-        for k in range(values.shape[-1]):  # a slice at a time: places are 8 bytes a voxel
-            part = values[..., k]
-            place = np.searchsorted(known, part).clip(max=len(known) - 1)
-            hit = known[place] == part
-            out[..., k] = np.where(hit, index[place], 0)
-            if not hit.all():
-                unknown += _counts(part[~hit])
-        if unknown and others == "refuse":
-            raise DataError(self._unknown(unknown, where))
-        return out, tuple(sorted(unknown))
-
-    def _unknown(self, unknown: Counter[int], where: str) -> str:
-        counted = listed((f"{value} ({count} voxels)" for value, count in sorted(unknown.items())), _SHOWN)
-        return (
-            f"{where}: has label values that are of no class: {counted}; the classes are {self}: "
-            f"add the missing ones to --classes, or say by --ignore-value which value means not annotated"
-        )
-
-    def to_values(self, index: NDArray[np.uint8]) -> NDArray[Any]:
-        """Turn class indices back into label values, uint8 or uint16, whichever is the smallest that holds them all.
-
-        It is int32 where a value is negative or larger. `IGNORE` becomes `ignore`.
-        """
-        written = [0, *(one.values[0] for one in self.classes)]
-        largest = int(index.max(initial=0))
-        unannotated = largest == IGNORE
-        if unannotated and self.ignore is None:
-            raise ValueError("the index IGNORE cannot be written: no ignore value is given")
-        if unannotated:
-            written += [0] * (IGNORE - len(written)) + [int(self.ignore or 0)]
-        elif largest >= len(written):
-            raise ValueError(f"index {largest} is of no class: there are {len(self)}")
-        fitting = (t for t in (np.uint8, np.uint16) if min(written) >= 0 and max(written) <= np.iinfo(t).max)
-        return np.array(written, next(fitting, np.int32))[index]
-
-    def to_json(self) -> dict[str, Any]:
-        """Write as plain lists and dicts, for metadata."""
-        classes = [{"name": one.name, "values": list(one.values)} for one in self.classes]
-        return {"classes": classes, "background": list(self.background), "ignore": self.ignore}
-
-    @classmethod
-    def from_json(cls, content: Any, where: str = "metadata") -> Classes:
-        """Read what `to_json` wrote.
-
-        Raises:
-            DataError: it is something else; naming `where`.
-        """
-        try:
-            classes = tuple(
-                LabelClass(printable(str(c["name"])), tuple(map(int, c["values"]))) for c in content["classes"]
-            )
-            ignore = content["ignore"]
-            return cls(classes, tuple(map(int, content["background"])), None if ignore is None else int(ignore))
-        except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
-            raise DataError(
-                f"{where}: its classes cannot be read ({type(error).__name__}: {error}); write the file again"
-            ) from None
-
-
-def _read_class(piece: str, known: Mapping[str, tuple[int, ...]]) -> LabelClass:
-    """Read `name`, `name=value+value` or `name=known+known`."""
-    if piece in known or _VALUE.fullmatch(piece):
-        return LabelClass(printable(piece), _read_values(piece, piece, known))
-    name, equals, right = (part.strip() for part in piece.partition("="))
-    if not equals:
-        raise UsageError(_no_class(piece, piece, known))
-    parts = [right] if right in known else [part.strip() for part in right.split("+")]
-    return LabelClass(printable(name), tuple(value for part in parts for value in _read_values(part, piece, known)))
-
-
-def _read_values(part: str, piece: str, known: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    if part in known:
-        return tuple(known[part])
-    if not _VALUE.fullmatch(part):
-        raise UsageError(_no_class(part, piece, known))
-    return (int(part),)
-
-
-def _no_class(part: str, piece: str, known: Mapping[str, tuple[int, ...]]) -> str:
-    if not known:
-        return f"class {printable(piece)!r}: {printable(part)!r} is no label value; write name=value, as in LV=500"
-    other_case = [name for name in known if name.casefold() == part.casefold()]
-    near = f"; did you mean {other_case[0]!r}?" if other_case else did_you_mean(part, known)
-    every = ", ".join(str(LabelClass(printable(name), tuple(values))) for name, values in known.items())
-    return f"class {printable(piece)!r}: no class {printable(part)!r}{near} (known: {every}); or write name=value"
-
-
-def _counts(values: NDArray[Any]) -> Counter[int]:
-    return Counter(dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)))
 
 
 def label_values(volume: Volume, where: str) -> NDArray[np.int32]:
@@ -266,7 +56,7 @@ def _fractional(array: NDArray[Any], where: str) -> str:
     wrong = array[np.abs(array - np.rint(array)) > _WHOLE]
     examples = ", ".join(f"{value:g}" for value in np.unique(wrong)[:_SHOWN])
     return (
-        f"{where}: {len(wrong)} voxels of this label map are no whole numbers ({examples}, …): it looks interpolated "
+        f"{where}: {len(wrong)} voxels of this label map are not whole numbers ({examples}, …): it looks interpolated "
         f"or is a map of probabilities; give the labels themselves, resampled by nearest neighbour if at all"
     )
 
@@ -303,7 +93,7 @@ def read_labels(
         axis: the axis along which the scan is cut into slices, for `annotated`.
         annotated: the slices that somebody labelled, from 0 in the file's own order along that axis; None: all.
         ignore_affine: accept that the affines differ.
-        others: what to do with values that are of no class.
+        others: what to do with values assigned to no class.
 
     Raises:
         DataError: naming `where`: the grids differ, the voxels are no labels, or `annotated` is outside of the scan.
@@ -314,7 +104,7 @@ def read_labels(
     notes = [*label.notes, *([grid] if grid else [])]
     if unknown:
         values = listed(map(str, unknown), _SHOWN)
-        notes.append(f"label values that are of no class are taken as background: {values}")
+        notes.append(f"label values assigned to no class count as background: {values}")
     if annotated is not None:
         index = _only_annotated(index, annotated, _file_axis(image, axis), where)
     if not ((index > 0) & (index != IGNORE)).any():

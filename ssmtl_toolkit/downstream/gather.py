@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data import split as splits
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
-from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedFinetune
-from ssmtl_toolkit.data.labels import IGNORE, Classes, label_values, read_labels
+from ssmtl_toolkit.data.classes import IGNORE, Classes
+from ssmtl_toolkit.data.labels import label_values, read_labels
 from ssmtl_toolkit.data.prepare import resize_labels
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing

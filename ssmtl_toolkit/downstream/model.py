@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.prepare import Standard, refuse_blank, standardise
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume

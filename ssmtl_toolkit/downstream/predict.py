@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import PredictConfig, Role
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.labels import Classes
 from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.store import Skipped
 
 

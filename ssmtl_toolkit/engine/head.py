@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from ssmtl_toolkit.data.labels import IGNORE as IGNORE
+from ssmtl_toolkit.data.classes import IGNORE as IGNORE
 from ssmtl_toolkit.engine.backbone import Features
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
-from ssmtl_toolkit.data.labels import Classes, label_values
+from ssmtl_toolkit.data.labels import label_values
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.metrics import monai_metrics

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
-from ssmtl_toolkit.data.labels import IGNORE
+from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.evaluation.metrics import Metric, metrics_of
 from ssmtl_toolkit.evaluation.statistics import defined, spread

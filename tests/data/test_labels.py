@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssmtl_toolkit.data.classes import IGNORE, Classes, LabelClass
 from ssmtl_toolkit.data.grid import check_grid
-from ssmtl_toolkit.data.labels import IGNORE, Classes, LabelClass, label_values, read_labels
+from ssmtl_toolkit.data.labels import label_values, read_labels
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError, UsageError
 
@@ -156,7 +157,7 @@ def test_unknown_values_are_refused_with_their_voxels_or_taken_as_background_and
     with pytest.raises(DataError) as refused:
         classes.to_index(values, "a.nii")
     said = str(refused.value)
-    assert said.startswith("a.nii: has label values that are of no class: 7 (1 voxels), 421 (2 voxels)")
+    assert said.startswith("a.nii: contains label values assigned to no class: 7 (1 voxels), 421 (2 voxels)")
     assert "LV=500" in said
     assert "--classes" in said
     assert "--ignore-value" in said
@@ -183,7 +184,7 @@ def test_the_smallest_type_that_holds_the_written_values_is_chosen(text, dtype):
 def test_an_index_without_a_value_is_not_written():
     with pytest.raises(ValueError, match="no ignore value"):
         Classes.parse("a=1").to_values(np.array([[[IGNORE]]], np.uint8))
-    with pytest.raises(ValueError, match="index 2 is of no class"):
+    with pytest.raises(ValueError, match="index 2 is no class"):
         Classes.parse("a=1").to_values(np.array([[[2]]], np.uint8))
 
 
@@ -204,7 +205,7 @@ def test_values_that_scaling_moved_by_less_than_a_thousandth_are_labels():
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        (volume(line(0, 0.5, 1.25, dtype=np.float32)), r"2 voxels .* no whole numbers \(0.5, 1.25, …\).*interpolated"),
+        (volume(line(0, 0.5, 1.25, dtype=np.float32)), r"2 voxels .* not whole numbers \(0.5, 1.25, …\).*interpolated"),
         (volume(line(0, 1, 2), replaced=4), "4 voxels of this label map are NaN or infinite"),
         (volume(line(0, np.nan, np.inf, dtype=np.float32)), "2 voxels of this label map are NaN or infinite"),
         (volume(line(0, 3e9, dtype=np.float32)), r"go from 0 to 3e\+09, too large for labels"),
@@ -296,7 +297,7 @@ def test_what_is_odd_about_labels_is_noted():
     assert not labels.index.any()
     assert labels.notes[0] == "is gzip under another name"
     assert "0.05 mm" in labels.notes[1]
-    assert labels.notes[2] == "label values that are of no class are taken as background: 8, 9"
+    assert labels.notes[2] == "label values assigned to no class count as background: 8, 9"
     assert labels.notes[3] == "has no voxel of any class"
 
 

@@ -286,7 +286,7 @@ def test_a_value_that_is_no_class_is_refused_or_taken_as_background_with_a_note(
     heard = Notes()
     options = {**QUICK, "data": str(labelled), "classes": "big=10", "progress": heard}
     toolkit.finetune(pretrained, out=tmp_path / "f", **options)
-    assert any("values that are of no class are taken as background: 20" in note for note in heard.notes)
+    assert any("values assigned to no class count as background: 20" in note for note in heard.notes)
 
 
 def test_the_same_scan_in_training_and_test_is_refused(labelled, pretrained, tmp_path):

@@ -20,7 +20,7 @@ from helpers.places import shared_data
 from helpers.small import write_pair, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import ModelSpec, Predictor
 from ssmtl_toolkit.engine.backbone import Backbone

@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from ssmtl_toolkit.config import EvaluateConfig
-from ssmtl_toolkit.data.labels import Classes
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.evaluation.evaluate import evaluate
@@ -215,7 +215,7 @@ def test_a_prediction_of_not_annotated_is_refused(ssmtl, tmp_path):
     write(tmp_path / "out/x.nii.gz", np.where(label_map() == 2, 255, 1))
     done = ssmtl("evaluate", "--pred", "out", "--label", "labels", "--ignore-value", 255)
     assert done.returncode == 3
-    assert "out/x.nii.gz: has label values that are of no class: 255 (60 voxels)" in done.stderr
+    assert "out/x.nii.gz: contains label values assigned to no class: 255 (60 voxels)" in done.stderr
 
 
 # Wrong use
@@ -281,7 +281,7 @@ def test_files_that_are_no_label_maps_are_named(ssmtl, folders):
     soft = label_map(1).astype(np.float32)
     soft[0, 0, :3] = (0.25, 0.5, 0.75)
     write(folders / "labels/p1.nii.gz", soft, dtype=np.float32)
-    refused(ssmtl, 3, "labels/p1.nii.gz: 3 voxels of this label map are no whole numbers (0.25, 0.5, 0.75")
+    refused(ssmtl, 3, "labels/p1.nii.gz: 3 voxels of this label map are not whole numbers (0.25, 0.5, 0.75")
     soft[0, 0, :3] = np.nan
     write(folders / "labels/p1.nii.gz", soft, dtype=np.float32)
     refused(ssmtl, 3, "labels/p1.nii.gz: 3 voxels of this label map are NaN or infinite")
@@ -289,7 +289,7 @@ def test_files_that_are_no_label_maps_are_named(ssmtl, folders):
 
 def test_values_of_no_class_are_refused_with_the_file_that_has_them(ssmtl, folders):
     refused(
-        ssmtl, 3, "labels/p0.nii.gz: has label values that are of no class: 2 (60 voxels)", options=("--classes", "a=1")
+        ssmtl, 3, "labels/p0.nii.gz: contains label values assigned to no class: 2 (60 voxels)", options=("--classes", "a=1")
     )
     odd = label_map(1)
     odd[0, 0, 0] = 7

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ssmtl_toolkit.data.labels import IGNORE
+from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.evaluation.images import psnr, ssim
