@@ -289,7 +289,10 @@ def test_files_that_are_no_label_maps_are_named(ssmtl, folders):
 
 def test_values_of_no_class_are_refused_with_the_file_that_has_them(ssmtl, folders):
     refused(
-        ssmtl, 3, "labels/p0.nii.gz: contains label values assigned to no class: 2 (60 voxels)", options=("--classes", "a=1")
+        ssmtl,
+        3,
+        "labels/p0.nii.gz: contains label values assigned to no class: 2 (60 voxels)",
+        options=("--classes", "a=1"),
     )
     odd = label_map(1)
     odd[0, 0, 0] = 7
