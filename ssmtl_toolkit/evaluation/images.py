@@ -20,7 +20,7 @@ def psnr(clean: Tensor, other: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, (N,), of slices (N, 1, H, W), each slice by itself.
 
     The peak is the range of the clean slice, its largest value less its smallest: PSNR = 10 log10(range² / MSE).
-    Equal slices have an infinite one; NaN where the clean slice is of one value: undefined.
+    Equal slices have an infinite one; NaN if the clean slice has only one value: undefined.
     """
     value_range = _range(clean)
     error = (clean.double() - other.double()).square().flatten(1).mean(1)
@@ -31,7 +31,7 @@ def ssim(clean: Tensor, other: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), (N,), of slices (N, 1, H, W), each slice by itself.
 
     By MONAI: a Gaussian window of 11 pixels, sigma 1.5, without padding. Both slices are moved and scaled so that the
-    clean one goes from 0 to 1. NaN where the clean slice is of one value: undefined.
+    clean one goes from 0 to 1. NaN if the clean slice has only one value: undefined.
 
     Raises:
         UsageError: MONAI is not installed.
