@@ -50,7 +50,7 @@ class Downstream(nn.Module):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What makes a `Downstream`, and what goes in and comes out of it: all that a file must say beside the weights.
+    """What makes a `Downstream`, and what goes in and comes out of it: all that a file must hold beside the weights.
 
     `classes` is None for heads with output `image`.
     """
@@ -62,7 +62,7 @@ class ModelSpec:
 
     @property
     def named(self) -> str:
-        """What is named where the network fails."""
+        """What is named if the network fails."""
         return f"head {str(self.head)!r} on backbone {str(self.backbone)!r}"
 
     def build(self) -> Downstream:
@@ -113,7 +113,7 @@ class ModelSpec:
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
         model_spec = cls(network, found.restore(HeadSpec, said.head.model_dump(), place), said.prepare, classes)
         try:
-            with hub(allowed=False):  # what a file says makes nobody be asked
+            with hub(allowed=False):  # the content of a file must not cause downloads
                 model = model_spec.build()
         except (OSError, RuntimeError, MemoryError) as error:
             raise DataError(
@@ -183,7 +183,7 @@ class Predictor:
     def labels(self, volume: Volume, probabilities: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
         """Return the class index of every voxel, (I, J, K) on the file's grid.
 
-        `probabilities` (S, H, W, C), in the order of the cut, is filled where it is given.
+        `probabilities` (S, H, W, C), in the order of the cut, is filled if it is given.
         """
         stack = self.stack(volume)
         index = np.empty(stack.slices.shape, np.uint8)
@@ -194,7 +194,7 @@ class Predictor:
         return stack.back(index)
 
     def image(self, volume: Volume) -> NDArray[np.float32]:
-        """Return the slices that the head gives, in the scan's own units, (I, J, K) on the file's grid."""
+        """Return the slices that the head returns, in the scan's own units, (I, J, K) on the file's grid."""
         stack = self.stack(volume)
         out = np.empty(stack.slices.shape, np.float32)
         for rows, maps, made in self.maps(stack):
