@@ -13,20 +13,20 @@ from pydantic.fields import FieldInfo
 _MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
 
 
-def _read(given: Any) -> int | str:
-    if isinstance(given, str):
-        if millimetres := _MM.fullmatch(given):
+def _read(value: Any) -> int | str:
+    if isinstance(value, str):
+        if millimetres := _MM.fullmatch(value):
             length = float(millimetres[1])
             if length <= 0:
                 raise ValueError("a distance in mm should be greater than 0")
             return f"{length:.10g}mm"
-        if re.fullmatch(r"[+-]?\d+", given.strip()):
-            given = int(given)
-    if isinstance(given, bool) or not isinstance(given, int):
+        if re.fullmatch(r"[+-]?\d+", value.strip()):
+            value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("should be a whole number of slices, such as 5, or millimetres, such as 15mm")
-    if given < 1:
+    if value < 1:
         raise ValueError("should be greater than or equal to 1")
-    return given
+    return value
 
 
 _READ = BeforeValidator(_read)
@@ -46,7 +46,7 @@ def distances_among(fields: Mapping[str, FieldInfo]) -> list[str]:
 def slices_of(distance: int | str, spacing: float) -> int:
     """Turn a `Distance` into slices of a scan that has `spacing` mm between slices: the nearest whole number.
 
-    0 where the distance is less than half the spacing: the scan has no slices so near each other.
+    0 if the distance is less than half the spacing: the scan has no slices that close to each other.
 
     >>> slices_of(5, 2.5), slices_of("15mm", 2.5), slices_of("15mm", 8.0), slices_of("1mm", 3.0)
     (5, 6, 2, 0)

@@ -1,6 +1,6 @@
 """The features of a backbone: what each is made of, by which part, and where gradients of tasks can be compared.
 
-All that the toolkit asks about a feature is asked here. To add one, add its line to `FEATURES` and a property of its
+All that the toolkit needs to know about a feature is here. To add one, add its line to `FEATURES` and a property of its
 name to `engine.backbone.Features`.
 """
 
@@ -44,7 +44,7 @@ PARTS: Mapping[Part, Feature] = {"encoder": "pooled", "decoder": "dense"}
 
 
 def parts_of(features: Iterable[Feature]) -> list[Part]:
-    """The parts of a backbone that these features take, in the order of computing; the encoder is always one."""
+    """The parts of a backbone that these features need, in the order of computing; the encoder is always one."""
     taken = {FEATURES[origin].part for feature in features for origin in _lineage(feature)}
     return [part for part in PARTS if part in taken or part == "encoder"]
 

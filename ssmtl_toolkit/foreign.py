@@ -12,11 +12,11 @@ from ssmtl_toolkit.text import printable
 
 
 class CtrlC(KeyboardInterrupt):
-    """Ctrl-C itself, as told apart from a KeyboardInterrupt that some code raises."""
+    """Ctrl-C itself, as distinct from a KeyboardInterrupt that some code raises."""
 
 
 def ctrl_c(number: int, frame: FrameType | None) -> None:
-    """Handle SIGINT as Python does, by an exception that can be told apart."""
+    """Handle SIGINT as Python does, by an exception of our own."""
     raise CtrlC
 
 
@@ -35,12 +35,12 @@ def explained(error: BaseException, hint: str = "") -> str:
 
 @contextlib.contextmanager
 def foreign(part: str, passing: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Name the `part` whose code fails inside, also where it tries to end the process (sys.exit in a library).
+    """Name the `part` whose code fails in the block, even if it tries to end the process (sys.exit in a library).
 
-    Exceptions of the kinds `passing` go through as they are.
+    Exceptions of the kinds `passing` pass through unchanged.
 
     Raises:
-        SsmtlError: as inside, or naming the part and what it raised.
+        SsmtlError: the one raised inside, or one naming the part and what it raised.
     """
     try:
         yield

@@ -14,7 +14,7 @@ hookimpl = pluggy.HookimplMarker("ssmtl")
 def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
     """Pretext tasks, for `--task`: each a `TaskSpec` whose module turns a `Step` into a `TaskOutput`.
 
-    A `Step` has the anchors, where they lie in their scans, their companions, and the features of all these.
+    A `Step` has the anchors, their positions in their scans, their companions, and the features of all these.
 
     Example:
         from ssmtl_toolkit import hookimpl
@@ -22,7 +22,7 @@ def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
 
 
         class Thumbnail(TaskSpec):
-            \"\"\"Tell 4 x 4 pixels of a companion slice from the anchor's pooled features.\"\"\"
+            \"\"\"Predict 4 x 4 pixels of a companion slice from the anchor's pooled features.\"\"\"
 
             name = "thumbnail"
             needs = frozenset({"pooled"})
@@ -39,15 +39,15 @@ def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
                 class Module(nn.Module):
                     def __init__(self):
                         super().__init__()
-                        self.tell = nn.Linear(backbone.pooled_channels, 16 * backbone.in_channels)
+                        self.predict = nn.Linear(backbone.pooled_channels, 16 * backbone.in_channels)
 
                     def forward(self, step):
                         companion = step.companion("next")
-                        told = self.tell(companion.of(step.features().pooled)).float()
-                        if not len(told):
-                            return TaskOutput.nothing(told)
+                        predicted = self.predict(companion.of(step.features().pooled)).float()
+                        if not len(predicted):
+                            return TaskOutput.nothing(predicted)
                         thumbnail = F.adaptive_avg_pool2d(companion.image, 4).flatten(1)
-                        return TaskOutput(F.mse_loss(told, thumbnail), pairs=len(told))
+                        return TaskOutput(F.mse_loss(predicted, thumbnail), pairs=len(predicted))
 
                 return Module()
 
@@ -63,7 +63,7 @@ def ssmtl_backbones() -> list[type[BackboneSpec]]:  # type: ignore[empty-body]
     """Networks, for `--backbone`: each a `BackboneSpec` that builds a `Backbone` with encoder and decoder.
 
     The decoder gives one map, or several, finest first, that tasks can read as `decoded`. Channels and strides of all
-    maps are found out by the toolkit (`Backbone.levels`).
+    maps are measured by the toolkit (`Backbone.levels`).
 
     Example:
         from pydantic import Field
@@ -153,7 +153,7 @@ def ssmtl_heads() -> list[type[HeadSpec]]:  # type: ignore[empty-body]
 
 @hookspec
 def ssmtl_balancers() -> list[type[BalancerSpec]]:  # type: ignore[empty-body]
-    """Ways to make one loss of several, for `--balancer`: each a `BalancerSpec` that builds a `Balancer`.
+    """Ways to combine several losses into one, for `--balancer`: each a `BalancerSpec` that builds a `Balancer`.
 
     Example:
         from ssmtl_toolkit import hookimpl
@@ -209,8 +209,8 @@ def ssmtl_readers() -> list[type[ReaderSpec]]:  # type: ignore[empty-body]
                 try:
                     array = np.load(path, allow_pickle=False)
                 except (ValueError, EOFError) as error:
-                    raise DataError(f"{path}: is damaged or no array ({error}); save it again") from None
-                return Volume(array, np.eye(4), (1.0, 1.0, 1.0), notes=("says no spacing, 1 mm is taken",))
+                    raise DataError(f"{path}: is damaged or not an array ({error}); save it again") from None
+                return Volume(array, np.eye(4), (1.0, 1.0, 1.0), notes=("has no spacing; 1 mm is assumed",))
 
 
         @hookimpl

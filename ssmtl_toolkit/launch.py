@@ -12,7 +12,7 @@ from ssmtl_toolkit.text import printable
 
 _OF_TORCH = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
 _OF_SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
-_NUMBERS = (*_OF_TORCH, *_OF_SLURM, "MASTER_PORT", "JSM_NAMESPACE_RANK")  # lightning reads them as it is imported
+_NUMBERS = (*_OF_TORCH, *_OF_SLURM, "MASTER_PORT", "JSM_NAMESPACE_RANK")  # lightning reads them on import
 _Numbers: TypeAlias = Mapping[str, int | None]
 
 
@@ -20,7 +20,7 @@ _Numbers: TypeAlias = Mapping[str, int | None]
 class Launch:
     """What connects the processes of a run, and which of them this is.
 
-    `started` says that the others are running, or are started elsewhere; else Fabric starts them from this process.
+    `started`: the others are running, or are started elsewhere; otherwise Fabric starts them from this process.
     """
 
     by: Literal["torchrun", "SLURM", "Fabric"] = "Fabric"
@@ -29,28 +29,33 @@ class Launch:
 
 
 def launch(devices: int = 1, nodes: int = 1) -> Launch:
-    """Find out which process this is of a run on so many devices (on each machine) and nodes (machines).
+    """Find out which process this is of a run on this many devices (on each machine) and nodes (machines).
 
     A rank in the environment counts only if the processes really are connected: by torchrun, by SLURM, or by Fabric's
-    own launcher (its children, or processes started by hand as it documents). What else is set is left over from
-    something that is not this run; it is removed from the environment, as Fabric and torch would believe it.
+    own launcher (its children, or processes started by hand as it documents). Any other value is left over from
+    something else; it is removed from the environment, as Fabric and torch would believe it.
 
     Raises:
         UsageError: a variable is not a number, or this is one of several processes that nothing connects.
     """
     numbers = {name: _number(name) for name in _NUMBERS}
-    found = _by_torchrun(numbers, devices, nodes) or _by_slurm(numbers, devices, nodes)
-    found = found or _by_hand(numbers, devices, nodes)
-    if found is None:
+    process = _by_torchrun(numbers, devices, nodes) or _by_slurm(numbers, devices, nodes)
+    process = process or _by_hand(numbers, devices, nodes)
+    if process is None:
         if (numbers["WORLD_SIZE"] or 1) > 1:
-            raise _copies("a launcher (by WORLD_SIZE; unset it if left over)", numbers["WORLD_SIZE"], devices, nodes)
+            raise _copies(
+                "a launcher (according to WORLD_SIZE; unset it if it is left over)",
+                numbers["WORLD_SIZE"],
+                devices,
+                nodes,
+            )
         for name in _OF_TORCH:
             os.environ.pop(name, None)
-    return found or Launch()
+    return process or Launch()
 
 
 def _number(name: str) -> int | None:
-    """A variable's value; None if it is not set, empty or negative, by which some launchers say "not set"."""
+    """A variable's value; None if it is not set, empty or negative, which some launchers use for "not set"."""
     text = os.environ.get(name, "").strip()
     if not text:
         os.environ.pop(name, None)
@@ -112,11 +117,11 @@ def _by_hand(numbers: _Numbers, devices: int, nodes: int) -> Launch | None:
     if nodes == 1 and (local is None or not whole):
         return None
     rank = (node or 0) * devices + (local or 0)
-    said = {None, rank} if local is not None else {None, rank, node}
-    if (local or 0) >= devices or rank >= wanted or numbers["RANK"] not in said:
-        given = ", ".join(f"{name}={numbers[name]}" for name in _OF_TORCH if numbers[name] is not None)
+    allowed_ranks = {None, rank} if local is not None else {None, rank, node}
+    if (local or 0) >= devices or rank >= wanted or numbers["RANK"] not in allowed_ranks:
+        variables = ", ".join(f"{name}={numbers[name]}" for name in _OF_TORCH if numbers[name] is not None)
         raise UsageError(
-            f"environment variables {given} do not fit --devices {devices} --nodes {nodes}; correct or unset them"
+            f"environment variables {variables} do not fit --devices {devices} --nodes {nodes}; correct or unset them"
         )
     if local is None:
         os.environ.pop("RANK", None)  # the machine's; Fabric's children on it have other ranks
@@ -124,10 +129,10 @@ def _by_hand(numbers: _Numbers, devices: int, nodes: int) -> Launch | None:
 
 
 def _copies(by: str, started: int | None, devices: int, nodes: int) -> UsageError:
-    """The refusal of one of several processes that would each train the same thing."""
+    """The error for one of several processes that would each train the same thing."""
     number = started or 1
     return UsageError(
-        f"{by} started {number} process{'es' * (number > 1)}, but this run wants {devices} devices on {nodes} nodes: "
+        f"{by} started {number} process{'es' * (number > 1)}, but this run needs {devices} devices on {nodes} nodes: "
         f"they would train {number} copies into one folder; start one process, or as many by torchrun or SLURM's srun "
         f"(in a batch script) as --devices and --nodes say"
     )

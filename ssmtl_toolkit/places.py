@@ -1,4 +1,4 @@
-"""Texts that name a place, a path or a model on a hub, where only a name is wanted."""
+"""Texts that name a place, a path or a model on a hub, where only a name is expected."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def names_a_place(text: str) -> bool:
 
 
 def registered_name(text: str) -> str:
-    """Return the name of a network in a library's registry, and refuse what would be looked for elsewhere.
+    """Return the name of a network in a library's registry, and refuse what would be looked up elsewhere.
 
-    timm takes `hf-hub:owner/name` and `local-dir:folder` too. A spec with one would be another network tomorrow or on
-    another machine, and a file that holds this spec would make who opens it ask that place.
+    timm takes `hf-hub:owner/name` and `local-dir:folder` too. A spec with one could be another network tomorrow or on
+    another machine, and a file that holds this spec would make whoever opens it contact that place.
 
     Raises:
         ValueError: it names a model on a hub or a folder.

@@ -1,4 +1,4 @@
-"""Finds plugins through the entry-point group `ssmtl` and turns the texts of users into specs."""
+"""Finds plugins through the entry-point group `ssmtl` and turns what users write into specs."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ class Registry:
         self.plugins: list[Plugin] = []
         self.entries: dict[tuple[str, str], Entry] = {}
         for point in sorted(points, key=lambda p: (_distribution(p) != OURS, _distribution(p), p.name)):
-            found: list[type[Spec]] = []
+            specs: list[type[Spec]] = []
             error = ""
             try:
-                with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of ours
-                    found = _specs_of(point)
-            except BaseException as problem:  # a broken plugin must not take the others with it
+                with contextlib.redirect_stdout(sys.stderr):  # what it prints is not our result
+                    specs = _specs_of(point)
+            except BaseException as problem:  # a broken plugin must not disable the others
                 if by_the_user(problem):
                     raise
                 error = printable(f"{type(problem).__name__}: {problem}")
             plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
             self.plugins.append(plugin)
-            for spec in found:
+            for spec in specs:
                 self._add(spec, plugin)
 
     def _add(self, spec: type[Spec], plugin: Plugin) -> None:
-        there = self.entries.setdefault((spec.kind, spec.name), Entry(spec, plugin))
-        if there.spec is not spec:
+        first = self.entries.setdefault((spec.kind, spec.name), Entry(spec, plugin))
+        if first.spec is not spec:
             raise SsmtlError(
-                f"two plugins claim the {spec.kind} {spec.name!r}: {there.plugin} (entry point {there.plugin.name!r}) "
+                f"two plugins claim the {spec.kind} {spec.name!r}: {first.plugin} (entry point {first.plugin.name!r}) "
                 f"and {plugin} (entry point {plugin.name!r}); uninstall or rename "
-                f"{'it in ' + plugin.distribution if there.plugin.distribution == OURS else 'one of them'} "
-                f"(SSMTL_DISABLE_PLUGINS=1 leaves out all that are not bundled)"
+                f"{'it in ' + plugin.distribution if first.plugin.distribution == OURS else 'one of them'} "
+                f"(SSMTL_DISABLE_PLUGINS=1 disables all that are not bundled)"
             )
 
     @property
@@ -102,7 +102,7 @@ class Registry:
                 yield entry.spec
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether a part of this kind and name is there."""
+        """Whether a part of this kind and name is registered."""
         return (kind, name) in self.entries
 
     def find(self, kind: type[S], name: str) -> type[S]:
@@ -114,8 +114,8 @@ class Registry:
         known = {spec.name: spec for spec in self.of(kind)}
         if name not in known:
             broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in self.broken)
-            listed = ", ".join([*known, "plugins are switched off" if _switched_off() else "more with plugins"])
-            raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {listed}){broken}")
+            names = ", ".join([*known, "plugins are switched off" if _switched_off() else "more with plugins"])
+            raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {names}){broken}")
         return known[name]
 
     def resolve(self, kind: type[S], given: str | S) -> S:
@@ -138,29 +138,31 @@ class Registry:
                 return self.find(DatasetSpec, "folder").model_validate({"root": given})
         return self.resolve(DatasetSpec, given)
 
-    def restore(self, kind: type[S], said: Mapping[str, Any], source: str) -> S:
-        """Make the spec that `origin` has described in the file `source`.
+    def restore(self, kind: type[S], described: Mapping[str, Any], source: str) -> S:
+        """Make the spec that the file `source` describes as `origin` does.
 
-        What a file says must not make anything be fetched or read: a backbone's `weights` is dropped, as the file's own
-        weights replace them, and an option that names a path, a URL or a model on a hub is refused.
+        The content of a file must not cause anything to be fetched or read: a backbone's `weights` is dropped, as the
+        file's own weights replace them, and an option that names a path, a URL or a model on a hub is refused.
 
         Raises:
-            UsageError: naming the distribution that has to be installed, the option that it does not know any more, or
+            UsageError: naming the distribution that has to be installed, the option that it no longer knows, or
                 the one that names a place.
         """
-        text: str = said["spec"]
+        text: str = described["spec"]
         try:
             spec = self.resolve(kind, _without_weights(text) if issubclass(kind, BackboneSpec) else text)
         except UsageError as error:
             name, _ = spec_text.split(text)
-            came = printable(f"{said.get('distribution') or 'an unregistered class'} {said.get('version', '')}".strip())
-            there = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
-            if all(spec.name != name for spec in self.of(kind)) and said.get("distribution") not in there:
+            origin = printable(
+                f"{described.get('distribution') or 'an unregistered class'} {described.get('version', '')}".strip()
+            )
+            installed = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
+            if all(spec.name != name for spec in self.of(kind)) and described.get("distribution") not in installed:
                 raise UsageError(
-                    f"{source}: needs the {kind.kind} {name!r} of {came}, not installed here; install it by pip"
+                    f"{source}: needs the {kind.kind} {name!r} of {origin}, not installed here; install it with pip"
                 ) from None
             reasons = "\n".join(map(printable, str(error).split("\n")))
-            raise UsageError(f"{source}: was made with {came}: {reasons}") from None
+            raise UsageError(f"{source}: was made with {origin}: {reasons}") from None
         for option, value in spec.model_dump(mode="json").items():
             if place := next((word for word in _texts(value) if names_a_place(word)), None):
                 raise UsageError(
@@ -179,7 +181,7 @@ class Registry:
 
 @cache
 def registry() -> Registry:
-    """Load the installed plugins, once. `SSMTL_DISABLE_PLUGINS=1` leaves out those that are not bundled."""
+    """Load the installed plugins, once. `SSMTL_DISABLE_PLUGINS=1` disables those that are not bundled."""
     points = list(entry_points(group=GROUP))
     if _switched_off():
         points = [p for p in points if _distribution(p) == OURS]
@@ -224,7 +226,7 @@ def _specs_of(point: EntryPoint) -> list[type[Spec]]:
     if not manager.get_hookcallers(module):
         raise TypeError("it registers nothing; is @hookimpl above its hook, in the module of the entry point?")
     manager.check_pending()
-    found: list[type[Spec]] = []
+    specs: list[type[Spec]] = []
     for hook, kind in HOOKS.items():
         for classes in getattr(manager.hook, hook)():
             if not isinstance(classes, list | tuple):
@@ -237,8 +239,8 @@ def _specs_of(point: EntryPoint) -> list[type[Spec]]:
                 if inspect.isabstract(spec):
                     missing = ", ".join(sorted(spec.__abstractmethods__))
                     raise TypeError(f"{spec.__qualname__} does not define {missing}")
-                found.append(spec)
-    return found
+                specs.append(spec)
+    return specs
 
 
 def our_version() -> str:

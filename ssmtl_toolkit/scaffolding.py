@@ -30,19 +30,19 @@ A folder with a template.toml is a kind; it is not written into the package.
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SHORTEST, _LONGEST = 2, 40
-# Tools, folders and files that every package has to do with, whether or not they are installed here.
+# Tools, folders and files that every package deals with, whether or not they are installed here.
 _RESERVED = {"build", "conftest", "dist", "hatchling", "mypy", "pytest", "ruff", "runs", "src", "tests"}
 _NOT_WRITTEN = {"template.toml", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the template.toml of a kind of part says of the template beside it.
+    """What the template.toml of a kind of part says about the template beside it.
 
     Attributes:
-        purpose: what the template does, to go on with after a colon.
+        purpose: what the template does, to be written after a colon.
         file: where it does it.
-        requirements: what it imports beside the toolkit.
+        requirements: what it imports besides the toolkit.
         trial: a command that uses it.
     """
 
@@ -61,7 +61,7 @@ KINDS = {file.parent.name: _described(file) for file in sorted(TEMPLATES.glob("*
 
 @dataclass(frozen=True)
 class Written:
-    """The package that was written: its folder, its files in order, and the commands to go on with."""
+    """The package that was written: its folder, its files in order, and the commands to continue with."""
 
     folder: Path
     files: list[Path]
@@ -72,15 +72,15 @@ def write_plugin(name: str, kind: str, out: Path) -> Written:
     """Write the package `name` with a part of this kind into a new folder `out/name`, whole or not at all.
 
     Raises:
-        UsageError: the name will not do, or something is there already.
+        UsageError: the name is not allowed, or the folder already exists.
         SsmtlError: the folder cannot be written.
     """
     check_name(name, kind)
     folder = out / name
     if not out.is_dir():
-        raise UsageError(f"{printable(out)}: no such folder; make it, or choose another --out")
+        raise UsageError(f"{printable(out)}: no such folder; create it, or choose another --out")
     if os.path.lexists(folder):
-        raise UsageError(f"{printable(folder)}: is there already; choose another name or --out")
+        raise UsageError(f"{printable(folder)}: already exists; choose another name or --out")
     replace = _replacer(name, kind)
     unfinished = out / f".{name}.{os.getpid()}.part"
     try:
@@ -110,13 +110,13 @@ def check_name(name: str, kind: str) -> None:
     """
     if not _NAME.fullmatch(name) or not _SHORTEST <= len(name) <= _LONGEST:
         raise UsageError(
-            f"{printable(name)!r} is no name for a plugin: a letter and then letters, digits and single hyphens are "
-            f"needed, all in lower case, {_SHORTEST} to {_LONGEST} in all{_mended(name)}"
+            f"{printable(name)!r} is not a plugin name: expected a letter, then letters, digits and single hyphens, "
+            f"all in lower case, {_SHORTEST} to {_LONGEST} characters{_suggested(name)}"
         )
     package, class_name = _package(name), _class_name(name)
     clash = _taken(name, package) or _claimed(package, kind)
     if not clash and (keyword.iskeyword(package) or keyword.iskeyword(class_name)):
-        clash = "is a word of Python"
+        clash = "is a Python keyword"
     if not clash and (hasattr(builtins, class_name) or class_name in _words(kind)):
         clash = f"would make a class {class_name}, which is the name of something else in the package"
     if clash:
@@ -129,9 +129,9 @@ def _taken(name: str, package: str) -> str:
         return "is a module of Python's standard library"
     if package in _RESERVED:
         return "is the name of a tool, folder or file of every plugin"
-    found = importlib.util.find_spec(package)
-    if found is not None and found.origin is not None:  # None: any folder of that name
-        return f"is an installed package ({printable(found.origin)})"
+    installed = importlib.util.find_spec(package)
+    if installed is not None and installed.origin is not None:  # None: any folder of that name
+        return f"is an installed package ({printable(installed.origin)})"
     try:
         return f"is an installed distribution ({name} {importlib.metadata.version(name)})"
     except importlib.metadata.PackageNotFoundError:
@@ -140,17 +140,17 @@ def _taken(name: str, package: str) -> str:
 
 def _claimed(package: str, kind: str) -> str:
     entry = registry().entries.get((kind, package))
-    return f"is the {kind} {package!r} of {entry.plugin} already" if entry else ""
+    return f"is already the {kind} {package!r} of {entry.plugin}" if entry else ""
 
 
-def _mended(name: str) -> str:
-    """The nearest name that would do, as a question."""
+def _suggested(name: str) -> str:
+    """The nearest allowed name, as a question."""
     near = re.sub(r"[\s_.-]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
     return f"; did you mean {near!r}?" if _NAME.fullmatch(near) and _SHORTEST <= len(near) <= _LONGEST else ""
 
 
 def _words(kind: str) -> set[str]:
-    """Every name in the code of a template but its own."""
+    """Every name in the code of a template except its own."""
     words: set[str] = set()
     for _, file in templates(kind):
         if file.suffix == ".py":
@@ -168,7 +168,7 @@ def _class_name(name: str) -> str:
 
 
 def templates(kind: str) -> Iterator[tuple[str, Path]]:
-    """The files of a package of this kind: where each goes, and where it is. What tools left there is none of them."""
+    """The files of a package of this kind: where each goes, and where it is. Leftovers of tools are not among them."""
     for root in (TEMPLATES, TEMPLATES / kind):
         for file in sorted(root.rglob("*")):
             place = file.relative_to(root)

@@ -103,9 +103,9 @@ class TaskSpec(Spec):
     """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
 
     kind: ClassVar[str] = "task"
-    needs: ClassVar[frozenset[Feature]] = frozenset()  # what it reads: a backbone without it is refused beforehand
+    needs: ClassVar[frozenset[Feature]] = frozenset()  # what it reads: a backbone without it is refused early
     metrics: ClassVar[tuple[str, ...]] = ()  # what its TaskOutput.metrics holds
-    baselines: ClassVar[tuple[str, ...]] = ()  # those of them that trivial answers cost; the least is to be beaten
+    baselines: ClassVar[tuple[str, ...]] = ()  # those that give the loss of trivial answers; the lowest is to be beaten
     beaten_untrained: ClassVar[bool] = False  # whether an untrained network may get below its trivial answers too
     least_correlation: ClassVar[float | None] = None  # of an anchor with its companion: below it, t is called too large
     floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
@@ -115,8 +115,8 @@ class TaskSpec(Spec):
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
         """Name the companion slices: for each, the candidate offsets from the anchor, in slices.
 
-        Of several candidates the sampler draws one, uniformly among those inside the scan; where none is inside,
-        the anchor has no such companion and is left out of it. `spacing` is the scan's slice spacing in mm.
+        Of several candidates the sampler draws one, uniformly among those inside the scan; if none is inside,
+        the anchor has no such companion and is skipped for it. `spacing` is the scan's slice spacing in mm.
         """
         return {}
 
@@ -129,7 +129,7 @@ class TaskSpec(Spec):
         return 0
 
     def collapsed(self, means: Mapping[str, float]) -> str:
-        """What to do where the final means of loss and `metrics` show that all slices got the same features, or ""."""
+        """What to do if the final means of loss and `metrics` show that all slices got the same features, or ""."""
         return ""
 
     @abstractmethod
@@ -140,7 +140,7 @@ class TaskSpec(Spec):
 class BackboneSpec(Spec):
     """A network fθ with encoder and decoder.
 
-    Call an option for start weights `weights`: it is dropped where trained weights replace them.
+    Call an option for start weights `weights`: it is dropped if trained weights replace them.
     """
 
     kind: ClassVar[str] = "backbone"
@@ -168,10 +168,10 @@ class HeadSpec(Spec):
 
 
 class BalancerSpec(Spec):
-    """How the losses of several tasks become one scalar to descend."""
+    """How the losses of several tasks are combined into one scalar to minimise."""
 
     kind: ClassVar[str] = "balancer"
-    weighs: ClassVar[bool] = True  # False where a task's weight cancels out by design, as under a logarithm
+    weighs: ClassVar[bool] = True  # False if a task's weight cancels out by design, as under a logarithm
 
     @abstractmethod
     def build(self, tasks: Mapping[str, TaskSpec]) -> Balancer:
@@ -181,29 +181,29 @@ class BalancerSpec(Spec):
 class ReaderSpec(Spec):
     """A file format: file or folder -> `Volume`.
 
-    For your own `read`: `ssmtl_toolkit.data.source` (bytes, gzip or not, and one line for whatever goes wrong),
+    For your own `read`: `ssmtl_toolkit.data.source` (bytes, gzip or not, and one-line messages for errors),
     `data.values` (scaling, NaN, narrowing), `data.geometry` (whether an affine can be used).
     """
 
     kind: ClassVar[str] = "reader"
-    revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are made anew
+    revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are then rebuilt
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
-        """Tell whether this reader is meant for `path`, a file or a folder, without reading it.
+        """Tell whether `path`, a file or a folder, is readable by this reader, without reading it.
 
-        The name should do. Where it does not, look cheaply: at the names in a folder, at the first 132 bytes of a file.
-        Never fails: a path that is not there or may not be read is no match, or one by its name.
+        The name should suffice. If it does not, look cheaply: at the names in a folder, or at the first 132 bytes of a
+        file. Never fails: a path that does not exist or cannot be read does not match, or matches by its name.
         """
 
     def parts(self, path: Path) -> Mapping[str, Path]:
-        """The scans that a matching `path` holds: for each its name within `path`, and what to give to `read`.
+        """The scans that a matching `path` holds: for each its name within `path`, and what to pass to `read`.
 
         One scan is called "". Names become parts of file names: letters, digits, - and _, nothing from free text
         fields of a file, which may name a patient.
 
         Raises:
-            DataError: what matches is no scan, and why (one line); it is then listed as left out.
+            DataError: what matches is not a scan, and why (one line); it is then listed as skipped.
         """
         return {"": path}
 
@@ -225,9 +225,9 @@ class Scan:
     """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together.
 
     `path` is the file or folder that is read. If the channels of a scan are a file each (T1, T2, FLAIR on one grid) it
-    is that of the first, and `more` are those of the others in order. `unfit` says why a file that was found is no scan
-    to train on; it is listed as left out. `annotated` lists the slices of `label` that somebody has labelled, counted
-    from 0 in the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file
+    is that of the first, and `more` are those of the others in order. `unfit` says why a file cannot be used as a
+    scan to train on; it is listed as skipped. `annotated` lists the slices of `label` that are annotated, counted from 0
+    in the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file
     by itself, not a folder that it is in.
     """
 
@@ -250,26 +250,26 @@ class Scan:
 class DatasetSpec(Spec):
     """A root on disk -> scans with patient, modality and label.
 
-    For your own `scans`: `ssmtl_toolkit.data.finding` lists all that some reader is meant for below a folder.
+    For your own `scans`: `ssmtl_toolkit.data.finding` lists everything below a folder that some reader can read.
     """
 
     kind: ClassVar[str] = "dataset"
 
     @abstractmethod
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
-        """List the scans in a fixed order. `cache` is a folder for what must be made first;
-        `readers.can_read(path)` tells whether some installed reader is meant for a file.
+        """List the scans in a fixed order. `cache` is a folder for what must be created first;
+        `readers.can_read(path)` tells whether some installed reader can read a file.
 
         Raises:
             DataError: the root is missing or holds no scan.
         """
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name the label classes, background left out: for each the values that it has in the label files, the first of
-        them the one to write. Empty where the dataset does not say.
+        """Name the label classes without background: for each the values that it has in the label files, the first of
+        them the one to write. Empty if the dataset does not define them.
 
         Raises:
-            DataError: the file that says so cannot be understood.
+            DataError: the file that defines them cannot be understood.
         """
         return {}
 

@@ -18,7 +18,7 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 def split(text: str) -> tuple[str, str]:
-    """Part `name:options` into its name and the text of its options ("" where there are none)."""
+    """Split `name:options` into its name and the text of its options ("" if there are none)."""
     name, _, options = text.partition(":")
     return name.strip(), options
 
@@ -26,8 +26,8 @@ def split(text: str) -> tuple[str, str]:
 def read_options(text: str) -> tuple[list[Any], dict[str, Any]]:
     """Read `value,key=value,…` into positional values and named ones.
 
-    A value is a word, or JSON where it starts with a quote or a bracket (so a path with a comma is quoted).
-    Words stay strings but for true, false and none: the spec's own types decide what `5` is.
+    A value is a word, or JSON if it starts with a quote or a bracket (so a path with a comma is quoted).
+    Words stay strings except true, false and none: the spec's own types decide what `5` is.
 
     Raises:
         UsageError: a key is given twice, a quote is not closed, or a value is not JSON.
@@ -52,7 +52,7 @@ def write_options(named: Iterable[tuple[str | None, Any]]) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """Split at the commas that stand outside quotes and brackets."""
+    """Split at the commas outside quotes and brackets."""
     pieces, start, depth, quoted, escaped = [], 0, 0, False, False
     for i, char in enumerate(text):
         if quoted:
@@ -108,9 +108,9 @@ def shortened(lines: Iterable[str], most: int, what: str = "") -> list[str]:
     """Return the lines; of more than `most` the first ones, and how many are not shown.
 
     Args:
-        lines: what is told, a line each.
+        lines: messages, a line each.
         most: how many are shown.
-        what: is put behind the last line, such as " such notes, all in summary.json".
+        what: is appended to the last line, such as " such notes, all in summary.json".
 
     >>> shortened("abcde", 3, " letters")
     ['a', 'b', 'c', '… and 2 more letters']

@@ -51,7 +51,7 @@ def test_whatever_a_task_raises_in_forward_is_a_failed_run_that_names_it_and_the
         (("--task", "leaving_task:at=backward"), "the backward pass failed in step 1: SystemExit"),
         (("--balancer", "leaving_balancer:at=build"), "building balancer 'leaving_balancer:at=build' failed"),
         (("--balancer", "leaving_balancer"), "balancer 'leaving_balancer' failed in step 1"),
-        (("--balancer", "leaving_balancer:at=updated,how=click"), "told of step 1, failed: Exit"),
+        (("--balancer", "leaving_balancer:at=updated,how=click"), "updated after step 1, failed: Exit"),
         (("--backbone", "leaving_backbone:at=build"), "building backbone 'leaving_backbone:at=build' failed"),
         (("--backbone", "leaving_backbone:how=keyboard"), "leaving_backbone:how=keyboard' failed: KeyboardInterrupt"),
         (("--backbone", "leaving_backbone:at=later"), "backbone 'leaving_backbone:at=later' failed in step 2"),

@@ -1,4 +1,4 @@
-"""Plugins: found by entry point, described from their specs, and a broken one does not take the others with it."""
+"""Plugins: found by entry point, described from their specs, and a broken one does not disable the others."""
 
 import json
 import subprocess
@@ -143,7 +143,7 @@ def test_each_hook_says_what_it_is_for_and_which_kind_of_spec_it_returns():
 
 
 class PaletteSpec(Spec):
-    """A kind of part that there is not."""
+    """A kind of part that does not exist."""
 
     kind = "palette"
 

@@ -170,8 +170,8 @@ def test_json_is_alone_on_stdout(ssmtl):
         ("ab\n", "lower case"),
         ("../ab", "lower case"),
         ("übung", "lower case"),
-        ("class", "a word of Python"),
-        ("none", "a word of Python"),
+        ("class", "a Python keyword"),
+        ("none", "a Python keyword"),
         ("json", "standard library"),
         ("torch", "installed package"),
         ("ssmtl-toolkit", "installed package"),
@@ -195,7 +195,7 @@ def test_a_name_is_taken_only_by_a_part_of_its_kind():
     names = {kind: name for kind, name in registry().entries if "_" in name}
     kind, name = next(iter(names.items()))
     other = next(k for k in NAMES if (k, name) not in registry().entries)
-    with pytest.raises(UsageError, match="already; choose another name"):
+    with pytest.raises(UsageError, match="is already the .*; choose another name"):
         check_name(name.replace("_", "-"), kind)
     check_name(name.replace("_", "-"), other)
 
@@ -207,7 +207,7 @@ def test_what_is_there_is_never_overwritten(ssmtl, tmp_path):
     for name in ("a-folder", "a-file", "a-link"):
         done = ssmtl("plugins", "new", name, "--kind", "head")
         assert done.returncode == 2
-        assert f"{name}: is there already; choose another name or --out" in done.stderr
+        assert f"{name}: already exists; choose another name or --out" in done.stderr
     assert {file.name for file in tmp_path.rglob("*")} == {"a-folder", "a-file", "a-link"}
     assert (tmp_path / "a-file").read_text() == "mine"
 
@@ -215,7 +215,7 @@ def test_what_is_there_is_never_overwritten(ssmtl, tmp_path):
 def test_a_folder_that_is_missing_is_told(ssmtl, tmp_path):
     done = ssmtl("plugins", "new", "slice-order", "--kind", "head", "--out", "nowhere")
     assert done.returncode == 2
-    assert "nowhere: no such folder; make it, or choose another --out" in done.stderr
+    assert "nowhere: no such folder; create it, or choose another --out" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

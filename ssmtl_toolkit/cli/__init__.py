@@ -61,7 +61,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand. Code below it that raises what ends a process has failed: click would take it as done."""
+        """Run the subcommand. Code that raises what ends a process has failed; click would take it for success."""
         try:
             return super().invoke(ctx)
         except BaseException as error:
@@ -92,14 +92,14 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Run the command line; errors of ours become one message on stderr and an exit code."""
-    given = sys.argv[1:] if args is None else args
+    arguments = sys.argv[1:] if args is None else args
     global debug
-    debug = "--debug" in given
-    if debug:  # before or behind the subcommand alike
-        given = [arg for arg in given if arg != "--debug"]
+    debug = "--debug" in arguments
+    if debug:  # before or after the subcommand
+        arguments = [arg for arg in arguments if arg != "--debug"]
     try:
         with _telling_ctrl_c():
-            code = cli.main(args=given, prog_name="ssmtl", standalone_mode=False)
+            code = cli.main(args=arguments, prog_name="ssmtl", standalone_mode=False)
             sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         _leave("interrupted, nothing more was saved", 130)
@@ -125,9 +125,9 @@ def main(args: list[str] | None = None) -> Any:
 
 @contextmanager
 def _telling_ctrl_c() -> Iterator[None]:
-    """Meanwhile a Ctrl-C can be told apart from a KeyboardInterrupt that a plugin raises."""
-    own = threading.current_thread() is threading.main_thread()
-    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """Meanwhile, make a Ctrl-C distinguishable from a KeyboardInterrupt that a plugin raises."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, ctrl_c)

@@ -1,4 +1,4 @@
-"""`ssmtl plugins check`: whether a part keeps what the toolkit builds on."""
+"""`ssmtl plugins check`: whether a part meets its contract."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @click.command("check", cls=OnceCommand)
 @click.argument("name")
 @click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
-@click.option("--only", metavar="WORDS", help="Only the checks whose titles hold these words.")
+@click.option("--only", metavar="WORDS", help="Only the checks whose titles contain these words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(name: str, example: Path | None, only: str | None, as_json: bool) -> None:
-    """Check that the part NAME keeps its contract.
+    """Check that the part NAME meets its contract.
 
-    Tried are its text, losses, gradients, masks, resuming, several processes …
+    The checks cover its text, losses, gradients, masks, resuming, several processes …
 
     \b
       ssmtl plugins check slice_siam
@@ -39,33 +39,33 @@ def command(name: str, example: Path | None, only: str | None, as_json: bool) ->
         raise UsageError(f"{example}: no such file or folder; check --example")
     console = stderr()
     rows = []
-    found = testing.cases(name, example=example)
-    if example is not None and not any(case.spec.kind == "reader" for case in found):
+    cases = testing.cases(name, example=example)
+    if example is not None and not any(case.spec.kind == "reader" for case in cases):
         raise UsageError(
-            f"--example is for readers; a dataset is tried where it lies, as in {name.partition(':')[0]}:DIR"
+            f"--example is for readers; a dataset is checked in its own folder, as in {name.partition(':')[0]}:DIR"
         )
-    found = [case for case in found if only is None or only.lower() in case.check.title.lower()]
-    if not found:
+    cases = [case for case in cases if only is None or only.lower() in case.check.title.lower()]
+    if not cases:
         raise UsageError(f"--only {only!r}: no check of {name!r} has these words in its title")
-    said: set[str] = set()
-    for case in found:
+    reported: set[str] = set()
+    for case in cases:
         rows.append(_checked(case))
         problem = rows[-1]["problem"]
         if not as_json:
             click.echo(f"{'BROKEN' if problem else 'ok    '}  {case.check.title}")
             if problem:
-                click.echo(f"        {'the same' if problem in said else problem}")
-        said.add(problem)
+                click.echo(f"        {'the same' if problem in reported else problem}")
+        reported.add(problem)
     failed = sum(not row["passed"] for row in rows)
     if as_json:
         print_json({"checks": rows, "passed": len(rows) - failed, "failed": failed})
-    for part in dict.fromkeys(f"{case.spec.kind} {case.spec}" for case in found):
-        own = [row for row in rows if row["part"] == part]
-        broken = sum(not row["passed"] for row in own)
-        console.print(f"{part} {f'fails {broken} of' if broken else 'keeps all'} {len(own)} checks")
+    for part in dict.fromkeys(f"{case.spec.kind} {case.spec}" for case in cases):
+        part_rows = [row for row in rows if row["part"] == part]
+        broken = sum(not row["passed"] for row in part_rows)
+        console.print(f"{part} {f'fails {broken} of' if broken else 'passes all'} {len(part_rows)} checks")
     for kind, todo in (("reader", "a file: --example PATH"), ("dataset", f"scans: {name.partition(':')[0]}:DIR")):
-        if wanting := _wanting(found, kind):
-            console.print(f"note: {wanting} checks need {todo}")
+        if skipped := _wanting(cases, kind):
+            console.print(f"note: {skipped} checks need {todo}")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -84,9 +84,9 @@ def _checked(case: Case) -> dict[str, Any]:
     return {"part": part, "check": case.check.title, "passed": not problem, "problem": problem}
 
 
-def _wanting(found: list[Case], kind: str) -> int:
-    """How many checks of a part of this kind were left out for want of an example."""
+def _wanting(cases: list[Case], kind: str) -> int:
+    """How many checks of a part of this kind were skipped because no example is given."""
     from ssmtl_toolkit.testing.case import all_checks
 
-    specs = {str(case.spec): case.spec for case in found if case.spec.kind == kind and case.example is None}.values()
+    specs = {str(case.spec): case.spec for case in cases if case.spec.kind == kind and case.example is None}.values()
     return sum(rule.needs_example and isinstance(spec, rule.kind) for spec in specs for rule in all_checks())

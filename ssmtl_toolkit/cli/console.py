@@ -1,4 +1,4 @@
-"""What a person sees: progress and tables on stderr, results on stdout, texts of users never read as markup."""
+"""What a person sees: progress and tables on stderr, results on stdout; texts of users are never read as markup."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def print_json(content: Any) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A plain table; cells are never markup."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*[_plain(cell) for cell in row])
-    return made
+        grid.add_row(*[_plain(cell) for cell in row])
+    return grid
 
 
 def _plain(cell: str) -> Any:
@@ -52,7 +52,7 @@ def _plain(cell: str) -> Any:
 
 
 def print_table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table; one that is too wide in several below each other, so that no number is broken over lines."""
+    """Print a table; one that is too wide is split into several, so that no number is broken over lines."""
     width = [max(cell_len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
     width[0] = min(width[0], console.width // 3)  # longer names are folded
     block = [0]
@@ -70,7 +70,7 @@ def _chosen(block: list[int], columns: list[str], rows: list[list[str]]) -> tupl
 
 
 class RichProgress(engine_progress.Progress):
-    """Bars on a terminal; where there is none, a line now and then."""
+    """Bars on a terminal; elsewhere, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -111,7 +111,7 @@ class RichProgress(engine_progress.Progress):
             self.console.print(f"step {step}/{self._steps}  {speed:.0f} images/s  {losses}")
 
     def _tenth(self, step: int) -> bool:
-        """Whether a tenth of the steps went by since the last line."""
+        """Whether a tenth of the steps has passed since the last line."""
         now = 10 * step // max(self._steps, 1)
         later = now != self._shown
         self._shown = now
@@ -141,13 +141,13 @@ class RichProgress(engine_progress.Progress):
 
 @contextlib.contextmanager
 def reporting(to_a_person: bool = True) -> Iterator[tuple[Console, engine_progress.Progress]]:
-    """Show the progress of what is done inside on stderr; the bars are taken away at its end, however it ends.
+    """Show the progress of the block on stderr; the bars are removed when it ends, however it ends.
 
     Args:
-        to_a_person: without, nothing is shown: of several processes only the first reports.
+        to_a_person: if false, nothing is shown: of several processes only the first reports.
 
     Yields:
-        The console on stderr, and the progress to hand on.
+        The console on stderr, and the progress to pass on.
     """
     _replace_unprintable()
     console = stderr()

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @runtime_checkable
 class Writable(Protocol):
-    """A dataset that is made up, and whose scans and labels can be written to a folder."""
+    """A synthetic dataset whose scans and labels can be written to a folder."""
 
     def write(self, out: Path) -> Sequence[Path]:
         """Write to `out/images` and `out/labels`; return the images."""
@@ -26,7 +26,7 @@ class Writable(Protocol):
 
 @click.group("data", cls=OnceGroup)
 def command() -> None:
-    """`ssmtl run` and `ssmtl finetune` need neither: they have the phantom, and draw a split of their own."""
+    """`ssmtl run` and `ssmtl finetune` need neither: they use the phantom by default, and draw their own split."""
 
 
 @command.command("phantom")
@@ -35,7 +35,7 @@ def command() -> None:
 @click.option("--modality", type=click.Choice(["ct", "mri"]), default="ct", show_default=True, help="CT or MRI.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other patients.")
 def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
-    """Write made-up scans with labels, as NIfTI.
+    """Write synthetic scans with labels, as NIfTI.
 
     They are CT of the chest or MRI of the heart, in OUT/images; their labels are in OUT/labels.
     """
@@ -81,7 +81,7 @@ def split(
     """Split the labelled scans of DATA by patient.
 
     The patients of train, validation and test are written to a file:
-    `ssmtl run --without FILE` leaves validation and test patients out; `ssmtl finetune --split FILE` uses the parts.
+    `ssmtl run --without FILE` skips validation and test patients; `ssmtl finetune --split FILE` uses the parts.
     """
     from ssmtl_toolkit.cli.console import stderr
     from ssmtl_toolkit.config import check_pattern
@@ -94,21 +94,22 @@ def split(
         raise UsageError(f"{out}: already exists; choose another --out")
     if patient is not None:
         check_pattern(patient)
-    listed = list_scans(registry().dataset(data), cache or default_cache())
-    scans, notes = splitting.with_patients([scan for scan in listed if scan.label and not scan.unfit], patient)
+    all_scans = list_scans(registry().dataset(data), cache or default_cache())
+    scans, notes = splitting.with_patients([scan for scan in all_scans if scan.label and not scan.unfit], patient)
     if not scans:
-        unfit = [scan.unfit for scan in listed if scan.unfit]
+        unfit = [scan.unfit for scan in all_scans if scan.unfit]
         skipped = f"; {len(unfit)} skipped, such as {unfit[0]}" if unfit else ""
         raise DataError(
-            f"{data}: no scan there has a label; a folder needs images/ and labels/ with the same names{skipped}"
+            f"{data}: none of its scans has a label; a folder needs images/ and labels/ with the same names{skipped}"
         )
-    made = splitting.make(scans, test_scans, validation_scans, seed, patient)
-    write_json(out, made.to_json())
+    new_split = splitting.make(scans, test_scans, validation_scans, seed, patient)
+    write_json(out, new_split.to_json())
     console = stderr()
     for note in notes:
         console.print(f"note: {note}")
     parts = [
-        f"{part} {len(made.of(scans, part))} scans of {len(getattr(made, part))} patients" for part in splitting.PARTS
+        f"{part} {len(new_split.of(scans, part))} scans of {len(getattr(new_split, part))} patients"
+        for part in splitting.PARTS
     ]
     console.print("; ".join(parts))
     click.echo(out)

@@ -59,8 +59,8 @@ def _write(file: Path, result: dict[str, Any]) -> None:
             rows = csv.writer(stream)
             rows.writerow(["scan", "class", *_COLUMNS])
             for scan in result["scans"]:
-                for name, one in scan["classes"].items():
-                    rows.writerow([_inert(scan["name"]), _inert(name), *(one.get(column) for column in _COLUMNS)])
+                for name, values in scan["classes"].items():
+                    rows.writerow([_inert(scan["name"]), _inert(name), *(values.get(column) for column in _COLUMNS)])
     except OSError as error:
         raise SsmtlError(f"{file}: cannot be written ({error.strerror}); choose another --csv") from error
 
@@ -71,7 +71,7 @@ def _inert(text: str) -> str:
 
 
 def _report(result: dict[str, Any]) -> None:
-    """The scores of each class for a person, and their mean; they are the result, so on stdout."""
+    """Print the scores of each class and their mean; they are the result, so they go to stdout."""
     from ssmtl_toolkit.cli.console import print_table, stdout
 
     console = stdout()
@@ -79,8 +79,8 @@ def _report(result: dict[str, Any]) -> None:
     counts = {word: _counts(result, word) for word in ("undefined", "penalised")}
     shown = [word for word, numbers in counts.items() if any(numbers)]
     rows = []
-    for i, (name, one) in enumerate(result["classes"].items()):
-        scores = (m.number(one[m.key]) if m.pooled else m.spread(one[m.key]) for m in metrics)
+    for i, (name, values) in enumerate(result["classes"].items()):
+        scores = (m.number(values[m.key]) if m.pooled else m.spread(values[m.key]) for m in metrics)
         rows.append([name, *scores, *(str(counts[word][i] or "") for word in shown)])
     rows.append(["mean", *(m.number(result["mean"][m.key]) for m in metrics), *("" for _ in shown)])
     headings = [f"{m.heading} (pooled)" if m.pooled else m.heading for m in metrics]
@@ -92,7 +92,7 @@ def _report(result: dict[str, Any]) -> None:
 
 
 def _counts(result: dict[str, Any], word: str) -> list[int]:
-    """In how many scans each class is without score (`undefined`), or in one of truth and prediction only."""
+    """In how many scans each class has no score (`undefined`), or is in only one of truth and prediction."""
     if word == "undefined":
-        return [one["dice"]["undefined"] for one in result["classes"].values()]
+        return [values["dice"]["undefined"] for values in result["classes"].values()]
     return [sum(scan["classes"][name][word] for scan in result["scans"]) for name in result["classes"]]

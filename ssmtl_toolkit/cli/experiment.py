@@ -20,21 +20,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def row_option(*names: str, **how: Any) -> Callable[[F], F]:
-    """Decorate a command with an option that says which rows it does, and how."""
+    """Decorate a command with an option that says which rows to run, and how."""
     return click.option(*names, cls=Sectioned, section="Rows", **how)
 
 
 def shared_options(function: F) -> F:
     """What `experiment` and `reproduce` have in common."""
-    data, settings = "Labelled scans: a folder, or a dataset by name.", "E.g. pretrain.batch_size=8; repeat it."
+    data, settings = "Labelled scans: a folder, or a dataset by name.", "E.g. pretrain.batch_size=8; repeatable."
     for option in (
         json_option,
         cache_option,
         path_option("--out", help="Folder for runs and tables.  [default: in runs/]"),
         row_option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=settings),
         row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
-        row_option("--quick", is_flag=True, help="Small and short, as the file's table [quick] says."),
-        row_option("--row", "rows", multiple=True, metavar="NAME", help="Do this row only; repeat it."),
+        row_option("--quick", is_flag=True, help="Small and short, as defined in the file's table [quick]."),
+        row_option("--row", "rows", multiple=True, metavar="NAME", help="Run this row only; repeatable."),
         click.option("--data", metavar="SPEC", cls=Sectioned, section="Data", help=data),
     ):
         function = option(function)
@@ -61,14 +61,14 @@ def read_as_asked(
     file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]
 ) -> ResolvedExperiment:
     """Read an experiment as the shared options say."""
-    given = dict(map(_setting, settings))
-    if len(given) < len(settings):
-        raise UsageError("--set: one key is given twice, and only its last value would count; give each key once")
-    return read_experiment(file, data, quick=quick, seeds=seeds, settings=given)
+    overrides = dict(map(_setting, settings))
+    if len(overrides) < len(settings):
+        raise UsageError("--set: a key is given twice, and only its last value would count; give each key once")
+    return read_experiment(file, data, quick=quick, seeds=seeds, settings=overrides)
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """Read KEY=VALUE; the value as TOML, or as the text that it is."""
+    """Read KEY=VALUE; the value as TOML, or else as plain text."""
     key, equals, value = text.partition("=")
     if not (equals and all(key.split("."))):
         raise UsageError(f"--set {text!r}: write KEY=VALUE, such as pretrain.epochs=10")
@@ -81,7 +81,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def run_experiments(
     experiments: Sequence[ResolvedExperiment], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool
 ) -> None:
-    """Do experiments one after another in one folder, and show their tables."""
+    """Run experiments one after another in one folder, and show their tables."""
     launch()
     from ssmtl_toolkit.cli.console import print_json, reporting, stderr
     from ssmtl_toolkit.experiments.execution import RowsFailedError, experiment  # torch is imported from here on
@@ -95,7 +95,7 @@ def run_experiments(
                     summaries.append(experiment(resolved, out=out, rows=rows, cache=cache, progress=progress).summary)
             except InterruptedRunError:
                 raise
-            except SsmtlError as error:  # the other tables are done all the same
+            except SsmtlError as error:  # the other tables are still done
                 failed.append(error)
                 if isinstance(error, RowsFailedError):
                     summaries.append(error.summary)

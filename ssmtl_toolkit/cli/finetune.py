@@ -25,7 +25,7 @@ from ssmtl_toolkit.runtime.folder import FINETUNE
 def command(
     file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
 ) -> None:
-    """Without --from the network is trained from scratch. Scores are those of patients that were held out.
+    """Without --from the network is trained from scratch. Scores are those of held-out patients.
 
     \b
       ssmtl finetune --from runs/first --data labelled/ --baseline scratch
@@ -34,7 +34,7 @@ def command(
       ssmtl finetune --data labelled/ --backbone unet    # from scratch
     """
     if resume and (out or file):
-        raise UsageError("--resume continues in its own folder with its own options; leave out --out and --config")
+        raise UsageError("--resume continues in its own folder with its own options; omit --out and --config")
     source = resumed(resume, FINETUNE) if resume else file
     config = read_options(FinetuneConfig, source, flags)
     with explain_missing_plugin(source):
@@ -62,7 +62,7 @@ def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: boo
 
 
 def _report(console: Any, summary: dict[str, Any]) -> None:
-    """The scores of each arm, and what pre-training gave."""
+    """The scores of each arm, and the gain from pre-training."""
     from ssmtl_toolkit.cli.console import print_table
 
     arms = summary["arms"]
@@ -84,20 +84,20 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
 
 
 def _score_rows(arms: dict[str, Any], metrics: Sequence[Metric]) -> list[list[str]]:
-    """A row for each arm, below it one for each class or for the input."""
+    """A row for each arm, followed by one for each class or for the input."""
     rows = []
-    for arm, found in arms.items():
-        classes = found.get("classes", {})
-        rows.append([f"{arm}, mean" if classes else arm, *(m.spread(found[m.key]) for m in metrics)])
+    for arm, scores in arms.items():
+        classes = scores.get("classes", {})
+        rows.append([f"{arm}, mean" if classes else arm, *(m.spread(scores[m.key]) for m in metrics)])
         for label, values in classes.items():
             rows.append([f"  {label}", *(m.spread(values[m.key]) for m in metrics)])
-        if "noisy" in found:
-            rows.append(["  noisy input", *(m.number(found["noisy"].get(m.key)) for m in metrics)])
+        if "noisy" in scores:
+            rows.append(["  noisy input", *(m.number(scores["noisy"].get(m.key)) for m in metrics)])
     return rows
 
 
 def _difference_table(difference: dict[str, Any], metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of what pre-training gave, a row for each metric."""
+    """Headings and rows of the gain from pre-training, a row for each metric."""
     headings = ["pretrained - scratch", "difference"]
     rows = [[m.heading, m.difference(difference[m.key])] for m in metrics]
     intervals = [difference[m.key]["ci95"] for m in metrics]
@@ -112,15 +112,17 @@ def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
     from ssmtl_toolkit.evaluation.statistics import LEAST_REPETITIONS
 
     lines = []
-    for key, found in difference.items():
-        if over := found.get("over_patients"):
+    for key, values in difference.items():
+        if over := values.get("over_patients"):
             metric = METRICS[key]
-            sure = f"95 % CI {metric.interval(over['ci95'])}" if over["ci95"] else "too few patients for an interval"
+            interval = (
+                f"95 % CI {metric.interval(over['ci95'])}" if over["ci95"] else "too few patients for an interval"
+            )
             mean = metric.number(over["mean"], sign=True)
-            lines.append(f"{metric.heading} difference over {over['n']} test patients: {mean}, {sure}")
+            lines.append(f"{metric.heading} difference over {over['n']} test patients: {mean}, {interval}")
     if difference and repetitions < LEAST_REPETITIONS:
         lines.append(
-            f"{repetitions} repetitions give no interval; add some by --resume and --seeds {LEAST_REPETITIONS}"
+            f"{repetitions} repetitions give no interval; add some with --resume and --seeds {LEAST_REPETITIONS}"
         )
     return lines
 

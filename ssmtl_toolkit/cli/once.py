@@ -13,7 +13,7 @@ _INSTEAD = {"data": "; to join folders, list their scans in a manifest (.csv or 
 
 
 class OnceCommand(click.Command):
-    """A command whose options may be given once, unless they are declared as repeatable."""
+    """A command whose options may be given once, unless they are declared repeatable."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:

@@ -22,9 +22,9 @@ C = TypeVar("C", bound=Config)
 
 
 def options_of(config: type[Config], names: dict[str, str]) -> Callable[[F], F]:
-    """Decorate a command with an option for each field; `names` gives those that have another name there.
+    """Decorate a command with an option for each field; `names` gives those with another name on the command line.
 
-    Options that are not given reach the command as None (or an empty tuple), so that a file's value can stand.
+    Options that are not given reach the command as None (or an empty tuple), so that a file's value is kept.
     """
 
     def decorate(function: F) -> F:
@@ -91,11 +91,11 @@ def path_option(*names: str, **how: Any) -> Callable[[F], F]:
 
 
 cache_option = path_option("--cache", help="Folder for prepared slices.  [default: user's cache]")
-config_option = path_option("--config", "file", help="TOML file with options; flags win over it.")
+config_option = path_option("--config", "file", help="TOML file with options; flags override it.")
 
 
 def folder_options(default: str) -> Callable[[F], F]:
-    """Decorate a command that trains in a folder; `default` is how that is named."""
+    """Decorate a command that trains in a folder; `default` says how the folder is named."""
 
     def decorate(function: F) -> F:
         for option in (
@@ -117,29 +117,29 @@ def json_option(function: F) -> F:
 
 
 def read_options(config: type[C], file: Path | None, flags: dict[str, Any]) -> C:
-    """Options from a TOML file, checked by themselves, with the flags over them.
+    """Options from a TOML file, validated on their own, overridden by the flags.
 
     Raises:
         UsageError: the file or an option is wrong.
     """
     written = config.read(file) if file else {}
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    written = {name: value for name, value in written.items() if not config.gives_way(name, given)}
+    from_flags = {name: value for name, value in flags.items() if value is not None and value != ()}
+    written = {name: value for name, value in written.items() if not config.gives_way(name, from_flags)}
     config.of(written, str(file))
-    return config.of({**written, **given})
+    return config.of({**written, **from_flags})
 
 
 def resumed(folder: Path, config: str) -> Path:
-    """The file with the options of the run or fine-tuning to resume, known by its name.
+    """The file with the options of the run or fine-tuning to resume; its name is `config`.
 
     Raises:
-        UsageError: it is not there, or cannot be looked at.
+        UsageError: it does not exist, or cannot be accessed.
     """
     try:
-        there = (folder / config).is_file()
+        exists = (folder / config).is_file()
     except OSError:  # a name that is too long, a folder without permission
-        there = False
-    if not there:
+        exists = False
+    if not exists:
         raise UsageError(
             f"{printable(folder)}: there is no run to resume (no {config}); give the folder of an earlier run"
         )

@@ -16,7 +16,7 @@ from ssmtl_toolkit.text import did_you_mean
 
 @click.group("plugins", cls=OnceGroup)
 def command() -> None:
-    """NAME is one of those that `ssmtl plugins list` shows."""
+    """NAME is one of the names that `ssmtl plugins list` shows."""
 
 
 command.add_command(check)
@@ -28,10 +28,10 @@ def list_(as_json: bool) -> None:
     """List all specs by kind, and the plugins that could not be loaded."""
     from ssmtl_toolkit.cli.console import print_json, stderr, table
 
-    found = registry()
+    plugins = registry()
     order = [kind.kind for kind in HOOKS.values()]
-    rows = sorted((_row(entry) for entry in found.entries.values()), key=lambda row: order.index(row["kind"]))
-    broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in found.broken]
+    rows = sorted((_row(entry) for entry in plugins.entries.values()), key=lambda row: order.index(row["kind"]))
+    broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in plugins.broken]
     if as_json:
         print_json({"specs": rows, "broken": broken})
         return
@@ -58,8 +58,8 @@ def show(name: str, as_json: bool) -> None:
 
     from ssmtl_toolkit.cli.console import print_json, table
 
-    found = registry()
-    entries = _find(found, name)
+    plugins = registry()
+    entries = _find(plugins, name)
     shown = [{**_row(entry), "options": _options(entry)} for entry in entries]
     if as_json:
         print_json({"specs": shown})
@@ -71,13 +71,13 @@ def show(name: str, as_json: bool) -> None:
         console.print(table("", ["option", "type", "bounds", "default", "help"], options) if options else "no options")
 
 
-@command.command("new", short_help="Write a plugin package that works, to start from.")
+@command.command("new", short_help="Write a working plugin package to start from.")
 @click.argument("name")
 @click.option("--kind", type=click.Choice([kind.kind for kind in HOOKS.values()]), required=True, help="What it adds.")
-@click.option("--out", type=click.Path(path_type=Path), default=".", help="Where to make the folder NAME.")
+@click.option("--out", type=click.Path(path_type=Path), default=".", help="Where to create the folder NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def new(name: str, kind: str, out: Path, as_json: bool) -> None:
-    """Write a plugin package NAME to start from: a small part that works, with its tests.
+    """Write a plugin package NAME to start from: a small working part, with its tests.
 
     \b
       ssmtl plugins new slice-order --kind task
@@ -95,10 +95,10 @@ def new(name: str, kind: str, out: Path, as_json: bool) -> None:
     stderr().print("\n".join(["next:", *(f"  {line}" for line in written.commands)]))
 
 
-def _find(found: Registry, name: str) -> list[Entry]:
-    entries = [entry for (_, n), entry in found.entries.items() if n == name]
+def _find(plugins: Registry, name: str) -> list[Entry]:
+    entries = [entry for (_, n), entry in plugins.entries.items() if n == name]
     if not entries:
-        known = [n for _, n in found.entries]
+        known = [n for _, n in plugins.entries]
         raise UsageError(f"no plugin part named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
     return entries
 

@@ -76,4 +76,4 @@ def _in_words(result: Predicted, config: PredictConfig) -> str:
         words += f" -> {printable(result)} ({', '.join(['predictions', *kinds])})"
     if result.slices:
         words += f", {result.slices} slices, {1000 * result.seconds / result.slices:.1f} ms a slice"
-    return words + (f", {len(result.skipped)} left out" if result.skipped else "")
+    return words + (f", {len(result.skipped)} skipped" if result.skipped else "")

@@ -18,18 +18,18 @@ TABLES = Path(__file__).parents[1] / "experiments" / "paper"
 
 @click.command("reproduce", cls=OnceCommand)
 @click.argument("names", nargs=-1, metavar="[TABLE]... | all")
-@row_option("--list", "listed", is_flag=True, help="List the tables and their rows.")
+@row_option("--list", "list_only", is_flag=True, help="List the tables and their rows.")
 @shared_options
 def command(
     names: Sequence[str],
-    listed: bool,
+    list_only: bool,
     out: Path | None,
     rows: Sequence[str],
     cache: Path | None,
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Every row is pre-trained, fine-tuned and tested; what rows and tables share is done once.
+    """Every row is pre-trained, fine-tuned and tested; work shared by rows and tables is done once.
 
     Rerun the command to resume; processes given the same --out, each on its GPU, share the work.
 
@@ -42,8 +42,8 @@ def command(
     wrong = next((name for name in names if name not in known and name != "all"), None)
     if wrong is not None:
         raise UsageError(f"no table {wrong!r}{did_you_mean(wrong, known)} (known: {', '.join(known)}, all)")
-    chosen = list(known) if "all" in names or (listed and not names) else list(dict.fromkeys(names))
-    if listed:
+    chosen = list(known) if "all" in names or (list_only and not names) else list(dict.fromkeys(names))
+    if list_only:
         _list([known[name] for name in chosen], as_json, how)
         return
     if not chosen:
@@ -51,7 +51,7 @@ def command(
     if how["data"] is None:
         raise UsageError("--data is needed: mmwhs:DIR for the paper's own, phantom, or a folder of labelled scans")
     if rows and len(chosen) > 1:
-        raise UsageError("--row is of one table; give one")
+        raise UsageError("--row belongs to one table; give only that table")
     experiments = [read_as_asked(known[name], **how) for name in chosen]
     folder = out or Path("runs") / ("reproduce-quick" if how["quick"] else "reproduce")
     run_experiments(experiments, folder, rows, cache, as_json)

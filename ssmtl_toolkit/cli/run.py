@@ -64,7 +64,7 @@ def _run(
         except InterruptedRunError as error:
             if first:
                 raise
-            raise click.exceptions.Exit(error.exit_code) from None  # the first process has said it
+            raise click.exceptions.Exit(error.exit_code) from None  # the first process has reported it
     if first and as_json:
         print_json(summary)
     elif first:
@@ -76,7 +76,7 @@ def _run(
 def _configure(file: Path | None, out: Path | None, resume: Path | None, flags: dict[str, Any]) -> ResolvedRun:
     """Options from the file or the resumed run, and the flags over them."""
     if resume and (out or file):
-        raise UsageError("--resume continues in its own folder with its own options; leave out --out and --config")
+        raise UsageError("--resume continues in its own folder with its own options; omit --out and --config")
     source = resumed(resume, CONFIG) if resume else file
     config = read_options(RunConfig, source, flags)
     with explain_missing_plugin(source):
@@ -87,7 +87,7 @@ def _announce(console: Any, config: ResolvedRun) -> None:
     name = config.data.name
     console.print(
         f"data      {config.data}"
-        + (" (the embedded phantom, made at first use; --data DIR for your own)" if name == "phantom" else "")
+        + (" (the embedded phantom, created on first use; --data DIR for your own)" if name == "phantom" else "")
     )
     console.print(f"backbone  {config.backbone}")
     console.print("tasks     " + "  ".join(str(task) for task in config.tasks))
@@ -96,7 +96,7 @@ def _announce(console: Any, config: ResolvedRun) -> None:
 
 
 def _report(console: Any, summary: dict[str, Any]) -> None:
-    """The end of a run for a person: what each task learned, what was left out, where it lies, what to do next."""
+    """The end of a run for a person: what each task learned, what was skipped, where the files are, what to do next."""
     from ssmtl_toolkit.cli.console import table
 
     rows = []
@@ -114,7 +114,7 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     console.print(
         f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "
         f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {used} scans"
-        + (f", {len(skipped)} left out:" if skipped else "")
+        + (f", {len(skipped)} skipped:" if skipped else "")
     )
     reasons = [i["reason"] if i["scan"] in i["reason"] else f"{i['scan']}: {i['reason']}" for i in skipped]
     for line in shortened(reasons, 10, f", all in {summary['run']}/{SUMMARY}"):

@@ -8,7 +8,7 @@ import click
 
 
 class Sectioned(click.Option):
-    """An option that stands under the heading `section` of its command's help."""
+    """An option listed under the heading `section` of its command's help."""
 
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -16,7 +16,7 @@ class Sectioned(click.Option):
 
 
 def write_summary(command: click.Command, formatter: click.HelpFormatter) -> None:
-    """Write what lists of commands say of a command that has a summary beside its docstring."""
+    """Write the summary that lists of commands show, if the command has one beside its docstring."""
     if command.short_help:
         formatter.write_paragraph()
         with formatter.indentation():

@@ -1,4 +1,4 @@
-"""What the configurations of all commands share: how options are checked, read, written, and what a change means."""
+"""What the configurations of all commands share: validating, reading and writing options, and what a change means."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
 
 class Role(Enum):
-    """What another value of an option means for work that has begun. It is marked beside the field.
+    """What changing an option means for work that has begun. It is marked beside the field.
 
-    Resuming accepts any change but that of NUMBERS. An experiment takes two runs for one when NUMBERS and EXTENT agree.
+    Resuming accepts any change but that of NUMBERS. An experiment treats two runs as one if NUMBERS and EXTENT agree.
     """
 
-    NUMBERS = "other numbers from the first step: another run (what an option without a mark is)"
+    NUMBERS = "other numbers from the first step: another run (the role of an option without a mark)"
     EXTENT = "how far it goes: its length, the scans and scores that count"
     REPETITIONS = "how many repetitions there are; each stays what it is"
-    PLACE = "where files lie; their contents are compared instead"
-    MACHINE = "on what it is computed, and how fast; equal but for rounding"
+    PLACE = "where files are; their contents are compared instead"
+    MACHINE = "what it is computed on, and how fast; equal except for rounding"
     RECORD = "what is logged, kept, shown or checked on the way"
 
 
 class Machine(BaseModel):
-    """On what a command computes."""
+    """What a command computes on."""
 
     precision: Literal["auto", "32", "bf16"] = Field(
-        "auto", description="Precision of the computation; auto: bf16 on a GPU that has it, 32 elsewhere."
+        "auto", description="Precision of the computation; auto: bf16 on a GPU that supports it, 32 elsewhere."
     )
     accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
 
@@ -54,7 +54,7 @@ class SurfaceScores(BaseModel):
 
 
 class Config(BaseModel):
-    """Options of one command, checked, with the way from and to TOML.
+    """Options of one command, validated; they are read from and written to TOML.
 
     Attributes:
         sections: headings of `--help`, each with the options below it; they are written to TOML in this order.
@@ -66,10 +66,10 @@ class Config(BaseModel):
 
     @field_validator("data", "backbone", "balancer", "head", mode="before", check_fields=False)
     @classmethod
-    def _spec_or_text(cls, given: Any) -> Any:
-        if not isinstance(given, str | Spec | None):
+    def _spec_or_text(cls, value: Any) -> Any:
+        if not isinstance(value, str | Spec | None):
             raise ValueError("expected a spec or its text, such as 'name:option=value'")
-        return given
+        return value
 
     @field_serializer("data", "backbone", "balancer", "head", check_fields=False)
     def _text(self, spec: Spec | str | None) -> str | None:
@@ -96,12 +96,12 @@ class Config(BaseModel):
 
     @classmethod
     def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
-        """Whether a file's value for this option says the same as one of the `flags` by another name."""
+        """Whether a file's value for this option means the same as one of the `flags` under another name."""
         return False
 
     @classmethod
     def default_text(cls, name: str) -> str:
-        """The default of an option as `--help` shows it; "": it has none, or its description says it."""
+        """The default of an option as `--help` shows it; "": it has none, or its description states it."""
         field = cls.model_fields[name]
         default = field.default
         if default is None or default is False or field.is_required():
@@ -146,7 +146,7 @@ class Config(BaseModel):
 
     @classmethod
     def role(cls, name: str) -> Role:
-        """What another value of this option means."""
+        """What changing this option means."""
         marks = [mark for mark in cls.model_fields[name].metadata if isinstance(mark, Role)]
         return marks[0] if marks else Role.NUMBERS
 
@@ -156,12 +156,12 @@ class Config(BaseModel):
         return {name: value for name, value in options.items() if self.role(name) in roles}
 
     def resolve(self) -> Config:
-        """Turn texts into specs and check that the options go together; a resolved configuration gives itself."""
+        """Turn texts into specs and check that the options go together; a resolved configuration returns itself."""
         return self
 
     def differences(self, before: Config) -> list[str]:
         """Name the options that differ from those of an earlier start and would give other numbers."""
-        with contextlib.suppress(UsageError):  # a spec that is not installed, from a notebook: its text stands for it
+        with contextlib.suppress(UsageError):  # a spec that is not installed, from a notebook: its text is compared
             before = before.resolve()
         now, then = self.of_roles(Role.NUMBERS), before.of_roles(Role.NUMBERS)
         return [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k in then and now[k] != then[k]]
@@ -169,7 +169,7 @@ class Config(BaseModel):
 
 @contextlib.contextmanager
 def explain_missing_plugin(file: Path | None) -> Iterator[None]:
-    """If the configuration in `file` cannot be resolved for want of a plugin that the file names, say which.
+    """If the configuration in `file` cannot be resolved because a plugin named in it is missing, say which.
 
     Raises:
         UsageError: as inside, or naming the distribution to install.
@@ -185,7 +185,9 @@ def explain_missing_plugin(file: Path | None) -> Iterator[None]:
             if not registry().has(kind, name)
         ]
         if missing:
-            raise UsageError(f"{file}: needs {' and '.join(missing)}, not installed here; install it by pip") from None
+            raise UsageError(
+                f"{file}: needs {' and '.join(missing)}, not installed here; install it with pip"
+            ) from None
         raise
 
 

@@ -21,5 +21,5 @@ class EvaluateConfig(Config, SurfaceScores):
     classes: str | None = Field(
         None, description="What the values mean: LV=500,RV=600,LA=420+421.  [default: see above]"
     )
-    ignore_value: int | None = Field(None, description="Label value that means: not annotated.")
+    ignore_value: int | None = Field(None, description="Label value that means 'not annotated'.")
     ignore_affine: bool = Field(False, description="Compare voxel by voxel although the affines differ.")

@@ -19,7 +19,7 @@ from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, check_needs
 class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
-    How slices are cut is taken over from the pre-training, but for what is set here.
+    Slices are cut as in the pre-training, except for what is set here.
     """
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -50,7 +50,7 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
     classes: str | None = Field(
         None, description="Label classes by name, e.g. LV=500,LA=420+421, or known ones: LV,RV.  [default: all]"
     )
-    ignore_value: int | None = Field(None, description="Label value that means: not annotated.")
+    ignore_value: int | None = Field(None, description="Label value that means 'not annotated'.")
     ignore_affine: bool = Field(
         False, description="Accept labels whose affine differs from the image's (match voxel by voxel)."
     )
@@ -58,10 +58,12 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
         None, description="Regex on scan names; its first group is the patient, e.g. '(.+)_E[DS]'."
     )
     split: Annotated[Path | None, Role.PLACE] = Field(
-        None, description="Take patients (and slices) from this file (of ssmtl data split)."
+        None, description="Take patients (and slices) from this file (from ssmtl data split)."
     )
-    train_scans: int | None = Field(None, ge=1, description="Draw so many labelled scans to train on.  [default: all]")
-    slices_per_scan: int | None = Field(None, ge=1, description="Draw so many slices of each.  [default: all]")
+    train_scans: int | None = Field(
+        None, ge=1, description="Number of labelled scans to draw for training.  [default: all]"
+    )
+    slices_per_scan: int | None = Field(None, ge=1, description="Number of slices to draw from each.  [default: all]")
     slices: Literal["foreground", "any"] = Field(
         "foreground", description="Draw from slices that show a class, or from all annotated ones."
     )
@@ -71,7 +73,7 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
     test_scans: int | None = Field(None, ge=1, description="Labelled scans held out for the test.  [default: a fifth]")
 
     steps: int = Field(500, ge=1, description="Optimizer steps; the maximum when stopping early.")
-    patience: int = Field(5, ge=1, description="Stop after so many validation checks without a gain.")
+    patience: int = Field(5, ge=1, description="Stop after this many validation checks without improvement.")
     check_every: int = Field(50, ge=1, description="Steps between validation checks.")
     batch_size: int = Field(16, ge=1, description="Slices per batch.")
     lr: float = Field(1e-3, gt=0, description="Learning rate of Adam, constant.")
@@ -81,7 +83,7 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
     clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
     freeze: Literal["none", "encoder", "backbone"] = Field("none", description="Which part to freeze.")
     min_transfer: float | None = Field(
-        None, ge=0, le=1, description="Least share of the backbone's parameters to load.  [default: the encoder]"
+        None, ge=0, le=1, description="Minimum share of the backbone's parameters to load.  [default: the encoder]"
     )
     baseline: Annotated[Literal["none", "scratch"], Role.REPETITIONS] = Field(
         "none", description="scratch: also train the twin without pre-training."
@@ -98,8 +100,8 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
 
     @field_validator("source", "split")
     @classmethod
-    def _absolute_path(cls, given: Path | None) -> Path | None:
-        return absolute(given)
+    def _absolute_path(cls, path: Path | None) -> Path | None:
+        return absolute(path)
 
     @classmethod
     def default_text(cls, name: str) -> str:
@@ -124,7 +126,7 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
 
 
 class ResolvedFinetune(FinetuneConfig):
-    """A configuration whose specs are objects that go together; `resolve` gives it back."""
+    """A configuration whose specs are objects that go together; `resolve` returns it."""
 
     data: Annotated[SerializeAsAny[DatasetSpec], Role.PLACE]
     head: SerializeAsAny[HeadSpec]
@@ -146,27 +148,27 @@ class ResolvedFinetune(FinetuneConfig):
         for option in ("test_scans", "validation_scans"):
             if self.split is not None and getattr(self, option):
                 flag = option.replace("_", "-")
-                raise UsageError(f"--{flag}: the parts are those of {self.split}; leave out --split or --{flag}")
+                raise UsageError(f"--{flag}: already set by {self.split}; omit --split or --{flag}")
         if self.patient is not None:
             check_pattern(self.patient)
         if self.head.output == "image" and self.classes is not None:
-            raise UsageError(f"head {self.head.name!r} uses no labels; leave out --classes")
+            raise UsageError(f"head {self.head.name!r} uses no labels; omit --classes")
 
     def _check_source(self) -> None:
         if self.source is None and self.baseline == "scratch":
-            raise UsageError("--baseline scratch needs a pre-training to compare with; give it by --from")
+            raise UsageError("--baseline scratch needs a pre-training to compare with; give one with --from")
         if self.source is None and self.freeze != "none":
             raise UsageError(f"--freeze {self.freeze}: without --from there are no pre-trained weights to keep")
         for part, frozen in (("encoder", {"encoder", "backbone"}), ("decoder", {"backbone"})):
             if self.freeze in frozen and getattr(self, f"{part}_lr") is not None:
-                raise UsageError(f"--{part}-lr: the {part} does not learn under --freeze {self.freeze}; leave one out")
+                raise UsageError(f"--{part}-lr: the {part} does not learn under --freeze {self.freeze}; omit one")
 
 
 def check_pattern(pattern: str) -> re.Pattern[str]:
     """Compile the regex that finds the patient in a scan's name.
 
     Raises:
-        UsageError: it is no regex.
+        UsageError: it is not a valid regex.
     """
     try:
         return re.compile(pattern)

@@ -70,7 +70,7 @@ class RunConfig(Config, Slicing, Machine):
     checkpoint_every: Annotated[int, Role.RECORD] = Field(500, ge=1, description="Steps between checkpoints.")
     keep: Annotated[int, Role.RECORD] = Field(2, ge=0, description="Number of checkpoints to keep; 0: all.")
     snapshot_every: Annotated[int | None, Role.EXTENT] = Field(
-        None, ge=1, description="Also save the backbone every so many epochs, in snapshots/."
+        None, ge=1, description="Epochs between copies of the backbone, kept in snapshots/."
     )
     log_every: Annotated[int, Role.RECORD] = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
     gradient_norms: Annotated[bool, Role.RECORD] = Field(
@@ -79,17 +79,17 @@ class RunConfig(Config, Slicing, Machine):
 
     @field_validator("tasks", mode="before")
     @classmethod
-    def _specs_or_texts(cls, given: Any) -> Any:
-        if not isinstance(given, list | tuple):
+    def _specs_or_texts(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
             raise ValueError("expected a list of specs")
-        for item in given:
+        for item in value:
             cls._spec_or_text(item)
-        return given
+        return value
 
     @field_validator("without")
     @classmethod
-    def _absolute_file(cls, given: Path | None) -> Path | None:
-        return absolute(given)
+    def _absolute_file(cls, file: Path | None) -> Path | None:
+        return absolute(file)
 
     @field_serializer("tasks")
     def _texts(self, specs: tuple[TaskSpec | str, ...]) -> list[str]:
@@ -104,12 +104,12 @@ class RunConfig(Config, Slicing, Machine):
         """
         config = super().of(options, origin)
         if config.steps is not None and "epochs" in options:
-            raise UsageError(f"{origin}: both epochs and steps are given; they say the same, give one")
+            raise UsageError(f"{origin}: both epochs and steps are given; they mean the same; give one")
         return config
 
     @classmethod
     def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
-        """Whether a file's value for this option says the same as one of the `flags` by another name."""
+        """Whether a file's value for this option means the same as one of the `flags` under another name."""
         same = {"epochs": "steps", "steps": "epochs"}
         return name in same and same[name] in flags and name not in flags
 
@@ -121,7 +121,7 @@ class RunConfig(Config, Slicing, Machine):
         return options
 
     def resolve(self) -> ResolvedRun:
-        """Turn texts into specs, check that they go together, and fill in what the dataset suggests.
+        """Turn texts into specs, check that they go together, and fill in the dataset's suggestions.
 
         Raises:
             UsageError: an unknown name, a wrong option, a task given twice, a need that is not met.
@@ -143,7 +143,7 @@ class RunConfig(Config, Slicing, Machine):
 
 
 class ResolvedRun(RunConfig):
-    """A configuration whose specs are objects that go together; `resolve` gives it back."""
+    """A configuration whose specs are objects that go together; `resolve` returns it."""
 
     data: Annotated[SerializeAsAny[DatasetSpec], Role.PLACE]
     backbone: SerializeAsAny[BackboneSpec]

@@ -45,11 +45,11 @@ def given_scans(given: Sequence[Slices], scans: Sequence[Scan]) -> list[list[Sca
     """The training scans of every repetition whose slices a split gives.
 
     Raises:
-        DataError: they are of a scan that is not there.
+        DataError: they belong to a scan that is not there.
     """
     known = {scan.name: scan for scan in scans}
     if unknown := [name for slices in given for name in slices if name not in known]:
-        raise DataError(f"its slices are of {unknown[0]!r}, which is no training scan here; check --split")
+        raise DataError(f"its slices belong to {unknown[0]!r}, which is not a training scan here; check --split")
     return [[known[name] for name in slices] for slices in given]
 
 
@@ -70,13 +70,13 @@ def given_slices(
 
 def _check_rows(name: str, rows: Sequence[int], contents: Mapping[str, SliceContents], file: str) -> None:
     if name not in contents:
-        raise DataError(f"{file}: its slices are of {name!r}, which is no training scan here")
+        raise DataError(f"{file}: its slices belong to {name!r}, which is not a training scan here")
     count = len(contents[name].annotated)
     for row in rows:
         if not 0 <= row < count:
             raise DataError(f"{file}: slice {row} of {name!r} does not exist, it has 0 to {count - 1}")
         if not contents[name].annotated[row]:
-            raise DataError(f"{file}: slice {row} of {name!r} is not annotated; leave it out")
+            raise DataError(f"{file}: slice {row} of {name!r} is not annotated; omit it")
 
 
 def store_rows(store: SliceStore, slices: Mapping[str, Sequence[int]]) -> NDArray[np.int64]:

@@ -59,8 +59,8 @@ def finetune(
         options: … any of `FinetuneConfig`'s options by name.
         out: the run folder; it must be new or empty, or hold the fine-tuning to resume.
         cache: folder for prepared slices; by default the user's cache directory.
-        resume: keep the repetitions in `out` that are finished, and go on with the others.
-        progress: is given what happens, to show it.
+        resume: keep the repetitions in `out` that are finished, and continue with the others.
+        progress: is notified of what happens, to show it.
 
     Raises:
         UsageError: the options are wrong or do not go together, or too little of the pre-training can be loaded.
@@ -92,7 +92,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
     _write(config, material.split, folder)
     if not material.test:
-        raise DataError("none of the test scans can be used; fix them, or choose others by --split")
+        raise DataError("none of the test scans can be used; fix them, or choose others with --split")
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)
@@ -113,7 +113,9 @@ def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> Backbo
         return registry().resolve(BackboneSpec, "unet")
     spec = pretrained.spec()
     if spec is None:
-        raise UsageError(f"{pretrained.file}: does not say what network its weights are of; give it by --backbone")
+        raise UsageError(
+            f"{pretrained.file}: does not record which network its weights belong to; give it with --backbone"
+        )
     return spec
 
 
@@ -125,7 +127,7 @@ def _surface(config: ResolvedFinetune) -> bool:
 
 
 def _write(config: ResolvedFinetune, split: Split, folder: Path) -> None:
-    with atomic_write(folder / FINETUNE) as temporary:  # first: by it a run that was killed is known
+    with atomic_write(folder / FINETUNE) as temporary:  # first: it identifies a run that was killed
         temporary.write_text(config.write(), encoding="utf-8")
     write_json(folder / SPLIT, split.to_json())
 
@@ -139,7 +141,7 @@ def _check_same(config: ResolvedFinetune, folder: Path) -> None:
 
 
 def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -> list[str]:
-    """Name those of source and split that do not hold what they held when the run began, wherever they lie now."""
+    """Name those of source and split whose content has changed since the run began, wherever they are now."""
     same = set()
     source = config.source and (config.source / BACKBONE if config.source.is_dir() else config.source)
     if source and source.is_file() and (folder / TRANSFER).is_file():

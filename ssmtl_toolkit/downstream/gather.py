@@ -39,7 +39,7 @@ class Material:
         training, validation, test: the scans that are used.
         contents: what their slices offer, by scan.
         skipped: scans that cannot be used, and why.
-        test_seen: how many test scans the pre-training has seen; None: it does not say.
+        test_seen: how many test scans the pre-training has seen; None if it does not record that.
     """
 
     split: Split
@@ -121,35 +121,35 @@ class Gathering:
         """The split that is given or was written, or a new one; its file; and the scans with their patients."""
         config = self.config
         file = written or config.split
-        given = Split.read(file) if file else None
-        pattern = config.patient if config.patient is not None or given is None else given.pattern
+        known = Split.read(file) if file else None
+        pattern = config.patient if config.patient is not None or known is None else known.pattern
         scans, notes = splits.with_patients(scans, pattern)
         for note in notes:
             self.progress.note(note)
-        if given is None or file is None:
-            made = splits.make(scans, config.test_scans, config.validation_scans, config.seed, pattern)
-            return made, None, scans
-        splits.check_known(given, scans, file)
-        if not given.test or not (given.train or given.slices):
-            raise DataError(f"{printable(file)}: names no {'train' if given.test else 'test'} patients; add them")
-        if file == written and len(given.slices) < len(self.seeds):  # repetitions were added
-            given = replace(given, slices=Split.read(config.split).slices if config.split else ())
-        return given, file, scans
+        if known is None or file is None:
+            new_split = splits.make(scans, config.test_scans, config.validation_scans, config.seed, pattern)
+            return new_split, None, scans
+        splits.check_known(known, scans, file)
+        if not known.test or not (known.train or known.slices):
+            raise DataError(f"{printable(file)}: names no {'train' if known.test else 'test'} patients; add them")
+        if file == written and len(known.slices) < len(self.seeds):  # repetitions were added
+            known = replace(known, slices=Split.read(config.split).slices if config.split else ())
+        return known, file, scans
 
     def _training_scans(self, split: Split, scans: list[Scan]) -> list[list[Scan]]:
         """The training scans of every repetition: those of the given slices, or drawn."""
         if split.slices:
             return drawing.given_scans(self._given(split), scans)
         if (wanted := self.config.train_scans or 0) > len(scans):
-            self.progress.note(f"--train-scans {wanted}: there are {len(scans)}, all of them are taken")
+            self.progress.note(f"--train-scans {wanted}: there are only {len(scans)}, all of them are used")
         return [drawing.draw_scans(self.config, scans, seed) for seed in self.seeds]
 
     def _given(self, split: Split) -> list[Slices]:
-        """The given slices of every repetition; they begin again if there are more repetitions."""
+        """The given slices of every repetition; they are reused in turn if there are more repetitions."""
         return [split.slices[i % len(split.slices)] for i in range(len(self.seeds))]
 
     def _refuse_copies(self, scans: Sequence[Scan], test: Sequence[Scan]) -> int | None:
-        """Refuse a scan that is there under two names, and count the test scans that the pre-training has seen."""
+        """Refuse a scan that appears under two names, and count the test scans that the pre-training has seen."""
         memo = DigestMemo(self.cache / "digests.json")
         known: dict[tuple[str, ...], Scan] = {}
         for scan in scans:

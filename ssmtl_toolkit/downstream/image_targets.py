@@ -60,7 +60,7 @@ class ImageTargets(Targets):
         return validate
 
     def assess(self, predictor: Predictor, test: Sequence[Scan], surface: bool, tolerance: float) -> dict[str, Any]:
-        """PSNR (and SSIM) of degraded test slices as they are, `noisy`, and as the network gives them back."""
+        """PSNR (and SSIM) of degraded test slices as they are, `noisy`, and as the network returns them."""
         scored = []
         for i, scan in enumerate(test):
             scored.append(self._scores(predictor, scan, surface, step_seed(i, Stream.TEST)))
@@ -86,8 +86,8 @@ class ImageTargets(Targets):
         keys = [metric.key for metric in metrics_of("image", surface)]
         scores: dict[str, list[float]] = {name: [] for key in keys for name in (key, f"noisy_{key}")}
         for start in range(0, len(stack.slices), predictor.batch_size):
-            made = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
-            clean = torch.from_numpy(made.slices)
+            standard = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
+            clean = torch.from_numpy(standard.slices)
             noisy = predictor.model.head.degrade(clean)
             output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
             for key in keys:

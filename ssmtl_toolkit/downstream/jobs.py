@@ -72,7 +72,7 @@ class Job:
 
 @dataclass
 class Jobs:
-    """What is to be predicted, and the scans that are not: left out for a reason, or failed."""
+    """What is to be predicted, and the scans that are not: skipped for a reason, or failed."""
 
     jobs: list[Job] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -86,7 +86,7 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
         DataError: there is no scan.
         UsageError: no two of the scans could be written.
     """
-    found, by_file = Jobs(), dict[Path, list[Job]]()
+    result, by_file = Jobs(), dict[Path, list[Job]]()
     target = real(out)
     for item in given:
         place = real(Path(item))
@@ -95,22 +95,22 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, cache: Pat
             if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:
-                found.skipped.append(Skipped(scan.name, scan.unfit))
+                result.skipped.append(Skipped(scan.name, scan.unfit))
                 continue
             job = Job(scan, out, wanted)
             rivals = by_file.setdefault(job.file, [])
             if all(_reads(other.scan) != _reads(scan) for other in rivals):
                 rivals.append(job)
-    if not by_file and not found.skipped:
+    if not by_file and not result.skipped:
         raise DataError(f"there is no scan to predict in {', '.join(printable(str(item)) for item in given)}")
     for rivals in by_file.values():
         if len(rivals) == 1:
-            found.jobs += rivals
+            result.jobs += rivals
         else:
-            found.failed.append(Skipped(rivals[0].scan.name, _clash(rivals)))
-    if found.failed and not found.jobs:
-        raise UsageError(found.failed[0].reason)
-    return found
+            result.failed.append(Skipped(rivals[0].scan.name, _clash(rivals)))
+    if result.failed and not result.jobs:
+        raise UsageError(result.failed[0].reason)
+    return result
 
 
 def _reads(scan: Scan) -> list[Path]:
@@ -125,7 +125,7 @@ def _clash(rivals: Sequence[Job]) -> str:
 
 
 def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
-    """Refuse to write over a scan, and unless asked over an earlier prediction.
+    """Refuse to overwrite a scan, or, unless requested, an earlier prediction.
 
     Raises:
         UsageError: naming the first such file.
@@ -137,11 +137,11 @@ def check_targets(jobs: Sequence[Job], existing: Existing) -> None:
             raise UsageError(
                 f"{printable(target)}: is one of the scans, and would be overwritten; choose another --out"
             )
-    there = [target for target in targets if target.exists()]
-    if there and existing == "error":
+    present = [target for target in targets if target.exists()]
+    if present and existing == "error":
         raise UsageError(
-            f"{printable(there[0])}: already exists ({len(there)} of {len(targets)} files do); choose another --out, "
-            f"or --existing skip or overwrite"
+            f"{printable(present[0])}: already exists ({len(present)} of {len(targets)} files do); choose "
+            f"another --out, or --existing skip or overwrite"
         )
 
 
@@ -154,7 +154,7 @@ def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> 
     """Refuse to mix the predictions of two models in one folder.
 
     Raises:
-        UsageError: naming what is of another model.
+        UsageError: naming what belongs to another model.
     """
     records.check_others([job.name for job in jobs])
     for job in jobs:
@@ -162,20 +162,20 @@ def check_records(jobs: Sequence[Job], records: Records, existing: Existing) -> 
             records.check_beside(job.name, job.beside_only)
 
 
-def skip_done(found: Jobs, records: Records, memo: DigestMemo) -> Jobs:
-    """Leave out what this model has already written.
+def skip_done(jobs: Jobs, records: Records, memo: DigestMemo) -> Jobs:
+    """Skip what this model has already written.
 
     Raises:
-        UsageError: something else is in the place of a prediction.
+        UsageError: something else is in place of a prediction.
     """
     kept: list[Job] = []
-    skipped = list(found.skipped)
-    for job in found.jobs:
+    skipped = list(jobs.skipped)
+    for job in jobs.jobs:
         if _is_done(job, records, memo):
             skipped.append(Skipped(job.scan.name, f"{printable(job.file)}: already exists"))
         else:
             kept.append(job)
-    return Jobs(kept, skipped, found.failed)
+    return Jobs(kept, skipped, jobs.failed)
 
 
 def _is_done(job: Job, records: Records, memo: DigestMemo) -> bool:

@@ -1,4 +1,4 @@
-"""The state of an unfinished repetition of a fine-tuning: kept now and then and at a signal, so that it can go on."""
+"""The state of an unfinished repetition of a fine-tuning, kept now and then and at a signal, to resume from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ssmtl_toolkit.runtime.progress import Progress
 SECONDS = 10.0
 """The least time between two saves."""
 _SHARE = 0.01
-"""The largest part of the time that may go into saving."""
+"""The largest share of the time that may go into saving."""
 _LOSSES, _BEST = "losses", "best."
 
 
@@ -31,54 +31,54 @@ class RepetitionKeeper:
         self,
         folder: Path,
         config: ResolvedFinetune,
-        whose: dict[str, Any],
+        identity: dict[str, Any],
         machine: dict[str, Any],
         examples: Examples,
         progress: Progress,
     ) -> None:
-        """`whose` says which repetition it is; a checkpoint that says something else is refused."""
+        """`identity` says which repetition it is; a checkpoint that says something else is refused."""
         self.folder, self.config, self.machine, self.progress = folder, config, machine, progress
-        self._whose, self._examples = whose, examples
+        self._identity, self._examples = identity, examples
         self._saved, self._cost = time.perf_counter(), 0.0
 
     def load(self, model: Downstream, optimizer: torch.optim.Optimizer) -> Progressed:
-        """Restore the newest whole checkpoint; without any the repetition starts from its first step.
+        """Restore the newest intact checkpoint; without any the repetition starts from its first step.
 
         Raises:
             DataError: it is another repetition's.
         """
         try:
-            found = checkpoint.newest(self.folder, self.progress.note)
+            latest = checkpoint.newest(self.folder, self.progress.note)
         except DataError as error:
             self.progress.note(f"{error}: this repetition starts from its first step")
             return Progressed()
-        if found is None:
+        if latest is None:
             return Progressed()
-        self._check_whose(found)
-        checkpoint.restore(found, model, optimizer)
-        self.progress.note(f"{self.folder.parent.name}: resumed after step {found.step}")
+        self._check_identity(latest)
+        checkpoint.restore(latest, model, optimizer)
+        self.progress.note(f"{self.folder.parent.name}: resumed after step {latest.step}")
         device = next(model.parameters()).device
-        with checkpoint.reading(found):
-            losses = list(found.tensors[_LOSSES].to(device)) if _LOSSES in found.tensors else []
-            weights = {k.removeprefix(_BEST): v.to(device) for k, v in found.tensors.items() if k.startswith(_BEST)}
-            best = found.about["best"]
+        with checkpoint.reading(latest):
+            losses = list(latest.tensors[_LOSSES].to(device)) if _LOSSES in latest.tensors else []
+            weights = {k.removeprefix(_BEST): v.to(device) for k, v in latest.tensors.items() if k.startswith(_BEST)}
+            best = latest.about["best"]
             if best is None:
-                return Progressed(found.step, losses)
-            checkpoint.check_tensors(found.path, weights, model.state_dict())
-            return Progressed(found.step, losses, (float(best["score"]), int(best["step"]), weights))
+                return Progressed(latest.step, losses)
+            checkpoint.check_tensors(latest.path, weights, model.state_dict())
+            return Progressed(latest.step, losses, (float(best["score"]), int(best["step"]), weights))
 
-    def _check_whose(self, found: checkpoint.Checkpoint) -> None:
-        with checkpoint.reading(found):
-            about = found.about
-            changed = self.config.differences(FinetuneConfig.of(about["options"], str(found.path)))
+    def _check_identity(self, latest: checkpoint.Checkpoint) -> None:
+        with checkpoint.reading(latest):
+            about = latest.about
+            changed = self.config.differences(FinetuneConfig.of(about["options"], str(latest.path)))
             then, versions = about["repetition"], dict(about["versions"])
             changed += [f"other {k}" for k, v in self._repetition().items() if v != then[k]]
-        origin.refuse(found, changed)
+        origin.refuse(latest, changed)
         origin.tell_changes(versions, self._versions(), self.progress)
         origin.tell_changes(about, self.machine, self.progress)
 
     def keep(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
-        """Save if it is time to; save and leave if a signal has come.
+        """Save if it is time to; save and raise if a signal has come.
 
         Saving takes at most a hundredth of the time. What was trained for longer than that is also saved when it is
         done: the test is to come.
@@ -92,7 +92,7 @@ class RepetitionKeeper:
         if due or interrupts.number:
             self._save(model, optimizer, at)
         where = f"step {at.step} of {self.config.steps} of {self.folder.parent.name}"
-        interrupts.check(f"{where} is saved, finished repetitions are kept; continue by --resume")
+        interrupts.check(f"{where} is saved, finished repetitions are kept; continue with --resume")
 
     def _save(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
         started = time.perf_counter()
@@ -112,7 +112,7 @@ class RepetitionKeeper:
         self._cost = self._saved - started
 
     def _repetition(self) -> dict[str, Any]:
-        return {**self._whose, "slices": self._examples.digest}
+        return {**self._identity, "slices": self._examples.digest}
 
     def _versions(self) -> dict[str, str]:
         return origin.versions([spec for spec in (self.config.backbone, self.config.head) if spec is not None])

@@ -47,7 +47,7 @@ class LabelTargets(Targets):
         self._kept: dict[str, NDArray[np.uint8]] = {}
 
     def read(self, scan: Scan) -> tuple[Volume, NDArray[np.uint8]]:
-        """Return the scan, and the class index (I, J, K) of its voxels, `IGNORE` where nobody has annotated.
+        """Return the scan, and the class index (I, J, K) of its voxels, `IGNORE` where nothing is annotated.
 
         Raises:
             DataError: naming the file: it cannot be read, is no label map, or is not on the grid of its scan.
@@ -95,7 +95,7 @@ class LabelTargets(Targets):
         shown = np.zeros(len(self.classes), bool)
         for name, rows in slices.items():
             shown |= contents[name].classes[list(rows)].any(axis=0)
-        return [name for name, here in zip(self.classes.names, shown, strict=True) if not here]
+        return [name for name, is_shown in zip(self.classes.names, shown, strict=True) if not is_shown]
 
     def validator(self, model: Downstream, examples: Examples, rows: Rows, check: Checking) -> Callable[[], float]:
         """Mean over classes of the IoU pooled over all validation slices, on the network's own grid."""
@@ -124,7 +124,7 @@ class LabelTargets(Targets):
 
 
 def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:
-    """Make a class of each value in the label maps, for data that do not say what their values mean.
+    """Make a class of each value in the label maps, for data that do not define what their values mean.
 
     Returns:
         The classes, and how many of the scans show each, in words.
@@ -150,11 +150,11 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
         if value < 0:
             raise DataError(
                 f"{first[value]}: has the label value {value} (in {shown[value]} of {number} scans); if it means not "
-                f"annotated, say so by --ignore-value={value}, or name the classes by --classes"
+                f"annotated, say so with --ignore-value={value}, or name the classes with --classes"
             )
-    listed = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
+    entries = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
     hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
-    return classes, f"label classes by their values: {', '.join(listed)}; --classes names or chooses them{hint}"
+    return classes, f"label classes by their values: {', '.join(entries)}; --classes names or chooses them{hint}"
 
 
 def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:

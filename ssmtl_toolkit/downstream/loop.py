@@ -68,7 +68,7 @@ class Progressed:
     best: tuple[float, int, dict[str, Tensor]] | None = None
 
     def is_done(self, config: ResolvedFinetune) -> bool:
-        """Whether all steps are done, or nothing was gained in `patience` checks."""
+        """Whether all steps are done, or nothing improved in `patience` checks."""
         waited = self.step - self.best[1] if self.best else 0
         return self.step >= config.steps or (self.best is not None and waited >= config.patience * config.check_every)
 
@@ -80,7 +80,7 @@ class Keeper(Protocol):
         """Restore network and optimizer, and return how far they were; at step 0 if nothing was kept."""
 
     def keep(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
-        """Save where it is time to, or a signal has come, and leave then; `last`: nothing is left to train."""
+        """Save if it is time to, or if a signal has come, and then raise; `last`: nothing is left to train."""
 
 
 def train_loop(
@@ -97,15 +97,15 @@ def train_loop(
     """Train `model` in place.
 
     Without `validate` it takes `config.steps` updates. With it, training has converged when the validation score has
-    not become better in `config.patience` checks, `config.check_every` steps apart; the weights of the best check are
-    kept, and `config.steps` is the most it may take. With a `keeper` it starts from what that has kept.
+    not improved in `config.patience` checks, `config.check_every` steps apart; the weights of the best check are
+    kept, and `config.steps` is the maximum. With a `keeper` it resumes from the state that was kept.
 
     Returns:
         Steps taken, the step of the weights that are kept, the last losses, and the validation score.
 
     Raises:
         UsageError: the network cannot be trained on such slices.
-        SsmtlError: the loss is not a number any more.
+        SsmtlError: the loss is no longer a number.
     """
     _freeze(model, config)
     groups = [group for group in _groups(model, config) if group["params"]]
@@ -133,13 +133,13 @@ def train_loop(
     if at.best is not None:
         model.load_state_dict(at.best[2])
     model.eval()
-    each = [record["fine-tuning/loss"] for record in metrics.records() if "fine-tuning/loss" in record]
-    if rises_without_end(each):
+    losses = [record["fine-tuning/loss"] for record in metrics.records() if "fine-tuning/loss" in record]
+    if rises_without_end(losses):
         progress.note(
-            f"the loss of the fine-tuning rises without end, from {each[0]:.3g} to {each[-1]:.3g}; try a lower --lr"
+            f"the loss of the fine-tuning rises without end, from {losses[0]:.3g} to {losses[-1]:.3g}; try a lower --lr"
         )
     score, kept = at.best[:2] if at.best else (None, at.step)
-    return {"steps": at.step, "kept_step": kept, "loss": each[-1] if each else None, "validation": score}
+    return {"steps": at.step, "kept_step": kept, "loss": losses[-1] if losses else None, "validation": score}
 
 
 def _update(
@@ -191,10 +191,10 @@ def _loss(module: Any, model: Downstream, image: Tensor, target: Tensor, config:
     except (RuntimeError, ValueError, AssertionError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise SsmtlError(f"not enough GPU memory for {len(image)} slices; try a smaller --batch-size") from error
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(
             f"the network cannot be trained on {config.batch_size} slices of {config.size} x {config.size} "
-            f"pixels ({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
+            f"pixels ({reason}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
         ) from error
     return model.head.loss(maps, target)
 

@@ -50,7 +50,7 @@ class Downstream(nn.Module):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What makes a `Downstream`, and what goes in and comes out of it: all that a file must say beside the weights.
+    """What makes a `Downstream`, and what goes in and comes out of it: all that a file must hold beside the weights.
 
     `classes` is None for heads with output `image`; `channels` is how many the images have.
     """
@@ -63,7 +63,7 @@ class ModelSpec:
 
     @property
     def named(self) -> str:
-        """What is named where the network fails."""
+        """What is named if the network fails."""
         return f"head {str(self.head)!r} on backbone {str(self.backbone)!r}"
 
     def build(self) -> Downstream:
@@ -116,7 +116,7 @@ class ModelSpec:
         head = found.restore(HeadSpec, said.head.model_dump(), place)
         model_spec = cls(network, head, said.prepare, classes, said.channels)
         try:
-            with hub(allowed=False):  # what a file says makes nobody be asked
+            with hub(allowed=False):  # the content of a file must not cause downloads
                 model = model_spec.build()
         except (OSError, RuntimeError, MemoryError) as error:
             raise DataError(
@@ -190,7 +190,7 @@ class Predictor:
     def labels(self, volume: Volume, probabilities: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
         """Return the class index of every voxel, (I, J, K) on the file's grid.
 
-        `probabilities` (S, H, W, classes), in the order of the cut, is filled where it is given.
+        `probabilities` (S, H, W, classes), in the order of the cut, is filled if it is given.
         """
         stack = self.stack(volume)
         index = np.empty(stack.grid, np.uint8)
@@ -201,7 +201,7 @@ class Predictor:
         return stack.back(index)
 
     def image(self, volume: Volume) -> NDArray[np.float32]:
-        """Return the slices that the head gives, in the scan's own units, on the file's grid.
+        """Return the slices that the head returns, in the scan's own units, on the file's grid.
 
         (I, J, K), or (I, J, K, C) of several channels.
         """

@@ -46,7 +46,7 @@ from ssmtl_toolkit.text import printable
 
 @dataclass(frozen=True)
 class _Call:
-    """By what is predicted, and how."""
+    """Which model predicts, and how."""
 
     file: Path
     digest: str
@@ -61,7 +61,7 @@ class _Call:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What prediction.json says first."""
+        """What prediction.json begins with."""
         classes = self.model_spec.classes and self.model_spec.classes.to_json()
         return {"model": str(self.file), "head": str(self.model_spec.head), "classes": classes}
 
@@ -89,9 +89,9 @@ def predict(
         scans: files, folders (as for `--data`), or datasets by name.
         config: all options as one object, or instead of it …
         options: … any of `PredictConfig`'s options by name.
-        out: folder for the predictions; prediction.json in it says by which model and which value is which class.
-        cache: folder for what is known of scans; by default the user's cache directory.
-        progress: is given what happens, to show it.
+        out: folder for the predictions; prediction.json in it records which model was used and what the values mean.
+        cache: folder for digests of scans; by default the user's cache directory.
+        progress: is notified of what happens, to show it.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
@@ -104,16 +104,16 @@ def predict(
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
         call, model = _open(Path(source), config, progress)
-        found = list_jobs([scans] if isinstance(scans, str | Path) else scans, folder, call.wanted, cache)
-        check_targets(found.jobs, config.existing)
+        jobs = list_jobs([scans] if isinstance(scans, str | Path) else scans, folder, call.wanted, cache)
+        check_targets(jobs.jobs, config.existing)
         records = Records(folder, call.digest, call.options, call.about)
-        check_records(found.jobs, records, config.existing)
+        check_records(jobs.jobs, records, config.existing)
         if config.existing == "skip":
-            found = skip_done(found, records, digests(cache))
-        for item in found.skipped:
-            progress.note(f"left out: {item.reason}")
+            jobs = skip_done(jobs, records, digests(cache))
+        for item in jobs.skipped:
+            progress.note(f"skipped: {item.reason}")
         predictor = Predictor(call.model_spec, model, make_fabric(config, progress), config.batch_size)
-        return _Prediction(predictor, call, records, digests(cache), progress).run(found)
+        return _Prediction(predictor, call, records, digests(cache), progress).run(jobs)
 
 
 def _open(source: Path, config: PredictConfig, progress: Progress) -> tuple[_Call, Downstream]:
@@ -144,7 +144,7 @@ def _check(call: _Call) -> None:
     for name, asked in vars(call.wanted).items():
         if asked and model_spec.classes is None:
             raise UsageError(
-                f"--{name.replace('_', '-')} is for labels, and head {model_spec.head.name!r} gives none; leave it out"
+                f"--{name.replace('_', '-')} is for labels, and head {model_spec.head.name!r} gives none; omit it"
             )
 
 
@@ -159,17 +159,17 @@ class _Prediction:
         self.slices, self.seconds = 0, 0.0
         self.written: list[Path] = []
 
-    def run(self, found: Jobs) -> Predicted:
+    def run(self, jobs: Jobs) -> Predicted:
         """Predict every scan; one that cannot be used does not stop the others."""
         started = time.perf_counter()
-        failed = list(found.failed)
+        failed = list(jobs.failed)
         for item in failed:
             self.progress.note(item.reason)
-        self.progress.preparing(len(found.jobs))
-        with self.records.kept([job.name for job in found.jobs]):
-            for job in found.jobs:
+        self.progress.preparing(len(jobs.jobs))
+        with self.records.kept([job.name for job in jobs.jobs]):
+            for job in jobs.jobs:
                 interrupts.check(
-                    f"{len(self.written)} of {len(found.jobs)} scans are done; continue by --existing skip"
+                    f"{len(self.written)} of {len(jobs.jobs)} scans are done; continue with --existing skip"
                 )
                 try:
                     self._scan(job)
@@ -190,7 +190,7 @@ class _Prediction:
             repetitions=call.repetitions,
             written=tuple(self.written),
             failed=tuple(failed),
-            skipped=tuple(found.skipped),
+            skipped=tuple(jobs.skipped),
             slices=self.slices,
             seconds=time.perf_counter() - started,
             seconds_of_network=self.seconds,
@@ -241,7 +241,7 @@ class _Prediction:
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
-        """Room on the disk for the probabilities of one scan, (S, H, W, classes), where they are wanted."""
+        """Room on the disk for the probabilities of one scan, (S, H, W, classes), if they are wanted."""
         if not self.call.wanted.probabilities:
             yield None
             return

@@ -20,7 +20,7 @@ class Predicted:
         digest: sha256 of that file.
         head: the model's, as text.
         classes: what the values of the label maps mean; None: the predictions are images.
-        repetition: the name of the repetition that the model is, where the fine-tuning has several.
+        repetition: the name of the repetition that the model comes from, if the fine-tuning has several.
         repetitions: how many it has.
         written: the predictions of this call, without what goes beside them.
         failed: scans that could not be predicted, with the reasons.

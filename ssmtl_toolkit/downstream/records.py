@@ -52,10 +52,10 @@ def read_records(out: Path) -> dict[str, Record]:
     """
     file = out / PREDICTION
     try:
-        given = json.loads(file.read_text(encoding="utf-8")).get("files")
-        if given is None:
+        files = json.loads(file.read_text(encoding="utf-8")).get("files")
+        if files is None:
             return {name: Record(model="") for name in _predictions(out)}
-        return {name: Record.model_validate(record) for name, record in given.items()}
+        return {name: Record.model_validate(record) for name, record in files.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
@@ -66,7 +66,7 @@ def read_records(out: Path) -> dict[str, Record]:
 
 
 def _predictions(out: Path) -> list[str]:
-    """The label maps and images in a folder, by name; what lies beside one is left out."""
+    """The label maps and images in a folder, by name; what lies beside one is skipped."""
     beside = "_probabilities.nii.gz"
     names = {path.relative_to(out).as_posix() for path in out.rglob("[!.]*.nii.gz")}
     return [n for n in names if not (n.endswith(beside) and n.removesuffix(beside) + ".nii.gz" in names)]
@@ -74,7 +74,7 @@ def _predictions(out: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Wish:
-    """A prediction that is asked for: its name, and all files that belong to it, below the folder."""
+    """A prediction that is requested: its name, and all files that belong to it, below the folder."""
 
     name: str
     files: Sequence[str]
@@ -113,7 +113,7 @@ class Records:
         return name in self.before and self.before[name].model != self.model
 
     def check_beside(self, name: str, beside: Sequence[str]) -> None:
-        """Refuse to overwrite a prediction of which the files `beside` would stay as they are.
+        """Refuse to overwrite a prediction whose files `beside` would stay as they are.
 
         Raises:
             UsageError: naming the first of them.
@@ -124,32 +124,34 @@ class Records:
             if (self.out / other).exists():
                 raise UsageError(
                     f"{printable(self.out / other)}: belongs to the prediction that is to be overwritten, and would "
-                    f"stay as it is; ask for it again (--overlay, --probabilities), remove it, or choose another --out"
+                    f"stay as it is; request it again (--overlay, --probabilities), remove it, or choose another --out"
                 )
 
     def done(self, wish: Wish) -> bool:
         """Whether this model has written all of `wish` from the same scan with the same options.
 
         Raises:
-            UsageError: there is something else, which would be lost.
+            UsageError: other content exists, which would be lost.
         """
-        there = [name for name in wish.files if (self.out / name).exists()]
+        existing = [name for name in wish.files if (self.out / name).exists()]
         record = self.before.get(wish.name)
-        if not there or (record and record.model == self.model and record.files is None):
+        if not existing or (record and record.model == self.model and record.files is None):
             return False  # nothing, or what was being written when an earlier call ended
         if record is None or record.model != self.model:
-            self._refuse(there[0], "was not written by this model" if record else "is not known to be of this model")
+            self._refuse(
+                existing[0], "was not written by this model" if record else "is not known to be from this model"
+            )
         assert record is not None
         assert record.files is not None
         if record.scan != wish.scan:
-            self._refuse(there[0], "is of another scan, or of this one before it was changed")
+            self._refuse(existing[0], "belongs to another scan, or to this one before it was changed")
         changed = [k for k, v in self.options.items() if record.options.get(k) != v]
         if changed:
-            self._refuse(there[0], f"was written with another --{changed[0].replace('_', '-')}")
-        for name in there:
+            self._refuse(existing[0], f"was written with another --{changed[0].replace('_', '-')}")
+        for name in existing:
             if record.files.get(name) != digest(self.out / name):
                 self._refuse(name, "was changed since it was written, or is damaged")
-        return len(there) == len(wish.files)
+        return len(existing) == len(wish.files)
 
     def _refuse(self, name: str, why: str) -> None:
         raise UsageError(
@@ -178,12 +180,12 @@ class Records:
 
     def wrote(self, wish: Wish) -> None:
         """A prediction and all that belongs to it is on the disk."""
-        made = Record(model=self.model, scan=wish.scan, options=self.options)
+        record = Record(model=self.model, scan=wish.scan, options=self.options)
         files = {name: digest(self.out / name) for name in wish.files}
         old = self.before.get(wish.name)
-        if old and old.model_copy(update={"files": None}) == made:  # what is beside it still belongs to it
+        if old and old.model_copy(update={"files": None}) == record:  # what is beside it still belongs to it
             files = {**(old.files or {}), **files}
-        self._mine[wish.name] = made.model_copy(update={"files": files})
+        self._mine[wish.name] = record.model_copy(update={"files": files})
         self._waiting.remove(wish.name)
         self._current = ""
         if time.monotonic() - self._written > _EVERY:
@@ -202,7 +204,7 @@ class Records:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SsmtlError(
-                f"{printable(self.out)}: cannot be made ({error.strerror}); choose another --out"
+                f"{printable(self.out)}: cannot be created ({error.strerror}); choose another --out"
             ) from error
         with _alone(self.out):
             records = read_records(self.out)
@@ -219,7 +221,7 @@ class Records:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the records of this folder; where folders cannot be locked, nothing does."""
+    """Keep other processes from writing the records of this folder; if folders cannot be locked, nothing does."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         for _ in range(10 * _PATIENCE):

@@ -107,15 +107,15 @@ class Repetitions:
         return model
 
     def _about(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """What model.safetensors says of its training."""
+        """What model.safetensors records of its training."""
         before = self.pretrained.about if arm == "pretrained" and self.pretrained else None
         return {"arm": arm, "seed": seed, "pretraining": before}
 
     def _keeper(self, folder: Path, arm: Arm, seed: int, examples: Examples) -> RepetitionKeeper:
         start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""
-        whose = {"arm": arm, "seed": seed, "pretraining": start}
+        identity = {"arm": arm, "seed": seed, "pretraining": start}
         machine = {"device": self.fabric.device.type, "precision": choose_precision(self.config, Progress())}
-        return RepetitionKeeper(folder, self.config, whose, machine, examples, self.progress)
+        return RepetitionKeeper(folder, self.config, identity, machine, examples, self.progress)
 
     def _validator(self, model: Downstream, examples: Examples) -> Callable[[], float] | None:
         """The score to stop early by, if there are validation scans."""

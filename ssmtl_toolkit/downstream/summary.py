@@ -1,4 +1,4 @@
-"""What a fine-tuning says at its end: scores of all arms, and what pre-training gave."""
+"""What a fine-tuning reports at its end: scores of all arms, and the gain from pre-training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         "seeds": done.seeds,
         "training_slices": [sum(map(len, slices.values())) for slices in done.material.slices],
         "scans": _scans(done),
-        "training": {arm: [one["training"] for one in scores[arm]] for arm in scores},
+        "training": {arm: [repetition["training"] for repetition in scores[arm]] for arm in scores},
         "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],

@@ -22,7 +22,7 @@ from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.specs import Output, Scan
 
-KEPT = "finished repetitions are kept; continue by --resume"
+KEPT = "finished repetitions are kept; continue with --resume"
 
 Rows = NDArray[np.int64]
 
@@ -32,7 +32,7 @@ class SliceContents:
     """What the slices of one scan offer to learn from, in the order of the cut.
 
     Attributes:
-        annotated: (S,), whether somebody annotated any of its pixels.
+        annotated: (S,), whether any of its pixels is annotated.
         classes: (S, number of classes), which of them it shows.
         channels: how many the scan has.
     """
@@ -51,8 +51,8 @@ class Targets(ABC):
     """What a head learns from and is scored by, of the scans of one fine-tuning.
 
     Attributes:
-        output: what the head gives.
-        what: what scans are called that can be used.
+        output: what the head returns.
+        what: what usable scans are called.
         classes: the label classes; None without labels.
         notes: what was odd about the scans, a line each.
     """

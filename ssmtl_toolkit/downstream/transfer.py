@@ -34,7 +34,7 @@ class TransferReport:
         source: the file, and its sha256.
         loaded, missing, mismatched: tensors of the network: loaded; not in the file; of another shape there.
         skipped: tensors of the file that the network does not have, or that were never trained.
-        fresh: parts that the pre-training did not train; they start as without it.
+        fresh: parts that the pre-training did not train; they start untrained.
         share: loaded part of the parameters of encoder, decoder and both.
         fingerprint: largest relative difference to the saved run's own output on a fixed image; None: `unchecked`
             says why.
@@ -58,28 +58,28 @@ class TransferReport:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Say it for a person."""
+        """The report for a person, a line each."""
         share = ", ".join(f"{part} {100 * self.share[part]:.4g} %" for part in PARTS)
-        said = [f"transfer  {self.loaded} tensors from {self.source}; parameters loaded: {share}"]
+        texts = [f"transfer  {self.loaded} tensors from {self.source}; parameters loaded: {share}"]
         for names, what in (
             (self.mismatched, "have another shape"),
             (self.missing, "are not in the file"),
             (self.skipped, "in the file are not used"),
         ):
             if names:
-                said.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
-        said += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
+                texts.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
+        texts += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
         checked = (
             f"not checked: {self.unchecked}"
             if self.fingerprint is None
             else f"differs by {self.fingerprint:.1e} (relative)"
         )
-        return [*said, f"          output on a fixed image against the saved run's own: {checked}"]
+        return [*texts, f"          output on a fixed image against the saved run's own: {checked}"]
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A file of backbone weights and what it says of itself (nothing, when it is not ours)."""
+    """A file of backbone weights and its metadata (empty if it is not ours)."""
 
     file: Path
     tensors: Mapping[str, Tensor]
@@ -97,25 +97,25 @@ class Pretrained:
         if not file.is_file():
             what = "holds no pre-trained backbone" if source.is_dir() else "no such file or folder"
             raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run to --from")
-        found = weights.read(file, "give the backbone.safetensors of a run")
-        about = found.said()
-        if not any(name.startswith(_PREFIXES) for name in found.tensors) or "head" in about:
+        content = weights.read(file, "give the backbone.safetensors of a run")
+        about = content.said()
+        if not any(name.startswith(_PREFIXES) for name in content.tensors) or "head" in about:
             hint = "; it is a fine-tuned model, give the pre-training" if "head" in about else ""
             raise DataError(f"{printable(file)}: holds no tensor named encoder.… or decoder.… of a backbone{hint}")
-        if found.text:
-            found.about(Pretraining)
-        return cls(file, found.tensors, about)
+        if content.text:
+            content.about(Pretraining)
+        return cls(file, content.tensors, about)
 
     def spec(self) -> BackboneSpec | None:
-        """The backbone that the weights are of, if the file says so."""
+        """The backbone that the weights belong to, if the file records it."""
         said = self.about.get("backbone")
         return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
 
     @property
     def trained(self) -> Sequence[str]:
         """The parts of the backbone that were trained."""
-        found: Sequence[str] = self.about.get("trained", tuple(PARTS))
-        return found
+        parts: Sequence[str] = self.about.get("trained", tuple(PARTS))
+        return parts
 
     @property
     def channels(self) -> int | None:
@@ -132,7 +132,7 @@ class Pretrained:
 
         Args:
             backbone: the network.
-            min_transfer: least share of its parameters to be loaded; None: all of the encoder.
+            min_transfer: minimum share of its parameters to be loaded; None: all of the encoder.
 
         Raises:
             UsageError: less than that was loaded.
@@ -140,9 +140,9 @@ class Pretrained:
         """
         wanted = backbone.state_dict()
         used = tuple(f"{part}." for part in self.trained)
-        given = {name: tensor for name, tensor in self.tensors.items() if name.startswith(used)}
-        fits = {n: t for n, t in given.items() if n in wanted and t.shape == wanted[n].shape}
-        report = self._transfer_report(backbone, wanted, given, fits)
+        trained = {name: tensor for name, tensor in self.tensors.items() if name.startswith(used)}
+        fits = {n: t for n, t in trained.items() if n in wanted and t.shape == wanted[n].shape}
+        report = self._transfer_report(backbone, wanted, trained, fits)
         reached = report.share["encoder"] if min_transfer is None else report.share["both"]
         if reached < (1.0 if min_transfer is None else min_transfer):
             raise UsageError(_too_little(report, min_transfer, self.about))
@@ -152,7 +152,11 @@ class Pretrained:
         return self._checked(report, backbone)
 
     def _transfer_report(
-        self, backbone: Backbone, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], fits: Mapping[str, Tensor]
+        self,
+        backbone: Backbone,
+        wanted: Mapping[str, Tensor],
+        trained: Mapping[str, Tensor],
+        fits: Mapping[str, Tensor],
     ) -> TransferReport:
         expected = [name for name in wanted if name.startswith(tuple(f"{part}." for part in self.trained))]
         sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
@@ -163,13 +167,13 @@ class Pretrained:
             backbone=printable(self.about.get("backbone", {}).get("spec", "")),
             pretraining={**seen, "tasks": [task["spec"] for task in self.about.get("tasks", [])]},
             loaded=len(fits),
-            missing=[name for name in expected if name not in given],
+            missing=[name for name in expected if name not in trained],
             mismatched=[
-                f"{name} {tuple(given[name].shape)} here {tuple(tensor.shape)}"
+                f"{name} {tuple(trained[name].shape)} here {tuple(tensor.shape)}"
                 for name, tensor in wanted.items()
-                if name in given and name not in fits
+                if name in trained and name not in fits
             ],
-            skipped=[printable(name) for name in self.tensors if name not in wanted or name not in given],
+            skipped=[printable(name) for name in self.tensors if name not in wanted or name not in trained],
             fresh=[part for part in PARTS if part not in self.trained],
             share={
                 "encoder": _share(sizes, fits, "encoder."),
@@ -183,18 +187,18 @@ class Pretrained:
     def _checked(self, report: TransferReport, backbone: Backbone) -> TransferReport:
         saved = self.about.get("fingerprint")
         if not saved:
-            return replace(report, unchecked="the file holds no probe")
+            return replace(report, unchecked="the file holds no fingerprint")
         if report.missing or report.mismatched:
             return replace(report, unchecked="not everything could be loaded")
         shown = [part for part, feature in PARTS.items() if feature in saved]
-        found = difference(saved, fingerprint(backbone, saved["size"], shown))
-        if not found <= _SAME:
+        deviation = difference(saved, fingerprint(backbone, saved["size"], shown))
+        if not deviation <= _SAME:
             raise SsmtlError(
                 f"{report.source}: all tensors fit, but on a fixed image the network's output differs from the saved "
-                f"run's own by {found:.2g} (relative; at most {_SAME} is right): the plugin or library that builds "
+                f"run's own by {deviation:.2g} (relative; at most {_SAME} is right): the plugin or library that builds "
                 f"{report.backbone} may have changed since; install the version that trained it"
             )
-        return replace(report, fingerprint=found)
+        return replace(report, fingerprint=deviation)
 
 
 def _share(sizes: Mapping[str, int], fits: Mapping[str, Tensor], prefix: str) -> float:
@@ -207,9 +211,9 @@ def _too_little(report: TransferReport, min_transfer: float | None, about: Mappi
     least = "all of the encoder" if min_transfer is None else f"{100 * min_transfer:.4g} % of the backbone"
     examples = [*report.mismatched, *(f"{name} is missing" for name in report.missing)]
     spec = printable(about.get("backbone", {}).get("spec", ""))
-    hint = f"leave out --backbone (the weights are of {spec})" if spec else "choose the --backbone of these weights"
+    hint = f"omit --backbone (the weights belong to {spec})" if spec else "choose the --backbone of these weights"
     return (
         f"{report.source}: only {100 * report.share[what]:.4g} % of the parameters of the "
-        f"{'encoder' if what == 'encoder' else 'backbone'} can be loaded, at least {least} is wanted "
+        f"{'encoder' if what == 'encoder' else 'backbone'} can be loaded, at least {least} is required "
         f"({'; '.join(shortened(examples, 3)) or 'no name fits'}); {hint}, or lower --min-transfer"
     )

@@ -100,10 +100,10 @@ def evaluate(
         config: all options as one object, or instead of it …
         options: … any of `EvaluateConfig`'s options by name. Without `classes`, the values mean what `prediction.json`
             beside the predictions says, or else each value in the files is a class.
-        progress: is given what happens, to show it.
+        progress: is notified of what happens, to show it.
 
     Raises:
-        UsageError: options are wrong, or `surface` is asked for without MONAI.
+        UsageError: options are wrong, or `surface` is requested without MONAI.
         DataError: naming the file or folder that cannot be used, and why.
     """
     if config is not None and options:
@@ -159,9 +159,11 @@ def _find_classes(
     if saved is not None and ignore is None:
         ignore = saved.ignore
     if text is not None:
-        known: Mapping[str, tuple[int, ...]] = {one.name: one.values for one in saved.classes} if saved else {}
+        known: Mapping[str, tuple[int, ...]] = (
+            {label_class.name: label_class.values for label_class in saved.classes} if saved else {}
+        )
         chosen = Classes.parse(text, known, ignore)
-        taken = {ignore, *(value for one in chosen.classes for value in one.values)}
+        taken = {ignore, *(value for label_class in chosen.classes for value in label_class.values)}
         more = {*chosen.background, *(saved.background if saved else ())} - taken
         return replace(chosen, background=tuple(sorted(more))), []
     if saved is not None:
@@ -170,13 +172,13 @@ def _find_classes(
     for pair in pairing.pairs:
         for file in (pair.label, pair.pred):
             values.update(np.unique(label_values(readers.read(file), printable(file))).tolist())
-    found = Classes.of_values(values, ignore)
-    if not len(found):
+    classes = Classes.of_values(values, ignore)
+    if not len(classes):
         raise DataError(
             f"the {len(pairing.pairs)} pairs of files hold nothing but background; if that is right, name the classes "
-            f"by --classes"
+            f"with --classes"
         )
-    return found, [f"label classes by their values: {', '.join(found.names)}; --classes names them"]
+    return classes, [f"label classes by their values: {', '.join(classes.names)}; --classes names them"]
 
 
 def _saved_classes(file: Path) -> Classes | None:
@@ -204,7 +206,7 @@ class _Judge:
         """Return the scores of one pair, and what is worth a note about it.
 
         Raises:
-            DataError: naming the file: it cannot be read, is no label map, has values that are of no class, or is not
+            DataError: naming the file: it cannot be read, is no label map, has values assigned to no class, or is not
                 on the grid of its label.
         """
         label, pred = self.readers.read(pair.label), self.readers.read(pair.pred)
@@ -212,7 +214,7 @@ class _Judge:
         pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")
         truth, _ = self.classes.to_index(label_values(label, theirs), theirs)
-        # nobody predicts "not annotated"
+        # a prediction has no "not annotated"
         predicted, _ = replace(self.classes, ignore=None).to_index(label_values(pred, ours), ours)
         odd = [f"{theirs}: {note}" for note in label.notes] + [f"{ours}: {note}" for note in pred.notes]
         names, spacing = self.classes.names, label.spacing

@@ -18,7 +18,7 @@ class Metric:
     Attributes:
         key: its name in JSON, and as a column of CSV files.
         name: its name in tables.
-        output: of heads of this output it scores the predictions.
+        output: it scores the predictions of heads with this output.
         unit: of its values; empty for a ratio.
         digits: printed after the decimal point.
         higher_is_better: which way is better.
@@ -56,20 +56,20 @@ class Metric:
         return f"{name} ({self.unit})" if self.unit else name
 
     def number(self, value: float | None, sign: bool = False) -> str:
-        """Print a value, with its sign if it is a difference; a dash where it is undefined."""
+        """Print a value, with its sign if it is a difference; a dash if it is undefined."""
         return _UNDEFINED if value is None else f"{value:{'+' if sign else ''}.{self.digits}f}"
 
-    def spread(self, found: Mapping[str, Any], sign: bool = False) -> str:
-        """Print `mean ± sd` of what `statistics.spread` returns; the mean alone where it has no deviation."""
-        deviation = "" if found["sd"] is None else f" ± {self.number(found['sd'])}"
-        return self.number(found["mean"], sign) + deviation
+    def spread(self, values: Mapping[str, Any], sign: bool = False) -> str:
+        """Print `mean ± sd` of what `statistics.spread` returns; the mean alone if it has no deviation."""
+        deviation = "" if values["sd"] is None else f" ± {self.number(values['sd'])}"
+        return self.number(values["mean"], sign) + deviation
 
-    def difference(self, found: Mapping[str, Any]) -> str:
+    def difference(self, values: Mapping[str, Any]) -> str:
         """Print `mean ± sd` of what `statistics.paired` returns, the mean with its sign."""
-        return self.spread(found, sign=True)
+        return self.spread(values, sign=True)
 
     def interval(self, ends: Sequence[float] | None) -> str:
-        """Print the interval of a difference; a dash where there is none."""
+        """Print the interval of a difference; a dash if there is none."""
         return _UNDEFINED if ends is None else " to ".join(self.number(end, sign=True) for end in ends)
 
 

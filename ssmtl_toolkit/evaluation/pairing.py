@@ -67,17 +67,17 @@ def pair_files(pred: Path, label: Path, readers: Readers) -> Pairing:
 
 
 def _by_case(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
-    """Call predictions as their labels: nnU-Net's CASE_0000 without the channel, where no label is called so."""
-    found: dict[str, Path] = {}
+    """Name predictions like their labels: nnU-Net's CASE_0000 without the channel, if no label has that name."""
+    renamed: dict[str, Path] = {}
     for name, file in predictions.items():
         case = re.sub(r"_\d{4}$", "", name)
         key = case if name not in labels and case in labels else name
-        if key in found:
+        if key in renamed:
             raise DataError(
-                f"{printable(file)}: and {printable(found[key])} are both for the label {printable(key)}; keep one"
+                f"{printable(file)}: and {printable(renamed[key])} are both for the label {printable(key)}; keep one"
             )
-        found[key] = file
-    return found
+        renamed[key] = file
+    return renamed
 
 
 def _is_companion(name: str, predictions: Mapping[str, Path]) -> bool:
@@ -92,20 +92,20 @@ def _files(root: Path, readers: Readers, option: str) -> dict[str, Path]:
         raise DataError(f"{printable(root)}: no such file or folder; check {option}")
     if not root.is_dir() or readers.can_read(root):
         return {_stem(root): root}
-    found: dict[str, Path] = {}
-    for one in find(root, readers):
-        if one.unfit:
+    files: dict[str, Path] = {}
+    for entry in find(root, readers):
+        if entry.unfit:
             continue
-        name = (one.holder.relative_to(root).with_name(_stem(one.holder)) / one.part).as_posix()
-        if name in found:
+        name = (entry.holder.relative_to(root).with_name(_stem(entry.holder)) / entry.part).as_posix()
+        if name in files:
             raise DataError(
-                f"{printable(one.path)}: has the same name as {printable(found[name])}, so that it is not clear which "
+                f"{printable(entry.path)}: has the same name as {printable(files[name])}, so it is not clear which "
                 f"of them to take; keep one"
             )
-        found[name] = one.path
-    if not found:
-        raise DataError(f"{printable(root)}: no file in this folder that a reader is meant for; check {option}")
-    return found
+        files[name] = entry.path
+    if not files:
+        raise DataError(f"{printable(root)}: no readable scan in this folder; check {option}")
+    return files
 
 
 def _stem(file: Path) -> str:

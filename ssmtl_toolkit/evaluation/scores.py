@@ -30,7 +30,7 @@ _PIECE = 1 << 22  # voxels counted at once
 
 
 Values = tuple[float | None, ...]
-"""A value for each class, background left out; None: undefined."""
+"""A value for each class without background; None: undefined."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ScanScores:
 
     Attributes:
         name: the scan.
-        classes: their names, background left out.
+        classes: their names, without background.
         tp, fp, fn: voxels of each class.
         values: of each metric that was computed, by its key in `metrics.METRICS`.
     """
@@ -53,7 +53,7 @@ class ScanScores:
 
     @property
     def penalised(self) -> tuple[bool, ...]:
-        """For each class, whether it is in one of truth and prediction only."""
+        """For each class, whether it is in only one of truth and prediction."""
         counts = zip(self.tp, self.fp, self.fn, strict=True)
         return tuple(tp == 0 and (fp > 0) != (fn > 0) for tp, fp, fn in counts)
 
@@ -74,7 +74,7 @@ def has_monai() -> bool:
 
 
 def check_monai(what: str) -> None:
-    """Refuse `what` (a plural) where MONAI is not installed.
+    """Refuse `what` (a plural) if MONAI is not installed.
 
     Raises:
         UsageError: naming the extra to install.
@@ -120,12 +120,12 @@ def score_scan(
 
 
 def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Count true positives, false positives and false negatives: (3, classes) int64, background left out."""
+    """Count true positives, false positives and false negatives: (3, classes) int64, without background."""
     if int(predicted.max(initial=0)) > classes or int(truth.max(where=truth != IGNORE, initial=0)) > classes:
         raise ValueError(f"there are indices above the number of classes, {classes}")
     size = classes + 1
     ours, theirs = (np.ascontiguousarray(a).reshape(-1) for a in (predicted, truth))
-    table = np.zeros(size * size, np.int64)  # how often which truth meets which prediction
+    table = np.zeros(size * size, np.int64)  # how often each truth meets each prediction
     for start in range(0, len(ours), _PIECE):
         ours_now, theirs_now = (a[start : start + _PIECE].astype(np.int64) for a in (ours, theirs))
         annotated = theirs_now != IGNORE
@@ -136,7 +136,7 @@ def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) 
 
 
 def overlap(counts: NDArray[np.int64]) -> tuple[Values, Values]:
-    """Return IoU and Dice of counts (3, classes); None for a class that is neither there nor predicted."""
+    """Return IoU and Dice of counts (3, classes); None for a class that is neither present nor predicted."""
     tp, fp, fn = counts
     return _ratios(tp, tp + fp + fn), _ratios(2 * tp, 2 * tp + fp + fn)
 
@@ -161,7 +161,7 @@ def _surface_scores(
     boxes = [find_objects(a, len(scores.classes)) for a in (predicted, truth)]
     pairs: list[tuple[float | None, float | None]] = []
     for i, penalised in enumerate(scores.penalised):
-        ours, theirs = (found[i] for found in boxes)
+        ours, theirs = (slices[i] for slices in boxes)
         if ours is None or theirs is None:
             pairs.append((diagonal, 0.0) if penalised else (None, None))
             continue
@@ -185,14 +185,14 @@ def _distances(
     ours, theirs = get_mask_edges(predicted, truth, crop=False)
     both = [distances(ours, theirs, spacing=list(spacing)), distances(theirs, ours, spacing=list(spacing))]
     near = np.concatenate(both) <= tolerance
-    return max(float(np.quantile(one, 0.95)) for one in both), float(near.mean())
+    return max(float(np.quantile(one_way, 0.95)) for one_way in both), float(near.mean())
 
 
 def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
     """Sum up the scores of scans with the same classes, ready for JSON.
 
     For each class: `iou` and `dice_pooled` over all annotated voxels of all scans (the paper's IoU), and the spread
-    over scans of IoU, Dice and, where they were computed, HD95 (mm) and surface Dice. `mean` is over the classes;
+    over scans of IoU, Dice and, if they were computed, HD95 (mm) and surface Dice. `mean` is over the classes;
     its `iou` is the paper's mIoU, its others are means of the classes' means. A class that is nowhere, neither in truth
     nor predicted, has no score, is in no mean and is counted in `undefined_classes`.
     """
@@ -205,7 +205,7 @@ def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
     classes = {
         name: {"iou": iou[i], "dice_pooled": dice[i], **_over_scans(scans, i, metrics)} for i, name in enumerate(names)
     }
-    means = {m.key: _mean(one[m.key]["mean"] for one in classes.values()) for m in metrics if not m.pooled}
+    means = {m.key: _mean(values[m.key]["mean"] for values in classes.values()) for m in metrics if not m.pooled}
     return {
         "classes": classes,
         "mean": {"iou": _mean(iou)} | means,
@@ -217,14 +217,14 @@ def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
 
 def _over_scans(scans: Sequence[ScanScores], i: int, metrics: Iterable[Metric]) -> dict[str, Any]:
     """What the summary says of class number `i` over scans."""
-    found = {}
+    summaries = {}
     for metric in metrics:
         key = f"{metric.key}_per_scan" if metric.pooled else metric.key
         values = [scan.values[metric.key][i] for scan in scans]
-        found[key] = {**spread(values), "mean": _mean(values), "undefined": len(values) - len(defined(values))}
+        summaries[key] = {**spread(values), "mean": _mean(values), "undefined": len(values) - len(defined(values))}
         if metric.needs_monai:
-            found[key]["penalised"] = sum(scan.penalised[i] for scan in scans)
-    return found
+            summaries[key]["penalised"] = sum(scan.penalised[i] for scan in scans)
+    return summaries
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -25,7 +25,7 @@ HOW = (
     "over patients (BCa, 9999 draws), so it speaks for other patients and these trainings; none with fewer than "
     f"{LEAST_PATIENTS} patients."
 )
-"""How the numbers of a report are made."""
+"""How the numbers of a report are computed."""
 
 
 def defined(values: Iterable[float | None]) -> list[float]:
@@ -34,7 +34,7 @@ def defined(values: Iterable[float | None]) -> list[float]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the defined values; None where none is."""
+    """The mean of the defined values; None if there are none."""
     numbers = defined(values)
     return float(np.mean(numbers)) if numbers else None
 
@@ -54,8 +54,8 @@ def series(values: Numbers) -> dict[str, Any]:
 def paired(ours: Numbers, theirs: Numbers) -> dict[str, Any]:
     """The differences of two series, with a 95 % interval by Student's t; None with too few repetitions."""
     pairs = zip(ours, theirs, strict=True)
-    found = series([None if a is None or b is None else a - b for a, b in pairs])
-    return {**found, "ci95": _t_interval(found["mean"], found["sd"], found["n"])}
+    differences = series([None if a is None or b is None else a - b for a, b in pairs])
+    return {**differences, "ci95": _t_interval(differences["mean"], differences["sd"], differences["n"])}
 
 
 def _t_interval(mean: float | None, sd: float | None, n: int) -> list[float] | None:
@@ -84,49 +84,54 @@ def _bootstrap(values: Sequence[float]) -> list[float] | None:
         return None
     from scipy.stats import bootstrap  # type: ignore[attr-defined]
 
-    found = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return [float(found.low), float(found.high)]
+    interval = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return [float(interval.low), float(interval.high)]
 
 
-def summary_of(found: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
+def summary_of(repetitions: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
     """Mean and deviation over repetitions: of the mean over classes, and of each class."""
     keys = [metric.key for metric in metrics]
-    made: dict[str, Any] = {key: series([one["mean"][key] for one in found]) for key in keys}
-    if "classes" in found[0]:
-        made["classes"] = {
-            label: {key: series([_class_value(one["classes"][label][key]) for one in found]) for key in keys}
-            for label in found[0]["classes"]
+    summary: dict[str, Any] = {key: series([scores["mean"][key] for scores in repetitions]) for key in keys}
+    if "classes" in repetitions[0]:
+        summary["classes"] = {
+            label: {
+                key: series([_class_value(scores["classes"][label][key]) for scores in repetitions]) for key in keys
+            }
+            for label in repetitions[0]["classes"]
         }
-    if "noisy" in found[0]:
-        made["noisy"] = found[0]["noisy"]
-    return made
+    if "noisy" in repetitions[0]:
+        summary["noisy"] = repetitions[0]["noisy"]
+    return summary
 
 
 def _class_value(value: Any) -> float | None:
-    found: float | None = value["mean"] if isinstance(value, dict) else value
-    return found
+    number: float | None = value["mean"] if isinstance(value, dict) else value
+    return number
 
 
 def difference_of(
-    found: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[Metric], patients: Mapping[str, str]
+    repetitions: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[Metric], patients: Mapping[str, str]
 ) -> dict[str, Any]:
     """Pretrained minus scratch: over repetitions for every metric, and over test patients for the one of each scan."""
-    ours, theirs = found["pretrained"], found["scratch"]
-    made: dict[str, Any] = {
-        key: paired([one["mean"][key] for one in ours], [one["mean"][key] for one in theirs])
+    ours, theirs = repetitions["pretrained"], repetitions["scratch"]
+    difference: dict[str, Any] = {
+        key: paired([scores["mean"][key] for scores in ours], [scores["mean"][key] for scores in theirs])
         for key in (metric.key for metric in metrics)
     }
     per_scan = next(metric.key for metric in metrics if not metric.pooled)
-    made[per_scan]["over_patients"] = over_patients(
-        [_by_patient(one, per_scan, patients) for one in ours], [_by_patient(one, per_scan, patients) for one in theirs]
+    difference[per_scan]["over_patients"] = over_patients(
+        [_by_patient(scores, per_scan, patients) for scores in ours],
+        [_by_patient(scores, per_scan, patients) for scores in theirs],
     )
-    return made
+    return difference
 
 
-def _by_patient(found: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:
+def _by_patient(scores: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:
     """Patient -> a value for each of the patient's scans (and classes)."""
     grouped: dict[str, list[float | None]] = {}
-    for scan in found["scans"]:
-        values = [one[metric] for one in scan["classes"].values()] if "classes" in scan else [scan[metric]]
+    for scan in scores["scans"]:
+        values = (
+            [class_scores[metric] for class_scores in scan["classes"].values()] if "classes" in scan else [scan[metric]]
+        )
         grouped.setdefault(patients[scan["name"]], []).extend(values)
     return grouped

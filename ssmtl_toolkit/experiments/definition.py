@@ -29,7 +29,7 @@ class _Table(BaseModel):
 class Row(_Table):
     """One line of the table, or one for each of its snapshots."""
 
-    name: str = Field("", description="What the table calls it; {epoch} stands for the snapshot's.")
+    name: str = Field("", description="Its name in the table; {epoch} stands for the snapshot's.")
     backbone: str = Field("unet", description="A backbone, or a name from [backbones].")
     tasks: tuple[str, ...] = Field((), description="Pretext tasks; none: from scratch.")
     snapshots: tuple[int, ...] = Field((), description="Epochs of pre-training to fine-tune after, a line for each.")
@@ -39,20 +39,20 @@ class Row(_Table):
 
     @field_validator("snapshots")
     @classmethod
-    def _epochs(cls, given: tuple[int, ...]) -> tuple[int, ...]:
-        if any(epoch < 1 for epoch in given) or len(set(given)) < len(given):
+    def _epochs(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
+        if any(epoch < 1 for epoch in epochs) or len(set(epochs)) < len(epochs):
             raise ValueError("expected different epochs, 1 or later")
-        return given
+        return epochs
 
 
 class SplitOptions(_Table):
-    """Who is trained on and tested on; the same for all rows."""
+    """Which patients are trained on and tested on; the same for all rows."""
 
-    train: int | None = Field(None, ge=1, description="Labelled scans to fine-tune on; by default all that are left.")
+    train: int | None = Field(None, ge=1, description="Labelled scans to fine-tune on; by default all the others.")
     validation: int = Field(0, ge=0, description="Labelled scans to choose options by.")
     test: int | None = Field(None, ge=1, description="Labelled scans to test on; by default a fifth of the patients.")
     order: tuple[str, ...] = Field((), description="Patients: the first train, the next validate, the others test.")
-    seed: int = Field(0, ge=0, description="Another one draws other patients, where there is no order.")
+    seed: int = Field(0, ge=0, description="Another seed draws other patients, unless there is an order.")
     score: Literal["test", "validation"] = Field("test", description="Which part is tested on.")
     pretrain_on: Literal["all", "train"] = Field(
         "all", description="Whether pre-training sees (without labels) the scans of validation and test too."
@@ -70,14 +70,14 @@ class Experiment(_Table):
 
     title: str = Field("", description="What is compared.")
     data: str | None = Field(None, description="Labelled scans; a path is relative to the file.")
-    dataset: dict[str, Any] = Field({}, description="Options of the dataset, where they are not given with it.")
+    dataset: dict[str, Any] = Field({}, description="Options of the dataset, unless they are given with it.")
     published_on: str = Field("", description="The dataset that published values are for.")
     split: SplitOptions = SplitOptions()
     backbones: dict[str, str] = Field({}, description="Names for backbones, for the rows.")
     pretrain: dict[str, Any] = Field({}, description="Options of ssmtl run.")
     finetune: dict[str, Any] = Field({}, description="Options of ssmtl finetune.")
     not_comparable_because: tuple[str, ...] = Field(
-        (), description="What makes published values not comparable with ours."
+        (), description="Why published values are not comparable with ours."
     )
     rows: dict[str, Row] = Field(min_length=1, description="The lines of the table, by short names.")
 
@@ -90,7 +90,7 @@ class Job:
         id: the row's short name, with @epoch for a snapshot.
         pretrain: None: from scratch.
         snapshot: the epoch of pre-training to start from; None: its end.
-        finetune: its source is a placeholder and its split missing: they are known when the run is done.
+        finetune: its source is a placeholder and its split missing: they are known when the run is finished.
     """
 
     id: str
@@ -114,7 +114,7 @@ class Job:
 
 @dataclass(frozen=True)
 class ResolvedExperiment:
-    """An experiment ready to be done.
+    """An experiment ready to run.
 
     Attributes:
         name: of the file, without its suffix.
@@ -127,13 +127,13 @@ class ResolvedExperiment:
 
     @property
     def not_comparable_because(self) -> tuple[str, ...]:
-        """What makes published values not comparable, in words; empty: nothing."""
+        """Why published values are not comparable, in words; empty if they are."""
         return self.experiment.not_comparable_because
 
     def write(self) -> str:
-        """Return the resolved experiment as TOML: it says the same without overlays."""
-        said = self.experiment.model_dump(mode="json", exclude_none=True)
-        return tomli_w.dumps({**said, "data": self.dataset.full()})
+        """Return the resolved experiment as TOML: it means the same without overlays."""
+        content = self.experiment.model_dump(mode="json", exclude_none=True)
+        return tomli_w.dumps({**content, "data": self.dataset.full()})
 
 
 def read_experiment(
@@ -144,13 +144,13 @@ def read_experiment(
     settings: Mapping[str, Any] = {},
     seeds: int | None = None,
 ) -> ResolvedExperiment:
-    """Read an experiment, put its overlays in, and check every row; nothing is trained.
+    """Read an experiment, apply its overlays, and check every row; nothing is trained.
 
     Over the file's own tables come those of its `base` file (under it), then `[on.DATASET]` for the dataset at hand,
     then `[quick]`, then `settings` such as `{"pretrain.epochs": 10}`, each saying only what differs.
 
     Raises:
-        UsageError: naming the file and what cannot be: a key, a row, an option of a row.
+        UsageError: naming the file and what is wrong: a key, a row, an option of a row.
     """
     where = printable(file)
     document = _read(file)
@@ -164,7 +164,7 @@ def read_experiment(
         except UsageError as error:
             raise UsageError(f"{where}: [on.{name}]: {error}") from None
     if quick and not overlays["quick"]:
-        raise UsageError(f"{where}: has no table [quick] that says what a quick run is; leave out --quick")
+        raise UsageError(f"{where}: has no table [quick] that says what a quick run is; omit --quick")
     dataset = _dataset(document, data, file)
     over = [overlays["quick"], *overlays["on"].values(), *(_nested(*setting) for setting in settings.items())]
     _check_rows(document, over, where)
@@ -176,37 +176,37 @@ def read_experiment(
     if seeds is not None:
         document = _merged(document, {"finetune": {"seeds": seeds}}, where)
     experiment = _validated(document, where)
-    given = {name: getattr(dataset, name) for name in dataset.model_fields_set & experiment.dataset.keys()}
+    explicit = {name: getattr(dataset, name) for name in dataset.model_fields_set & experiment.dataset.keys()}
     dataset = with_absolute_paths(_with_options(dataset, experiment.dataset))
     jobs = [job for key, row in experiment.rows.items() for job in _jobs(experiment, key, row, dataset, where)]
     if len({job.output for job in jobs}) > 1:
-        raise UsageError(f"{where}: heads that give labels and heads that give images are not of one table; make two")
-    apart = [
+        raise UsageError(f"{where}: heads that give labels and heads that give images cannot share a table; make two")
+    reasons = [
         *experiment.not_comparable_because,
         *([f"other data ({dataset.name})"] if experiment.published_on not in ("", dataset.name) else []),
         *(["--quick"] if quick else []),
         *(f"{key} = {value}" for key, value in settings.items()),
-        *(f"{dataset.name}'s {k} = {v}" for k, v in given.items() if v != experiment.dataset[k]),
+        *(f"{dataset.name}'s {k} = {v}" for k, v in explicit.items() if v != experiment.dataset[k]),
     ]
-    experiment = experiment.model_copy(update={"not_comparable_because": tuple(dict.fromkeys(apart))})
+    experiment = experiment.model_copy(update={"not_comparable_because": tuple(dict.fromkeys(reasons))})
     return ResolvedExperiment(file.stem, experiment, dataset, tuple(_sharing(jobs)))
 
 
 def _sharing(jobs: Sequence[Job]) -> list[Job]:
-    """Let pre-trainings that differ in their snapshots only be one, with the snapshots of all."""
+    """Merge pre-trainings that differ only in their snapshots into one, with the snapshots of all."""
     every: dict[str, int] = {}
     for job in jobs:
         if job.pretrain is not None:
             every[_apart_from_snapshots(job)] = math.gcd(
                 every.get(_apart_from_snapshots(job), 0), job.pretrain.snapshot_every or 0
             )
-    made = []
+    shared_jobs = []
     for job in jobs:
         if job.pretrain is not None:
             shared = every[_apart_from_snapshots(job)] or None
             job = replace(job, pretrain=job.pretrain.model_copy(update={"snapshot_every": shared}))
-        made.append(job)
-    return made
+        shared_jobs.append(job)
+    return shared_jobs
 
 
 def _apart_from_snapshots(job: Job) -> str:
@@ -232,26 +232,26 @@ def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(under: Mapping[str, Any], over: Any, where: str) -> dict[str, Any]:
-    """Lay one document over another, table by table; of steps and epochs, which say the same, the upper one stays."""
+    """Lay one document over another, table by table; of steps and epochs, which mean the same, the upper one wins."""
     if not isinstance(over, Mapping):
-        raise UsageError(f"{where}: {over!r} stands where a table is expected")
-    made = {k: v for k, v in under.items() if _ONE_OF.get(k) not in over or isinstance(v, Mapping)}
+        raise UsageError(f"{where}: expected a table, got {over!r}")
+    merged = {k: v for k, v in under.items() if _ONE_OF.get(k) not in over or isinstance(v, Mapping)}
     for key, value in over.items():
-        both = isinstance(made.get(key), dict) and isinstance(value, dict)
-        made[key] = _merged(made[key], value, where) if both else value
-    return made
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merged(merged[key], value, where) if both else value
+    return merged
 
 
 def _check_rows(document: Mapping[str, Any], overlays: Sequence[Any], where: str) -> None:
-    """Refuse overlays that speak of rows which are not there, or of other data."""
+    """Refuse overlays that refer to rows that do not exist, or to other data."""
     rows = document.get("rows", {})
     for overlay in overlays:
         over = overlay if isinstance(overlay, dict) else {}
         if "data" in over:
-            raise UsageError(f"{where}: an overlay or --set names other data; give them by --data")
+            raise UsageError(f"{where}: an overlay or --set names other data; give them with --data")
         for name in over["rows"] if isinstance(over.get("rows"), dict) else ():
             if name not in rows:
-                raise UsageError(f"{where}: an overlay or --set speaks of row {name!r}{did_you_mean(name, rows)}")
+                raise UsageError(f"{where}: an overlay or --set refers to row {name!r}{did_you_mean(name, rows)}")
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _dataset(document: Mapping[str, Any], given: str | None, file: Path) -> Data
     if given is not None:
         return registry().dataset(given)
     if not isinstance(document.get("data"), str):
-        raise UsageError(f"{printable(file)}: names no data; give them by --data")
+        raise UsageError(f"{printable(file)}: names no data; give them with --data")
     spec = registry().dataset(document["data"])
     paths = {k: file.parent / v.expanduser() for k, v in spec if isinstance(v, Path)}
     return spec.model_copy(update=paths)
@@ -292,9 +292,9 @@ def _dataset(document: Mapping[str, Any], given: str | None, file: Path) -> Data
 
 def _with_options(dataset: DatasetSpec, options: Mapping[str, Any]) -> DatasetSpec:
     """Fill in the options that were not given with the dataset."""
-    given = {name: getattr(dataset, name) for name in dataset.model_fields_set}
+    explicit = {name: getattr(dataset, name) for name in dataset.model_fields_set}
     try:
-        return type(dataset).model_validate({**options, **given})
+        return type(dataset).model_validate({**options, **explicit})
     except ValidationError as error:
         raise UsageError("\n".join(f"[dataset] {dataset._explain(e)}" for e in error.errors())) from None
 
@@ -303,9 +303,9 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
     """The lines of one row, all options checked."""
     for table, reserved in (("pretrain", {"data", "backbone", "tasks", "without"}), ("finetune", _SET_BY_US)):
         for wrong in sorted(reserved & {*getattr(experiment, table), *getattr(row, table)}):
-            raise UsageError(f"{where}: [{table}] {wrong} is set by the experiment itself; leave it out")
+            raise UsageError(f"{where}: [{table}] {wrong} is set by the experiment itself; omit it")
     if row.snapshots and not row.tasks:
-        raise UsageError(f"{where}: row {key!r} has snapshots and no tasks; there is nothing to take them of")
+        raise UsageError(f"{where}: row {key!r} has snapshots but no tasks; there is nothing to take them from")
     try:
         backbone = registry().resolve(BackboneSpec, experiment.backbones.get(row.backbone, row.backbone))
         tasks = tuple(registry().resolve(TaskSpec, task) for task in row.tasks)
@@ -324,7 +324,9 @@ def _jobs(experiment: Experiment, key: str, row: Row, dataset: DatasetSpec, wher
     except UsageError as error:
         raise UsageError(f"{where}: row {key!r}: {error}") from None
     if any(epoch % (run.snapshot_every or epoch) for epoch in row.snapshots):
-        raise UsageError(f"{where}: row {key!r}: its snapshots are no multiples of snapshot_every {run.snapshot_every}")
+        raise UsageError(
+            f"{where}: row {key!r}: its snapshots are not multiples of snapshot_every {run.snapshot_every}"
+        )
     if row.snapshots and run.steps is not None:
         raise UsageError(f"{where}: row {key!r}: snapshots are after epochs; give its pre-training epochs, not steps")
     if row.snapshots and max(row.snapshots) > run.epochs:

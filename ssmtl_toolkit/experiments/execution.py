@@ -1,4 +1,4 @@
-"""Does an experiment, row by row: what is finished stays, several processes share the work, the table is written."""
+"""Runs an experiment, row by row: what is finished stays, several processes share the work, the table is written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def experiment(
 ) -> Compared:
     """Pre-train, fine-tune and test every row of an experiment, and compare them.
 
-    What `out` holds already is not done again: not a pre-training that other rows or other experiments share, nor a
+    What `out` already holds is not done again: neither a pre-training that other rows or other experiments share, nor a
     finished row. Processes that are given the same `out` share the work.
 
     Args:
@@ -67,7 +67,7 @@ def experiment(
         settings: other values for keys of the file, such as {"pretrain.epochs": 10}.
         rows: short names of the rows to do; all others stay as they are.
         cache: folder for prepared slices; by default the user's cache directory.
-        progress: is given what happens, to show it.
+        progress: is notified of what happens, to show it.
 
     Raises:
         UsageError: the file, or an option in it, is wrong; nothing was trained.
@@ -78,7 +78,7 @@ def experiment(
         resolved = read_experiment(Path(source), data, quick=quick, settings=settings or {}, seeds=seeds)
     elif data is not None or quick or seeds is not None or settings:
         raise UsageError(
-            "an experiment that was read already takes no data, quick, seeds and settings; read it with them"
+            "an experiment that has already been read takes no data, quick, seeds or settings; read it with them"
         )
     else:
         resolved = source
@@ -91,9 +91,11 @@ def experiment(
             summary = work.summary(failed)
             write_comparison(work.out, resolved.name, summary, resolved.write())
     if failed:
-        listed = "\n".join(f"row {id!r}: {reason}" for id, reason in failed.items())
-        said = f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / resolved.name}.md:\n{listed}"
-        raise RowsFailedError(said, summary)
+        reasons = "\n".join(f"row {id!r}: {reason}" for id, reason in failed.items())
+        message = (
+            f"{len(failed)} of {len(wanted)} rows failed, the others are in {work.out / resolved.name}.md:\n{reasons}"
+        )
+        raise RowsFailedError(message, summary)
     return Compared(work.out, summary)
 
 
@@ -130,7 +132,7 @@ class _Work:
             self.split = self._written(replace(whole, test=whole.validation, validation=()))
 
     def _split(self) -> Split:
-        """Part the patients of the labelled scans: in the order that is written down, or drawn."""
+        """Split the patients of the labelled scans: in the given order, or at random."""
         parts = self.resolved.experiment.split
         scans = [scan for scan in list_scans(self.resolved.dataset, self.cache) if not scan.unfit]
         self.images = self._contents({scan.name: scan.paths for scan in scans})
@@ -162,11 +164,11 @@ class _Work:
         return split
 
     def _contents(self, files: Mapping[str, Sequence[Path]]) -> str:
-        """A digest of files by the names of their scans: with other contents, a run is another run."""
-        memo, found, digests = DigestMemo(self.cache / "digests.json"), installed_readers(), {}
+        """A digest of files by the names of their scans: with other contents, it is another run."""
+        memo, readers, digests = DigestMemo(self.cache / "digests.json"), installed_readers(), {}
         for name, paths in files.items():
             try:
-                digests[name] = joined_digests([found.digest(path, memo) for path in paths])
+                digests[name] = joined_digests([readers.digest(path, memo) for path in paths])
             except DataError:  # the runs themselves say what is wrong with it
                 digests[name] = "unreadable"
         memo.save()
@@ -182,7 +184,7 @@ class _Work:
         return file
 
     def run(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Do every job; those that another process is at wait for it. Returns the jobs that failed, with reasons."""
+        """Do every job, waiting for those that another process is doing. Returns the jobs that failed, with reasons."""
         waiting, failed = list(jobs), dict[str, str]()
         lost: dict[Path, str] = {}  # pre-trainings that failed, and why: other rows need not try them again
         while waiting:
@@ -203,12 +205,12 @@ class _Work:
                     busy.append(job)
                 except InterruptedRunError as error:
                     state = str(error).partition(";")[0]
-                    raise InterruptedRunError(f"{state}; the same command goes on", error.exit_code - 128) from None
+                    raise InterruptedRunError(f"{state}; rerun the command to resume", error.exit_code - 128) from None
                 except SsmtlError as error:
                     failed[job.id] = str(error)
                     self.progress.note(f"{job.name} failed: {error}")
             if len(busy) == len(waiting):
-                interrupts.check("the same command goes on")
+                interrupts.check("rerun the command to resume")
                 time.sleep(_WAIT)
             waiting = busy
         return failed
@@ -237,7 +239,7 @@ class _Work:
         return (folder / SUMMARY).is_file()
 
     def _finetune(self, job: Job) -> None:
-        """Do the fine-tuning of a job, or what is missing of its repetitions."""
+        """Do the fine-tuning of a job, or its missing repetitions."""
         folder, run = self.finetuning(job), self.pretraining(job)
         if self._repetitions(folder) >= job.finetune.seeds:
             return
@@ -245,7 +247,7 @@ class _Work:
         if run is not None:
             source = run / BACKBONE if job.start is None else snapshot(run, job.start)
             if not source.is_file():
-                raise DataError(f"{source}: is not there; remove {run}, and the same command pre-trains again")
+                raise DataError(f"{source}: does not exist; remove {run}, and rerun the command to pre-train again")
         with self._alone(folder):
             if self._repetitions(folder) >= job.finetune.seeds:
                 return
@@ -259,7 +261,7 @@ class _Work:
         """Hold a run for this process.
 
         Raises:
-            _BusyError: another process does.
+            _BusyError: another process holds it.
         """
         locks = self.out / "locks"
         locks.mkdir(parents=True, exist_ok=True)
@@ -274,7 +276,7 @@ class _Work:
             lock.release()
 
     def pretraining(self, job: Job) -> Path | None:
-        """The run folder of a job's pre-training, named by what it is: equal ones are one."""
+        """The run folder of a job's pre-training, named by its content: equal ones share a folder."""
         if job.pretrain is None:
             return None
         seen = None if self.without is None else self.without.stem
@@ -296,15 +298,15 @@ class _Work:
 
     def summary(self, failed: Mapping[str, str]) -> dict[str, Any]:
         """Compare what is finished."""
-        found = {}
+        results = {}
         for job in self.resolved.jobs:
             run = self.pretraining(job)
-            found[job.id] = {
+            results[job.id] = {
                 "finetune": _read(self.finetuning(job) / SUMMARY),
                 "pretrain": {} if run is None else _read(run / SUMMARY),
                 "failed": failed.get(job.id, ""),
             }
-        return compare(self.resolved, found, self.not_comparable_because)
+        return compare(self.resolved, results, self.not_comparable_because)
 
 
 class _BusyError(Exception):
@@ -312,7 +314,7 @@ class _BusyError(Exception):
 
 
 def _identity(config: Config) -> dict[str, Any]:
-    """The options that make a run what it is; where its files lie and what it is computed on are told apart."""
+    """The options that make a run what it is; where its files are and what it is computed on do not count."""
     return config.of_roles(Role.NUMBERS, Role.EXTENT)
 
 
@@ -321,8 +323,8 @@ def _digest(*content: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What a finished run says; nothing while there is none."""
+    """The summary of a finished run; empty if there is none."""
     if not file.is_file():
         return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content

@@ -22,20 +22,20 @@ HOW = (
     "steps, paired by repetition, and its 95 % interval (Student's t over repetitions; none with fewer than "
     f"{statistics.LEAST_REPETITIONS})."
 )
-"""How the numbers of a table are made."""
+"""How the numbers of a table are computed."""
 
 _LOADED = {"source", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "min_transfer"}
 """Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
 
 
 def compare(
-    resolved: ResolvedExperiment, found: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = ()
+    resolved: ResolvedExperiment, results: Mapping[str, Mapping[str, Any]], more_reasons: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Put the rows together; `found` holds for each job what its runs say of themselves, or why it failed.
+    """Put the rows together; `results` holds for each job the summaries of its runs, or why it failed.
 
-    `apart` adds to what makes published values not comparable.
+    `more_reasons` adds to why published values are not comparable.
     """
-    rows = [_row(job, found[job.id]) for job in resolved.jobs]
+    rows = [_row(job, results[job.id]) for job in resolved.jobs]
     for job, row in zip(resolved.jobs, rows, strict=True):
         scratch = next((r for j, r in zip(resolved.jobs, rows, strict=True) if _is_scratch_of(j, job)), None)
         row["gain"] = _gain(row, scratch) if scratch else None
@@ -43,7 +43,7 @@ def compare(
     ours = list(dict.fromkeys(column for row in done for column in row["columns"]))
     published = list(dict.fromkeys(column for row in rows for column in row["published"]))
     metric = _metric(resolved.jobs[0])
-    because = [*resolved.not_comparable_because, *apart]
+    because = [*resolved.not_comparable_because, *more_reasons]
     return {
         "experiment": resolved.name,
         "title": resolved.experiment.title,
@@ -59,7 +59,7 @@ def compare(
 
 
 def _is_scratch_of(scratch: Job, job: Job) -> bool:
-    ours, theirs = (one.finetune.model_dump(mode="json", exclude=_LOADED) for one in (job, scratch))
+    ours, theirs = (compared.finetune.model_dump(mode="json", exclude=_LOADED) for compared in (job, scratch))
     return ours == theirs and scratch.pretrain is None and job.pretrain is not None
 
 
@@ -68,14 +68,16 @@ def _metric(job: Job) -> Metric:
     return metrics_of(job.output)[0]
 
 
-def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
-    tuned, run, metric = found["finetune"], found["pretrain"], _metric(job)
-    status = "failed" if found["failed"] else "done" if len(tuned.get("seeds", ())) >= job.finetune.seeds else "missing"
+def _row(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    tuned, run, metric = result["finetune"], result["pretrain"], _metric(job)
+    status = (
+        "failed" if result["failed"] else "done" if len(tuned.get("seeds", ())) >= job.finetune.seeds else "missing"
+    )
     row: dict[str, Any] = {
         "id": job.id,
         "name": job.name,
         "status": status,
-        "reason": found["failed"],
+        "reason": result["failed"],
         "epochs": job.snapshot,
         "published": dict(job.published),
         "columns": {},
@@ -85,12 +87,12 @@ def _row(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         return row
     arm = "scratch" if job.pretrain is None else "pretrained"
     scores, seeds = tuned["arms"][arm], job.finetune.seeds
-    values = {label: one[metric.key]["values"] for label, one in scores.get("classes", {}).items()}
+    values = {label: scored[metric.key]["values"] for label, scored in scores.get("classes", {}).items()}
     values[metric.mean] = scores[metric.key]["values"]
     columns = {column: statistics.series(numbers[:seeds]) for column, numbers in values.items()}
-    for column, one in columns.items():
-        known, mean = job.published.get(column), one["mean"]
-        one |= {"published": known, "difference": None if known is None or mean is None else mean - known}
+    for column, entry in columns.items():
+        known, mean = job.published.get(column), entry["mean"]
+        entry |= {"published": known, "difference": None if known is None or mean is None else mean - known}
     return row | {
         "columns": columns,
         "also": {key: statistics.series(scores[key]["values"][:seeds]) for key in _others(metric) if key in scores},
@@ -111,7 +113,7 @@ def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] 
     if not (row["columns"] and scratch["columns"]):
         return None
     mean = METRICS[row["metric"]].mean
-    ours, theirs = (one["columns"][mean]["values"] for one in (row, scratch))
+    ours, theirs = (compared["columns"][mean]["values"] for compared in (row, scratch))
     number = min(len(ours), len(theirs))
     return {"over": scratch["id"], **statistics.paired(ours[:number], theirs[:number])}
 
@@ -140,11 +142,11 @@ def lines(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]
     has = any(row["published"] for row in summary["rows"])
     first, second = [], []
     for row in summary["rows"]:
-        one, gain = row["columns"].get(metric.mean), row.get("gain")
+        score, gain = row["columns"].get(metric.mean), row.get("gain")
         known = row["published"].get(metric.mean)
-        cells = [row["name"], metric.spread(one) if one else row["status"]]
+        cells = [row["name"], metric.spread(score) if score else row["status"]]
         if has:
-            cells += [metric.number(known), metric.number(one["difference"] if one else None, sign=True)]
+            cells += [metric.number(known), metric.number(score["difference"] if score else None, sign=True)]
         cells += [metric.difference(gain), metric.interval(gain["ci95"])] if gain else ["", ""]
         first.append([*cells, *(other.spread(row["also"][other.key]) if "also" in row else "" for other in others)])
         by_class = []
@@ -157,18 +159,18 @@ def lines(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """What must be said with the table."""
-    said = [HOW]
+    """What must be shown with the table."""
+    texts = [HOW]
     if not summary["comparable"] and any(row["published"] for row in summary["rows"]):
         because = ", ".join(summary["not_comparable_because"])
-        said.insert(0, f"* Published values are NOT COMPARABLE with ours here: {because}.")
+        texts.insert(0, f"* Published values are NOT COMPARABLE with ours here: {because}.")
     noisy = next((row["input"] for row in summary["rows"] if row.get("input") is not None), None)
     if noisy is not None:
         metric = METRICS[summary["metric"]]
-        said.append(f"The noisy input itself has a {metric.name} of {metric.number(noisy)} {metric.unit}.")
-    said += lower_is_better(_also(summary))
-    said += [f"{row['name']}: failed: {row['reason']}" for row in summary["rows"] if row["status"] == "failed"]
-    return said
+        texts.append(f"The noisy input itself has a {metric.name} of {metric.number(noisy)} {metric.unit}.")
+    texts += lower_is_better(_also(summary))
+    texts += [f"{row['name']}: failed: {row['reason']}" for row in summary["rows"] if row["status"] == "failed"]
+    return texts
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -195,18 +197,18 @@ def table_csv(summary: Mapping[str, Any]) -> str:
     writer.writerow(["row", "name", "column", "mean", "sd", "n", "published", "difference", "comparable"])
     for row in summary["rows"]:
         for column in summary["columns"]:
-            one = row["columns"].get(column, {})
-            numbers = [one.get(key) for key in ("mean", "sd", "n")]
+            values = row["columns"].get(column, {})
+            numbers = [values.get(key) for key in ("mean", "sd", "n")]
             known = row["published"].get(column)
             name = f"'{row['name']}" if row["name"].startswith(("=", "+", "-", "@")) else row["name"]
             writer.writerow(
-                [row["id"], name, column, *numbers, known, one.get("difference"), summary["comparable"]],
+                [row["id"], name, column, *numbers, known, values.get("difference"), summary["comparable"]],
             )
     return stream.getvalue()
 
 
 def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -> None:
-    """Write NAME.toml (the experiment, resolved), .md, .csv, .json, and .svg where rows are snapshots.
+    """Write NAME.toml (the experiment, resolved), .md, .csv, .json, and .svg if rows are snapshots.
 
     Raises:
         SsmtlError: the disk is full or not writable.
@@ -226,7 +228,7 @@ def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -
 
 
 def figure(summary: Mapping[str, Any]) -> str:
-    """Score against epochs of pre-training, with error bars; from scratch as a broken line. Returns SVG."""
+    """Score against epochs of pre-training, with error bars; from scratch as a dashed line. Returns SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -239,10 +241,10 @@ def figure(summary: Mapping[str, Any]) -> str:
     axes = drawn.add_subplot()
     for rows in curves.values():
         scores = [row["columns"][mean] for row in rows]
-        deviations = [one["sd"] or 0.0 for one in scores]
+        deviations = [values["sd"] or 0.0 for values in scores]
         label = rows[0]["name"].partition(",")[0]
         epochs = [row["epochs"] for row in rows]
-        axes.errorbar(epochs, [one["mean"] for one in scores], deviations, marker="o", capsize=3, label=label)
+        axes.errorbar(epochs, [values["mean"] for values in scores], deviations, marker="o", capsize=3, label=label)
         over = rows[0]["gain"] and next(row for row in summary["rows"] if row["id"] == rows[0]["gain"]["over"])
         if over and over["columns"][mean]["mean"] is not None:
             axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])

@@ -29,11 +29,11 @@ class Pairs:
     """The pairs of one task.
 
     Attributes:
-        share: of all slices, those that have a partner (each of their partners, where a task names several).
+        share: of all slices, those that have a partner (each of their partners, if a task names several).
         slices: the nearest and the farthest partner, in slices.
         mm: the same in mm.
         correlation: of slices with their nearest partner, estimated; None for a task that does not ask for it.
-        hint: which distance would give more pairs, or slices more alike: "try t=1 or 2"; empty where this one is good.
+        hint: which distance would give more pairs, or slices more alike: "try t=1 or 2"; empty if this one is good.
     """
 
     share: float
@@ -94,11 +94,11 @@ class Stacks:
 
     def share(self, task: TaskSpec) -> float:
         """Of all slices, those that have a partner under each name."""
-        found: Counter[str] = Counter()
+        with_partner: Counter[str] = Counter()
         for (spacing, count), number in self._alike.items():
             for name, offsets in task.companions(spacing).items():
-                found[name] += number * _with_partner(offsets, count)
-        return min(found.values()) / sum(self.counts)
+                with_partner[name] += number * _with_partner(offsets, count)
+        return min(with_partner.values()) / sum(self.counts)
 
     def correlation(self, task: TaskSpec) -> float | None:
         """Estimate how alike slices and their nearest partners are, from pairs evenly spread over the scans."""
@@ -111,9 +111,9 @@ class Stacks:
         rows = torch.from_numpy(np.concatenate([anchors[chosen], partners[chosen]]))
         images = self.store.gather(rows, torch.device("cpu"))
         coarse = images[..., :: max(1, images.shape[-2] // 64), :: max(1, images.shape[-1] // 64)]
-        here, there = (part - part.mean(dim=(-2, -1), keepdim=True) for part in coarse.chunk(2))
-        norm = float((here.square().sum() * there.square().sum()).sqrt())
-        return float((here * there).sum()) / norm if norm else 0.0
+        anchor, partner = (part - part.mean(dim=(-2, -1), keepdim=True) for part in coarse.chunk(2))
+        norm = float((anchor.square().sum() * partner.square().sum()).sqrt())
+        return float((anchor * partner).sum()) / norm if norm else 0.0
 
     def _nearest(self, task: TaskSpec) -> tuple[Rows, Rows]:
         """All slices that have their nearest partner, and these partners."""
@@ -133,7 +133,7 @@ class Stacks:
                 yield from ((offset, spacing) for offset in offsets)
 
     def _hint(self, task: TaskSpec, farthest: int) -> str:
-        """Name the distances below this one that are good, by halving; the smallest where none is."""
+        """Name the distances below this one that are good, by halving; the smallest if none is."""
         fields = distances_among(type(task).model_fields)
         if self._is_good(task) or len(fields) != 1 or farthest < 2:
             return ""
@@ -153,9 +153,9 @@ class Stacks:
 
 
 def tell_pairs(stacks: Stacks, tasks: Sequence[TaskSpec], pairs: Mapping[str, Pairs], progress: Progress) -> None:
-    """Say how long the stacks are, what pairs each task gets of them, and note what is wrong with those."""
+    """Say how long the stacks are, what pairs each task gets from them, and note what is wrong with those."""
     progress.say(f"scans     {stacks}")
-    for line in _together({label: str(found) for label, found in pairs.items()}):
+    for line in _together({label: str(task_pairs) for label, task_pairs in pairs.items()}):
         progress.say(f"pairs     {line}")
     faults = {str(task): _faults(task, pairs[str(task)]) for task in tasks if str(task) in pairs}
     for line in _together({label: text for label, text in faults.items() if text}):

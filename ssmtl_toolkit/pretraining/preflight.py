@@ -1,4 +1,4 @@
-"""What is found out before the first step: whether the slices fit on the GPU, and the network on the slices."""
+"""What is checked before the first step: whether the slices fit on the GPU, and the network on the slices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssmtl_toolkit.foreign import foreign
 
 
 def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
-    """Whether the store goes to the GPU: when asked, or when it takes less than a quarter of its free memory."""
+    """Whether the store goes to the GPU: if requested, or if it takes less than a quarter of its free memory."""
     if fabric.device.type != "cuda":
         if config.store == "gpu":
             raise UsageError(f"--store gpu: the run is on {fabric.device}; choose auto, ram or disk")
@@ -29,13 +29,13 @@ def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
 
 
 def try_once(model: MultiTask, config: ResolvedRun) -> None:
-    """Run the network forward and backward on noise, so that what it cannot take is told before training.
+    """Run the network forward and backward on noise, so that what it cannot handle is reported before training.
 
     Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
 
     Raises:
         UsageError: the image size or batch size does not fit.
-        SsmtlError: the backbone says other channels than it gives.
+        SsmtlError: the backbone declares other channels than it returns.
     """
     backbone = model.backbone
     buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
@@ -59,16 +59,18 @@ def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Featur
         read = [tensor.sum() for feature in needs or {"pooled"} for tensor in features.tensors(feature)]
         torch.stack(read).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(
             f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
-            f"({said}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
+            f"({reason}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
         ) from error
     return features
 
 
 def _check_channels(backbone: Backbone, features: Features, trained: Sequence[Part]) -> None:
-    said: dict[Feature, int] = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
-    found = said | {PARTS[part]: features.tensors(PARTS[part])[0].shape[1] for part in trained}
-    if found != said:
-        raise SsmtlError(f"{type(backbone).__name__}: gives {found} channels, but says {said}; mend the backbone")
+    declared: dict[Feature, int] = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
+    actual = declared | {PARTS[part]: features.tensors(PARTS[part])[0].shape[1] for part in trained}
+    if actual != declared:
+        raise SsmtlError(
+            f"{type(backbone).__name__}: returns {actual} channels, but declares {declared}; fix the backbone"
+        )

@@ -57,8 +57,8 @@ def pretrain(
         options: … any of `RunConfig`'s options by name, specs as text or objects (`tasks=["reconstruct_prev:t=2"]`).
         out: the run folder; it must be new or empty, or hold the run to resume.
         cache: folder for prepared slices; by default the user's cache directory.
-        resume: go on from the newest whole checkpoint in `out`.
-        progress: is given what happens, to show it.
+        resume: continue from the newest intact checkpoint in `out`.
+        progress: is notified of what happens, to show it.
 
     Raises:
         UsageError: the options are wrong or do not go together.
@@ -94,8 +94,8 @@ def pretrain(
         plan = make_plan(store, resolved.tasks, progress)
         if resolved.batch_size > (number := len(plan.anchors)):
             progress.note(
-                f"a batch of {resolved.batch_size} is more than the {number} slices to train on: some are in it "
-                f"several times; --batch-size {number} or less avoids it"
+                f"a batch of {resolved.batch_size} is more than the {number} slices to train on: it holds some of "
+                f"them several times; --batch-size {number} or less avoids it"
             )
         interrupts.check("nothing was trained yet")
         if not others:
@@ -112,8 +112,8 @@ def pretrain(
 def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> Iterator[None]:
     """Hold the run folder in the process that writes.
 
-    `others` that are started already are connected before: if the folder is refused, all leave with that error, and
-    none waits for one that has left.
+    `others` that are started already are connected before: if the folder is refused, all exit with that error, and
+    none waits for one that has gone.
     """
     if others:
         connect(fabric)
@@ -139,16 +139,16 @@ def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[S
     split = Split.read(config.without)
     scans, notes = with_patients(scans, split.pattern)
     held = {*split.validation, *split.test}
-    left = [scan for scan in scans if scan.patient not in held]
+    kept = [scan for scan in scans if scan.patient not in held]
     if unknown := sorted(held - {scan.patient for scan in scans}):
         raise DataError(f"{config.without}: its patient {unknown[0]!r} is not in the data ({len(unknown)} such)")
-    for note in [*notes, f"{len(scans) - len(left)} scans of {len(held)} validation and test patients are left out"]:
+    for note in [*notes, f"{len(scans) - len(kept)} scans of {len(held)} validation and test patients are skipped"]:
         progress.note(note)
-    return left
+    return kept
 
 
 def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) -> Plan:
-    """Find the anchors, and refuse a task that no scan can give a pair for.
+    """Find the anchors, and refuse a task for which no scan has a pair.
 
     Raises:
         DataError: naming the task and the longest scan.
@@ -178,7 +178,7 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
             progress.note(remark)
     for i in plan.idle:
         scan = store.scans[i]
-        progress.note(f"{printable(scan.scan.path)}: left out, {no_pair(scan)}")
+        progress.note(f"{printable(scan.scan.path)}: skipped: {no_pair(scan)}")
     return plan
 
 
@@ -193,10 +193,10 @@ def _range(numbers: Collection[float]) -> str:
 
 
 def _check_same(config: ResolvedRun, folder: Path) -> None:
-    """Refuse to go on with options that would make another run of it."""
+    """Refuse to resume with options that would make it another run."""
     changed = config.differences(RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG)))
     if changed:
         raise UsageError(
             f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; "
-            f"leave them out, or start a new run with --config {folder / CONFIG}"
+            f"omit them, or start a new run with --config {folder / CONFIG}"
         )

@@ -83,7 +83,7 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Number of updates: as given, or enough for every anchor to be seen `epochs` times."""
+        """Number of updates: as set, or enough for every anchor to be seen `epochs` times."""
         return self.config.steps or math.ceil(self.config.epochs * len(self.plan.anchors) / self.images_per_step)
 
     def start(self, resume: bool) -> None:
@@ -95,43 +95,45 @@ class Trainer:
 
     def _begin(self) -> None:
         try:
-            with atomic_write(self.folder / CONFIG) as temporary:  # first: by it a run that was killed is known
+            with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
                 temporary.write_text(self.config.write(), encoding="utf-8")
             if dropped := self.log.cut(self.step):
-                self.progress.note(f"{self.log.file}: {dropped} of its lines are not of this run, and were dropped")
+                self.progress.note(
+                    f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped"
+                )
         except OSError as error:
             place = error.filename or self.folder
             raise SsmtlError(f"{place}: cannot be written ({error.strerror}); free the disk or the path") from error
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
-        if found is None:
+        latest = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
+        if latest is None:
             self.progress.note(f"{self.folder}: no checkpoint yet, starting from the first step")
             return
-        self._check_whose(found)
-        if found.step > self.steps:
-            raise UsageError(f"{self.folder}: has {found.step} steps already, more than the {self.steps} wanted")
-        checkpoint.restore(found, self.model, self.optimizer.optimizer)
-        self.step = self.saved = found.step
-        self.seconds_before = found.about.get("seconds", 0.0)
-        self.progress.note(f"goes on after step {found.step}")
+        self._check_origin(latest)
+        if latest.step > self.steps:
+            raise UsageError(f"{self.folder}: already has {latest.step} steps, more than the {self.steps} requested")
+        checkpoint.restore(latest, self.model, self.optimizer.optimizer)
+        self.step = self.saved = latest.step
+        self.seconds_before = latest.about.get("seconds", 0.0)
+        self.progress.note(f"resumes after step {latest.step}")
 
-    def _check_whose(self, found: checkpoint.Checkpoint) -> None:
-        """Refuse the checkpoint of another run; note what is another version or machine."""
-        with checkpoint.reading(found):
-            options, scans = found.about.get("options"), found.about["scans"]
-            then = dict(found.about.get("versions", {OURS: found.about.get("version")}))
+    def _check_origin(self, latest: checkpoint.Checkpoint) -> None:
+        """Refuse the checkpoint of another run; note other versions and machines."""
+        with checkpoint.reading(latest):
+            options, scans = latest.about.get("options"), latest.about["scans"]
+            then = dict(latest.about.get("versions", {OURS: latest.about.get("version")}))
             if options is None:
-                self.progress.note(f"{found.path}: is of an older version, and does not say which options made it")
+                self.progress.note(f"{latest.path}: was written by an older version, and does not record its options")
             else:
-                origin.refuse(found, self.config.differences(RunConfig.of(options, str(found.path))))
+                origin.refuse(latest, self.config.differences(RunConfig.of(options, str(latest.path))))
         if scans != self.store.fingerprint:
             raise DataError(
-                f"{found.path}: the scans are not those of this run any more (their contents or order differ); "
-                f"bring them back, or start a new run"
+                f"{latest.path}: the scans are no longer those of this run (their contents or order differ); "
+                f"restore them, or start a new run"
             )
         origin.tell_changes(then, self._versions(), self.progress)
-        origin.tell_changes(found.about, self._machine(), self.progress)
+        origin.tell_changes(latest.about, self._machine(), self.progress)
 
     def _versions(self) -> dict[str, str]:
         return origin.versions([self.config.backbone, *self.config.tasks, self.config.balancer])
@@ -152,7 +154,7 @@ class Trainer:
             self._snapshot()
             self.progress.stepped(self.step)
             images += self.images_per_step
-            if first_step is None:  # its time holds warm-up and is left out of images/s
+            if first_step is None:  # its time includes warm-up and does not count for images/s
                 first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
             last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
             if last or save or logs_after(self.step, self.config.log_every):
@@ -174,8 +176,8 @@ class Trainer:
 
     def _flush(self) -> None:
         """Write a line of metrics; a loss that is not a number ends the run before it reaches a checkpoint."""
-        means, told = self.running_means.means(), self.update.extra_metrics()
-        for name, value in told.items():
+        means, extra = self.running_means.means(), self.update.extra_metrics()
+        for name, value in extra.items():
             if name.endswith("/weight") and not math.isfinite(value):
                 raise SsmtlError(
                     f"balancer {str(self.config.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
@@ -189,7 +191,7 @@ class Trainer:
                 )
         if self.fabric.is_global_zero and means:
             epoch = self.step * self.images_per_step / len(self.plan.anchors)
-            record = {"step": self.step, "epoch": round(epoch, 4), **means, **told}
+            record = {"step": self.step, "epoch": round(epoch, 4), **means, **extra}
             self.log.append(record)
             self.progress.logged(record)
 
@@ -213,7 +215,7 @@ class Trainer:
         self.saved = self.step
 
     def _snapshot(self) -> None:
-        """Keep the backbone where this step completes one of the epochs to keep it after."""
+        """Keep the backbone if this step completes one of the epochs to keep it after."""
         every, anchors = self.config.snapshot_every, len(self.plan.anchors)
         if every is None:
             return
@@ -233,7 +235,7 @@ class Trainer:
                 )
 
     def _on_first_rank(self, write: Callable[[], None]) -> None:
-        """Write something on the first rank; all ranks learn whether it could be done."""
+        """Write something on the first rank; all ranks learn whether that succeeded."""
         problem = ""
         if self.fabric.is_global_zero:
             try:
@@ -251,13 +253,13 @@ class Trainer:
             raise SsmtlError(f"{file}: cannot be written: {error}; {self._last_good()}") from error
 
     def _about(self) -> dict[str, Any]:
-        """What backbone.safetensors tells of itself; no paths, no patient names."""
-        found = registry()
+        """The metadata of backbone.safetensors; no paths, no patient names."""
+        plugins = registry()
         return {
             "version": our_version(),
-            "backbone": found.origin(self.config.backbone),
-            "tasks": [found.origin(task) for task in self.config.tasks],
-            "balancer": found.origin(self.config.balancer),
+            "backbone": plugins.origin(self.config.backbone),
+            "tasks": [plugins.origin(task) for task in self.config.tasks],
+            "balancer": plugins.origin(self.config.balancer),
             "prepare": self.config.slicing.model_dump(),
             "channels": self.store.channels,
             "trained": self.config.trained,
@@ -283,7 +285,9 @@ class Trainer:
             self._flush()
             self._save()
             interrupts.number = number
-            interrupts.check(f"step {self.step} of {self.steps} is saved; go on by: ssmtl run --resume {self.folder}")
+            interrupts.check(
+                f"step {self.step} of {self.steps} is saved; resume with: ssmtl run --resume {self.folder}"
+            )
 
     def _seconds(self) -> float:
         """How long this training has taken, in all its sessions."""
@@ -332,5 +336,5 @@ class Trainer:
 
 
 def no_pair(scan: StoredScan) -> str:
-    """Why a scan is left out that gives no task anything to do."""
+    """Why a scan is skipped that gives no task anything to do."""
     return f"its slices along the {scan.axis} axis ({scan.count}) give no pair for any task; another t may"

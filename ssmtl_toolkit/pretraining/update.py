@@ -1,7 +1,7 @@
-"""One weight update: batches forward and backward, Adam, and what the balancer and the log hear of it.
+"""One weight update: batches forward and backward, Adam, and what the balancer and the log get from it.
 
-Descended is the plain mean, over ranks and accumulated batches, of what each one's losses (means over its own pairs)
-come to, whether they have equally many pairs or not. Balancers and the log hear means over all pairs.
+The loss that is minimised is the plain mean, over ranks and accumulated batches, of what each one's losses (means over
+its own pairs) amount to, whether they have equally many pairs or not. Balancers and the log get means over all pairs.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if feedback != "nothing":
             after = self._again(step, buffers) if feedback == "change" else None
-            with foreign(f"balancer {str(self.config.balancer)!r}, told of step {step + 1},"):
+            with foreign(f"balancer {str(self.config.balancer)!r}, updated after step {step + 1},"):
                 self.model.balancer.updated(before.get(), after)
         self._norms = norms.get() if norms else {}
 
     def extra_metrics(self) -> dict[str, float]:
-        """What the log says of the last update beside losses: `label/weight` and `label/gradient`, where known."""
+        """What the log records of the last update besides losses: `label/weight` and `label/gradient`, where known."""
         weights = {f"{label}/weight": float(weight) for label, weight in self.model.balancer.factors.items()}
         return weights | {f"{label}/gradient": float(norm) for label, norm in self._norms.items()}
 
@@ -83,8 +83,8 @@ class Updater:
             with self._task(step, batch):
                 loss, outputs = self.wrapped(batch, norms) if norms else self.wrapped(batch)
                 self.fabric.backward(loss / config.accumulate)
-        found: dict[str, TaskOutput] = outputs
-        return found
+        by_label: dict[str, TaskOutput] = outputs
+        return by_label
 
     def _batch(self, step: int, part: int) -> Batch:
         """A batch of this update; torch's generators are seeded for it."""
@@ -103,7 +103,7 @@ class Updater:
         after = PairMeans()
         for part in range(self.config.accumulate):
             batch = self._batch(step, part)
-            batch.first = False  # momentum encoders have followed already
+            batch.first = False  # momentum encoders have already followed
             with self._memory(), self._task(step, batch), self.fabric.autocast():
                 _add(after, self.model.outputs(batch, SharedEncoder(self.model.backbone)))
         self._put_back(now)
@@ -113,7 +113,7 @@ class Updater:
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """Say what to do where the GPU's memory is not enough."""
+        """Say what to do if the GPU's memory is not enough."""
         config = self.config
         try:
             yield

@@ -16,10 +16,10 @@ Word = Literal[
     "learned", "did not learn", "collapsed", "diverged", "too short to tell", "not trained", "no pairs", "no comparison"
 ]
 
-FEW_STEPS = 20  # with fewer updates nothing but a divergence can be told
+FEW_STEPS = 20  # with fewer updates only divergence can be judged
 _FAR, _RISING_FAR = 10.0, 3.0  # times the scale of a task: diverged; diverged if its loss is still rising
-_LINES = 20  # of metrics.jsonl are needed to tell whether a loss rises without end
-_CLEARLY = 0.02  # part of the distance from the best trivial answer to the floor
+_LINES = 20  # of metrics.jsonl are needed to judge whether a loss rises without end
+_CLEARLY = 0.02  # share of the distance from the best trivial answer to the floor
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class History:
 
     Attributes:
         losses: its mean loss in each line of metrics.jsonl that has one.
-        untrained: its loss in the first step, before any update; None where that is not known.
+        untrained: its loss in the first step, before any update; None if that is not known.
         means: of its loss and metrics, over the last tenth of the steps.
         steps: updates done.
         anchors: how many anchors had been trained on before that last tenth.
@@ -61,7 +61,7 @@ class History:
 
 
 def best_trivial(task: TaskSpec, means: Mapping[str, float]) -> str | None:
-    """The trivial answer that costs least; None where the task names none, or had no pairs."""
+    """The trivial answer that costs least; None if the task names none, or had no pairs."""
     return min((name for name in task.baselines if name in means), key=means.__getitem__, default=None)
 
 
@@ -77,7 +77,7 @@ def judge(task: TaskSpec, history: History, hint: str = "") -> Verdict:
     if history.steps < FEW_STEPS:
         return Verdict("too short to tell", f"{history.steps} of at least {FEW_STEPS} steps")
     if history.anchors < task.warm_up():
-        return Verdict("too short to tell", f"it can be told once {task.warm_up()} slices have been trained on")
+        return Verdict("too short to tell", f"it can be judged once {task.warm_up()} slices have been trained on")
     if todo := task.collapsed(means):
         return Verdict("collapsed", f"its features are nearly the same for all slices; {todo}")
     best = best_trivial(task, means)
@@ -91,10 +91,10 @@ def _compared(task: TaskSpec, history: History, best: str, hint: str) -> Verdict
     possible = trivial - task.floor
     if trivial - loss > _CLEARLY * possible and loss < trivial:
         if task.beaten_untrained:
-            said = (
-                f"its loss {loss:.4g} ends below {best} ({trivial:.4g}), where that of an untrained network may be too"
+            comparison = (
+                f"its loss {loss:.4g} ends below {best} ({trivial:.4g}), but so may that of an untrained network"
             )
-            return Verdict("no comparison", f"{said}; fine-tuning tells")
+            return Verdict("no comparison", f"{comparison}; fine-tuning will tell")
         by = f"{100 * (trivial - loss) / possible:.0f} %" if task.floor == 0 else f"{trivial - loss:.3g}"
         return Verdict(
             "learned", f"its loss {loss:.4g} ends {by} below the best trivial answer, {best} ({trivial:.4g})"
@@ -109,17 +109,17 @@ def _compared(task: TaskSpec, history: History, best: str, hint: str) -> Verdict
 
 
 def _divergence(task: TaskSpec, history: History) -> str:
-    """Why this loss has diverged; empty where it has not.
+    """Why this loss has diverged; empty if it has not.
 
     The scale of a task is the largest of what trivial answers cost, its loss before any training and how far its floor
-    is below 0, in size; at least 1 where it names no trivial answer. A loss diverges where it ends above ten times
+    is below 0, in size; at least 1 if it names no trivial answer. A loss diverges if it ends above ten times
     that, or rises without end to above three times that. So no bounded loss can, nor a network that is only untrained.
     """
     trivial = [abs(history.means[name]) for name in task.baselines if name in history.means]
     scale = max(*(trivial or [1.0]), abs(task.floor), abs(history.untrained or 0.0))
     loss = history.means["loss"]
     if loss > _FAR * scale:
-        return f"its loss ends at {loss:.4g}, more than ten times what no training gives ({scale:.4g})"
+        return f"its loss ends at {loss:.4g}, more than ten times the level without training ({scale:.4g})"
     if loss > _RISING_FAR * scale and rises_without_end(history.losses):
         return f"its loss rises without end, to {loss:.4g}"
     return ""

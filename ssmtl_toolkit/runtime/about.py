@@ -1,4 +1,4 @@
-"""What our weights files say of themselves: which keys there are, of which types, within which bounds."""
+"""The metadata of our weights files: which keys there are, of which types, within which bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Channels = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Origin(About):
-    """A spec and the distribution that it comes from, as `Registry.origin` gives it."""
+    """A spec and the distribution that it comes from, as `Registry.origin` returns it."""
 
     spec: str
     distribution: str
@@ -33,7 +33,7 @@ class Scans(About):
 
 
 class Fingerprint(About):
-    """What the network makes of a fixed image, as `probe` gives it."""
+    """What the network makes of a fixed image, as `fingerprint` returns it."""
 
     size: int = Field(ge=1, le=LARGEST)
     pooled: _Numbers
@@ -41,7 +41,7 @@ class Fingerprint(About):
 
 
 class Pretraining(About):
-    """What a backbone.safetensors says of itself."""
+    """The metadata of a backbone.safetensors."""
 
     version: str
     backbone: Origin
@@ -65,7 +65,7 @@ class LabelClass(About):
 
 
 class LabelClasses(About):
-    """What `Classes.to_json` gives."""
+    """What `Classes.to_json` returns."""
 
     classes: list[LabelClass]
     background: list[int]
@@ -73,7 +73,7 @@ class LabelClasses(About):
 
 
 class Model(About):
-    """What a model.safetensors says of itself; `pretraining` is what its backbone's file said, and is not used."""
+    """The metadata of a model.safetensors; `pretraining` is the metadata of its backbone's file, and is not used."""
 
     version: str
     backbone: Origin

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: safetensors, JSON, and a manifest with digests written last."""
+"""Checkpoints that are complete or absent: safetensors, JSON, and a manifest with digests written last."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.text import printable, shortened
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
-_OURS = re.compile(r"step-\d{8,}")  # no copies that a user has put beside them
+_OURS = re.compile(r"step-\d{8,}")  # not copies that a user has put beside them
 _ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError)
-"""What comes of a manifest that says something else than we write, or nests it too deep."""
+"""Raised for a manifest with other content than we write, or nested too deeply."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One verified checkpoint: all tensors by name, and what else is to be known (`about`)."""
+    """One verified checkpoint: all tensors by name, and other metadata (`about`)."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -83,11 +83,11 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         raise SsmtlError(
             f"{target}: the checkpoint could not be written: {error}; free or choose another disk, "
-            f"then go on from the last one with --resume"
+            f"then resume from the last one with --resume"
         ) from error
     others = [path for path in _all(folder) if path != target]
     before = [path for path in others if path < target]
-    stale = [path for path in others if path > target]  # damaged ones, which the run went back behind
+    stale = [path for path in others if path > target]  # damaged ones, which the run resumed before
     for old in (before[: len(before) + 1 - keep] if keep else []) + stale:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -104,17 +104,17 @@ def load(path: Path) -> Checkpoint:
         if about.pop("digest") != _digest_of(about) or path.name != _name(about["step"]):
             raise DataError(f"{path}: {_MANIFEST} is damaged (its digest differs, or it is another step's)")
         if type(about["step"]) is not int or about["step"] < 0:
-            raise DataError(f"{path}: {_MANIFEST} says step {about['step']!r}, which is no number of updates")
+            raise DataError(f"{path}: {_MANIFEST} says step {about['step']!r}, which is not a number of updates")
         if about["files"] != {_STATE: digest(path / _STATE)}:
             raise DataError(f"{path}: {_STATE} is damaged (its digest differs from the manifest's)")
         return Checkpoint(path, load_file(path / _STATE), about)
     except (*_ODD, OSError, SafetensorError) as error:
-        raise DataError(f"{path}: is not a whole checkpoint ({_said(error)})") from error
+        raise DataError(f"{path}: is not a complete checkpoint ({_reason(error)})") from error
 
 
 @contextlib.contextmanager
 def reading(checkpoint: Checkpoint) -> Iterator[None]:
-    """Say of which checkpoint it is that something is missing, or not what it should be.
+    """Name the checkpoint in which something is missing, or not what it should be.
 
     Raises:
         DataError: naming the checkpoint.
@@ -123,25 +123,25 @@ def reading(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except (*_ODD, RuntimeError) as error:
         raise DataError(
-            f"{checkpoint.path}: cannot be used by this version ({_said(error)}); remove it to resume from the one "
+            f"{checkpoint.path}: cannot be used by this version ({_reason(error)}); remove it to resume from the one "
             f"before it, or start a new run"
         ) from error
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Load the newest checkpoint that is whole, telling of those that are not; None when there is none at all.
+    """Load the newest intact checkpoint, warning of those that are damaged; None if there is none at all.
 
     Raises:
-        DataError: there are checkpoints, and none is whole.
+        DataError: there are checkpoints, but none is intact.
     """
-    found = _all(folder)
-    for path in reversed(found):
+    checkpoints = _all(folder)
+    for path in reversed(checkpoints):
         try:
             return load(path)
         except DataError as error:
             warn(f"{error}; trying the one before it")
-    if found:
-        raise DataError(f"{folder}: none of the {len(found)} checkpoints is whole; start the run anew")
+    if checkpoints:
+        raise DataError(f"{folder}: none of the {len(checkpoints)} checkpoints is intact; start a new run")
     return None
 
 
@@ -151,10 +151,10 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     Raises:
         DataError: names or shapes differ, with the first of them.
     """
-    given = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
-    check_tensors(checkpoint.path, given, model.state_dict())
+    tensors = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
+    check_tensors(checkpoint.path, tensors, model.state_dict())
     with reading(checkpoint):
-        model.load_state_dict(given)
+        model.load_state_dict(tensors)
         _put_back(optimizer, checkpoint.tensors, checkpoint.about["optimizer"])
 
 
@@ -181,14 +181,14 @@ def _put_back(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], g
                 raise ValueError(f"{key} of a parameter {tuple(parameter.shape)} is {tuple(value.shape)}")
 
 
-def check_tensors(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse tensors whose names or shapes are not the wanted ones, naming the first five."""
-    wrong = [f"{printable(k)} is missing" for k in wanted if k not in given]
-    wrong += [f"{printable(k)} is not known" for k in given if k not in wanted]
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose names or shapes are not the expected ones, naming the first five."""
+    wrong = [f"{printable(k)} is missing" for k in wanted if k not in tensors]
+    wrong += [f"{printable(k)} is not known" for k in tensors if k not in wanted]
     wrong += [
-        f"{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}"
+        f"{k} is {tuple(tensors[k].shape)}, not {tuple(v.shape)}"
         for k, v in wanted.items()
-        if k in given and given[k].shape != v.shape
+        if k in tensors and tensors[k].shape != v.shape
     ]
     if wrong:
         some = "; ".join(shortened(wrong, 5))
@@ -236,7 +236,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
 
 
 def _alike(saved: Any, own: Any) -> bool:
-    """Whether a saved setting can stand for one's own: a number, as many numbers, a switch."""
+    """Whether a saved setting can replace the current one: a number, as many numbers, a switch."""
     if isinstance(own, list | tuple):
         return isinstance(saved, list) and len(saved) == len(own) and all(map(_alike, saved, own))
     if isinstance(own, bool) or own is None:
@@ -244,5 +244,5 @@ def _alike(saved: Any, own: Any) -> bool:
     return isinstance(saved, int | float) and not isinstance(saved, bool)
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return printable(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:300])

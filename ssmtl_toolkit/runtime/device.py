@@ -57,10 +57,10 @@ def make_fabric(
 
 
 def connect(fabric: Fabric) -> None:
-    """Start the other processes of a run, if it has any, and join them; these leave when this one is gone.
+    """Start the other processes of a run, if it has any, and join them; they exit when this one is gone.
 
     Raises:
-        UsageError: what the launcher says of them does not fit devices and nodes.
+        UsageError: what the launcher says about them does not fit devices and nodes.
         SsmtlError: they cannot be reached.
     """
     if parent := os.environ.get(_PARENT):
@@ -99,7 +99,7 @@ def choose_precision(machine: Machine, progress: Progress) -> str:
     if machine.precision == "auto":
         return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
     if machine.precision == "bf16" and not cuda and not _cpu_has_bf16():
-        progress.note("bf16 was asked for on a CPU that must emulate it: expect it to be many times slower than 32")
+        progress.note("bf16 was requested on a CPU that must emulate it: expect it to be many times slower than 32")
     return machine.precision
 
 
@@ -113,8 +113,8 @@ def _cpu_has_bf16() -> bool:
 def compile_parts(backbone: Backbone, needs: Collection[Feature]) -> None:
     """Compile encoder and decoder (torch.compile), so that gradients of single tasks can go through them too.
 
-    Where no task `needs` more, the decoder then hands out its first map alone: a compiled backward pass goes through
-    all that a compiled forward pass has handed out, with zeros where nobody has read it.
+    If no task `needs` more, the decoder then returns its first map alone: a compiled backward pass goes through all
+    that a compiled forward pass has returned, with zeros for what nobody has read.
     """
     from torch._functorch import config
 
@@ -127,7 +127,7 @@ def compile_parts(backbone: Backbone, needs: Collection[Feature]) -> None:
 
 
 def _hand_out_first_map(decoder: nn.Module) -> None:
-    """Change what a decoder gives, in place: its weights keep their names (a hook's work would not be compiled)."""
+    """Change what a decoder returns, in place: its weights keep their names (a hook's work would not be compiled)."""
     cls: Any = type(decoder)
 
     class FirstMap(cls):  # type: ignore[misc]

@@ -33,7 +33,7 @@ def fingerprint(backbone: Backbone, size: int, parts: Iterable[Part] = tuple(PAR
 
 
 def difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    """The largest difference of two probes, relative to the largest number in the saved one."""
+    """The largest difference of two fingerprints, relative to the largest number in the saved one."""
     worst = 0.0
     for name in PARTS.values():
         if name in saved:

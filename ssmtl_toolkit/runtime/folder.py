@@ -34,10 +34,10 @@ FINETUNE, SPLIT, MODEL, SCORES, TRANSFER = (
     "scores.json",
     "transfer.json",
 )
-LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is said in a file of its own: a lock's may be emptied
+LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, TRANSFER, HOLDER)
-_REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.replacing` names its temporary files
+_REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files
 _HALF_FILE = re.compile(
     _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))
     + r"|metrics\.part|\.tmp[0-9A-Za-z]{6}"  # the last is how safetensors names its own
@@ -54,26 +54,26 @@ def snapshot(folder: Path, epoch: int) -> Path:
 
 @contextlib.contextmanager
 def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
-    """Hold the run folder, known by its file `config`, for this process; a second run in it is refused.
+    """Hold the run folder, identified by its file `config`, for this process; a second run in it is refused.
 
-    What a killed run left half written is removed. A folder that was made here and stays empty is removed again.
+    What a killed run left half written is removed. A folder that was created here and stays empty is removed again.
 
     Raises:
         UsageError: there is no run to resume, or the folder of a new one is not empty.
         SsmtlError: another process holds the folder, or it cannot be written.
     """
-    made: list[Path] = []
+    created: list[Path] = []
     try:
-        if resume or not (folder / config).is_file():  # else it may be a run that is alive: its lock knows
+        if resume or not (folder / config).is_file():  # otherwise it may be a live run: its lock knows
             _check(folder, resume, config)
-        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        created = [place for place in (folder, *folder.parents) if not place.exists()]
         lock = _locked(folder)
     except Timeout:
         raise SsmtlError(
             f"{printable(folder)}: another process{_holder(folder)} is training in this folder; wait for it or stop it"
         ) from None
     except OSError as error:
-        _remove_empty(made)
+        _remove_empty(created)
         raise _unusable(folder, error) from error
     try:
         try:
@@ -84,23 +84,23 @@ def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[No
             raise _unusable(folder, error) from error
         yield
     finally:
-        _tidy(folder, made)
+        _tidy(folder, created)
         lock.release()
 
 
 def _check(folder: Path, resume: bool, config: str) -> None:
-    """Refuse to resume what is not there, and to start where something is."""
+    """Refuse to resume what does not exist, and to start in a folder that is in use."""
     if resume and not (folder / config).is_file():
         raise UsageError(
             f"{printable(folder)}: there is no run to resume (no {config}); give the folder of an earlier run"
         )
     if not resume and not _is_empty(folder):
-        go_on = f", or go on with that run by --resume {printable(folder)}" if (folder / config).is_file() else ""
-        raise UsageError(f"{printable(folder)}: is not empty; choose another --out{go_on}")
+        hint = f", or resume that run with --resume {printable(folder)}" if (folder / config).is_file() else ""
+        raise UsageError(f"{printable(folder)}: is not empty; choose another --out{hint}")
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a start that was killed leaves; also one that is not there."""
+    """Whether a folder holds nothing but what a killed start leaves; also true if it does not exist."""
     try:
         return all(_EMPTY.fullmatch(path.name) for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -122,14 +122,14 @@ def _locked(folder: Path, tries: int = 20) -> FileLock:
         except (FileNotFoundError, FileExistsError, Timeout) as error:
             tries -= 1
             if not tries or (isinstance(error, Timeout) and (folder / LOCK).exists()):
-                raise  # else another process was just removing the folder, as its own start had failed
+                raise  # otherwise another process was just removing the folder, as its own start had failed
 
 
 def _holder(folder: Path) -> str:
-    """Which process holds the folder, as far as it has said so."""
+    """Which process holds the folder, if it is recorded."""
     try:
-        said = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f" ({int(said['pid'])} on {printable(str(said['host']))})"
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f" ({int(holder['pid'])} on {printable(str(holder['host']))})"
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 
@@ -149,16 +149,16 @@ def _remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _tidy(folder: Path, made: Sequence[Path]) -> None:
-    """Leave no trace of a start that came to nothing; `made` are the folders that were made for it, deepest first."""
+def _tidy(folder: Path, created: Sequence[Path]) -> None:
+    """Leave no trace of a failed start; `created` are the folders made for it, deepest first."""
     with contextlib.suppress(OSError):
         (folder / HOLDER).unlink(missing_ok=True)
         if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()  # held: who opens it from now on, opens another file
-            _remove_empty(made)
+            (folder / LOCK).unlink()  # held: whoever opens it from now on opens another file
+            _remove_empty(created)
 
 
-def _remove_empty(made: Sequence[Path]) -> None:
-    for place in made:
+def _remove_empty(created: Sequence[Path]) -> None:
+    for place in created:
         with contextlib.suppress(OSError):
             place.rmdir()

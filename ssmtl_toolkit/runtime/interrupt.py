@@ -1,4 +1,4 @@
-"""Ctrl-C, and what schedulers and closing terminals send before they kill: finish the step, save, leave."""
+"""Ctrl-C, and what schedulers and closing terminals send before they kill: finish the step, save, exit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssmtl_toolkit.errors import SsmtlError
 
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
 _UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""A closed terminal or session, torchrun's SIGQUIT, the warnings of SLURM, SGE and LSF, and the soft CPU limit. Where
+"""A closed terminal or session, torchrun's SIGQUIT, the warnings of SLURM, SGE and LSF, and the soft CPU limit. If
 one of them is ignored when the command starts (nohup, a shell's background jobs), it stays so."""
 _ECHO = 0.1  # s; a closing terminal, bash and torchrun send the same signal twice within this
 
@@ -27,7 +27,7 @@ class InterruptedRunError(SsmtlError):
 
 
 class Interrupts:
-    """While active, the first signal that asks to leave is only noted in `number`; the second acts as usual.
+    """While active, the first signal that asks to exit is only noted in `number`; the second acts as usual.
 
     An exception that a signal throws into the middle of a library can be swallowed there; a note cannot.
     May be entered again while active.
@@ -39,7 +39,7 @@ class Interrupts:
         self._depth = 0
 
     def check(self, state: str) -> None:
-        """Leave if a signal has come, saying in what `state` things are."""
+        """Raise if a signal has come, saying in what `state` things are."""
         if self.number:
             by = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
             raise InterruptedRunError(f"stopped by {by}; {state}", self.number)
@@ -50,7 +50,7 @@ class Interrupts:
             return self
         self.number = 0
         if threading.current_thread() is threading.main_thread():
-            for number in (*_ALWAYS, *filter(_is_heard, _UNLESS_IGNORED)):
+            for number in (*_ALWAYS, *filter(_can_be_handled, _UNLESS_IGNORED)):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -75,8 +75,8 @@ class Interrupts:
             self._restore()
 
 
-def _is_heard(number: int) -> bool:
-    """Whether a signal is neither ignored nor handled by code that is not Python's."""
+def _can_be_handled(number: int) -> bool:
+    """Whether a signal is neither ignored nor handled by non-Python code."""
     return signal.getsignal(number) not in (signal.SIG_IGN, None)
 
 

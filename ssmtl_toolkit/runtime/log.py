@@ -29,18 +29,20 @@ class RunningMeans:
         self._pairs = dict.fromkeys(metrics, 0)
 
     def add(self, outputs: Mapping[str, TaskOutput]) -> None:
-        """Take in the outputs of one batch."""
+        """Add the outputs of one batch."""
         for label, output in outputs.items():
             self._pairs[label] += output.pairs
             for name, value in (("loss", output.loss), *output.metrics.items()):
                 key = f"{label}/{name}"
                 if key not in self._names:
-                    raise SsmtlError(f"task {label!r} gives a metric {name!r} that its spec does not list in `metrics`")
+                    raise SsmtlError(
+                        f"task {label!r} returns a metric {name!r} that its spec does not list in `metrics`"
+                    )
                 weighted = value.detach().float() * output.pairs
                 self._sums[key] = self._sums[key] + weighted if key in self._sums else weighted
 
     def means(self) -> dict[str, float]:
-        """Return `label/metric` -> mean over the pairs of all ranks and `label/pairs` -> their number; start anew."""
+        """Return `label/metric` -> mean over the pairs of all ranks and `label/pairs` -> their number; then reset."""
         if not self._sums:
             return {}
         zero = torch.zeros_like(next(iter(self._sums.values())))
@@ -60,7 +62,7 @@ class RunningMeans:
 class MetricLog:
     """metrics.jsonl: one JSON object a line, in the order of steps."""
 
-    LAST = 0.1  # part of the steps whose means are final
+    LAST = 0.1  # share of the steps, at the end, whose means are final
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -71,7 +73,7 @@ class MetricLog:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Read all whole lines; what no run of ours has written is passed over."""
+        """Read all whole lines; lines that no run of ours has written are skipped."""
         return self._read()[0]
 
     def _read(self) -> tuple[list[dict[str, Any]], int]:
@@ -79,10 +81,10 @@ class MetricLog:
         if not self.file.exists():
             return [], 0
         lines = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
-        found = [_parsed(line) for line in lines]
-        records = [record for record in found if record is not None]
+        parsed = [_parsed(line) for line in lines]
+        records = [record for record in parsed if record is not None]
         return records, sum(
-            record is None and bool(line.strip()) for record, line in zip(found[:-1], lines, strict=False)
+            record is None and bool(line.strip()) for record, line in zip(parsed[:-1], lines, strict=False)
         )
 
     def cut(self, step: int) -> int:
@@ -97,8 +99,8 @@ class MetricLog:
     def losses(self, label: str) -> tuple[list[float], float | None]:
         """A task's losses in the order of steps, and the one of the first step, before any update."""
         key = f"{label}/loss"
-        found = {record["step"]: record[key] for record in self.records() if key in record}
-        return list(found.values()), found.get(1)
+        by_step = {record["step"]: record[key] for record in self.records() if key in record}
+        return list(by_step.values()), by_step.get(1)
 
     def final(self, label: str, names: tuple[str, ...]) -> dict[str, float]:
         """Means of a task's metrics over the last tenth of the steps, weighted by pairs."""

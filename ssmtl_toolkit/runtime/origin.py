@@ -1,4 +1,4 @@
-"""Whose a checkpoint is: the options that made it, which must be the same, and the versions, which should be."""
+"""Which run a checkpoint belongs to: the options that made it must be the same, the versions should be."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ssmtl_toolkit.text import printable
 
 def versions(specs: Iterable[Spec]) -> dict[str, str]:
     """The versions of what computes: the toolkit, torch, and the distributions that these specs come from."""
-    found = [registry().origin(spec) for spec in specs]
-    parts = {part["distribution"]: part["version"] for part in found if part["distribution"]}
+    origins = [registry().origin(spec) for spec in specs]
+    parts = {part["distribution"]: part["version"] for part in origins if part["distribution"]}
     return {**parts, OURS: our_version(), "torch": str(torch.__version__)}
 
 
 def tell_changes(then: Mapping[str, Any], now: Mapping[str, Any], progress: Progress) -> None:
-    """Note what is another version or machine than when a checkpoint was made."""
+    """Note versions and machines that differ from those that made a checkpoint."""
     for what in now:
         if what in then and then[what] != now[what]:
             progress.note(
-                f"{what.replace('_', ' ')} is {now[what]}, was {printable(str(then[what]))[:100]}: the run goes on, "
+                f"{what.replace('_', ' ')} is {now[what]}, was {printable(str(then[what]))[:100]}: the run continues, "
                 f"but not bit for bit as it would have"
             )
 
@@ -38,9 +38,9 @@ def refuse(checkpoint: Checkpoint, changed: Iterable[str]) -> None:
     Raises:
         DataError: naming the options.
     """
-    listed = "; ".join(printable(change) for change in changed)
-    if listed:
+    differences = "; ".join(printable(change) for change in changed)
+    if differences:
         raise DataError(
-            f"{printable(checkpoint.path)}: is a checkpoint of another run ({listed}); bring back the checkpoints of "
+            f"{printable(checkpoint.path)}: is a checkpoint of another run ({differences}); restore the checkpoints of "
             f"this run, or start a new one"
         )

@@ -1,4 +1,4 @@
-"""What a run tells while it works; the command line draws it, Python may listen."""
+"""What a run reports while it works; the command line shows it, Python code may subscribe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class Progress:
-    """Hears what happens. Every method may be overridden; here they are silent."""
+    """Is notified of what happens. Every method may be overridden; here they do nothing."""
 
     def note(self, text: str) -> None:
         """Something worth knowing, one line."""
@@ -15,13 +15,13 @@ class Progress:
         """What is being done now, one line."""
 
     def preparing(self, scans: int) -> None:
-        """So many scans are about to be read or found in the cache."""
+        """This many scans are about to be read or found in the cache."""
 
     def prepared(self, name: str) -> None:
         """One scan is ready."""
 
     def training(self, first: int, steps: int, images: int) -> None:
-        """Training starts after step `first` of `steps`, with so many anchor images a step."""
+        """Training starts after step `first` of `steps`, with this many anchor images a step."""
 
     def stepped(self, step: int) -> None:
         """Step `step` is done (counted from 1)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a command that works in a folder; it can be given wherever that folder can.
+    """The end of a command that works in a folder; it can be passed wherever that folder can.
 
     Attributes:
         folder: where its files are.

@@ -31,7 +31,7 @@ def default_cache() -> Path:
 
 
 def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
-    """List the dataset's scans, making what must be made first.
+    """List the dataset's scans, creating what must be created first.
 
     Raises:
         DataError: they cannot be listed.
@@ -63,7 +63,7 @@ def open_store(
     copies: int = 1,
     label_maps: Literal["skip", "note"] = "skip",
 ) -> SliceStore:
-    """Prepare the slices of these scans, or find them in the cache, and tell what is odd about them."""
+    """Prepare the slices of these scans, or find them in the cache, and report what is odd about them."""
     from ssmtl_toolkit.data.store import build_store  # torch, which listing and reading do not need
 
     progress.preparing(sum(not scan.unfit for scan in scans))
@@ -99,4 +99,4 @@ def _tell_oddities(store: SliceStore, progress: Progress, most: int = 10) -> Non
     axes = Counter(scan.axis for scan in store.scans)
     if len(axes) > 1:
         counted = ", ".join(f"{number} {axis}" for axis, number in axes.most_common())
-        progress.note(f"the scans were acquired along different axes ({counted}); choose one by --axis")
+        progress.note(f"the scans were acquired along different axes ({counted}); choose one with --axis")

@@ -24,7 +24,7 @@ _KEYS = {_FORMAT, _ABOUT, _DIGEST}
 
 
 class About(BaseModel):
-    """A part of what a weights file says of itself: all keys and types are fixed, numbers are finite."""
+    """A part of the metadata of a weights file: all keys and types are fixed, numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class Weights:
 
     Attributes:
         digest: over all tensors (name, dtype, shape, bytes) and the metadata.
-        text: what the file says of itself, as JSON; "" for a file that is not ours.
+        text: the file's metadata, as JSON; "" for a file that is not ours.
     """
 
     file: Path
@@ -47,7 +47,7 @@ class Weights:
     text: str
 
     def about(self, kind: type[A]) -> A:
-        """What the file says of itself, every key and type checked.
+        """The file's metadata, every key and type checked.
 
         Raises:
             DataError: it is of another kind or version.
@@ -66,15 +66,15 @@ class Weights:
         """The same as a dict, unchecked; empty for a file that is not ours.
 
         Raises:
-            DataError: it is no JSON.
+            DataError: it is not JSON.
         """
         try:
-            found = json.loads(self.text or "{}")
+            metadata = json.loads(self.text or "{}")
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{printable(self.file)}: its metadata is not JSON ({type(error).__name__}); train again"
             ) from error
-        return found if isinstance(found, dict) else {}
+        return metadata if isinstance(metadata, dict) else {}
 
 
 def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -113,21 +113,21 @@ def read(file: Path, todo: str) -> Weights:
             f"{printable(file)}: cannot be read as safetensors ({printable(str(error))}); {todo}"
         ) from error
     saved = metadata.pop(_DIGEST, "")
-    found = _digest(tensors, metadata)
+    computed = _digest(tensors, metadata)
     if saved or any(key.startswith(_ABOUT) for key in metadata):
-        _check_ours(file, metadata, saved, found)
+        _check_ours(file, metadata, saved, computed)
     if broken := _not_finite(tensors):
         raise DataError(f"{printable(file)}: {broken}; the training that wrote it failed, or it is damaged: {todo}")
-    return Weights(file, tensors, found, metadata.get(_ABOUT, ""))
+    return Weights(file, tensors, computed, metadata.get(_ABOUT, ""))
 
 
-def _check_ours(file: Path, metadata: Mapping[str, str], saved: str, found: str) -> None:
+def _check_ours(file: Path, metadata: Mapping[str, str], saved: str, computed: str) -> None:
     if not saved:
         raise DataError(
             f"{printable(file)}: has no digest: it is damaged, changed by hand, or was written before files had one; "
-            f"copy it again, write it again by ssmtl run --resume RUN (a backbone), or train again"
+            f"copy it again, write it again with ssmtl run --resume RUN (a backbone), or train again"
         )
-    if saved != found or {*metadata, _DIGEST} != _KEYS:
+    if saved != computed or {*metadata, _DIGEST} != _KEYS:
         raise DataError(
             f"{printable(file)}: is damaged or was changed by hand (its digest differs); copy it again or train again"
         )

@@ -1,4 +1,4 @@
-"""Tables on narrow terminals, and progress that is taken away however a command ends."""
+"""Tables on narrow terminals, and progress that is removed however a command ends."""
 
 import io
 

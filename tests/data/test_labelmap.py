@@ -124,7 +124,7 @@ OPTIONS = ["--size", 16, "--steps", 1, "--backbone", "unet:encoder=plain,width=8
 def test_a_run_lists_and_leaves_out_what_looks_like_a_label_map(mixed, ssmtl):
     done = ssmtl("run", "--data", mixed, *OPTIONS, "--out", "r")
     assert done.returncode == 0
-    assert "3 scans, 2 left out" in done.stderr
+    assert "3 scans, 2 skipped" in done.stderr
     for name in ("liver", "spleen"):
         assert f"{name}.nii.gz: looks like a label map: 2 whole values; list it in a manifest" in done.stderr
 

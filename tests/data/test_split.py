@@ -209,7 +209,7 @@ def test_the_command_writes_a_split_by_patient_and_run_leaves_the_held_out_ones_
     done = ssmtl("run", "--data", labelled, "--without", "s.json", *options, "--out", "r", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["scans"]["used"] == 4
-    assert "6 scans of 3 validation and test patients are left out" in done.stderr
+    assert "6 scans of 3 validation and test patients are skipped" in done.stderr
 
 
 def test_sunnybrooks_phases_stay_together(ssmtl, sunnybrook):

@@ -166,7 +166,7 @@ def test_repetitions_that_are_added_take_the_slices_of_the_given_split(labelled,
     ("slices", "said"),
     [
         ({"a_pre": [99]}, "slice 99 of 'a_pre' does not exist, it has 0 to 9"),
-        ({"c_pre": [1]}, "slices are of 'c_pre', which is no training scan"),
+        ({"c_pre": [1]}, "slices belong to 'c_pre', which is not a training scan"),
     ],
 )
 def test_slices_that_cannot_be_are_refused(labelled, pretrained, tmp_path, slices, said):
@@ -323,7 +323,7 @@ def test_it_tells_how_many_test_scans_the_pretraining_has_seen(tuned, labelled, 
         (["--baseline", "none", "--seeds", "0"], "seeds"),
         (["--freeze", "encoder", "--encoder-lr", "1e-4"], "does not learn under --freeze encoder"),
         (["--freeze", "backbone", "--decoder-lr", "1e-4"], "does not learn under --freeze backbone"),
-        (["--split", "s.json", "--test-scans", "3"], "leave out --split or --test-scans"),
+        (["--split", "s.json", "--test-scans", "3"], "omit --split or --test-scans"),
     ],
 )
 def test_wrong_use_is_told_with_exit_code_2(options, said, ssmtl, labelled, pretrained):
@@ -405,7 +405,7 @@ def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(t
     assert "95 %" not in done.stderr
     assert "over 2 test patients" in done.stderr
     assert "too few patients for an interval" in done.stderr
-    assert "2 repetitions give no interval; add some by --resume and --seeds 4" in done.stderr
+    assert "2 repetitions give no interval; add some with --resume and --seeds 4" in done.stderr
 
 
 def test_a_phantom_says_its_classes(ssmtl):
@@ -433,7 +433,7 @@ def test_a_signal_keeps_finished_repetitions_and_says_how_to_go_on(labelled, pre
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "continue by --resume" in told
+    assert "continue with --resume" in told
     assert "Traceback" not in told
     assert (tmp_path / "f" / "pretrained-0" / "model.safetensors").exists()
     assert not (tmp_path / "f" / "summary.json").exists()

@@ -1,4 +1,4 @@
-"""A fine-tuning that is stopped inside a repetition: it goes on from there, bit for bit."""
+"""A fine-tuning that is stopped inside a repetition: it resumes from there, bit for bit."""
 
 import json
 import signal

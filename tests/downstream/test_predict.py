@@ -357,7 +357,7 @@ def test_a_link_to_itself_and_earlier_predictions_do_not_stop_a_folder(tuned, ss
     assert "lies beside a prediction.json" in told["skipped"][0]["reason"]
     assert "loop.nii.gz" in done.stderr
     again = ssmtl("predict", "--from", tuned, "scans/x.nii.gz", "-o", "out", "--existing", "skip")
-    assert "0 scans, 1 left out" in again.stderr
+    assert "0 scans, 1 skipped" in again.stderr
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_weights_that_do_not_compute_what_the_run_computed_are_refused(pretraine
 
 
 def test_another_network_is_refused_with_shapes_and_what_to_do(pretrained):
-    with pytest.raises(UsageError, match=r"of the encoder can be loaded.*\(4, 1, 3, 3\).*leave out --backbone"):
+    with pytest.raises(UsageError, match=r"of the encoder can be loaded.*\(4, 1, 3, 3\).*omit --backbone"):
         Pretrained.open(pretrained).load_into(build("unet:encoder=plain,width=4"))
 
 
@@ -111,7 +111,7 @@ def test_weights_without_metadata_need_the_backbone_to_be_named_and_are_loaded(p
     assert found.spec() is None
     report = found.load_into(build())
     assert report.share["both"] == 1
-    assert report.unchecked == "the file holds no probe"
+    assert report.unchecked == "the file holds no fingerprint"
 
 
 def test_what_holds_no_backbone_is_refused(pretrained, tuned, tmp_path):

@@ -234,7 +234,7 @@ def test_missing_and_empty_folders_are_named_with_their_option(ssmtl, folders):
     (folders / "empty").mkdir()
     refused(ssmtl, 3, "nowhere: no such file or folder; check --pred", pred="nowhere")
     refused(ssmtl, 3, "nowhere: no such file or folder; check --label", label="nowhere")
-    refused(ssmtl, 3, "empty: no file in this folder", "--pred", pred="empty")
+    refused(ssmtl, 3, "empty: no readable scan in this folder", "--pred", pred="empty")
     (folders / "notes.txt").write_text("x")
     refused(ssmtl, 3, "notes.txt: no installed reader", pred="notes.txt", label="labels/p0.nii.gz")
 

@@ -234,7 +234,7 @@ def test_a_signal_ends_it_with_what_is_done_kept(labelled, tiny, ssmtl, tmp_path
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.splitlines()[-1].endswith("the same command goes on")
+    assert said.splitlines()[-1].endswith("rerun the command to resume")
 
 
 def test_a_row_that_cannot_be_does_not_stop_the_others(labelled, tiny, ssmtl, tmp_path):
@@ -388,9 +388,9 @@ def test_dataset_options_fill_in_only_what_was_not_given(tmp_path):
         (('backbone = "small"', 'bakcbone = "small"'), "no key 'rows.scratch.bakcbone'; did you mean 'backbone'?"),
         (("reconstruct_prev", "reconstruct_pre"), "row 'end': no task named 'reconstruct_pre'"),
         (('backbone = "small"', 'backbone = "smal"'), "row 'scratch': no backbone named 'smal'"),
-        (("[quick.rows.end]", "[quick.rows.ned]"), "speaks of row 'ned'"),
+        (("[quick.rows.end]", "[quick.rows.ned]"), "refers to row 'ned'"),
         (("snapshots = [1, 2]", "snapshots = [1, 9]"), "row 'epochs': has snapshots after its 2 epochs"),
-        (("snapshot_every = 1\n\n", "snapshot_every = 2\n\n"), "row 'epochs': its snapshots are no multiples of"),
+        (("snapshot_every = 1\n\n", "snapshot_every = 2\n\n"), "row 'epochs': its snapshots are not multiples of"),
         (("snapshots = [1, 2]", "snapshots = [0]"), "rows.epochs.snapshots: expected different epochs"),
         (("big = 0.5", 'big = "x"'), "rows.end.published.big"),
         (("size = 32", 'size = 32\nwithout = "x"'), "[pretrain] without is set by the experiment itself"),
@@ -401,8 +401,8 @@ def test_dataset_options_fill_in_only_what_was_not_given(tmp_path):
         (('title = "Tiny"', 'base = "no.toml"'), "no.toml: no such file"),
         (("[on.folder]", "[other.folder]"), "no key 'other'"),
         (("[on.folder]", "[on.foldr]"), "no dataset named 'foldr'; did you mean 'folder'?"),
-        (("[quick.rows.end]", "[on.folder.rows.x]\n[quick.rows.end]"), "speaks of row 'x'"),
-        (("[quick.pretrain]", '[quick]\ndata = "phantom"\n[quick.pretrain]'), "give them by --data"),
+        (("[quick.rows.end]", "[on.folder.rows.x]\n[quick.rows.end]"), "refers to row 'x'"),
+        (("[quick.pretrain]", '[quick]\ndata = "phantom"\n[quick.pretrain]'), "give them with --data"),
         (("test = 4", 'test = 4\nscore = "validation"'), "needs validation scans"),
         (("epochs = 2", "steps = 2"), "snapshots are after epochs"),
         (('name = "SSMTL"', 'name = "SSMTL"\nfinetune = { head = "denoising", classes = "" }'), "row 'end'"),
@@ -423,7 +423,7 @@ def test_what_is_wrong_in_a_file_is_told_before_anything_is_trained(tiny, labell
     ("arguments", "code", "said"),
     [
         (("no.toml",), 2, "no.toml: no such file"),
-        (("tiny.toml",), 2, "names no data; give them by --data"),
+        (("tiny.toml",), 2, "names no data; give them with --data"),
         (("tiny.toml", "--data", "nowhere"), 3, "nowhere: no such file or folder"),
         (("tiny.toml", "--data", "phantom", "--row", "ned"), 2, "no row 'ned'; did you mean 'end'?"),
         (("tiny.toml", "--data", "phantom", "--set", "x"), 2, "write KEY=VALUE"),

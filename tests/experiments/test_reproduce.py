@@ -194,8 +194,8 @@ def test_the_list_names_every_table_and_row(ssmtl):
         (("table9",), "no table 'table9'; did you mean"),
         ((), "which table?"),
         (("table2",), "--data is needed"),
-        (("all", "--data", "phantom", "--row", "t5"), "--row is of one table"),
-        (("table2", "--data", "phantom", "--set", "rows.x.name=1"), "speaks of row 'x'"),
+        (("all", "--data", "phantom", "--row", "t5"), "--row belongs to one table"),
+        (("table2", "--data", "phantom", "--set", "rows.x.name=1"), "refers to row 'x'"),
     ],
 )
 def test_wrong_use_is_told(ssmtl, arguments, said):

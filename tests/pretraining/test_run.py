@@ -148,7 +148,7 @@ def test_a_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(ssmtl
     assert len(records(tmp_path / "cut")) == 8  # up to step 14
     resumed = ssmtl("run", "--resume", "cut", "--cache", tmp_path / "cache")
     assert resumed.returncode == 0, resumed.stderr
-    assert "goes on after step 10" in resumed.stderr
+    assert "resumes after step 10" in resumed.stderr
     ours, theirs = (checkpoint.newest(tmp_path / n / "checkpoints", warn=print).tensors for n in ("whole", "cut"))
     assert any(name.endswith("queue") for name in ours)
     assert any(name.startswith("optimizer.") for name in ours)
@@ -285,7 +285,7 @@ def test_scans_cut_along_different_axes_are_told(ssmtl, scans):
     thick = nib.Nifti1Image(blobs(12, seed=8), np.diag([4.0, 0.8, 0.8, 1.0]))
     nib.save(thick, scans / "sagittal.nii.gz")
     done = ssmtl("run", *FLAGS, "--data", scans, "--task", "reconstruct_next:t=1", "--steps", 1, "--out", "r")
-    assert "different axes (4 axial, 1 sagittal); choose one by --axis" in done.stderr
+    assert "different axes (4 axial, 1 sagittal); choose one with --axis" in done.stderr
 
 
 def test_a_queue_too_long_for_the_data_is_remarked(ssmtl, scans):
@@ -308,7 +308,7 @@ def test_resume_is_exact_in_channels_last_layout_too(scans, tmp_path):
 
 def test_a_run_cannot_be_resumed_to_fewer_steps(scans, tmp_path):
     pretrain(scans, tmp_path / "r")
-    with pytest.raises(UsageError, match="has 6 steps already"):
+    with pytest.raises(UsageError, match="already has 6 steps"):
         pretrain(scans, tmp_path / "r", steps=2, resume=True)
 
 

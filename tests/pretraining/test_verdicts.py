@@ -142,7 +142,7 @@ def test_a_diverged_run_exits_with_1_after_its_files_are_written(ssmtl, scans, t
 
 
 def test_in_python_a_diverged_run_raises_with_its_summary(scans, tmp_path):
-    with pytest.raises(DivergedError, match="more than ten times what no training gives") as error:
+    with pytest.raises(DivergedError, match="more than ten times the level without training") as error:
         pretrain(scans, tmp_path / "r", tasks=["reconstruct_next:t=2"], steps=5, lr=100)
     assert error.value.exit_code == 1
     assert error.value.summary == json.loads((tmp_path / "r" / "summary.json").read_text())

@@ -124,7 +124,7 @@ def test_a_model_of_a_package_that_is_not_installed_says_which_one_is_needed(tra
     assert "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0" in done.stderr
     needed = (
         "needs the backbone 'tinynet' of ssmtl-tinynet 0.1.0 and the task 'rotation' of ssmtl-rotation 0.1.0, "
-        "not installed here; install it by pip"
+        "not installed here; install it with pip"
     )
     for command in (["run", "--resume", "run"], ["run", "--config", "run/run.toml", "--out", "again"]):
         done = ssmtl(base, *command)

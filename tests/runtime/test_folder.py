@@ -182,7 +182,7 @@ def test_an_interrupted_start_leaves_no_folder(scans, tmp_path):
 
 
 def test_a_lock_taken_while_another_start_removes_the_folder_is_a_real_one(tmp_path):
-    """Starts that come to nothing, side by side in one folder: never do two hold it."""
+    """Failed starts, side by side in one folder: never do two hold it."""
     code = """
 import sys
 from pathlib import Path

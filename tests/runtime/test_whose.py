@@ -76,7 +76,7 @@ def test_what_may_differ_may_still_differ(scans, tmp_path):
     pretrain(scans, tmp_path / "r")
     shutil.move(scans, tmp_path / "moved")
     free = {"store": "disk", "checkpoint_every": 7, "log_every": 1, "keep": 1, "gradient_norms": True}
-    assert resumed(tmp_path / "moved", tmp_path / "r", **free) == ["goes on after step 2"]
+    assert resumed(tmp_path / "moved", tmp_path / "r", **free) == ["resumes after step 2"]
 
 
 class Unregistered(TaskSpec):
@@ -100,7 +100,7 @@ class UnregisteredModule(torch.nn.Module):
 
 def test_a_run_with_a_task_from_a_notebook_is_resumed_and_another_weight_is_refused(scans, tmp_path):
     pretrain(scans, tmp_path / "r", tasks=[Unregistered()])
-    assert resumed(scans, tmp_path / "r", tasks=[Unregistered()]) == ["goes on after step 2"]
+    assert resumed(scans, tmp_path / "r", tasks=[Unregistered()]) == ["resumes after step 2"]
     pretrain(scans, tmp_path / "other", tasks=[Unregistered(weight=2)])
     shutil.rmtree(tmp_path / "r" / "checkpoints")
     shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "r" / "checkpoints")
@@ -111,7 +111,7 @@ def test_a_run_with_a_task_from_a_notebook_is_resumed_and_another_weight_is_refu
 def test_an_option_that_the_version_of_the_checkpoint_did_not_have_counts_as_its_default(scans, tmp_path):
     pretrain(scans, tmp_path / "r")
     resign(tmp_path / "r", lambda manifest: manifest["options"].pop("clip"))
-    assert resumed(scans, tmp_path / "r") == ["goes on after step 2"]
+    assert resumed(scans, tmp_path / "r") == ["resumes after step 2"]
 
 
 @pytest.mark.parametrize("name", ["ssmtl-toolkit", "torch"])
@@ -120,7 +120,7 @@ def test_another_version_is_noted(scans, tmp_path, name):
     resign(tmp_path / "r", lambda manifest: manifest["versions"].update({name: "0.0.1"}))
     first, _ = resumed(scans, tmp_path / "r")
     assert first.startswith(f"{name} is ")
-    assert first.endswith(", was 0.0.1: the run goes on, but not bit for bit as it would have")
+    assert first.endswith(", was 0.0.1: the run continues, but not bit for bit as it would have")
 
 
 def test_a_checkpoint_of_version_0_1_is_resumed_with_a_note(scans, tmp_path):
@@ -169,7 +169,7 @@ def test_a_manifest_that_says_something_else_than_ours_is_refused_in_one_line(sc
 def test_a_manifest_of_another_kind_or_nested_too_deep_is_damaged(tmp_path, text):
     (tmp_path / "step-00000002").mkdir()
     (tmp_path / "step-00000002" / "manifest.json").write_text(text, encoding="latin-1")
-    with pytest.raises(DataError, match="is not a whole checkpoint"):
+    with pytest.raises(DataError, match="is not a complete checkpoint"):
         checkpoint.load(tmp_path / "step-00000002")
 
 
@@ -194,5 +194,5 @@ def test_lines_of_metrics_that_are_not_ours_are_dropped_with_a_note(scans, tmp_p
     first, second = file.read_text().splitlines()
     file.write_bytes("\n".join([*LINES, first, *LINES, second, '{"step": 3, "cut']).encode("latin-1"))
     notes = resumed(scans, tmp_path / "r", log_every=1)
-    assert f"{file}: {2 * len(LINES)} of its lines are not of this run, and were dropped" in notes
+    assert f"{file}: {2 * len(LINES)} of its lines do not belong to this run, and were dropped" in notes
     assert file.read_text() == (whole.folder / "metrics.jsonl").read_text()

@@ -332,7 +332,7 @@ def test_the_command_prints_what_holds_and_ends_with_0(ssmtl):
     done = ssmtl("plugins", "check", "segmentation")
     assert done.returncode == 0, done.stderr
     assert "pixels that nobody annotated count for nothing" in done.stdout
-    assert "head segmentation keeps all 14 checks" in done.stderr
+    assert "head segmentation passes all 14 checks" in done.stderr
 
 
 @pytest.mark.slow
@@ -375,12 +375,12 @@ def test_the_command_says_which_checks_want_an_example(ssmtl, tmp_path):
     assert done.returncode == 0
     assert "4 checks need a file: --example PATH" in done.stderr
     with_one = ssmtl("plugins", "check", "nifti", "--example", nifti(tmp_path))
-    assert "keeps all 10 checks" in with_one.stderr
+    assert "passes all 10 checks" in with_one.stderr
     unfit = ssmtl("plugins", "check", "folder", "--example", tmp_path)
-    assert (unfit.returncode, "a dataset is tried where it lies" in unfit.stderr) == (2, True)
+    assert (unfit.returncode, "a dataset is checked in its own folder" in unfit.stderr) == (2, True)
     assert "3 checks need scans: folder:DIR" in ssmtl("plugins", "check", "folder").stderr
     tried = ssmtl("plugins", "check", f"folder:{tmp_path}")
-    assert "keeps all 10 checks" in tried.stderr, tried.stdout
+    assert "passes all 10 checks" in tried.stderr, tried.stdout
     wrong = ssmtl("plugins", "check", "nifti", "--example", tmp_path / "none.nii.gz")
     assert wrong.returncode == 2
     assert "no such file" in wrong.stderr
