@@ -187,6 +187,8 @@ def ssmtl_balancers() -> list[type[BalancerSpec]]:  # type: ignore[empty-body]
 def ssmtl_readers() -> list[type[ReaderSpec]]:  # type: ignore[empty-body]
     """File formats: each a `ReaderSpec` that turns a file or folder into a `Volume`.
 
+    Its voxels are (I, J, K), or (I, J, K, C) if the file itself has several channels.
+
     Example:
         from ssmtl_toolkit import hookimpl
         from ssmtl_toolkit.errors import DataError
@@ -222,6 +224,8 @@ def ssmtl_readers() -> list[type[ReaderSpec]]:  # type: ignore[empty-body]
 @hookspec
 def ssmtl_datasets() -> list[type[DatasetSpec]]:  # type: ignore[empty-body]
     """Places where scans are, for `--data`: each a `DatasetSpec` that lists them with patient and modality.
+
+    If the channels of a scan are a file each, `Scan(first, …, more=(second, third))` is one scan of all of them.
 
     Example:
         from pathlib import Path

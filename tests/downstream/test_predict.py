@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,9 +83,9 @@ class BrightSpec(HeadSpec):
         return Bright()
 
 
-def predictor(head, axis, size, batch_size=5, volume=0):
+def predictor(head, axis, size, batch_size=5, volume=0, channels=1):
     classes = Classes.of_values([7]) if head.output == "labels" else None
-    model_spec = ModelSpec(Nothing(), head, Slicing(axis=axis, size=size, volume=volume), classes)
+    model_spec = ModelSpec(Nothing(), head, Slicing(axis=axis, size=size, volume=volume), classes, channels)
     return Predictor(model_spec, model_spec.build(), make_fabric(RunConfig(accelerator="cpu"), Progress()), batch_size)
 
 
@@ -114,6 +115,10 @@ def test_an_identity_head_gives_every_voxel_back_at_its_place_on_flipped_and_per
         given = predictor(IdentitySpec(), axis, 16).image(volume)
         assert given.shape == array.shape
         assert np.abs(given - array).max() < 0.01
+        two = np.stack([array, 5 - 2 * array], axis=-1)
+        given = predictor(IdentitySpec(), axis, 16, channels=2).image(replace(volume, array=two))
+        assert given.shape == two.shape
+        assert np.abs(given - two).max() < 0.02
 
 
 @pytest.mark.parametrize("axis", ["axial", "sagittal", "acquisition"])

@@ -368,3 +368,16 @@ def test_ssim_of_a_slice_of_one_value_is_undefined_and_its_neighbours_keep_their
 def test_ssim_of_slices_smaller_than_its_window_is_refused():
     with pytest.raises(DataError, match=r"at least 11 x 11 pixels, got 10 x 40"):
         ssim(torch.rand(1, 1, 10, 40), torch.rand(1, 1, 10, 40))
+
+
+@pytest.mark.parametrize("score", [psnr, ssim])
+def test_of_several_channels_a_slice_has_the_mean_of_those_that_are_defined(score):
+    clean, noisy = some_slices()
+    other = torch.rand(4, 1, 40, 33, generator=torch.Generator().manual_seed(0))
+    other[1] = 5.0  # of one value
+    both = score(torch.cat([clean, other], dim=1), torch.cat([noisy, noisy], dim=1))
+    first, second = score(clean, noisy), score(other, noisy)
+    assert torch.allclose(both[[0, 2, 3]], (first + second)[[0, 2, 3]] / 2)
+    assert both[1] == first[1]
+    blank = torch.full((4, 2, 40, 33), 3.0)
+    assert torch.isnan(score(blank, torch.cat([noisy, noisy], dim=1))).all()

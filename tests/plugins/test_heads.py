@@ -80,3 +80,19 @@ def test_denoising_adds_noise_of_the_given_deviation_and_loses_the_mean_absolute
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)
     other = torch.randn_like(clean)
     assert float(denoise.loss(other, clean)) == pytest.approx(np.abs(other.numpy() - clean.numpy()).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_denoising_gives_all_channels_and_segmentation_reads_all(channels):
+    torch.manual_seed(0)
+    backbone = registry().resolve(BackboneSpec, SMALL).build(channels).eval()
+    image = torch.randn(2, channels, 32, 32)
+    with torch.no_grad():
+        for text, maps in (("denoising", channels), ("segmentation", 4)):
+            built = registry().resolve(HeadSpec, text).build(backbone, 4)
+            found = built(backbone(image))
+            assert found.shape == (2, maps, 32, 32)
+            for channel in range(channels):
+                other = image.clone()
+                other[:, channel] = 0
+                assert not torch.equal(built(backbone(other)), found)

@@ -48,6 +48,16 @@ def test_blur_and_flip_leave_about_half_of_the_slices_alone_and_keep_their_shape
     assert torch.equal(augment.flip(image, probability=1.0), image.flip(-1))
 
 
+@pytest.mark.parametrize("change", [augment.gaussian_blur, augment.flip])
+def test_all_channels_of_a_slice_are_changed_alike(change):
+    torch.manual_seed(0)
+    image = torch.randn(50, 1, 16, 16)
+    changed = change(torch.cat([image, 3 * image, image], dim=1))
+    assert not torch.equal(changed[:, :1], image)
+    assert torch.equal(changed[:, 2], changed[:, 0])
+    assert torch.allclose(changed[:, 1], 3 * changed[:, 0], atol=1e-5)
+
+
 def test_a_window_weights_by_pairs_and_skips_steps_without_any():
     window = RunningMeans({"task": ["copy"]})
     for loss, pairs in ((1.0, 2), (4.0, 6), (0.0, 0)):
