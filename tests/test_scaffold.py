@@ -195,7 +195,7 @@ def test_a_name_is_taken_only_by_a_part_of_its_kind():
     names = {kind: name for kind, name in registry().entries if "_" in name}
     kind, name = next(iter(names.items()))
     other = next(k for k in NAMES if (k, name) not in registry().entries)
-    with pytest.raises(UsageError, match="is already the .*; choose another name"):
+    with pytest.raises(UsageError, match=r"is already the .*; choose another name"):
         check_name(name.replace("_", "-"), kind)
     check_name(name.replace("_", "-"), other)
 
