@@ -209,6 +209,7 @@ def test_an_overlay_shows_the_classes_in_their_colours_and_true_proportions(tmp_
     assert (tmp_path / "y.png").read_bytes() == (tmp_path / "z.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_overlay_shows_slices_without_a_class_and_says_where_it_shows_every_third_only(tmp_path):
     slices = np.random.default_rng(0).normal(size=(250, 20, 20)).astype(np.float32)
     index = np.zeros(slices.shape, np.uint8)

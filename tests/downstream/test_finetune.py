@@ -408,6 +408,7 @@ def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(t
     assert "2 repetitions give no interval; add some with --resume and --seeds 4" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_phantom_says_its_classes(ssmtl):
     options = ["--backbone", SMALL, "--size", 32, "--steps", 2, "--train-scans", 1, "--slices-per-scan", 2]
     options += ["--test-scans", 1, "--no-surface", "--classes", "LV,RV", "--data", "phantom:patients=3"]

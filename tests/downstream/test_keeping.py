@@ -98,6 +98,7 @@ def test_a_fine_tuning_killed_in_mid_repetition_ends_with_the_same_bits(labelled
     assert_equal(ended(whole.folder / "pretrained-0"), ended(tmp_path / "cut" / "pretrained-0"))
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_repetition_is_refused(labelled, pretrained, tmp_path):
     options = {**PLAIN, "baseline": "scratch"}
     for name, seed in (("a", 0), ("b", 1)):

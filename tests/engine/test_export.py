@@ -52,6 +52,7 @@ def test_a_traced_backbone_gives_the_same_for_any_number_of_images(text):
     assert same(traced(images(5)), [backbone(images(5)).dense])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["segmentation", "denoising"])
 @torch.no_grad()
 def test_a_backbone_with_a_head_can_be_exported_and_traced_as_it_is(head):
@@ -61,6 +62,7 @@ def test_a_backbone_with_a_head_can_be_exported_and_traced_as_it_is(head):
         assert same([program(images(5))], [model(images(5))])
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_in_the_program():
     backbone = build("unet:encoder=resnet18")
     number = {name: convolutions(exported(Traceable(backbone, (name,)))) for name in ("pooled", "dense", "decoded")}

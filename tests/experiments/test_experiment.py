@@ -252,6 +252,7 @@ def test_a_row_that_cannot_be_does_not_stop_the_others(labelled, tiny, ssmtl, tm
     assert "SSMTL: failed: task" in (tmp_path / "out" / "tiny.md").read_text()
 
 
+@pytest.mark.slow
 def test_validation_patients_can_be_scored_and_held_out_of_pretraining(labelled, tiny, tmp_path):
     parts = 'train = 2\nvalidation = 4\ntest = 2\nscore = "validation"\npretrain_on = "train"\n'
     tiny.write_text(TINY.replace("train = 2\ntest = 4\n", parts))
@@ -288,6 +289,7 @@ def test_a_folder_that_was_moved_goes_on_and_changed_labels_make_another_run(lab
     assert len(folders(tmp_path / "moved", "pretrain")) == 2
 
 
+@pytest.mark.slow
 def test_data_that_were_moved_are_the_same_data_and_nothing_is_trained_again(labelled, tiny, ssmtl, tmp_path):
     shutil.copytree(labelled, tmp_path / "here")
     call = ("experiment", tiny, "--row", "end", "--out", "out", "--json")
@@ -301,6 +303,7 @@ def test_data_that_were_moved_are_the_same_data_and_nothing_is_trained_again(lab
     assert len(folders(tmp_path / "out", "pretrain")) == len(folders(tmp_path / "out", "finetune")) == 1
 
 
+@pytest.mark.slow
 def test_what_computes_or_logs_makes_no_other_run(labelled, tiny, ssmtl, tmp_path):
     call = ("experiment", tiny, "--data", labelled, "--row", "end", "--out", "out", "--json")
     assert ssmtl(*call).returncode == 0
@@ -309,6 +312,7 @@ def test_what_computes_or_logs_makes_no_other_run(labelled, tiny, ssmtl, tmp_pat
     assert "pre-training in" not in again.stderr
 
 
+@pytest.mark.slow
 def test_the_gain_is_over_the_row_from_scratch_with_the_same_slices_whatever_the_repetitions(labelled, tiny, ssmtl):
     tiny.write_text(
         TINY.replace('name = "SSMTL"\n', 'name = "SSMTL"\nfinetune = { seeds = 3, freeze = "encoder" }\n')

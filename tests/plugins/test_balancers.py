@@ -577,6 +577,7 @@ def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balancer", ["uncertainty", "dwa:window=1", "rlw", "famo", "pcgrad", "mgda:at=backbone"])
 def test_a_resumed_run_ends_with_the_same_bits_and_the_same_log(scans, tmp_path, balancer):
     whole = pretrain(scans, tmp_path / "whole", balancer=balancer, steps=6)

@@ -437,6 +437,7 @@ def _deflated_bomb(file: Path, size: int) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_small_file_that_inflates_without_end_is_refused_before_memory_is_taken(tmp_path):
     folder = write_series(tmp_path / "scan")
     assert _deflated_bomb(folder / "bomb", 500 << 20).stat().st_size < 1 << 20
@@ -650,6 +651,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(tmp_path):
     assert _said_without("SimpleITK", packed) == f"{packed / 'IM9'}: {said}: {install}\n"
 
 
+@pytest.mark.slow
 def test_five_hundred_headers_are_read_in_a_few_seconds(tmp_path):
     write_series(tmp_path / "scan", np.zeros((4, 4, 500), np.int16) + np.arange(500, dtype=np.int16))
     started = time.perf_counter()

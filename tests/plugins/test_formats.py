@@ -589,6 +589,7 @@ def test_nnunet_and_decathlon_folders_may_have_these_formats(tmp_path, ending):
         list_scans(registry().dataset(str(tmp_path)), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_used_and_scored_on_dicom_with_labels_in_another_order(tmp_path, ssmtl):
     """Labels as dcm2niix would store them, rows from front to back: the reverse of DICOM's own order."""
     data = tmp_path / "data"

@@ -173,6 +173,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_was(scans, tmp_path):
     assert records(tmp_path / "cut")[-1]["step"] == step
 
 
+@pytest.mark.slow
 def test_resuming_a_run_that_is_done_adds_steps_when_told_to(scans, tmp_path):
     short = pretrain(scans, tmp_path / "r", steps=4)
     longer = pretrain(scans, tmp_path / "r", steps=8, resume=True)
@@ -190,6 +191,7 @@ def test_a_run_killed_before_it_wrote_its_backbone_gets_it_when_resumed(scans, t
     assert equal(load_file(pretrain(scans, tmp_path / "r", steps=4, resume=True).backbone), wanted)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_is_taken(scans, tmp_path):
     run = pretrain(scans, tmp_path / "r", steps=6, checkpoint_every=3)
     before = state(run)
@@ -459,6 +461,7 @@ def test_names_with_brackets_and_control_characters_are_printed_harmlessly(ssmtl
     assert "[red]x[bold].nii.gz" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_the_backbone_of_a_run_of_so_many_epochs_and_changes_nothing(scans, tmp_path):
     options = {"tasks": ["reconstruct_prev:t=1"], "batch_size": 5, "steps": None}  # 44 anchors: 8.8 steps an epoch
     whole = pretrain(scans, tmp_path / "whole", epochs=3, snapshot_every=2, **options)

@@ -210,6 +210,7 @@ class Notes(Progress):
         self.notes.append(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "rises"), [(Rising(), True), ("segmentation", False)])
 def test_a_fine_tuning_whose_loss_rises_without_end_is_noted(labelled, tmp_path, head, rises):
     options = {"classes": "big=10,small=20", "train_scans": 1, "test_scans": 1, "slices_per_scan": 2, "surface": False}
@@ -285,6 +286,7 @@ def test_an_untrained_network_far_above_a_small_trivial_answer_is_no_divergence(
     assert verdict(Plain(), [1.05, 1.1], steps=3, guess=0.04) == "too short to tell"
 
 
+@pytest.mark.slow
 def test_moco_is_not_judged_while_its_queue_still_holds_random_keys(scans, tmp_path):
     few = pretrain(scans, tmp_path / "few", tasks=["moco_v2:queue=200"], steps=30).summary
     assert few["tasks"]["moco_v2:queue=200"]["verdict"] == "too short to tell"

@@ -318,6 +318,7 @@ def test_a_positive_is_among_the_negatives_only_after_its_own_step(scans):
     assert len(pushed) == 7
 
 
+@pytest.mark.slow
 def test_moco_alone_resumes_with_the_same_queue_in_the_middle_of_its_way_around(scans):
     options = {"tasks": ["moco_v2:queue=12,dim=8"], "batch_size": 5, "accumulate": 2}
     whole = pretrain(scans, "whole", **options, steps=4)

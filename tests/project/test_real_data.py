@@ -20,6 +20,7 @@ def test_two_hundred_hippocampus_volumes_train_along_the_coronal_axis(hippocampu
     assert all(math.isfinite(task["loss"]) for task in told["tasks"].values())
 
 
+@pytest.mark.slow
 def test_short_cardiac_stacks_train_with_what_they_have(sunnybrook, tmp_path):
     told = pretrain(sunnybrook, tmp_path, size=64, tasks=["reconstruct_prev:t=5", "reconstruct_next:t=5"])
     assert told["slices"] == 526 - 5  # one stack of 5 gives no pair

@@ -264,6 +264,7 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
     closed.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_repetition_without_its_model_is_made_again(ssmtl, tmp_path):
     done = ssmtl(*TUNE, "--steps", 2, "--train-scans", 1, "--slices-per-scan", 2, "--out", "t")
     assert done.returncode == 0, done.stderr
