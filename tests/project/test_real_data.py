@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 import ssmtl_toolkit
 
 
