@@ -13,7 +13,8 @@ from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.experiments.definition import ResolvedExperiment, read_experiment
+from ssmtl_toolkit.experiments.definition import ResolvedExperiment
+from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.launch import launch
 
 F = TypeVar("F", bound=Callable[..., Any])

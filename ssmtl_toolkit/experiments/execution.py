@@ -21,7 +21,8 @@ from ssmtl_toolkit.data.readers import joined_digests
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment, read_experiment
+from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
+from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.pretraining.pretrain import pretrain

@@ -17,7 +17,7 @@ import pytest
 import ssmtl_toolkit as toolkit
 from helpers.processes import read_until
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.experiments.definition import read_experiment
+from ssmtl_toolkit.experiments.reading import read_experiment
 
 TINY = """
 title = "Tiny"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmtl_toolkit.cli.reproduce import TABLES
-from ssmtl_toolkit.experiments.definition import read_experiment
+from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import DatasetSpec

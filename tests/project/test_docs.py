@@ -11,7 +11,7 @@ import pytest
 from helpers.places import ROOT
 from ssmtl_toolkit import pretrain
 from ssmtl_toolkit.cli import COMMANDS, cli
-from ssmtl_toolkit.experiments.definition import read_experiment
+from ssmtl_toolkit.experiments.reading import read_experiment
 
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 MARKDOWN = [*DOCUMENTS, *ROOT.glob("examples/**/*.md"), *ROOT.glob("ssmtl_toolkit/**/*.md")]
