@@ -84,7 +84,7 @@ def test_a_lower_min_transfer_loads_what_fits_and_the_receipt_counts_it(pretrain
 
 def test_missing_tensors_are_named_and_min_transfer_bounds_the_share_of_all(pretrained, tmp_path):
     file = rewritten(pretrained, tmp_path, lambda t: {k: v for k, v in t.items() if k.startswith("encoder.")})
-    with pytest.raises(UsageError, match=r"at least 99 % of the backbone is wanted \(decoder\.\S+ is missing"):
+    with pytest.raises(UsageError, match=r"at least 99 % of the backbone is required \(decoder\.\S+ is missing"):
         Pretrained.open(file).load_into(build(), min_transfer=0.99)
     report = Pretrained.open(file).load_into(build())  # all of the encoder is there
     assert report.share["decoder"] == 0
