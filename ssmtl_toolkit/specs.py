@@ -224,8 +224,8 @@ class ReaderSpec(Spec):
 class Scan:
     """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together.
 
-    `path` is the file or folder that is read. If each channel of a scan has its own file (T1, T2, FLAIR on one grid), it
-    is that of the first, and `more` are those of the others in order. `unfit` says why a file cannot be used as a
+    `path` is the file or folder that is read. If each channel of a scan has its own file (T1, T2, FLAIR on one grid),
+    it is that of the first, and `more` are those of the others in order. `unfit` says why a file cannot be used as a
     scan to train on; it is listed as skipped. `annotated` lists the slices of `label` that are annotated, counted from
     0 in the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file by
     itself, not a folder that it is in.
