@@ -459,6 +459,6 @@ def test_a_rare_label_value_is_named_with_its_file_and_a_negative_one_is_refused
     assert "255 (in 1 of 4 scans: " in note
     assert "p2.nii.gz)" in note
     assert "--ignore-value 255" in note
-    assert "--train-scans 9: there are 3, all of them are taken" in told.notes
+    assert "--train-scans 9: there are only 3, all of them are used" in told.notes
     with pytest.raises(DataError, match=r"p2.nii.gz: has the label value -1 .* --ignore-value=-1"):
         train_loop(-1, "b")

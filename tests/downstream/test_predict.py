@@ -427,8 +427,8 @@ def forget(tmp_path):
     ("before", "options", "said"),
     [
         (damage, [], "was changed since it was written, or is damaged"),
-        (change_scan, [], "is of another scan, or of this one before it was changed"),
-        (forget, [], "is not known to be of this model"),
+        (change_scan, [], "belongs to another scan, or to this one before it was changed"),
+        (forget, [], "is not known to be from this model"),
         (lambda _: None, ["--largest-component"], "was written with another --largest-component"),
         (lambda _: None, ["--volume", 0], "was written with another --volume"),
         (lambda _: None, ["--precision", "32"], "was written with another --precision"),

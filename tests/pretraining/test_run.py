@@ -212,7 +212,7 @@ def test_resume_refuses_other_options_and_other_scans(scans, tmp_path):
     with pytest.raises(UsageError, match=r"lr is 0\.1, was 0\.001"):
         pretrain(scans, tmp_path / "r", lr=0.1, resume=True)
     write_scan(scans / "p1.nii.gz", seed=77)
-    with pytest.raises(DataError, match="scans are not those"):
+    with pytest.raises(DataError, match="scans are no longer those"):
         pretrain(scans, tmp_path / "r", steps=9, resume=True)
 
 

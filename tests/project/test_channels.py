@@ -211,7 +211,7 @@ def test_a_changed_further_channel_makes_another_scan_of_what_was_predicted(ssmt
     nib.save(nib.Nifti1Image(ball(8, 50)[0], nib.load(file).affine), file)
     done = ssmtl(*words)
     assert done.returncode == 2
-    assert "c_0000.nii.gz: is of another scan, or of this one before it was changed" in done.stderr
+    assert "c_0000.nii.gz: belongs to another scan, or to this one before it was changed" in done.stderr
 
 
 def test_three_channels_are_trained_with_all_tasks_at_once(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_all_ranks_reduce_the_same_metrics_in_the_same_order_whatever_each_has_s
 
 
 def test_a_metric_that_the_spec_does_not_list_is_told():
-    with pytest.raises(SsmtlError, match="'task' gives a metric 'new'"):
+    with pytest.raises(SsmtlError, match="'task' returns a metric 'new'"):
         RunningMeans({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"new": torch.tensor(1.0)})})
 
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_is_not_whole_is_never_loaded(tmp_path, damage):
         (path / "manifest.json").write_text(json.dumps({**manifest, "files": {"../../x": "0"}}))
     with pytest.raises(DataError):
         checkpoint.load(path)
-    with pytest.raises(DataError, match="none of the 1 checkpoints is whole"):
+    with pytest.raises(DataError, match="none of the 1 checkpoints is intact"):
         checkpoint.newest(tmp_path, lambda text: None)
 
 

@@ -133,7 +133,7 @@ def test_a_checkpoint_of_version_0_1_is_resumed_with_a_note(scans, tmp_path):
     resign(tmp_path / "r", older)
     notes = resumed(scans, tmp_path / "r")
     assert len(notes) == 2
-    assert "does not say which options made it" in notes[0]
+    assert "does not record its options" in notes[0]
 
 
 ODD = {
