@@ -47,13 +47,14 @@ def stack(file, slices, spacing=8.0, alike=True, seed=0):
 def test_trivial_answers_are_what_numpy_finds_for_slices_of_any_variance(channels):
     rng = np.random.default_rng(channels)
     anchor = rng.normal(0.3, 2.0, (5, channels, 16, 12))
-    truth = 0.4 * anchor + rng.normal(-0.1, 1.5, anchor.shape)
+    factors = np.array([0.4, -0.9])[:channels, None, None]  # each channel has its own
+    truth = factors * anchor + rng.normal(-0.1, 1.5, anchor.shape)
     found = trivial_answers(*(torch.from_numpy(a).float() for a in (anchor, truth)))
-    best, *_ = np.linalg.lstsq(anchor.reshape(-1, 1), truth.reshape(-1), rcond=None)
+    best = [np.linalg.lstsq(anchor[:, c].reshape(-1, 1), truth[:, c].reshape(-1))[0] for c in range(channels)]
     expected = {
         "copy": np.mean((anchor - truth) ** 2),
         "blank": np.mean(truth**2),
-        "scaled_copy": np.mean((best * anchor - truth) ** 2),
+        "scaled_copy": np.mean((np.reshape(best, (-1, 1, 1)) * anchor - truth) ** 2),
     }
     assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, rel=1e-5)
     assert found["scaled_copy"] < min(found["copy"], found["blank"])
