@@ -21,7 +21,7 @@ PREDICTION = "prediction.json"
 class Found:
     """A scan: what to give to the reader, the file or folder that holds it, and its name in there ("": all of it).
 
-    `unfit` says why something that a reader is meant for is no scan; `path` is then `holder`.
+    `unfit` says why something that a reader matches is not a scan; `path` is then `holder`.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Found:
 
 
 def parts_of(holder: Path, readers: Readers) -> list[Found]:
-    """The scans in a file or folder that a reader is meant for."""
+    """The scans in a file or folder that a reader matches."""
     try:
         return [Found(path, holder, part) for part, path in readers.scans_in(holder).items()]
     except DataError as error:

@@ -57,13 +57,13 @@ def check_grid(
     distance = _distance(image, label)
     if distance <= _ROUNDING:
         return None
-    said = f"by the affines it lies up to {distance:.3g} mm away from {reference}"
+    distance_text = f"by the affines it lies up to {distance:.3g} mm away from {reference}"
     if distance > _MOVED * min(image.spacing) and not ignore_affine:
         raise DataError(
-            f"{where}: {said} (voxels are {_by(image.spacing)} mm); mend the one that is wrong, "
-            f"or take them voxel by voxel all the same by --ignore-affine"
+            f"{where}: {distance_text} (voxels are {_by(image.spacing)} mm); fix the one that is wrong, "
+            f"or compare them voxel by voxel with --ignore-affine"
         )
-    return f"{said}; taken voxel by voxel"
+    return f"{distance_text}; compared voxel by voxel"
 
 
 def check_channel(first: Volume, other: Volume, where: str, reference: str) -> str | None:

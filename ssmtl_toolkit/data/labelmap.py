@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data.volume import Volume
 
 # Measured on 5 scans in nine forms each and 9 label maps: which share of its neighbours has a voxel's value, background
-# left out, as the median over the values, so that the few of padding and of a window's ends do not count. The maps come
+# skipped, as the median over the values, so that the few of padding and of a window's ends do not count. The maps come
 # to 0.97 and more, the scans in 8 bit to 0.1 at most, smoothed to 64 levels to 0.5, of 10 levels to 0.7.
 _MOST_VALUES = 512
 _FEW_VALUES = 8

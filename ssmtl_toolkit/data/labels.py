@@ -123,8 +123,8 @@ def _only_annotated(index: NDArray[np.uint8], annotated: Sequence[int], axis: in
     wrong = [i for i in annotated if not 0 <= i < count]
     if wrong:
         raise DataError(
-            f"{where}: slice {wrong[0]} is said to be annotated, but the axis of the cut has {count} slices "
-            f"(0 to {count - 1}); mend the list of annotated slices or choose another --axis"
+            f"{where}: slice {wrong[0]} is listed as annotated, but the axis of the cut has {count} slices "
+            f"(0 to {count - 1}); fix the list of annotated slices or choose another --axis"
         )
     unannotated = np.ones(count, bool)
     unannotated[list(annotated)] = False

@@ -167,8 +167,8 @@ def _about(file: Path, key: str) -> About | None:
     """What a cached piece says of itself; None when it is not there, or damaged."""
     try:
         with safe_open(file, "numpy") as opened:
-            said: dict[str, Any] = opened.metadata() or {}
+            metadata: dict[str, Any] = opened.metadata() or {}
     except (OSError, SafetensorError):
         return None
-    text = said.get("about", "")
-    return About.of(text) if said.get("seal") == _seal(key, text) else None
+    text = metadata.get("about", "")
+    return About.of(text) if metadata.get("seal") == _seal(key, text) else None

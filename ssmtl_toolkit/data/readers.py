@@ -149,8 +149,8 @@ def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volu
             raise
         if not isinstance(error, Exception):
             raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
-        said = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
-        raise DataError(f"{name}: {said}; leave it out or tell the reader's authors") from error
+        problem = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
+        raise DataError(f"{name}: {problem}; omit it or report it to the reader's authors") from error
 
 
 def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:
@@ -181,9 +181,9 @@ def _foreign(path: Path) -> str:
     if name.startswith(("dicomdir", "dirfile")):
         return _INDEX
     known = next((what for ending, what in _FOREIGN.items() if name.endswith(ending)), "")
-    return known or "no installed reader is meant for such a file; convert it to .nii.gz"
+    return known or "no installed reader reads such a file; convert it to .nii.gz"
 
 
 def _unreadable(error: OSError) -> str:
-    """Say what the system said, or, of an error that is a library's own, the library."""
+    """Give the system's message, or the library's if the error is its own."""
     return f"cannot be read: {printable(error.strerror or str(error))}; check it and its permissions"

@@ -98,7 +98,7 @@ class Source:
         while self.position <= end + _SLACK and (piece := self._stream.read(_CHUNK) if self.zipped else b""):
             self.position += len(piece)
         if self.position > end + _SLACK:
-            raise FileError(f"goes on for over 1 MiB after the {end} bytes that its header claims; {AGAIN}")
+            raise FileError(f"continues for over 1 MiB after the {end} bytes that its header claims; {AGAIN}")
         return self.position - end
 
 
@@ -126,13 +126,13 @@ def naming_file(path: Path) -> Iterator[None]:
         yield
         return
     except FileError as error:
-        said = str(error)
+        problem = str(error)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        said = f"is damaged or cut short: gzip says {printable(str(error))!r}; {AGAIN}"
+        problem = f"is damaged or cut short: gzip says {printable(str(error))!r}; {AGAIN}"
     except OSError as error:
-        said = f"cannot be read: {error.strerror or error}; check the path, its links and its permissions"
+        problem = f"cannot be read: {error.strerror or error}; check the path, its links and its permissions"
     except MemoryError:
-        said = "does not fit into memory; close other programs or take a smaller scan"
+        problem = "does not fit into memory; close other programs or take a smaller scan"
     except ValueError as error:  # such as a NUL in the path
-        said = f"cannot be read: {printable(str(error))}; check the path and the file"
-    raise DataError(f"{printable(path)}: {said}")
+        problem = f"cannot be read: {printable(str(error))}; check the path and the file"
+    raise DataError(f"{printable(path)}: {problem}")

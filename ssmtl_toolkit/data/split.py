@@ -128,7 +128,7 @@ def _matched(name: str, pattern: str) -> str:
     match = re.search(pattern, name)
     found = match and (match[1] if match.re.groups else match[0])
     if not found:
-        raise UsageError(f"--patient {pattern!r} finds no patient in the scan name {name!r}; mend the expression")
+        raise UsageError(f"--patient {pattern!r} finds no patient in the scan name {name!r}; fix the expression")
     return found
 
 

@@ -131,7 +131,7 @@ def build_store(
         copies: how many processes on this machine will hold the store.
         label_maps: what becomes of a scan that looks like a label map, unless it was named by itself.
         on_scan: called with a scan's name when it is done, from one thread.
-        waiting: asked while locks are waited for, and told of what was damaged in the cache.
+        waiting: asked while locks are waited for, and given notes on what was damaged in the cache.
 
     Raises:
         DataError: scans cannot be read (all of them are named), none is left, or they differ in their number of

@@ -20,8 +20,8 @@ _TRIED = (64, 128, 256, 512, 224, 384)  # pixels of images by which levels are f
 class Features:
     """What a backbone makes of images (N, C, H, W); each is computed on first use and kept.
 
-    Maps are views of those that the network goes on with, so that a gradient at one of them is that of its readers, and
-    not of what other maps are made of.
+    Maps are views of those that the network continues with, so that a gradient at one of them is that of its readers,
+    and not of what other maps are made of.
     """
 
     def __init__(self, backbone: Backbone, image: Tensor) -> None:

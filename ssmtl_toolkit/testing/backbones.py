@@ -46,13 +46,13 @@ def shapes_are_true(bench: Bench) -> None:
         pooled = tuple(features.pooled.shape)
         require(
             pooled == (4, made.pooled_channels),
-            f"pooled is {pooled}, said are {made.pooled_channels} channels; set pooled_channels to the deepest map's",
+            f"pooled is {pooled}, but pooled_channels is {made.pooled_channels}; set it to that of the deepest map",
         )
         if "dense" in spec.provides:
             dense = tuple(features.dense.shape)
             require(
                 dense == (4, made.dense_channels, size, size),
-                f"dense is {dense}, said are {made.dense_channels} channels; set dense_channels to the decoder's",
+                f"dense is {dense}, but dense_channels is {made.dense_channels}; set it to that of the decoder",
             )
 
 

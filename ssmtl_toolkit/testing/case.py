@@ -29,7 +29,7 @@ _FILES = ("general", *(hook.removeprefix("ssmtl_") for hook in HOOKS))
 
 
 class ContractError(AssertionError):
-    """A part does not keep its contract; the message says what was seen and what to mend."""
+    """A part does not keep its contract; the message says what was seen and what to fix."""
 
 
 def fail(problem: str) -> NoReturn:
@@ -98,7 +98,7 @@ class Case:
         """Do the check.
 
         Raises:
-            ContractError: the part does not keep it; with what was seen and what to mend.
+            ContractError: the part does not keep it; with what was seen and what to fix.
         """
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -106,9 +106,9 @@ class Case:
             except ContractError as problem:
                 raise ContractError(f"{self}: {problem}") from problem.__cause__
             except (Exception, SystemExit) as error:
-                said = next(filter(None, map(str.strip, str(error).splitlines())), "")[:300]
+                first_line = next(filter(None, map(str.strip, str(error).splitlines())), "")[:300]
                 at = _place(error, type(self.spec))
-                raise ContractError(f"{self}: it fails{at} with {type(error).__name__}: {said}") from error
+                raise ContractError(f"{self}: it fails{at} with {type(error).__name__}: {first_line}") from error
 
 
 def _place(error: BaseException, cls: type[Spec]) -> str:
@@ -128,7 +128,7 @@ def cases(*parts: str | type[Spec] | Spec, example: Example | None = None) -> li
     Args:
         parts: names or texts of registered parts (`my_task`, `my_task:t=2`; of equal names of several kinds all are
             meant), spec classes or specs.
-        example: for readers and datasets; those checks that need one are left out without it. A dataset that is given
+        example: for readers and datasets; checks that need one are skipped without it. A dataset that is given
             with its options is its own example.
 
     Raises:

@@ -47,7 +47,7 @@ def scans_are_there(bench: Bench) -> None:
     for scan in fit:
         for path in scan.paths:
             require(path.exists(), f"{path}: is listed and not there; mark it by `unfit`")
-            require(installed_readers().can_read(path), f"{path}: no installed reader is meant for it")
+            require(installed_readers().can_read(path), f"{path}: no installed reader matches it")
         require(scan.label is None or scan.label.exists(), f"{scan.label}: is listed as a label and not there")
         require(bool(scan.patient), f"{scan.path}: has no patient; splits would mix patients, take the scan's name")
     names = [scan.name for scan in fit]

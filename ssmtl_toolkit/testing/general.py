@@ -87,7 +87,7 @@ def attributes_are_known(bench: Bench) -> None:
 
 
 def variants(spec: Spec) -> Iterator[Spec]:
-    """The spec itself, and for each option one with another value; those that do not go together are left out."""
+    """The spec itself, and for each option one with another value; those that do not go together are skipped."""
     yield spec
     for name, part in _parts(type(spec)):
         for value in _others(part, getattr(spec, name)):

@@ -159,7 +159,7 @@ def _loss(spec: HeadSpec, model: Downstream) -> Tensor:
 
 
 def _train(spec: HeadSpec, steps: int, folder: Path, stop_after: int | None = None) -> dict[str, Tensor]:
-    """Take steps of Adam; after `stop_after` of them go on in a new process's stead: new modules, loaded state."""
+    """Take steps of Adam; after `stop_after` of them continue as a new process would: new modules, loaded state."""
     model = _build(spec).train()
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step in range(steps):

@@ -15,7 +15,7 @@ from ssmtl_toolkit.specs import ReaderSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 
 
-@check(ReaderSpec, "it tells which paths it is meant for, whether they exist or not")
+@check(ReaderSpec, "it tells which paths it matches, whether they exist or not")
 def matching_never_fails(bench: Bench) -> None:
     spec = _spec(bench)
     (bench.folder / "empty").mkdir()
@@ -31,7 +31,7 @@ def matching_never_fails(bench: Bench) -> None:
 @check(ReaderSpec, "it matches its example and names all files that it reads", needs_example=True)
 def example_is_matched(bench: Bench) -> None:
     spec, path = _made(bench)
-    require(spec.matches(path), f"matches() says that it is not meant for {path.name}")
+    require(spec.matches(path), f"matches() denies {path.name}")
     parts = spec.parts(path)
     require(bool(parts), f"parts() finds no scan in {path.name}")
     for part in parts.values():

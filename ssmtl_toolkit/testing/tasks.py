@@ -88,9 +88,9 @@ def needs_are_true(bench: Bench) -> None:
     model.backbone.decoder.register_forward_hook(lambda *_: ran.append(_))
     _output(model, batch)
     names = " or ".join(sorted(_of_the_decoder()))
-    said = " and ".join(sorted(spec.needs & _of_the_decoder()))
-    if said:
-        require(bool(ran), f"says that it needs {said} features and does not read them; take {said} out of `needs`")
+    unread = " and ".join(sorted(spec.needs & _of_the_decoder()))
+    if unread:
+        require(bool(ran), f"needs {unread} features and does not read them; take {unread} out of `needs`")
     else:
         require(
             not ran, f"reads {names} features without saying so; add {names} to `needs`, or the decoder is not trained"

@@ -111,7 +111,7 @@ BROKEN = [
     (
         BrokenBalancer(fault="other labels"),
         "a batch in which a task has no pairs does no harm, nor to the next one",
-        "factors are told of ['a'], which are no tasks",
+        "factors are given for ['a'], which are not tasks",
     ),
     (BrokenBalancer(fault="ignores weights"), "a task of weight 0 does no harm", "a task of weight 0 is trained"),
     (BrokenTask(fault="mixes companions"), "an anchor without companion changes nothing", "by its own of(…)"),
@@ -139,7 +139,10 @@ BROKEN = [
         (BrokenBackbone(fault=fault), title, told)
         for title, (fault, told) in {
             **RUNS,
-            "it gives features of the shapes that it says": ("wrong channels", "pooled is (4, 8), said are 5 channels"),
+            "it gives features of the shapes that it says": (
+                "wrong channels",
+                "pooled is (4, 8), but pooled_channels is 5",
+            ),
             "every channel of its images counts": ("one channel", "the same whatever channel 2 of 2 shows"),
             "encoder and decoder are two modules that share no weights, and nothing is beside them": (
                 "shared weights",
@@ -207,8 +210,8 @@ BROKEN = [
     *[
         (BrokenReader(fault=fault), title, told)
         for title, (fault, told) in {
-            "it tells which paths it is meant for, whether they exist or not": ("opens the path", "FileNotFoundError"),
-            "it matches its example and names all files that it reads": ("does not match", "not meant for x.raw4"),
+            "it tells which paths it matches, whether they exist or not": ("opens the path", "FileNotFoundError"),
+            "it matches its example and names all files that it reads": ("does not match", "denies x.raw4"),
             "it reads a volume whose spacing and affine agree": ("other spacing", "note it"),
             "reading twice gives the same, and leaves the files alone": ("writes", "changes the file"),
             "what is missing, empty or damaged is refused in one line that names it": (
