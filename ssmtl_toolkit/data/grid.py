@@ -60,8 +60,8 @@ def check_grid(
     said = f"by the affines it lies up to {distance:.3g} mm away from {reference}"
     if distance > _MOVED * min(image.spacing) and not ignore_affine:
         raise DataError(
-            f"{where}: {said} (voxels are {_by(image.spacing)} mm); mend the one that is wrong, "
-            f"or take them voxel by voxel all the same by --ignore-affine"
+            f"{where}: {said} (voxels are {_by(image.spacing)} mm); fix the one that is wrong, "
+            f"or compare them voxel by voxel anyway by --ignore-affine"
         )
     return f"{said}; taken voxel by voxel"
 
