@@ -44,9 +44,9 @@ def scan_of(case: str, files: Mapping[int, Path], wanted: Collection[int], label
     first, *others = (files[number] for number in sorted(files))
     missing = sorted(set(wanted) - files.keys())
     if missing:
-        listed = f"{_listed(missing)} of its channels {_listed(sorted(wanted))}"
-        unfit = f"{printable(first)}: its case {printable(case)!r} lacks {listed}; add the file, or choose channel=N"
-        return Scan(first, case, case, unfit=unfit)
+        reason = f"its case {printable(case)!r} has no channel {_listed(missing)} (expected: {_listed(sorted(wanted))})"
+        todo = "add the file, or choose one channel by channel=N"
+        return Scan(first, case, case, unfit=f"{printable(first)}: {reason}; {todo}")
     return Scan(first, case, case, label=label, more=tuple(others))
 
 
@@ -66,7 +66,7 @@ def joined(scans: Sequence[Scan], root: Path) -> list[Scan]:
         reason = "its name does not end in the number of a channel, such as _0000, as channel=all needs"
         kept.append(scan if scan.unfit else replace(scan, unfit=f"{printable(scan.path)}: {reason}"))
     if not cases:
-        raise DataError(f"{printable(root)}: has no channels CASE_0000, CASE_0001 …; take channel=all away")
+        raise DataError(f"{printable(root)}: has no channels CASE_0000, CASE_0001 …; leave out channel=all")
     wanted = {number for files in cases.values() for number in files}
     return [*(scan_of(case, files, wanted) for case, files in cases.items()), *kept]
 
