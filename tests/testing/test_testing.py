@@ -42,10 +42,15 @@ FASTER = {
 
 def marked(found):
     """These cases as parameters; slow are those that train in two processes, or a network of some size repeatedly."""
-    for case in found:
+
+    def slow(case):
         title = case.check.title
-        slow = "two processes" in title or (case.spec.kind == "backbone" and "same bits" in title)
-        yield pytest.param(case, marks=pytest.mark.slow if slow else (), id=str(case).replace("its ", ""))
+        return "two processes" in title or (case.spec.kind == "backbone" and "same bits" in title)
+
+    return [
+        pytest.param(case, marks=pytest.mark.slow if slow(case) else (), id=str(case).replace("its ", ""))
+        for case in found
+    ]
 
 
 def registered():
