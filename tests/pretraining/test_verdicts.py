@@ -50,7 +50,9 @@ def test_trivial_answers_are_what_numpy_finds_for_slices_of_any_variance(channel
     factors = np.array([0.4, -0.9])[:channels, None, None]  # each channel has its own
     truth = factors * anchor + rng.normal(-0.1, 1.5, anchor.shape)
     found = trivial_answers(*(torch.from_numpy(a).float() for a in (anchor, truth)))
-    best = [np.linalg.lstsq(anchor[:, c].reshape(-1, 1), truth[:, c].reshape(-1))[0] for c in range(channels)]
+    best = [
+        np.linalg.lstsq(anchor[:, c].reshape(-1, 1), truth[:, c].reshape(-1), rcond=None)[0] for c in range(channels)
+    ]
     expected = {
         "copy": np.mean((anchor - truth) ** 2),
         "blank": np.mean(truth**2),
