@@ -9,7 +9,7 @@ from ssmtl_toolkit.specs import Scan
 
 
 def random_store(scans: int = 20, slices: int = 40, size: int = 64) -> SliceStore:
-    """`scans` scans of `slices` slices of noise."""
+    """Make `scans` scans of `slices` slices of noise."""
     noise = torch.randn(scans * slices, 1, size, size, generator=torch.Generator().manual_seed(0)).half()
     names = [f"scan_{i}" for i in range(scans)]
     stored = (

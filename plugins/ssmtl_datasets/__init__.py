@@ -30,7 +30,7 @@ class Folder(DatasetSpec):
 
     root: Path = Field(description="File or folder.")
     channel: Channel = Field(
-        0, description="Channel of nnU-Net cases to use (CASE_0000.nii.gz, …); all: one scan of all channels."
+        0, description="Channel of nnU-Net cases to use (CASE_0000.nii.gz, …); all: join them as one scan."
     )
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
@@ -60,8 +60,8 @@ class Folder(DatasetSpec):
 class Manifest(DatasetSpec):
     """Scans listed in a CSV or TOML file: image and, optionally, label, patient, modality and annotated slices.
 
-    Of scans of several channels, a file each, `image` is the first, and image_2, image_3 … are the others (in TOML
-    `image` may be a list).
+    For scans with several channels in separate files, `image` is the first, and image_2, image_3 … are the others (in
+    TOML `image` may be a list).
     """
 
     name: ClassVar[str] = "manifest"

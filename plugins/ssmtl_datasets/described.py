@@ -21,7 +21,7 @@ from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 FILE = "dataset.json"
-_MOST_CHANNELS = 100  # of a case in a file each that are looked for by their names
+_MOST_CHANNELS = 100  # of a case in separate files, to look for by name
 _SPLIT = re.compile(r"(train(ing)?|val(id|idation)?|test(ing)?)(_?\d+)?", re.IGNORECASE)
 
 
@@ -125,7 +125,7 @@ def _modality(document: Mapping[str, Any], channel: Channel) -> str:
 
 
 def _channels(document: Mapping[str, Any]) -> set[int]:
-    """The numbers of the channels that every case has; empty if nothing is document."""
+    """Return the numbers of the channels that every case has; empty if the document does not say."""
     known = document.get("channel_names") or document.get("modality")
     return {int(key) for key in known if key.isdecimal()} if isinstance(known, dict) else set()
 
@@ -134,8 +134,8 @@ def _lists(root: Path, document: Mapping[str, Any], channel: Channel, readers: R
     """Return the scans of all lists: `training` first, `test` last."""
     files, modality = _Files(root, channel, readers, _channels(document)), _modality(document, channel)
     parts = sorted(document, key=lambda part: (part != "training", part == "test"))
-    listed = [(item, part) for part in parts for item in _items(root, document, part, readers)]
-    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in listed])
+    entries = [(item, part) for part in parts for item in _items(root, document, part, readers)]
+    scans = _each_once([replace(files.scan(item, part), modality=modality) for item, part in entries])
     return _with_distinct_names(scans, root)
 
 
@@ -197,7 +197,7 @@ class _Files:
         image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (item, None)
         images = self._chosen(image)
         label = label[0] if isinstance(label, list) and len(label) == 1 else label
-        if not (images and all(isinstance(one, str) and one for one in images) and isinstance(label, str | None)):
+        if not (images and all(isinstance(text, str) and text for text in images) and isinstance(label, str | None)):
             shown = (
                 f"{printable(self.root / FILE)}: cannot read {printable(repr(item)[:200])} in its `{printable(part)}`"
             )
@@ -217,7 +217,7 @@ class _Files:
         return scan_of(name, files, wanted, self.root / label if label else None)
 
     def _chosen(self, image: Any) -> list[Any]:
-        """What an item names as its image: of a list, the channels of a case in a file each, those that are wanted."""
+        """Return the images that an item names: of a list, one file per channel, the selected channels."""
         if not isinstance(image, list):
             return [image]
         if self.channel == "all":
@@ -225,7 +225,7 @@ class _Files:
         return image[self.channel : self.channel + 1] or [image]
 
     def _files(self, text: str) -> dict[int, Path]:
-        """The file of this name, or where there is none those of its channels: nnU-Net v1 lists CASE for CASE_0000."""
+        """Return the file of this name or, if missing, those of its channels: nnU-Net v1 lists CASE for CASE_0000."""
         path = self.root / text
         if path.exists() or not path.name:
             return {0: path}

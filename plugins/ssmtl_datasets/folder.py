@@ -29,7 +29,7 @@ _MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECA
 def list_scans(root: Path, readers: Readers, channel: Channel = 0) -> list[Scan]:
     """List all readable scans below `root`, and `root` itself; label maps beside images are paired with them.
 
-    Of cases in several channels, CASE_0000 and so on beside label maps CASE, those of `channel`; with "all", one scan
+    If cases have several channels (CASE_0000, … beside label maps CASE), only `channel` is used; "all" makes one scan
     of each case, labelled or not.
     """
     if root.is_file():

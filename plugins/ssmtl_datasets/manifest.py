@@ -104,7 +104,7 @@ def _check_columns(where: str, columns: list[str]) -> None:
     further = sorted(int(match[1]) for column in columns if (match := _FURTHER.fullmatch(column)))
     for expected, number in enumerate(further, start=2):
         if number != expected:
-            raise DataError(f"{where}: has image_{number} and no image_{expected}; number further images from 2")
+            raise DataError(f"{where}: has image_{number} but no image_{expected}; number further images from 2")
     for column in columns:
         if column not in COLUMNS and not _FURTHER.fullmatch(column):
             hint = did_you_mean(column, COLUMNS)
@@ -116,11 +116,11 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
     texts = {column: _text(where, column, row.get(column, "")) for column in ("label", "patient", "modality")}
     image, *more = (_path(file, f"{where}: the image", text) for text in _images(where, row))
     label = _path(file, f"{where}: the label", texts["label"]) if texts["label"] else None
-    for one in (image, *more):
-        if one == label:
-            raise DataError(f"{where}: image and label are the same file, {printable(one)}")
-        if [image, *more].count(one) > 1:
-            raise DataError(f"{where}: two of its images are {printable(one)}; each channel is a file of its own")
+    for path in (image, *more):
+        if path == label:
+            raise DataError(f"{where}: image and label are the same file, {printable(path)}")
+        if [image, *more].count(path) > 1:
+            raise DataError(f"{where}: two of its images are {printable(path)}; each channel needs a file of its own")
     name = _name(file, image)
     if not name:
         raise DataError(f"{where}: the image {printable(image)} is not a scan; give a file, or the folder of one scan")
@@ -129,12 +129,12 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
 
 
 def _images(where: str, row: Mapping[str, Any]) -> list[str]:
-    """The paths of all channels: `image`, which in TOML may be a list, and image_2, image_3 …"""
+    """Return the paths of all channels: `image`, which in TOML may be a list, and image_2, image_3 …"""
     first = row.get("image", "")
     further = sorted((column for column in row if _FURTHER.fullmatch(column)), key=lambda column: int(column[6:]))
     if isinstance(first, list):
         if further:
-            raise DataError(f"{where}: image is a list, and there is {further[0]}; give either")
+            raise DataError(f"{where}: image is a list, but there is also {further[0]}; use one or the other")
         return [_image(where, f"image {i}", value) for i, value in enumerate(first or [""], start=1)]
     return [_image(where, column, row[column]) for column in ("image", *further)]
 
@@ -148,7 +148,7 @@ def _image(where: str, column: str, value: Any) -> str:
 
 def _text(where: str, column: str, value: Any) -> str:
     if not isinstance(value, str | int):
-        raise DataError(f"{where}: {column} is {value!r}; expected a text")
+        raise DataError(f"{where}: {column} is {value!r}; expected text")
     return str(value)
 
 

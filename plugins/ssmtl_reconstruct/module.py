@@ -27,17 +27,17 @@ class Reconstruct(nn.Module):
 
 @torch.no_grad()
 def trivial_answers(anchor: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Mean squared errors (M, C, H, W) of answers that need no learning; means over the channels.
+    """Return the mean squared errors on slices (M, C, H, W) of answers that need no learning, as means over channels.
 
-    `copy` is the anchor itself, `blank` zero everywhere, `scaled_copy` a times the anchor with the best a of each
-    channel for this batch: for slices of unit variance with correlation r these are 2 - 2r, 1 and 1 - r².
+    `copy` is the anchor itself, `blank` zero everywhere, `scaled_copy` a times the anchor with the best a for each
+    channel of this batch: for slices of unit variance with correlation r these are 2 - 2r, 1 and 1 - r².
     """
     channels = [_of_channel(*pair) for pair in zip(anchor.unbind(dim=1), truth.unbind(dim=1), strict=True)]
     return {name: torch.stack([answers[name] for answers in channels]).mean() for name in channels[0]}
 
 
 def _of_channel(anchor: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """The same for slices of one channel (M, H, W)."""
+    """Return the same for slices of one channel (M, H, W)."""
     number = max(truth.numel(), 1)
     energy, blank, product = (a.mul(b).sum() / number for a, b in ((anchor, anchor), (truth, truth), (anchor, truth)))
     scale = product / energy.clamp_min(torch.finfo(energy.dtype).tiny)  # for an anchor of zeros the product is 0 too

@@ -62,7 +62,7 @@ def test_a_toml_manifest_may_name_all_channels_as_a_list(tmp_path):
         ("image,image_2\nt1.nii,t9.nii\n", r"line 2: the image .*t9\.nii "),
         ("image,image_2\nt1.nii,t1.nii\n", r"line 2: two of its images are .*t1\.nii"),
         ("image,image_2,label\nt1.nii,t2.nii,t2.nii\n", r"line 2: image and label are the same file, .*t2\.nii"),
-        ("image,image_3\nt1.nii,t2.nii\n", "line 1: has image_3 and no image_2"),
+        ("image,image_3\nt1.nii,t2.nii\n", "line 1: has image_3 but no image_2"),
         ("image,image_1\nt1.nii,t2.nii\n", "line 1: unknown column 'image_1'.*and image_2, image_3 …"),
         ("image_2\nt2.nii\n", "line 1: has no column `image`"),
     ],
@@ -77,9 +77,9 @@ def test_wrong_channels_in_a_manifest_are_refused_with_their_line(tmp_path, rows
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ('image = ["t1.nii", 5.5]', "scan 1: image 2 is 5.5; expected a text"),
+        ('image = ["t1.nii", 5.5]', "scan 1: image 2 is 5.5; expected text"),
         ("image = []", "scan 1: names no image 1"),
-        ('image = ["t1.nii"]\nimage_2 = "t2.nii"', "scan 1: image is a list, and there is image_2; give either"),
+        ('image = ["t1.nii"]\nimage_2 = "t2.nii"', "scan 1: image is a list, but there is also image_2; use one"),
     ],
 )
 def test_a_list_that_names_no_channels_is_refused(tmp_path, table, told):
@@ -114,7 +114,7 @@ def test_a_case_without_one_of_the_channels_is_skipped_with_the_reason(tmp_path,
     assert set(channels(text)) == {"c_1", "c_2"}
     first, second = unfit(text)
     assert "c_3_0001.nii.gz: its case 'c_3' has no channel 0 (expected: 0, 1); add the file, or choose one" in first
-    assert "other.nii.gz: its name does not end in the number of a channel" in second
+    assert "other.nii.gz: its name does not end in a channel number" in second
 
 
 def test_a_folder_without_numbers_has_no_channels(tmp_path):
