@@ -263,3 +263,21 @@ def test_a_run_in_progress_is_named_and_not_offered_to_be_resumed(tmp_path, hold
     for resume in (False, True):
         with pytest.raises(SsmtlError, match=rf"another process \({holder.pid} on "):
             ssmtl_toolkit.pretrain(steps=1, out=tmp_path / "r", resume=resume, data="phantom:patients=1")
+
+
+@pytest.mark.slow
+def test_processes_have_left_their_group_when_the_interpreter_ends(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import atexit, pathlib, os\n"
+        "from torch import distributed\n"
+        "import ssmtl_toolkit\n"
+        "def tell():  # registered first, so it runs last\n"
+        "    pathlib.Path(f'end-{os.getpid()}').write_text(str(distributed.is_initialized()))\n"
+        "atexit.register(tell)\n"
+        "ssmtl_toolkit.pretrain(data='phantom:patients=1', backbone='unet:encoder=plain,width=4', size=32,\n"
+        "    tasks=['reconstruct_next:t=1'], steps=1, devices=2, accelerator='cpu', out='r')\n"
+        "assert distributed.is_initialized()  # the next run in this process meets the same group\n"
+    )
+    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [file.read_text() for file in tmp_path.glob("end-*")] == ["False", "False"]

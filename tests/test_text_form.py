@@ -1,4 +1,4 @@
-"""Specs as text: what is written reads back equal, and what is wrong is told in one line."""
+"""Specs as text: what is written reads back equal, and what is wrong is reported in one line."""
 
 from typing import ClassVar, Literal
 

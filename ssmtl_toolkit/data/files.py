@@ -72,7 +72,7 @@ class Waiting:
 
 @contextlib.contextmanager
 def holding(file: Path, waiting: Waiting) -> Iterator[None]:
-    """Hold a lock file; waiting for another process is told after some seconds, and can be interrupted.
+    """Hold a lock file; waiting for another process is noted after some seconds, and can be interrupted.
 
     Raises:
         OSError: the lock file cannot be made.

@@ -81,22 +81,7 @@ def pretrain(
         if resume:
             _check_same(resolved, folder)
         started = time.perf_counter()
-        scans = chosen_scans(resolved, cache, progress)
-        store = open_store(
-            scans,
-            resolved.slicing,
-            cache,
-            progress,
-            skip_bad=resolved.skip_bad,
-            placement=resolved.store,
-            copies=resolved.devices,
-        )
-        plan = make_plan(store, resolved.tasks, progress)
-        if resolved.batch_size > (number := len(plan.anchors)):
-            progress.note(
-                f"a batch of {resolved.batch_size} is more than the {number} slices to train on: it holds some of "
-                f"them several times; --batch-size {number} or less avoids it"
-            )
+        store, plan = _prepare(resolved, cache, progress)
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
@@ -106,6 +91,27 @@ def pretrain(
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)
         return Run(folder, trainer.summary)
+
+
+def _prepare(config: ResolvedRun, cache: Path, progress: Progress) -> tuple[SliceStore, Plan]:
+    """Store the slices, and find those that can be anchors."""
+    scans = chosen_scans(config, cache, progress)
+    store = open_store(
+        scans,
+        config.slicing,
+        cache,
+        progress,
+        skip_bad=config.skip_bad,
+        placement=config.store,
+        copies=config.devices,
+    )
+    plan = make_plan(store, config.tasks, progress)
+    if config.batch_size > (number := len(plan.anchors)):
+        progress.note(
+            f"a batch of {config.batch_size} is more than the {number} slices to train on: it holds some of "
+            f"them several times; --batch-size {number} or less avoids it"
+        )
+    return store, plan
 
 
 @contextlib.contextmanager

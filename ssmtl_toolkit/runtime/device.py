@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ssmtl_toolkit.config import Machine
 from ssmtl_toolkit.engine.backbone import Backbone
@@ -77,6 +78,16 @@ def connect(fabric: Fabric) -> None:
         ) from error
     finally:
         del os.environ[_PARENT]
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    """Leave the group before the interpreter goes: its threads would end the process by SIGABRT now and then.
+
+    Not at the end of a run: the next one in this process meets the same group again.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _leave_with(parent: int) -> None:

@@ -426,7 +426,7 @@ def test_damaged_packed_pixels_are_refused(tmp_path):
 
 
 def _deflated_bomb(file: Path, size: int) -> Path:
-    """A DICOM file that goes on with `size` zeros behind its last element, packed to a thousandth of them."""
+    """A DICOM file that continues with `size` zeros after its last element, packed to a thousandth of them."""
     save(_as(DeflatedExplicitVRLittleEndian)(image(VOXELS[..., 0], AFFINE, 0), 0), file)
     raw = file.read_bytes()
     start = 144 + pydicom.dcmread(file).file_meta.FileMetaInformationGroupLength

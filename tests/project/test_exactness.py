@@ -106,7 +106,7 @@ def mlp(layers, features):
 
 
 def compare(state, model, adam, **own):
-    """Compare everything that was saved after a step with what was done by hand, then go on from the saved weights.
+    """Compare everything that was saved after a step with what was done by hand, then continue from the saved weights.
 
     Weights, running statistics, queue … are equal to 1e-6, Adam's moments to 2e-5 of the largest in their tensor. Adam
     divides by the gradient's size, so where that is near 0 against the rest of its tensor, rounding moves the weight by
