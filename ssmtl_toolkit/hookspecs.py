@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pluggy
 
-from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, TaskSpec
+from ssmtl_toolkit.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    BalancerSpec,
+    DatasetSpec,
+    HeadSpec,
+    ReaderSpec,
+    TaskSpec,
+)
 
 hookspec = pluggy.HookspecMarker("ssmtl")
 hookimpl = pluggy.HookimplMarker("ssmtl")
@@ -148,6 +156,48 @@ def ssmtl_heads() -> list[type[HeadSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_heads():
             return [Pixels]
+    """
+
+
+@hookspec
+def ssmtl_augmentations() -> list[type[AugmentationSpec]]:  # type: ignore[empty-body]
+    """Changes of slices in training, for `--augment`: each an `AugmentationSpec` that builds an `Augmentation`.
+
+    Example:
+        from pydantic import Field
+
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import AugmentationSpec
+
+
+        class Ramp(AugmentationSpec):
+            \"\"\"Brighten a slice from one side to the other, as a coil that is near does.\"\"\"
+
+            name = "ramp"
+            changes = frozenset({"values"})
+
+            by: float = Field(0.5, gt=0, description="Largest change at a side, in standard deviations of the slice.")
+
+            def build(self):
+                import torch
+
+                from ssmtl_toolkit.engine.augmentation import Augmentation, uniform
+
+                class Ramped(Augmentation):
+                    def __init__(self, by):
+                        self.by = by
+
+                    def values(self, image):
+                        height = uniform(len(image), -self.by, self.by, image.device)
+                        ramp = torch.linspace(-1, 1, image.shape[-1], device=image.device)
+                        return image + height[:, None, None, None] * ramp
+
+                return Ramped(self.by)
+
+
+        @hookimpl
+        def ssmtl_augmentations():
+            return [Ramp]
     """
 
 

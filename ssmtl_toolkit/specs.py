@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
     from ssmtl_toolkit.data.readers import Readers
     from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.engine.augmentation import Augmentation
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
     from ssmtl_toolkit.engine.head import Head
 
 Output = Literal["labels", "image"]
 """What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
+
+Change = Literal["place", "values", "batch"]
+"""What an augmentation changes of a slice: where its pixels come from, their values, or what it shares with others."""
 
 
 class Spec(BaseModel):
@@ -165,6 +169,23 @@ class HeadSpec(Spec):
     @abstractmethod
     def build(self, backbone: Backbone, classes: int) -> Head:
         """Make the head's module for the features of `backbone`; `classes` counts the background too (0: no labels)."""
+
+
+class AugmentationSpec(Spec):
+    """How slices are changed in training, so that few of them look like many. Each slice is changed by its own draws.
+
+    `changes` says what of a slice it changes: `place` (where pixels come from: labels, companions and targets follow),
+    `values`, or `batch` (a slice gets parts of other slices and of their labels; pre-training refuses it).
+    """
+
+    kind: ClassVar[str] = "augmentation"
+    changes: ClassVar[frozenset[Change]]
+
+    p: float = Field(0.2, gt=0, le=1, description="Probability that a slice is changed.")
+
+    @abstractmethod
+    def build(self) -> Augmentation:
+        """Make the object that changes slices, a batch at a time, on their device."""
 
 
 class BalancerSpec(Spec):

@@ -20,7 +20,7 @@ class Segmentation(HeadSpec):
     name: ClassVar[str] = "segmentation"
     output: ClassVar[Output] = "labels"
 
-    loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="Loss to minimise (the paper: ce).")
+    loss: Literal["ce", "dice", "ce+dice"] = Field("ce+dice", description="Loss to minimise (the paper: ce).")
 
     def build(self, backbone: Backbone, classes: int) -> Head:
         from ssmtl_heads.module import SegmentationHead

@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializeAsAny,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 
+from ssmtl_toolkit.config.schedules import Constant, Schedule, read_schedule
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import OURS, registry
-from ssmtl_toolkit.specs import DatasetSpec, Spec
+from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
@@ -42,6 +53,44 @@ class Machine(BaseModel):
         "auto", description="Precision of the computation; auto: bf16 on a GPU that supports it, 32 elsewhere."
     )
     accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
+
+
+class Descent(BaseModel):
+    """How a network is trained: what its slices look like, and how its weights follow the gradient."""
+
+    augment: tuple[SerializeAsAny[AugmentationSpec] | str, ...] = Field(
+        (), description="Change slices in training, e.g. affine:rotate=10; repeatable; none: as they are."
+    )
+    optimizer: str = Field("adam", description="Optimizer by its name in timm, e.g. adamw, sgd, nadamw.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate; the largest of the schedule.")
+    schedule: Annotated[Schedule, BeforeValidator(read_schedule), PlainSerializer(Spec.full)] = Field(
+        Constant(), description="How the rate goes on: constant, cosine:warmup=0.05, poly:power=0.9."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay; for Adam it is L2.")
+    clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _none_is_none(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError("expected a list of specs")
+        return () if list(value) == ["none"] else value
+
+    @field_serializer("augment")
+    def _written(self, specs: tuple[AugmentationSpec | str, ...]) -> list[str]:
+        return [spec if isinstance(spec, str) else spec.full() for spec in specs]
+
+    def augmentations(self) -> tuple[AugmentationSpec, ...]:
+        """The augmentations as specs.
+
+        Raises:
+            UsageError: an unknown name, a wrong option, one given twice.
+        """
+        specs = tuple(registry().resolve(AugmentationSpec, given) for given in self.augment)
+        twice = sorted({spec.name for spec in specs if [s.name for s in specs].count(spec.name) > 1})
+        if twice:
+            raise UsageError(f"augmentation {twice[0]!r} is given twice; give it once")
+        return specs
 
 
 class SurfaceScores(BaseModel):

@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, Role, SurfaceScores, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Descent, Machine, Role, SurfaceScores, absolute, with_absolute_paths
+from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
+from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, check_needs
+from ssmtl_toolkit.specs import AugmentationSpec, BackboneSpec, DatasetSpec, HeadSpec, Spec, check_needs
+
+STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution"),)
+"""The augmentations of the default recipe; flips are not among them, for most anatomy has sides."""
 
 
-class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
+class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
     Slices are cut as in the pre-training, except for what is set here.
@@ -29,7 +34,8 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
         ),
         "Network": ("source", "backbone", "head", "freeze", "min_transfer"),
         "Training": (
-            *("steps", "batch_size", "lr", "encoder_lr", "decoder_lr", "weight_decay", "clip", "patience"),
+            *("recipe", "augment", "sampling", "steps", "batch_size", "optimizer", "lr", "schedule", "weight_decay"),
+            *("clip", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
             *("check_every", "seed", "seeds", "baseline"),
         ),
         "Machine": ("precision", "accelerator"),
@@ -72,15 +78,32 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
     )
     test_scans: int | None = Field(None, ge=1, description="Labelled scans held out for the test.  [default: a fifth]")
 
-    steps: int = Field(500, ge=1, description="Optimizer steps; the maximum when stopping early.")
+    recipe: Annotated[str, Role.RECORD] = Field(
+        DEFAULT, description="How to train, all options at once: strong, paper, or a .toml file of your own."
+    )
+    augment: tuple[SerializeAsAny[AugmentationSpec] | str, ...] = Field(
+        STRONG, description="Change slices in training, e.g. affine:rotate=10; repeatable; none: as they are."
+    )
+    sampling: Literal["even", "rare"] = Field(
+        "rare", description="rare: show slices with rare classes more often; even: all alike."
+    )
+    schedule: Annotated[Schedule, BeforeValidator(read_schedule), PlainSerializer(Spec.full)] = Field(
+        Cosine(), description="How the rate goes on: constant, cosine:warmup=0.05, poly:power=0.9."
+    )
+    average: float = Field(
+        0.99, ge=0, lt=1, description="Keep a moving average of the weights with this decay; 0: the last weights."
+    )
+    pretrained_lr: float = Field(
+        1.0, gt=0, le=10, description="Factor on the learning rate of parts with pre-trained weights."
+    )
+    frozen_steps: int = Field(0, ge=0, description="First steps in which parts with pre-trained weights stay frozen.")
+
+    steps: int = Field(600, ge=1, description="Optimizer steps; the maximum when stopping early.")
     patience: int = Field(5, ge=1, description="Stop after this many validation checks without improvement.")
     check_every: int = Field(50, ge=1, description="Steps between validation checks.")
     batch_size: int = Field(16, ge=1, description="Slices per batch.")
-    lr: float = Field(1e-3, gt=0, description="Learning rate of Adam, constant.")
     encoder_lr: float | None = Field(None, gt=0, description="Learning rate of the encoder.  [default: --lr]")
     decoder_lr: float | None = Field(None, gt=0, description="Learning rate of the decoder.  [default: --lr]")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of Adam (L2).")
-    clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
     freeze: Literal["none", "encoder", "backbone"] = Field("none", description="Which part to freeze.")
     min_transfer: float | None = Field(
         None, ge=0, le=1, description="Minimum share of the backbone's parameters to load.  [default: the encoder]"
@@ -104,6 +127,11 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
         return absolute(path)
 
     @classmethod
+    def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
+        """Whether a file's value gives way to the recipe that a flag names."""
+        return "recipe" in flags and name in OPTIONS and name not in flags
+
+    @classmethod
     def default_text(cls, name: str) -> str:
         """The default of an option as `--help` shows it."""
         return "as pre-trained" if name in Slicing.model_fields else super().default_text(name)
@@ -114,15 +142,34 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
         Raises:
             UsageError: an unknown name, a wrong option, options that contradict each other.
         """
-        plugins = registry()
+        plugins, cooked = registry(), self._by_recipe()
         specs = {
             "data": with_absolute_paths(plugins.dataset(self.data)),
-            "head": plugins.resolve(HeadSpec, self.head),
+            "head": cooked._head(read_recipe(self.recipe).get("head")),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
+            "augment": cooked.augmentations(),
         }
-        resolved = ResolvedFinetune.model_construct({*self.model_fields_set, *specs}, **{**dict(self), **specs})
+        resolved = ResolvedFinetune.model_construct({*cooked.model_fields_set, *specs}, **{**dict(cooked), **specs})
         resolved.check()
         return resolved
+
+    def _by_recipe(self) -> FinetuneConfig:
+        """This configuration with the recipe's options where none were given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        recipe = {name: value for name, value in read_recipe(self.recipe).items() if name not in given}
+        if not recipe:
+            return self
+        FinetuneConfig.of(recipe, f"recipe {self.recipe}")
+        return FinetuneConfig.of({**recipe, **given})
+
+    def _head(self, of_recipe: Any) -> HeadSpec:
+        """The head; options that are not given with it are those of the recipe's head of the same name."""
+        head = registry().resolve(HeadSpec, self.head)
+        usual = head if of_recipe is None else registry().resolve(HeadSpec, of_recipe)
+        if type(usual) is not type(head):
+            return head
+        options = {name: getattr(usual, name) for name in usual.model_fields_set - head.model_fields_set}
+        return head.model_copy(update=options)
 
 
 class ResolvedFinetune(FinetuneConfig):
@@ -131,6 +178,7 @@ class ResolvedFinetune(FinetuneConfig):
     data: Annotated[SerializeAsAny[DatasetSpec], Role.PLACE]
     head: SerializeAsAny[HeadSpec]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
+    augment: tuple[SerializeAsAny[AugmentationSpec], ...]
 
     def resolve(self) -> ResolvedFinetune:
         """Return this."""

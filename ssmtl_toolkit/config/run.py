@@ -8,21 +8,32 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_serializer, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Descent, Machine, Role, absolute, with_absolute_paths
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import Part, parts_of
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, TaskSpec, check_needs
+from ssmtl_toolkit.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    BalancerSpec,
+    DatasetSpec,
+    HeadSpec,
+    TaskSpec,
+    check_needs,
+)
 
 
-class RunConfig(Config, Slicing, Machine):
+class RunConfig(Config, Slicing, Machine, Descent):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Data": ("data", "without", "axis", "size", "volume", "window", "skip_bad"),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
-        "Training": ("epochs", "steps", "batch_size", "accumulate", "lr", "weight_decay", "clip", "seed"),
+        "Training": (
+            *("epochs", "steps", "batch_size", "accumulate", "augment", "optimizer", "lr", "schedule", "weight_decay"),
+            *("clip", "seed"),
+        ),
         "Machine": (
             *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
         ),
@@ -48,9 +59,6 @@ class RunConfig(Config, Slicing, Machine):
     steps: Annotated[int | None, Role.EXTENT] = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
     batch_size: int = Field(16, ge=1, description="Anchor slices per batch and device.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed for one step.")
-    lr: float = Field(1e-3, gt=0, description="Learning rate of Adam, constant.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of Adam (L2).")
-    clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
     channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
@@ -135,6 +143,7 @@ class RunConfig(Config, Slicing, Machine):
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "tasks": tuple(plugins.resolve(TaskSpec, task) for task in self.tasks),
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
+            "augment": self.augmentations(),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
         }
         resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
@@ -149,6 +158,7 @@ class ResolvedRun(RunConfig):
     backbone: SerializeAsAny[BackboneSpec]
     tasks: tuple[SerializeAsAny[TaskSpec], ...]
     balancer: SerializeAsAny[BalancerSpec]
+    augment: tuple[SerializeAsAny[AugmentationSpec], ...]
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
 
     def resolve(self) -> ResolvedRun:
@@ -168,6 +178,11 @@ class ResolvedRun(RunConfig):
             raise UsageError(f"task {twice[0]!r} is given twice; give it once, with a weight=… if it should count more")
         if not any(task.weight for task in self.tasks):
             raise UsageError("every task has weight 0: nothing would be trained; give one of them a weight above 0")
+        mixing = [spec.name for spec in self.augment if "batch" in spec.changes]
+        if mixing:
+            raise UsageError(
+                f"augmentation {mixing[0]!r} mixes slices, which then have no companions; it is for ssmtl finetune"
+            )
         check_needs(self.backbone, [*self.tasks, *([self.head] if self.head else [])])
 
     @property

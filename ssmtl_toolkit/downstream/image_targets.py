@@ -14,7 +14,7 @@ from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Stack
-from ssmtl_toolkit.downstream.loop import Examples
+from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
 from ssmtl_toolkit.evaluation import images

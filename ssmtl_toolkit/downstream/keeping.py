@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
-from ssmtl_toolkit.downstream.loop import Examples, Progressed
+from ssmtl_toolkit.downstream.examples import Examples
+from ssmtl_toolkit.downstream.loop import Progressed
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.runtime import checkpoint, origin
@@ -21,7 +23,7 @@ SECONDS = 10.0
 """The least time between two saves."""
 _SHARE = 0.01
 """The largest share of the time that may go into saving."""
-_LOSSES, _BEST = "losses", "best."
+_LOSSES, _BEST, _AVERAGE = "losses", "best.", "average."
 
 
 class RepetitionKeeper:
@@ -60,12 +62,20 @@ class RepetitionKeeper:
         device = next(model.parameters()).device
         with checkpoint.reading(latest):
             losses = list(latest.tensors[_LOSSES].to(device)) if _LOSSES in latest.tensors else []
-            weights = {k.removeprefix(_BEST): v.to(device) for k, v in latest.tensors.items() if k.startswith(_BEST)}
+            average = self._weights(latest, _AVERAGE, model) if self.config.average else {}
             best = latest.about["best"]
             if best is None:
-                return Progressed(latest.step, losses)
-            checkpoint.check_tensors(latest.path, weights, model.state_dict())
-            return Progressed(latest.step, losses, (float(best["score"]), int(best["step"]), weights))
+                return Progressed(latest.step, losses, None, average)
+            weights = self._weights(latest, _BEST, model)
+            return Progressed(latest.step, losses, (float(best["score"]), int(best["step"]), weights), average)
+
+    @staticmethod
+    def _weights(latest: checkpoint.Checkpoint, prefix: str, model: Downstream) -> dict[str, Tensor]:
+        """Another set of the network's weights that the checkpoint holds, on the network's device."""
+        device = next(model.parameters()).device
+        found = {k.removeprefix(prefix): v.to(device) for k, v in latest.tensors.items() if k.startswith(prefix)}
+        checkpoint.check_tensors(latest.path, found, model.state_dict())
+        return found
 
     def _check_identity(self, latest: checkpoint.Checkpoint) -> None:
         with checkpoint.reading(latest):
@@ -97,6 +107,7 @@ class RepetitionKeeper:
     def _save(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
         started = time.perf_counter()
         tensors = {f"{_BEST}{name}": tensor for name, tensor in (at.best[2] if at.best else {}).items()}
+        tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in at.average.items()}
         if at.losses:
             tensors[_LOSSES] = torch.stack(at.losses)
         about = {

@@ -20,7 +20,7 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.downstream.loop import Examples
+from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
 from ssmtl_toolkit.errors import DataError

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.seeds import Stream, step_seed
+from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream import drawing
+from ssmtl_toolkit.downstream.examples import Examples, turns_of
 from ssmtl_toolkit.downstream.gather import Material
 from ssmtl_toolkit.downstream.keeping import RepetitionKeeper
-from ssmtl_toolkit.downstream.loop import Examples, train_loop
+from ssmtl_toolkit.downstream.loop import Loop
 from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.transfer import Pretrained
@@ -70,9 +74,17 @@ class Repetitions:
             number = sum(map(len, slices.values()))
             for name in self.material.targets.absent(slices, self.material.contents):
                 self.progress.note(f"class {name!r} does not appear in the {number} training slices of seed {seed}")
-            examples = Examples(self.store, drawing.store_rows(self.store, slices), self.truth)
+            rows = drawing.store_rows(self.store, slices)
+            examples = Examples(self.store, rows, self.truth, self._turns(slices))
             for arm in self.arms:
                 self._repetition(arm, seed, examples)
+
+    def _turns(self, slices: Slices) -> NDArray[np.int64] | None:
+        """How often each training slice is seen."""
+        if self.config.sampling == "even":
+            return None
+        contents = self.material.contents
+        return turns_of(np.concatenate([contents[name].classes[list(rows)] for name, rows in slices.items()]))
 
     def _repetition(self, arm: Arm, seed: int, examples: Examples) -> None:
         """Train and test one network, unless that is done."""
@@ -84,8 +96,9 @@ class Repetitions:
             model = self._start(arm, seed)
             self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
             validate, config = self._validator(model, examples), self.config
-            stream, log = step_seed(seed, Stream.TRAINING), folder / METRICS
-            trained = train_loop(model, examples, config, stream, self.fabric, log, self.progress, validate, keeper)
+            parts = self.pretrained.trained if self.pretrained and arm == "pretrained" else ()
+            loop = Loop(model, examples, config, step_seed(seed, Stream.TRAINING), self.fabric, parts)
+            trained = loop.run(folder / METRICS, self.progress, validate, keeper)
             self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
             predictor = Predictor(self.model_spec, model, self.fabric, config.batch_size)
             material = self.material
@@ -109,7 +122,8 @@ class Repetitions:
     def _about(self, arm: Arm, seed: int) -> dict[str, Any]:
         """What model.safetensors records of its training."""
         before = self.pretrained.about if arm == "pretrained" and self.pretrained else None
-        return {"arm": arm, "seed": seed, "pretraining": before}
+        augment = [spec.full() for spec in self.config.augment]
+        return {"arm": arm, "seed": seed, "augment": augment, "pretraining": before}
 
     def _keeper(self, folder: Path, arm: Arm, seed: int, examples: Examples) -> RepetitionKeeper:
         start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""

@@ -17,7 +17,7 @@ from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.downstream.loop import Examples
+from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.specs import Output, Scan
@@ -102,4 +102,4 @@ class Checking:
             image, target = examples.batch(rows[start : start + self.batch_size], self.fabric.device)
             with torch.inference_mode(), self.fabric.autocast():
                 maps = model(model.head.degrade(image)).float()
-            yield maps, target
+            yield maps, image if target is None else target

@@ -12,14 +12,26 @@ from torch import Tensor
 from ssmtl_toolkit.data.sampling import Rows, Sampler
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.step import Batch, Companion, Position
 
 
 class Loader:
-    """Makes batch `index` of this rank. Holds no state; any batch can be asked for at any time."""
+    """Makes batch `index` of this rank. Holds no state; any batch can be asked for at any time.
 
-    def __init__(self, store: SliceStore, sampler: Sampler, device: torch.device, accumulate: int = 1) -> None:
+    Augmentations draw from torch's global generator, which is seeded for each batch by whoever asks for it.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        sampler: Sampler,
+        device: torch.device,
+        accumulate: int = 1,
+        augmenter: Augmenter | None = None,
+    ) -> None:
         self.store, self.sampler, self.device, self.accumulate = store, sampler, device, accumulate
+        self.augmenter = augmenter
 
     def __call__(self, index: int) -> Batch:
         draw = self.sampler.draw(index)
@@ -35,7 +47,8 @@ class Loader:
             for label, names in self.sampler.plan.columns.items()
         }
         seed = step_seed(self.sampler.seed, index)
-        return Batch(anchor, named, self._position(draw.anchors), seed, first=index % self.accumulate == 0)
+        batch = Batch(anchor, named, self._position(draw.anchors), seed, first=index % self.accumulate == 0)
+        return self.augmenter.unlabelled(batch) if self.augmenter else batch
 
     def _position(self, anchors: Rows) -> Position:
         places = self.sampler.plan.places(anchors)

@@ -17,6 +17,7 @@ from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
 from ssmtl_toolkit.data.files import atomic_write, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
+from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -32,6 +33,7 @@ from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
+from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 
@@ -62,11 +64,12 @@ class Trainer:
             compile_parts(self.model.backbone, {feature for task in config.tasks for feature in task.needs})
         trained = [p for p in self.model.parameters() if p.requires_grad]
         fused = fabric.device.type in {"cpu", "cuda"}
-        optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        optimizer = make_optimizer(config.optimizer, trained, config.lr, config.weight_decay, fused=fused)
+        self.schedule = config.schedule.build(optimizer, self.steps)
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()
         sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
-        self.load = Loader(self.store, sampler, fabric.device, config.accumulate)
+        self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
         weights = {str(task): task.weight for task in config.tasks}
         self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights)
@@ -122,6 +125,7 @@ class Trainer:
         """Refuse the checkpoint of another run; note other versions and machines."""
         with checkpoint.reading(latest):
             options, scans = latest.about.get("options"), latest.about["scans"]
+            length = latest.about.get("length", self.steps)
             then = dict(latest.about.get("versions", {OURS: latest.about.get("version")}))
             if options is None:
                 self.progress.note(f"{latest.path}: was written by an older version, and does not record its options")
@@ -131,6 +135,11 @@ class Trainer:
             raise DataError(
                 f"{latest.path}: the scans are no longer those of this run (their contents or order differ); "
                 f"restore them, or start a new run"
+            )
+        if self.schedule is not None and length != self.steps:
+            raise UsageError(
+                f"{self.folder}: its schedule {str(self.config.schedule)!r} was made for {length} steps, not for "
+                f"{self.steps}; omit --steps and --epochs, or start a new run"
             )
         origin.tell_changes(then, self._versions(), self.progress)
         origin.tell_changes(latest.about, self._machine(), self.progress)
@@ -171,6 +180,8 @@ class Trainer:
         self.progress.done()
 
     def _update(self) -> None:
+        if self.schedule is not None:
+            self.schedule.step(self.step)
         self.update(self.step)
         self.step += 1
 
@@ -205,7 +216,7 @@ class Trainer:
         def write() -> None:
             about = {"step": self.step, "scans": self.store.fingerprint, **self._machine()}
             about |= {"options": self.config.of_roles(Role.NUMBERS), "versions": self._versions()}
-            about["seconds"] = self._seconds()
+            about |= {"seconds": self._seconds(), "length": self.steps}
             folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
             checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
             self._save_backbone(self.folder / BACKBONE)

@@ -83,4 +83,5 @@ class Model(About):
     classes: LabelClasses | None
     arm: str = ""
     seed: int = 0
+    augment: tuple[str, ...] = ()
     pretraining: dict[str, Any] | None = None

@@ -1,0 +1,96 @@
+"""Augmentations that change values: slices (N, C, H, W) in, slices out. Channels are changed independently."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.data.augment import gaussian_blur
+from ssmtl_toolkit.engine.augmentation import Augmentation, identity, sampled, uniform
+
+
+def _for_each(image: Tensor, low: float, high: float) -> Tensor:
+    """A draw for each channel of each slice, (N, C, 1, 1)."""
+    number, channels = image.shape[:2]
+    return uniform(number * channels, low, high, image.device).view(number, channels, 1, 1)
+
+
+class Brightened(Augmentation):
+    """a x + b."""
+
+    def __init__(self, scale: float, shift: float) -> None:
+        self.scale, self.shift = scale, shift
+
+    def values(self, image: Tensor) -> Tensor:
+        factor = _for_each(image, 1 - self.scale, 1 + self.scale)
+        return image * factor + _for_each(image, -self.shift, self.shift)
+
+
+class Contrasted(Augmentation):
+    """mean + a (x - mean), clipped to the range of x; log a is drawn evenly."""
+
+    def __init__(self, by: float) -> None:
+        self.by = math.log(by)
+
+    def values(self, image: Tensor) -> Tensor:
+        mean = image.mean(dim=(2, 3), keepdim=True)
+        spread = (image - mean) * _for_each(image, -self.by, self.by).exp() + mean
+        return spread.clamp(image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True))
+
+
+class Powered(Augmentation):
+    """((x - low) / range)^g, back at the mean and deviation of x; log g is drawn evenly."""
+
+    def __init__(self, by: float, invert: float) -> None:
+        self.by, self.invert = math.log(by), invert
+
+    def values(self, image: Tensor) -> Tensor:
+        sign = torch.where(_for_each(image, 0, 1) < self.invert, -1.0, 1.0)
+        turned = image * sign
+        low, high = turned.amin(dim=(2, 3), keepdim=True), turned.amax(dim=(2, 3), keepdim=True)
+        share = (turned - low) / (high - low).clamp_min(1e-6)
+        powered = share ** _for_each(image, -self.by, self.by).exp()
+        mean, deviation = powered.mean(dim=(2, 3), keepdim=True), powered.std(dim=(2, 3), keepdim=True)
+        normal = (powered - mean) / deviation.clamp_min(1e-6)
+        return sign * normal * image.std(dim=(2, 3), keepdim=True) + image.mean(dim=(2, 3), keepdim=True)
+
+
+class Noisy(Augmentation):
+    """x + s n, s drawn evenly from 0 to `sigma`; the noise n is drawn on the device."""
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def values(self, image: Tensor) -> Tensor:
+        return image + _for_each(image, 0, self.sigma) * torch.randn_like(image)
+
+
+class Blurred(Augmentation):
+    """A Gaussian whose σ is drawn evenly from a quarter of `sigma` to `sigma`."""
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def values(self, image: Tensor) -> Tensor:
+        return gaussian_blur(image, (self.sigma / 4, self.sigma), probability=1.0, reach=math.ceil(3 * self.sigma))
+
+
+class Coarse(Augmentation):
+    """The mean over larger pixels is not taken: their centres are sampled and interpolated, as low-field scans are."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def values(self, image: Tensor) -> Tensor:
+        """Sample each slice at the centres of its larger pixels, and interpolate between these."""
+        factor = uniform(len(image), 1.0, self.by, image.device)[:, None, None, None]
+        points = identity(image)
+        size = points.new_tensor([image.shape[3], image.shape[2]])
+        # Both lattices are in pixels, from the centre of the first; larger pixel i has its centre at (i + 1/2) f - 1/2.
+        pixel = ((points + 1) * size - 1) / 2
+        centres = (pixel + 0.5) * factor - 0.5
+        coarse = sampled(image, (2 * centres.round() + 1) / size - 1)
+        back = (pixel + 0.5) / factor - 0.5
+        return sampled(coarse, (2 * back + 1) / size - 1)
