@@ -67,15 +67,17 @@ class Augmenter:
         """Change slices (N, C, H, W) and their labels (N, H, W), or without labels the slices alone.
 
         Returns:
-            The slices, and the labels; without labels the same slices again, as what is to be learned from. Pixels that
-            come from outside have the value at the edge, and the label `IGNORE`.
+            The slices, and the labels; without labels the same slices again, as what is to be learned from: then no
+            values are changed, for these would be learned. Pixels that come from outside have the value at the edge,
+            and the label `IGNORE`.
         """
         points = self._points(image)
         if points is not None:
             image = sampled(image, points)
             target = None if target is None else sampled_labels(target, points)
-        image = self._values(image)
-        return self._batch(image, image if target is None else target)
+        if target is None:
+            return self._batch(image, image)
+        return self._batch(self._values(image), target)
 
     def weak_and_strong(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Two forms of slices (N, C, H, W), in the same places: as they are, and with other values."""

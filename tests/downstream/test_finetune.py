@@ -77,7 +77,7 @@ def test_twins_share_slices_seeds_and_the_heads_first_weights(tuned, labelled):
 
 def test_three_updates_are_those_of_plain_torch(labelled, pretrained, tmp_path):
     done = toolkit.finetune(
-        pretrained, data=str(labelled), out=tmp_path / "f", **{**QUICK, "steps": 3, "batch_size": 4}
+        pretrained, data=str(labelled), out=tmp_path / "f", recipe="paper", **{**QUICK, "steps": 3, "batch_size": 4}
     )
     model_spec, _ = ModelSpec.load(done.folder / "pretrained-0" / "model.safetensors")
     torch.manual_seed(step_seed(0, 4))
