@@ -11,6 +11,7 @@ from ssmtl_toolkit.specs import (
     DatasetSpec,
     HeadSpec,
     ReaderSpec,
+    SemiSpec,
     TaskSpec,
 )
 
@@ -230,6 +231,38 @@ def ssmtl_balancers() -> list[type[BalancerSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_balancers():
             return [Average]
+    """
+
+
+@hookspec
+def ssmtl_semi() -> list[type[SemiSpec]]:  # type: ignore[empty-body]
+    """Ways to learn from unlabelled slices beside labelled ones, for `--semi`: each a `SemiSpec` that builds a `Semi`.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import SemiSpec
+
+
+        class Decided(SemiSpec):
+            \"\"\"Make the network decide: the entropy of its answers on unlabelled slices is to be small.\"\"\"
+
+            name = "decided"
+            teaches = False
+
+            def build(self):
+                from ssmtl_toolkit.engine.semi import Semi, SemiOutput
+
+                class Module(Semi):
+                    def forward(self, step):
+                        log_p = step.head(step.backbone(step.batch.anchor)).float().log_softmax(dim=1)
+                        return SemiOutput(-(log_p.exp() * log_p).sum(dim=1).mean())
+
+                return Module()
+
+
+        @hookimpl
+        def ssmtl_semi():
+            return [Decided]
     """
 
 

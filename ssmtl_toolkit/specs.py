@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
     from ssmtl_toolkit.engine.head import Head
+    from ssmtl_toolkit.engine.semi import Semi
 
 Output = Literal["labels", "image"]
 """What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
@@ -186,6 +187,28 @@ class AugmentationSpec(Spec):
     @abstractmethod
     def build(self) -> Augmentation:
         """Make the object that changes slices, a batch at a time, on their device."""
+
+
+class SemiSpec(Spec):
+    """What unlabelled slices add to a fine-tuning.
+
+    `outputs` are the outputs of heads that it works for; `teaches` says that it asks the averaged weights.
+    """
+
+    kind: ClassVar[str] = "semi"
+    outputs: ClassVar[frozenset[Output]] = frozenset({"labels"})
+    teaches: ClassVar[bool] = True
+
+    weight: float = Field(1.0, gt=0, description="Weight of the loss on unlabelled slices.")
+    start: float = Field(0.5, ge=0, lt=1, description="Share of the steps after which unlabelled slices are used.")
+
+    def pretext(self) -> Sequence[str]:
+        """The pretext tasks, as texts, whose companions and losses it wants; `weight` of each counts."""
+        return ()
+
+    @abstractmethod
+    def build(self) -> Semi:
+        """Make the module: `forward(step: SemiStep) -> SemiOutput`."""
 
 
 class BalancerSpec(Spec):

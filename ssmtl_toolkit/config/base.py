@@ -113,14 +113,14 @@ class Config(BaseModel):
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    @field_validator("data", "backbone", "balancer", "head", mode="before", check_fields=False)
+    @field_validator("data", "backbone", "balancer", "head", "semi", "unlabelled", mode="before", check_fields=False)
     @classmethod
     def _spec_or_text(cls, value: Any) -> Any:
         if not isinstance(value, str | Spec | None):
             raise ValueError("expected a spec or its text, such as 'name:option=value'")
         return value
 
-    @field_serializer("data", "backbone", "balancer", "head", check_fields=False)
+    @field_serializer("data", "backbone", "balancer", "head", "semi", "unlabelled", check_fields=False)
     def _text(self, spec: Spec | str | None) -> str | None:
         return spec.full() if isinstance(spec, Spec) else spec
 

@@ -15,7 +15,16 @@ from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import AugmentationSpec, BackboneSpec, DatasetSpec, HeadSpec, Spec, check_needs
+from ssmtl_toolkit.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    DatasetSpec,
+    HeadSpec,
+    SemiSpec,
+    Spec,
+    TaskSpec,
+    check_needs,
+)
 
 STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution"),)
 """The augmentations of the default recipe; flips are not among them, for most anatomy has sides."""
@@ -32,6 +41,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
         "Patients and slices": (
             *("patient", "split", "train_scans", "slices_per_scan", "slices", "validation_scans", "test_scans"),
         ),
+        "Unlabelled scans": ("semi", "unlabelled", "transductive"),
         "Network": ("source", "backbone", "head", "freeze", "min_transfer"),
         "Training": (
             *("recipe", "augment", "sampling", "steps", "batch_size", "optimizer", "lr", "schedule", "weight_decay"),
@@ -73,6 +83,16 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
     slices: Literal["foreground", "any"] = Field(
         "foreground", description="Draw from slices that show a class, or from all annotated ones."
     )
+    semi: SerializeAsAny[SemiSpec] | str | None = Field(
+        None, description="Learn from unlabelled scans too: mean_teacher, unimatch or pretext.  [default: no]"
+    )
+    unlabelled: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.PLACE] = Field(
+        None, description="Scans for --semi.  [default: those of --data, without validation and test patients]"
+    )
+    transductive: bool = Field(
+        False, description="Let --semi see the images of validation and test patients; scores are then optimistic."
+    )
+
     validation_scans: int = Field(
         0, ge=0, description="Labelled scans held out for early stopping; 0: always train --steps."
     )
@@ -148,6 +168,8 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
             "head": cooked._head(read_recipe(self.recipe).get("head")),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
+            "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
+            "unlabelled": None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled)),
         }
         resolved = ResolvedFinetune.model_construct({*cooked.model_fields_set, *specs}, **{**dict(cooked), **specs})
         resolved.check()
@@ -179,6 +201,8 @@ class ResolvedFinetune(FinetuneConfig):
     head: SerializeAsAny[HeadSpec]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
+    semi: SerializeAsAny[SemiSpec] | None
+    unlabelled: Annotated[SerializeAsAny[DatasetSpec] | None, Role.PLACE]
 
     def resolve(self) -> ResolvedFinetune:
         """Return this."""
@@ -193,6 +217,7 @@ class ResolvedFinetune(FinetuneConfig):
         if self.backbone:
             check_needs(self.backbone, [self.head])
         self._check_source()
+        self._check_semi()
         for option in ("test_scans", "validation_scans"):
             if self.split is not None and getattr(self, option):
                 flag = option.replace("_", "-")
@@ -201,6 +226,24 @@ class ResolvedFinetune(FinetuneConfig):
             check_pattern(self.patient)
         if self.head.output == "image" and self.classes is not None:
             raise UsageError(f"head {self.head.name!r} uses no labels; omit --classes")
+
+    @property
+    def pretext_tasks(self) -> tuple[TaskSpec, ...]:
+        """The pretext tasks that `semi` wants."""
+        return () if self.semi is None else tuple(registry().resolve(TaskSpec, text) for text in self.semi.pretext())
+
+    def _check_semi(self) -> None:
+        if self.semi is None:
+            for option in ("unlabelled", "transductive"):
+                if getattr(self, option):
+                    raise UsageError(f"--{option}: unlabelled scans are for --semi; say how to learn from them")
+            return
+        if self.head.output not in self.semi.outputs:
+            raise UsageError(f"--semi {self.semi.name} makes labels, and head {self.head.name!r} gives none; omit it")
+        if self.semi.teaches and not self.average:
+            raise UsageError(f"--semi {self.semi.name} learns from averaged weights; give --average, such as 0.99")
+        if self.backbone:
+            check_needs(self.backbone, self.pretext_tasks)
 
     def _check_source(self) -> None:
         if self.source is None and self.baseline == "scratch":

@@ -17,6 +17,7 @@ from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.transfer import Pretrained
+from ssmtl_toolkit.downstream.unlabelled import gather_unlabelled
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.registry import registry
@@ -30,6 +31,7 @@ from ssmtl_toolkit.runtime.folder import (
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, open_store
@@ -82,7 +84,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     """Gather, train what is not finished, sum up; returns the summary."""
     pretrained = Pretrained.open(config.source) if config.source else None
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
-    check_needs(backbone, [config.head])
+    check_needs(backbone, [config.head, *config.pretext_tasks])
+    check_optimizer(config.optimizer)
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
     if resume:
         _check_same(config, folder)
@@ -96,8 +99,11 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)
+    unlabelled = gather_unlabelled(config, slicing, [*material.validation, *material.test], cache, progress)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels)
-    repetitions = Repetitions(config, folder, model_spec, pretrained, material, store, truth, fabric, surface, progress)
+    repetitions = Repetitions(
+        config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, surface, progress
+    )
     repetitions.run()
     summary = summarise(repetitions)
     write_json(folder / SUMMARY, summary)

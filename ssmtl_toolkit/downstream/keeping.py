@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.downstream.examples import Examples
@@ -23,7 +23,7 @@ SECONDS = 10.0
 """The least time between two saves."""
 _SHARE = 0.01
 """The largest share of the time that may go into saving."""
-_LOSSES, _BEST, _AVERAGE = "losses", "best.", "average."
+_LOSSES, _SEMI, _COUNTS, _BEST, _AVERAGE = "losses", "semi", "counts", "best.", "average."
 
 
 class RepetitionKeeper:
@@ -43,7 +43,7 @@ class RepetitionKeeper:
         self._identity, self._examples = identity, examples
         self._saved, self._cost = time.perf_counter(), 0.0
 
-    def load(self, model: Downstream, optimizer: torch.optim.Optimizer) -> Progressed:
+    def load(self, model: Downstream, learned: nn.Module, optimizer: torch.optim.Optimizer) -> Progressed:
         """Restore the newest intact checkpoint; without any the repetition starts from its first step.
 
         Raises:
@@ -57,17 +57,19 @@ class RepetitionKeeper:
         if latest is None:
             return Progressed()
         self._check_identity(latest)
-        checkpoint.restore(latest, model, optimizer)
+        checkpoint.restore(latest, learned, optimizer)
         self.progress.note(f"{self.folder.parent.name}: resumed after step {latest.step}")
         device = next(model.parameters()).device
         with checkpoint.reading(latest):
-            losses = list(latest.tensors[_LOSSES].to(device)) if _LOSSES in latest.tensors else []
+            kept = {k: latest.tensors[k].to(device) for k in (_LOSSES, _SEMI, _COUNTS) if k in latest.tensors}
+            losses, semi = list(kept.get(_LOSSES, ())), (list(kept.get(_SEMI, ())), kept.get(_COUNTS))
             average = self._weights(latest, _AVERAGE, model) if self.config.average else {}
             best = latest.about["best"]
             if best is None:
-                return Progressed(latest.step, losses, None, average)
+                return Progressed(latest.step, losses, None, average, semi)
             weights = self._weights(latest, _BEST, model)
-            return Progressed(latest.step, losses, (float(best["score"]), int(best["step"]), weights), average)
+            best_yet = float(best["score"]), int(best["step"]), weights
+            return Progressed(latest.step, losses, best_yet, average, semi)
 
     @staticmethod
     def _weights(latest: checkpoint.Checkpoint, prefix: str, model: Downstream) -> dict[str, Tensor]:
@@ -87,7 +89,7 @@ class RepetitionKeeper:
         origin.tell_changes(versions, self._versions(), self.progress)
         origin.tell_changes(about, self.machine, self.progress)
 
-    def keep(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
+    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
         """Save if it is time to; save and raise if a signal has come.
 
         Saving takes at most a hundredth of the time. What was trained for longer than that is also saved when it is
@@ -100,16 +102,19 @@ class RepetitionKeeper:
         waited = time.perf_counter() - self._saved
         due = waited >= SECONDS and (last or waited * _SHARE >= self._cost)
         if due or interrupts.number:
-            self._save(model, optimizer, at)
+            self._save(learned, optimizer, at)
         where = f"step {at.step} of {self.config.steps} of {self.folder.parent.name}"
         interrupts.check(f"{where} is saved, finished repetitions are kept; continue with --resume")
 
-    def _save(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
+    def _save(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
         started = time.perf_counter()
         tensors = {f"{_BEST}{name}": tensor for name, tensor in (at.best[2] if at.best else {}).items()}
         tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in at.average.items()}
         if at.losses:
             tensors[_LOSSES] = torch.stack(at.losses)
+        losses, counts = at.semi
+        tensors |= {_SEMI: torch.stack(losses)} if losses else {}
+        tensors |= {} if counts is None else {_COUNTS: counts}
         about = {
             "step": at.step,
             "best": at.best and {"score": at.best[0], "step": at.best[1]},
@@ -118,7 +123,7 @@ class RepetitionKeeper:
             "versions": self._versions(),
             **self.machine,
         }
-        checkpoint.save(self.folder, model, optimizer, about, keep=2, more=tensors)
+        checkpoint.save(self.folder, learned, optimizer, about, keep=2, more=tensors)
         self._saved = time.perf_counter()
         self._cost = self._saved - started
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.seeds import step_seed
@@ -19,6 +20,8 @@ from ssmtl_toolkit.downstream.average import WeightAverage
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.downstream.parts import Parts
+from ssmtl_toolkit.downstream.pseudo import LOSS, PseudoWatch
+from ssmtl_toolkit.downstream.unlabelled import Learner, Unlabelled
 from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import Part
@@ -39,12 +42,14 @@ class Progressed:
         losses: those that no line of metrics.jsonl holds yet.
         best: the best validation score, its step and its weights.
         average: the moving average of the weights, if there is one.
+        semi: the losses on unlabelled slices that no line holds yet, and the counts of pseudo labels (or None).
     """
 
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     best: tuple[float, int, dict[str, Tensor]] | None = None
     average: dict[str, Tensor] = field(default_factory=dict)
+    semi: tuple[list[Tensor], Tensor | None] = field(default_factory=lambda: ([], None))
 
     def is_done(self, config: ResolvedFinetune) -> bool:
         """Whether all steps are done, or nothing improved in `patience` checks."""
@@ -53,12 +58,15 @@ class Progressed:
 
 
 class Keeper(Protocol):
-    """Keeps the state of an unfinished fine-tuning on the disk."""
+    """Keeps the state of an unfinished fine-tuning on the disk.
 
-    def load(self, model: Downstream, optimizer: torch.optim.Optimizer) -> Progressed:
-        """Restore network and optimizer, and return how far they were; at step 0 if nothing was kept."""
+    `learned` is all that the optimizer changes: the network itself, or the network and what `--semi` adds.
+    """
 
-    def keep(self, model: Downstream, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
+    def load(self, model: Downstream, learned: nn.Module, optimizer: torch.optim.Optimizer) -> Progressed:
+        """Restore weights and optimizer, and return how far they were; at step 0 if nothing was kept."""
+
+    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
         """Save if it is time to, or if a signal has come, and then raise; `last`: nothing is left to train."""
 
 
@@ -78,8 +86,10 @@ class Loop:
         seed: int,
         fabric: Fabric,
         pretrained: Collection[Part] = (),
+        unlabelled: Unlabelled | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
-        """`pretrained`: the parts of the network whose weights come from a pre-training.
+        """`pretrained`: the parts of the network whose weights come from a pre-training; `classes` are names.
 
         Raises:
             UsageError: the optimizer cannot be made.
@@ -87,7 +97,10 @@ class Loop:
         self.model, self.examples, self.config, self.seed, self.fabric = model, examples, config, seed, fabric
         self.augmenter = Augmenter(config.augment)
         self.parts = Parts(model, config, pretrained)
-        self.optimizer = make_optimizer(config.optimizer, self.parts.groups(), config.lr, config.weight_decay)
+        self.learner = Learner(config, unlabelled, model, fabric, seed, self.augmenter) if unlabelled else None
+        self.watch = PseudoWatch(classes)
+        self.learned = nn.ModuleDict({"model": model, "semi": self.learner}) if self.learner else model
+        self.optimizer = make_optimizer(config.optimizer, self._groups(), config.lr, config.weight_decay)
         self.schedule = config.schedule.build(self.optimizer, config.steps)
         self.module, self.wrapped = fabric.setup(model, self.optimizer)
         self.average = WeightAverage(model, config.average) if config.average else None
@@ -109,36 +122,56 @@ class Loop:
             SsmtlError: the loss is no longer a number.
         """
         config = self.config
-        at = keeper.load(self.model, self.optimizer) if keeper else Progressed()
+        at = keeper.load(self.model, self.learned, self.optimizer) if keeper else Progressed()
         at.average = self._averaged(at)
+        self.watch.counts = at.semi[1]
         metrics = MetricLog(log)
         metrics.cut(at.step)
         progress.training(at.step, config.steps, config.batch_size)
         self.parts.train_mode(at.step)
         while not at.is_done(config):
             with foreign(f"fine-tuning of {config.head} on {config.backbone}, step {at.step + 1},"):
-                at.losses.append(self._update(at.step))
+                loss, of_unlabelled = self._update(at.step)
+            at.losses.append(loss)
+            at.semi = ([*at.semi[0], *of_unlabelled], self.watch.counts)
             at.step += 1
             progress.stepped(at.step)
             last = at.step == config.steps
             checked = validate is not None and (at.step % config.check_every == 0 or last)
             if at.step % config.log_every == 0 or last or checked:
-                record = _record(at)
+                record = {**_record(at), **self.watch.record()}
+                at.semi = ([], None)
                 if checked and validate is not None:
                     record["validation"] = self._check(at, validate)
                 metrics.append(record)
                 progress.logged(record)
             if keeper:
-                keeper.keep(self.model, self.optimizer, at, last=at.is_done(config))
+                keeper.keep(self.learned, self.optimizer, at, last=at.is_done(config))
         self._finish(at)
-        losses = [record["fine-tuning/loss"] for record in metrics.records() if "fine-tuning/loss" in record]
+        records = metrics.records()
+        losses = [record["fine-tuning/loss"] for record in records if "fine-tuning/loss" in record]
         if rises_without_end(losses):
             progress.note(
                 f"the loss of the fine-tuning rises without end, from {losses[0]:.3g} to {losses[-1]:.3g}; try a lower "
                 f"--lr"
             )
         score, kept = at.best[:2] if at.best else (None, at.step)
-        return {"steps": at.step, "kept_step": kept, "loss": losses[-1] if losses else None, "validation": score}
+        done = {"steps": at.step, "kept_step": kept, "loss": losses[-1] if losses else None, "validation": score}
+        return done | self._judged(records, progress)
+
+    def _judged(self, records: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
+        """What became of the pseudo labels, if there were any."""
+        if self.learner is None or self.examples.targets is None:
+            return {}
+        pseudo = self.watch.judge(records, self.examples.targets[torch.from_numpy(self.examples.rows)])
+        for warning in pseudo.get("warnings", ()):
+            progress.note(f"--semi {self.config.semi}: {warning}; this training may be worse than one without --semi")
+        return {"pseudo_labels": pseudo} if pseudo else {}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """For the optimizer: the parts of the network, and what `--semi` adds."""
+        more = list(self.learner.parameters()) if self.learner else []
+        return [*self.parts.groups(), *([{"params": more, "lr": self.config.lr}] if more else [])]
 
     def _averaged(self, at: Progressed) -> dict[str, Tensor]:
         """The tensors of the moving average, restored if they were kept."""
@@ -148,8 +181,8 @@ class Loop:
             self.average.load(at.average)
         return self.average.tensors
 
-    def _update(self, step: int) -> Tensor:
-        """Do the update after `step` others; returns its loss."""
+    def _update(self, step: int) -> tuple[Tensor, list[Tensor]]:
+        """Do the update after `step` others; returns its loss, and that of unlabelled slices if they are used."""
         config = self.config
         if step and step == config.frozen_steps:
             self.parts.train_mode(step)
@@ -159,14 +192,34 @@ class Loop:
         rows = self.examples.drawn(step, config.batch_size, self.seed)
         image, target = self.augmenter.labelled(*self.examples.batch(rows, self.fabric.device))
         loss = self.model.head.loss(self._maps(self.model.head.degrade(image)), target)
-        self.fabric.backward(loss)
+        more = self._unlabelled(step)
+        self.fabric.backward(sum(more, loss))
         if config.clip is not None:
             self.fabric.clip_gradients(self.module, self.wrapped, max_norm=config.clip, error_if_nonfinite=False)
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(step + 1)
-        return loss.detach()
+        return loss.detach(), [one.detach() for one in more]
+
+    def _unlabelled(self, step: int) -> list[Tensor]:
+        """The loss on unlabelled slices, if they are used in the update after `step` others."""
+        output = self.learner(step, lambda image: self._taught(image, step)) if self.learner else None
+        if output is None:
+            return []
+        if output.pseudo is not None:
+            self.watch.add(output.pseudo)
+        return [output.loss]
+
+    @torch.no_grad()
+    def _taught(self, image: Tensor, step: int) -> Tensor:
+        """Maps of the averaged weights (of the weights themselves without an average), in eval mode."""
+        tensors = self.average.tensors if self.average else dict(self.model.state_dict())
+        self.model.eval()
+        with self.fabric.autocast():
+            maps: Tensor = functional_call(self.model, tensors, (image,))
+        self.parts.train_mode(step)
+        return maps
 
     def _maps(self, image: Tensor) -> Tensor:
         config = self.config
@@ -211,7 +264,8 @@ def _record(at: Progressed) -> dict[str, Any]:
     at.losses.clear()
     if not math.isfinite(mean):
         raise SsmtlError(f"the loss is {mean} by step {at.step}; try a lower --lr, --clip 1 or --precision 32")
-    return {"step": at.step, "fine-tuning/loss": mean}
+    more = {LOSS: float(torch.stack(at.semi[0]).mean())} if at.semi[0] else {}
+    return {"step": at.step, "fine-tuning/loss": mean, **more}
 
 
 def _copy(model: Downstream) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from ssmtl_toolkit.downstream.loop import Loop
 from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.transfer import Pretrained
+from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
@@ -42,6 +43,7 @@ class Repetitions:
         model_spec: the network.
         pretrained: what the arm `pretrained` starts from.
         truth: the targets of all slices in the store; None: the slices themselves.
+        unlabelled: what --semi learns from.
         surface: whether metrics that need MONAI are computed.
     """
 
@@ -52,6 +54,7 @@ class Repetitions:
     material: Material
     store: SliceStore
     truth: Tensor | None
+    unlabelled: Unlabelled | None
     fabric: Fabric
     surface: bool
     progress: Progress
@@ -97,7 +100,9 @@ class Repetitions:
             self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
             validate, config = self._validator(model, examples), self.config
             parts = self.pretrained.trained if self.pretrained and arm == "pretrained" else ()
-            loop = Loop(model, examples, config, step_seed(seed, Stream.TRAINING), self.fabric, parts)
+            classes, stream = self.model_spec.classes, step_seed(seed, Stream.TRAINING)
+            names = classes.names if classes else ()
+            loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
             self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
             predictor = Predictor(self.model_spec, model, self.fabric, config.batch_size)
@@ -128,6 +133,7 @@ class Repetitions:
     def _keeper(self, folder: Path, arm: Arm, seed: int, examples: Examples) -> RepetitionKeeper:
         start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""
         identity = {"arm": arm, "seed": seed, "pretraining": start}
+        identity |= {"unlabelled": self.unlabelled.store.fingerprint} if self.unlabelled else {}
         machine = {"device": self.fabric.device.type, "precision": choose_precision(self.config, Progress())}
         return RepetitionKeeper(folder, self.config, identity, machine, examples, self.progress)
 

@@ -85,6 +85,10 @@ class Augmenter:
         weak = image if points is None else sampled(image, points)
         return weak, self._values(weak)
 
+    def other_values(self, image: Tensor) -> Tensor:
+        """Slices (N, C, H, W) with other values, in their places."""
+        return self._values(image)
+
     def unlabelled(self, batch: Batch) -> Batch:
         """Change the anchors of a pre-training; their companions are changed in place alone, and alike."""
         points = self._points(batch.anchor)
@@ -163,6 +167,20 @@ def sampled_labels(labels: Tensor, points: Tensor) -> Tensor:
     nearest = F.grid_sample(labels[:, None].float(), points, mode="nearest", padding_mode="border", align_corners=False)
     outside = (points.abs() > 1).any(dim=-1)
     return nearest[:, 0].round().to(labels.dtype).masked_fill(outside, IGNORE)
+
+
+def boxes(number: int, shape: Sequence[int], share: float) -> Tensor:
+    """Draw boxes inside images (H, W): masks (number, H, W). Areas are even up to `share`, sides up to 1 : 2."""
+    height, width = shape
+    cpu = torch.device("cpu")
+    area, ratio = uniform(number, 0, share, cpu), uniform(number, -0.35, 0.35, cpu).exp()
+    spans = []
+    for length, side in ((height, (area * ratio).sqrt()), (width, (area / ratio).sqrt())):
+        wide = (side.clamp(max=1) * length)[:, None]
+        start = torch.rand(number)[:, None] * (length - wide)
+        at = torch.arange(length) + 0.5
+        spans.append((at >= start) & (at < start + wide))
+    return spans[0][:, :, None] & spans[1][:, None, :]
 
 
 def _tried(spec: AugmentationSpec, change: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,6 +56,12 @@ class Features:
         if dense.shape[2:] != self._image.shape[2:]:
             dense = F.interpolate(dense, size=self._image.shape[2:], mode="bilinear", align_corners=False)
         return dense
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """The features of the same images with every map of the encoder changed; the encoder does not run again."""
+        features = Features(self._backbone, self._image)
+        features.pyramid = [change(one) for one in self.pyramid]
+        return features
 
     def tensors(self, feature: Feature) -> list[Tensor]:
         """Read a feature by its name, as a list whether it is one tensor or several."""

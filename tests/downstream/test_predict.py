@@ -234,7 +234,14 @@ def test_the_largest_component_alone_is_kept(tuned, labelled, tmp_path):
 
 @pytest.mark.slow
 def test_denoised_scans_are_in_the_units_of_the_scan(labelled, pretrained, tmp_path):
-    options = {"steps": 60, "lr": 5e-3, "test_scans": 2, "surface": False, "recipe": "paper", "head": "denoising:sigma=0.3"}
+    options = {
+        "steps": 60,
+        "lr": 5e-3,
+        "test_scans": 2,
+        "surface": False,
+        "recipe": "paper",
+        "head": "denoising:sigma=0.3",
+    }
     tuned = toolkit.finetune(pretrained, data=str(labelled), out=tmp_path / "f", **options)
     file = labelled / "images" / "a_pre.nii.gz"
     toolkit.predict(tuned, file, out=tmp_path / "out", head="denoising")

@@ -55,7 +55,17 @@ CONTRACT = {  # what a plugin may import: the contract by name
         "data.source",
         "data.values",
     ),
-    *("data.volume", "engine.backbone", "engine.balancer", "engine.head", "engine.hub", "engine.ranks", "engine.step"),
+    *(
+        "data.volume",
+        "engine.augmentation",
+        "engine.backbone",
+        "engine.semi",
+        "engine.balancer",
+        "engine.head",
+        "engine.hub",
+        "engine.ranks",
+        "engine.step",
+    ),
 }
 
 

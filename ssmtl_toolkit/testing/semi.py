@@ -1,0 +1,1 @@
+"""Checks of ways to learn from unlabelled slices."""
