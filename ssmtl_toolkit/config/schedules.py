@@ -38,10 +38,11 @@ class _Falling(Schedule):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
 
     def build(self, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
-        from timm.scheduler import create_scheduler_v2
+        from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
         rising = round(self.warmup * steps)
         first = max(group["lr"] for group in optimizer.param_groups) / (rising + 1)  # at 0 the first step would be idle
+        made: Scheduler
         made, _ = create_scheduler_v2(
             optimizer, sched=self.name, num_epochs=steps, warmup_epochs=rising, warmup_lr=first, **self._more()
         )

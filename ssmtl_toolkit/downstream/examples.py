@@ -69,5 +69,5 @@ def turns_of(shown: NDArray[np.bool_]) -> NDArray[np.int64]:
     if not number.any():
         return np.ones(len(shown), np.int64)
     factor = np.sqrt(number.max() / np.maximum(number, 1))
-    turns = np.where(shown, factor, 1.0).max(axis=1).round().astype(np.int64)
-    return turns.clip(1, MOST_TURNS)
+    turns: NDArray[np.float64] = np.where(shown, factor, 1.0).max(axis=1)
+    return turns.round().clip(1, MOST_TURNS).astype(np.int64)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.features import PARTS
+from ssmtl_toolkit.features import PARTS, Part
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining
@@ -112,9 +112,9 @@ class Pretrained:
         return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
 
     @property
-    def trained(self) -> Sequence[str]:
+    def trained(self) -> Sequence[Part]:
         """The parts of the backbone that were trained."""
-        parts: Sequence[str] = self.about.get("trained", tuple(PARTS))
+        parts: Sequence[Part] = self.about.get("trained", tuple(PARTS))
         return parts
 
     @property

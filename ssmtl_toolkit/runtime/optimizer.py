@@ -19,9 +19,9 @@ def check_optimizer(name: str) -> None:
     Raises:
         UsageError: with the nearest name.
     """
-    from timm.optim import list_optimizers
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]
 
-    known = list_optimizers()
+    known = [str(known) for known in list_optimizers()]
     if name.lower() not in known:
         raise UsageError(
             f"--optimizer {printable(name)}: timm has no such optimizer{did_you_mean(name.lower(), known)} (such as "
@@ -42,11 +42,11 @@ def make_optimizer(
     Raises:
         UsageError: timm has none of this name, or it needs a package or a GPU that is missing.
     """
-    from timm.optim import create_optimizer_v2, get_optimizer_class
+    from timm.optim import create_optimizer_v2, get_optimizer_class  # type: ignore[attr-defined]
 
     check_optimizer(name)
     takes = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
-    more = {"fused": True} if fused and "fused" in takes else {}
+    more: dict[str, Any] = {"fused": True} if fused and "fused" in takes else {}
     try:
         return create_optimizer_v2(parameters, opt=name, lr=lr, weight_decay=weight_decay, **more)
     except (ImportError, AssertionError, TypeError, ValueError, RuntimeError) as error:
