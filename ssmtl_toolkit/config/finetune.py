@@ -141,6 +141,12 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
     )
     log_every: Annotated[int, Role.RECORD] = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
 
+    @field_validator("recipe")
+    @classmethod
+    def _absolute_recipe(cls, recipe: str) -> str:
+        file = Path(recipe)
+        return str(absolute(file)) if file.suffix == ".toml" else recipe
+
     @field_validator("source", "split")
     @classmethod
     def _absolute_path(cls, path: Path | None) -> Path | None:
@@ -162,10 +168,11 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
         Raises:
             UsageError: an unknown name, a wrong option, options that contradict each other.
         """
-        plugins, cooked = registry(), self._by_recipe()
+        plugins, recipe = registry(), self._of_recipe()
+        cooked = self._over(recipe)
         specs = {
             "data": with_absolute_paths(plugins.dataset(self.data)),
-            "head": cooked._head(read_recipe(self.recipe).get("head")),
+            "head": cooked._head(recipe.get("head")),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
             "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
@@ -175,14 +182,19 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
         resolved.check()
         return resolved
 
-    def _by_recipe(self) -> FinetuneConfig:
+    def _of_recipe(self) -> dict[str, Any]:
+        """The options of the recipe; none if all that it may set is given, as in the file of an earlier run."""
+        may_set = {name for name in OPTIONS if type(self).model_fields[name].default is not None}
+        return {} if may_set <= self.model_fields_set else read_recipe(self.recipe)
+
+    def _over(self, recipe: Mapping[str, Any]) -> FinetuneConfig:
         """This configuration with the recipe's options where none were given."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        recipe = {name: value for name, value in read_recipe(self.recipe).items() if name not in given}
-        if not recipe:
+        wanted = {name: value for name, value in recipe.items() if name not in given}
+        if not wanted:
             return self
-        FinetuneConfig.of(recipe, f"recipe {self.recipe}")
-        return FinetuneConfig.of({**recipe, **given})
+        FinetuneConfig.of(wanted, f"recipe {self.recipe}")
+        return FinetuneConfig.of({**wanted, **given})
 
     def _head(self, of_recipe: Any) -> HeadSpec:
         """The head; options that are not given with it are those of the recipe's head of the same name."""
