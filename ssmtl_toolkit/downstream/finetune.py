@@ -108,6 +108,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     summary = summarise(repetitions)
     write_json(folder / SUMMARY, summary)
     progress.done()
+    for remark in summary["remarks"]:
+        progress.note(remark)
     return summary
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.downstream.average import WeightAverage
+from ssmtl_toolkit.downstream.convergence import Convergence
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.downstream.parts import Parts
@@ -115,7 +116,8 @@ class Loop:
         """Train; with a `keeper` it resumes from the state that was kept.
 
         Returns:
-            Steps taken, the step of the weights that are kept, the last losses, and the validation score.
+            Steps taken, the step of the weights that are kept, the last losses, the validation score, and how the
+            loss fell (`convergence`; None: stopped early, or too short to tell).
 
         Raises:
             UsageError: the network cannot be trained on such slices.
@@ -156,7 +158,14 @@ class Loop:
                 f"--lr"
             )
         score, kept = at.best[:2] if at.best else (None, at.step)
-        done = {"steps": at.step, "kept_step": kept, "loss": losses[-1] if losses else None, "validation": score}
+        done: dict[str, Any] = {
+            "steps": at.step,
+            "kept_step": kept,
+            "loss": losses[-1] if losses else None,
+            "validation": score,
+        }
+        converged = Convergence.of(losses) if at.step == config.steps else None
+        done["convergence"] = converged and asdict(converged)
         return done | self._judged(records, progress)
 
     def _judged(self, records: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ssmtl_toolkit.downstream import convergence
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.evaluation.metrics import metrics_of
@@ -29,6 +30,7 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         "training_slices": [sum(map(len, slices.values())) for slices in done.material.slices],
         "scans": _scans(done),
         "training": {arm: [repetition["training"] for repetition in scores[arm]] for arm in scores},
+        "remarks": [f"{arm}: {text}" for arm in scores if (text := _convergence(scores[arm], done.config.steps))],
         "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],
@@ -37,6 +39,11 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)
     return summary
+
+
+def _convergence(repetitions: list[Any], steps: int) -> str:
+    trained = [repetition["training"].get("convergence") for repetition in repetitions]
+    return convergence.remark([how and convergence.Convergence(**how) for how in trained], steps)
 
 
 def _scans(done: Repetitions) -> dict[str, Any]:
