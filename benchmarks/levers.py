@@ -1,0 +1,269 @@
+"""What each lever of a fine-tuning is worth with few labels, on real data, and whether pre-training adds to it.
+
+    python benchmarks/levers.py run ../shared/data runs/levers        # days on 2 cores; can be stopped and resumed
+    python benchmarks/levers.py table                                 # tables of what is done, into docs/results.md
+
+Several processes with the same folder share the work. Every finished training is a line of results/levers.jsonl; what
+is there is not done again, so the file is all that a table needs. Test patients were looked at by `table` alone:
+settings were chosen on validation patients (docs/results.md says how).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+import ssmtl_toolkit as ssmtl
+from ssmtl_toolkit.config.finetune import STRONG
+from ssmtl_toolkit.data.split import Split, make, with_patients
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.scans import list_scans
+
+RESULTS = Path(__file__).parent / "results" / "levers.jsonl"
+NETWORK = "unet:encoder=plain,width=16"
+DRAWS = 5
+PRETRAININGS = 2
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set: its folder, how it is cut, its patients, and the distance t of ±t."""
+
+    folder: str
+    cut: Mapping[str, Any]
+    validation: int  # patients
+    test: int
+    t: int
+    scans_a_patient: int = 1
+    pattern: str | None = None
+
+
+SETS = {
+    "hippocampus": Data("msd_hippocampus", {"axis": "coronal", "size": 48}, 30, 40, 4),
+    "chaos": Data("chaos_t2_mr", {"size": 48}, 3, 7, 1),
+    "sunnybrook": Data("sunnybrook_lv", {"size": 48}, 5, 10, 1, 2, "(.+)_E[DS]"),
+}
+
+BUDGETS = {  # labelled patients (all slices that show a class), or slices, each of another scan
+    "1 patient": (1, None),
+    "10 slices": (10, 1),
+    "2 patients": (2, None),
+    "4 patients": (4, None),
+    "2 slices": (2, 1),
+}
+
+SCHEDULED = {"schedule": "cosine", "head": "segmentation:loss=ce+dice"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"recipe": "paper"},
+    "paper + augmentation": {"recipe": "paper", "augment": STRONG},
+    "paper + schedule and loss": {"recipe": "paper", **SCHEDULED},
+    "paper + steps": {"recipe": "paper", "steps": 1200},
+    "paper + averaged weights": {"recipe": "paper", "average": 0.99},
+    "strong": {},
+    "strong, 3 networks": {"seeds": 3},
+    "strong + mean teacher": {"semi": "mean_teacher"},
+    "strong + UniMatch": {"semi": "unimatch"},
+    "strong + pretext": {"semi": "pretext"},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: `pretraining` is its seed, None from scratch."""
+
+    data: str
+    budget: str
+    recipe: str
+    pretraining: int | None
+    draw: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells it from others, in results and in the names of folders."""
+        return {name: getattr(self, name) for name in ("data", "budget", "recipe", "pretraining", "draw")}
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        start = "scratch" if self.pretraining is None else f"ssmtl{self.pretraining}"
+        return "-".join([self.data, self.budget, self.recipe, start, str(self.draw)]).replace(" ", "_")
+
+
+def jobs() -> Iterator[Job]:
+    """All trainings, those first that say most."""
+    budgets = list(BUDGETS)
+    main = [("paper", None), ("strong", None), ("strong", 0), ("strong", 1), ("paper", 0)]
+    for some in (budgets[:2], budgets[2:]):
+        for draw in range(DRAWS):
+            for budget in some:
+                for data in SETS:
+                    yield from (Job(data, budget, recipe, start, draw) for recipe, start in main)
+        if some == budgets[:2]:
+            for recipe in [name for name in RECIPES if name not in ("paper", "strong")]:
+                for draw in range(DRAWS):
+                    for data in SETS:
+                        yield Job(data, budgets[0], recipe, None, draw)
+            yield from (
+                Job(data, budgets[0], recipe, 0, draw)
+                for recipe in RECIPES
+                for draw in range(DRAWS)
+                for data in SETS
+                if recipe not in ("paper", "strong")
+            )
+
+
+@dataclass
+class Work:
+    """Where the data are and where the trainings go."""
+
+    root: Path
+    out: Path
+    splits: dict[str, Split] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Path:
+        """Prepared slices."""
+        return self.out / "cache"
+
+    def split(self, name: str) -> Split:
+        """The patients of one set, the same for all trainings."""
+        if name not in self.splits:
+            data = SETS[name]
+            scans = list_scans(registry().dataset(str(self.root / data.folder)), self.cache)
+            scans, _ = with_patients(scans, data.pattern)
+            parts = (data.test * data.scans_a_patient, data.validation * data.scans_a_patient)
+            self.splits[name] = make(scans, *parts, 0, data.pattern)
+        return self.splits[name]
+
+    def written(self, name: str, split: Split) -> Path:
+        """A file with this split."""
+        file = self.out / "splits" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(split.to_json()))
+        return file
+
+    def pretrained(self, name: str, seed: int) -> Path:
+        """A pre-training by ±t on the training patients, made once."""
+        data, folder = SETS[name], self.out / f"pretrain-{name}-{seed}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "summary.json").is_file():
+                ssmtl.pretrain(
+                    data=str(self.root / data.folder),
+                    without=self.written(f"{name}-whole-{seed}", self.split(name)),
+                    backbone=NETWORK,
+                    tasks=[f"reconstruct_{side}:t={data.t}" for side in ("prev", "next")],
+                    held_out=0,
+                    steps=600,
+                    seed=seed,
+                    out=folder,
+                    cache=self.cache,
+                    resume=(folder / "run.toml").is_file(),
+                    **data.cut,
+                )
+        return folder
+
+    def drawn(self, job: Job) -> Path:
+        """The labelled slices of a draw; patients are nested: those of two patients are among those of four."""
+        data, (number, slices) = SETS[job.data], BUDGETS[job.budget]
+        whole = self.split(job.data)
+        order = np.random.default_rng([job.draw, 0]).permutation(len(whole.train))
+        patients = number if slices is None else -(-number // data.scans_a_patient)
+        train = tuple(whole.train[i] for i in order[:patients])
+        name = f"{job.data}-{job.budget}-{job.draw}".replace(" ", "_")
+        file = self.out / "drawn" / name / "split.json"
+        file.parent.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file.parent}.lock"):
+            if not (file.parent / "summary.json").is_file():  # a fine-tuning writes down what it draws
+                given = self.written(name, Split(train, (), whole.test, whole.pattern))
+                plain = {"steps": 1, "slices_per_scan": slices, "surface": False}
+                self.tune(replace(job, pretraining=None), file.parent, given, plain)
+        return file
+
+    def tune(self, job: Job, out: Path, split: Path, options: Mapping[str, Any]) -> Any:
+        """Fine-tune on the slices of `split`."""
+        data = SETS[job.data]
+        source = None if job.pretraining is None else self.pretrained(job.data, job.pretraining)
+        given = {name: value for name, value in options.items() if value is not None}
+        return ssmtl.finetune(
+            source,
+            backbone=NETWORK,
+            data=str(self.root / data.folder),
+            split=split,
+            seed=job.draw,
+            out=out,
+            cache=self.cache,
+            resume=(out / "finetune.toml").is_file(),
+            **data.cut,
+            **given,
+        )
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """Train and test one network; returns its line of the results."""
+        started = time.perf_counter()
+        summary = self.tune(job, self.out / job.folder, self.drawn(job), RECIPES[job.recipe]).summary
+        (arm,) = summary["arms"].values()
+        (training,) = summary["training"].values()
+        line = {**job.key, "minutes": round((time.perf_counter() - started) / 60, 2)}
+        line |= {key: arm[key]["values"] for key in ("iou", "dice", "hd95") if key in arm}
+        line["fall"] = [one["convergence"] and round(one["convergence"]["fall"], 3) for one in training]
+        (together,) = summary.get("ensemble", {"": None}).values()
+        return line | (
+            {"ensemble": {k: together[k] for k in ("iou", "dice", "hd95") if k in together}} if together else {}
+        )
+
+
+def done() -> list[dict[str, Any]]:
+    """The lines of the results."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+
+
+def run(work: Work, only: Sequence[str], until: float) -> None:
+    """Do what is missing, until the time is over."""
+    keys = ("data", "budget", "recipe", "pretraining", "draw")
+    for job in jobs():
+        if time.time() > until:
+            return
+        if only and not all(word in str(job) for word in only):
+            continue
+        lock = FileLock(work.out / "locks" / f"{job.folder}.lock")
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock.acquire(timeout=0):
+                if not any({key: line[key] for key in keys} == job.key for line in done()):
+                    line = work.do(job)
+                    with RESULTS.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    print(json.dumps(line), flush=True)
+        except Timeout:  # another process is at it
+            continue
+
+
+def main() -> None:
+    """Run what is missing, or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("data", type=Path)
+    running.add_argument("out", type=Path)
+    running.add_argument("--only", nargs="*", default=[], help="only trainings whose description has all these words")
+    running.add_argument("--minutes", type=float, default=1e9, help="begin no training later than this")
+    commands.add_parser("table")
+    given = parser.parse_args()
+    if given.command == "run":
+        run(Work(given.data, given.out.absolute()), given.only, time.time() + 60 * given.minutes)
+    else:
+        from levers_table import write
+
+        write(done())
+
+
+if __name__ == "__main__":
+    main()
