@@ -45,7 +45,7 @@ def main(rounds: int) -> None:
     )
     model = model_spec.build()
     model_spec.save(folder / "model.safetensors", model, {})
-    predictor = Predictor(model_spec, model, make_fabric(RunConfig(accelerator="cpu"), Progress()), BATCH)
+    predictor = Predictor(model_spec, [model], make_fabric(RunConfig(accelerator="cpu"), Progress()), BATCH)
     volume = installed_readers().read(scan)
     ready = torch.randn(SHAPE[2], 1, SIZE, SIZE).split(BATCH)
 

@@ -87,7 +87,7 @@ class Repetitions:
             stream, log = step_seed(seed, Stream.TRAINING), folder / METRICS
             trained = train_loop(model, examples, config, stream, self.fabric, log, self.progress, validate, keeper)
             self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
-            predictor = Predictor(self.model_spec, model, self.fabric, config.batch_size)
+            predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
             scores = material.targets.assess(predictor, material.test, self.surface, config.tolerance)
             training = {**trained, "seconds": time.perf_counter() - started}
