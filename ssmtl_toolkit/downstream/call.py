@@ -35,7 +35,7 @@ class Call:
             model_spec = replace(model_spec, slicing=slicing)
         call = cls(ensemble, model_spec, config)
         _check(call)
-        flips = f", and of slices mirrored {' and '.join(sorted(call.flips))}" if call.flips else ""
+        flips = f", also of mirrored slices ({', '.join(sorted(call.flips))})" if call.flips else ""
         progress.say(f"{ensemble.words}{flips}")
         return call
 
