@@ -87,5 +87,5 @@ class Model(About):
     classes: LabelClasses | None
     arm: str = ""
     seed: int = 0
-    augment: list[str] = Field([], max_length=64)
+    augment: tuple[str, ...] = ()
     pretraining: dict[str, Any] | None = None
