@@ -2,8 +2,9 @@
 
     python benchmarks/predict_overhead.py [ROUNDS]
 
-Three figures: the network alone; a scan in memory to labels on its grid (cut, resize, normalise, network, resize back,
-argmax, reorient); a .nii.gz file to a .nii.gz file. All take turns in one process; the figures are medians of ratios.
+Four figures: the network alone; a scan in memory to labels on its grid (cut, resize, normalise, network, resize back,
+argmax, reorient); the same by five models together; a .nii.gz file to a .nii.gz file. All take turns in one process;
+the figures are medians of ratios.
 """
 
 import statistics
@@ -45,7 +46,9 @@ def main(rounds: int) -> None:
     )
     model = model_spec.build()
     model_spec.save(folder / "model.safetensors", model, {})
-    predictor = Predictor(model_spec, model, make_fabric(RunConfig(accelerator="cpu"), Progress()), BATCH)
+    fabric = make_fabric(RunConfig(accelerator="cpu"), Progress())
+    predictor = Predictor(model_spec, [model], fabric, BATCH)
+    ensemble = Predictor(model_spec, [model, *(model_spec.build() for _ in range(4))], fabric, BATCH)
     volume = installed_readers().read(scan)
     ready = torch.randn(SHAPE[2], 1, SIZE, SIZE).split(BATCH)
 
@@ -57,10 +60,18 @@ def main(rounds: int) -> None:
     def labels() -> None:
         predictor.labels(volume)
 
+    def five() -> None:
+        ensemble.labels(volume)
+
     def files() -> None:
         predict(folder / "model.safetensors", scan, out=folder / "out", existing="overwrite", accelerator="cpu")
 
-    ways: dict[str, Callable[[], None]] = {"network alone": bare, "scan to labels": labels, "file to file": files}
+    ways: dict[str, Callable[[], None]] = {
+        "network alone": bare,
+        "scan to labels": labels,
+        "by 5 models": five,
+        "file to file": files,
+    }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()

@@ -115,7 +115,7 @@ def run_experiments(
 
 def _show(console: Any, summary: dict[str, Any]) -> None:
     from ssmtl_toolkit.cli.console import print_table
-    from ssmtl_toolkit.experiments.table import headings, lines, remarks
+    from ssmtl_toolkit.experiments.table import ensembles, headings, lines, remarks
 
     title = f"{summary['title'] or summary['experiment']} — {summary['data']}"
     for heads, cells in zip(headings(summary), lines(summary), strict=True):
@@ -124,5 +124,9 @@ def _show(console: Any, summary: dict[str, Any]) -> None:
             print_table(console, title, heads, cells)
         published = any(row["published"] for row in summary["rows"])
         title = "by class: ours (published)" if published else "by class"
+    heads, cells = ensembles(summary)
+    if cells:
+        console.print()
+        print_table(console, "", heads, cells)
     for remark in [*remarks(summary), *([summary["figure"]] if "figure" in summary else [])]:
         console.print(remark)

@@ -67,7 +67,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
 
     arms = summary["arms"]
     metrics = [METRICS[key] for key in next(iter(arms.values())) if key in METRICS]
-    print_table(console, "", ["", *(m.heading for m in metrics)], _score_rows(arms, metrics))
+    rows = _score_rows(arms, summary.get("ensemble", {}), metrics)
+    print_table(console, "", ["", *(m.heading for m in metrics)], rows)
     difference = summary.get("difference", {})
     if difference:
         console.print()
@@ -83,8 +84,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         console.print(line)
 
 
-def _score_rows(arms: dict[str, Any], metrics: Sequence[Metric]) -> list[list[str]]:
-    """A row for each arm, followed by one for each class or for the input."""
+def _score_rows(arms: dict[str, Any], ensemble: dict[str, Any], metrics: Sequence[Metric]) -> list[list[str]]:
+    """A row for each arm, followed by one for each class or for the input, and one for its models together."""
     rows = []
     for arm, scores in arms.items():
         classes = scores.get("classes", {})
@@ -93,6 +94,8 @@ def _score_rows(arms: dict[str, Any], metrics: Sequence[Metric]) -> list[list[st
             rows.append([f"  {label}", *(m.spread(values[m.key]) for m in metrics)])
         if "noisy" in scores:
             rows.append(["  noisy input", *(m.number(scores["noisy"].get(m.key)) for m in metrics)])
+        if arm in ensemble:
+            rows.append([f"{arm}, ensemble", *(m.spread(ensemble[arm][m.key]) for m in metrics)])
     return rows
 
 

@@ -33,7 +33,9 @@ class OnceCommand(click.Command):
         for option, times in Counter(order).items():
             if isinstance(option, click.Option) and times > 1 and not (option.multiple or option.count):
                 flags = " and ".join([option.opts[-1], *option.secondary_opts])
-                last = "" if option.is_flag else f" (the last value is {values[option.name or '']!r})"
+                value = values[option.name or ""]
+                given = isinstance(value, str | tuple) and not option.is_flag  # else it stands without a value
+                last = f" (the last value is {value!r})" if given else ""
                 hint = _INSTEAD.get(option.name or "", "")
                 raise UsageError(f"{flags}: given {times} times{last}; give it once{hint}")
 

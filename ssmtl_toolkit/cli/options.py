@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import Config
+from ssmtl_toolkit.config.base import Alone
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import Spec
 from ssmtl_toolkit.text import printable
@@ -46,6 +47,8 @@ def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
     option["help"] = f"{field.description}  [default: {default}]" if default else field.description
     if kind == [bool]:
         return option | {"declared": (f"{text}/--no-{text[2:]}", name)}
+    if alone := next((mark.value for mark in field.metadata if isinstance(mark, Alone)), None):
+        return option | {"type": click.STRING, "is_flag": False, "flag_value": alone}
     if get_origin(kind[0]) is tuple and get_args(kind[0])[-1] is Ellipsis:
         return option | {"multiple": True, "metavar": "SPEC", "shell_complete": _complete(flag)}
     if get_origin(kind[0]) is tuple:

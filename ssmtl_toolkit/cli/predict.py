@@ -1,4 +1,4 @@
-"""`ssmtl predict`: a fine-tuned model on scans, written on the scans' own grid."""
+"""`ssmtl predict`: fine-tuned models on scans, written on the scans' own grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import config_option, json_option, options_of, path_option, read_options
 from ssmtl_toolkit.config import PredictConfig
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.text import printable, shortened
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("predict", cls=OnceCommand)
-@click.argument("scans", nargs=-1, required=True)
-@path_option("--from", "source", required=True, help="Run folder of a fine-tuning.")
+@click.argument("scans", nargs=-1, metavar="SCANS...")
+@path_option("--from", "source", required=True, help="Run folder of a fine-tuning, or of one repetition.")
 @path_option("-o", "--out", required=True, help="Folder for the predictions.")
 @options_of(PredictConfig, {})
 @config_option
@@ -37,11 +37,17 @@ def command(
 ) -> None:
     """SCANS are files, folders or datasets by name; the prediction for the scan NAME is NAME.nii.gz.
 
+    Of a fine-tuning with several repetitions all models predict together: the mean of their probabilities.
+
     \b
       ssmtl predict --from runs/ft scan.nii.gz more/ -o out/ --overlay
       ssmtl predict --from runs/ft/pretrained-2 images/ -o out/ --probabilities
     """
     config = read_options(PredictConfig, file, flags)
+    if not scans:
+        taken = flags["largest_component"] not in (None, "all", "none")
+        hint = f"; before a scan write --largest-component=all, not {flags['largest_component']!r}" if taken else ""
+        raise UsageError(f"no scan is given: SCANS are files, folders or datasets by name{hint}")
     launch()
     from ssmtl_toolkit.runtime.interrupt import interrupts
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -44,6 +45,13 @@ class Role(Enum):
     PLACE = "where files are; their contents are compared instead"
     MACHINE = "what it is computed on, and how fast; equal except for rounding"
     RECORD = "what is logged, kept, shown or checked on the way"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The value that an option has when it is given on the command line without one. It is marked beside the field."""
+
+    value: str
 
 
 class Machine(BaseModel):

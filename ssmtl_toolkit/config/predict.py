@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, Role
+from ssmtl_toolkit.config.base import Alone, Config, Machine, Role
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.text import did_you_mean, printable
 
 Existing = Literal["error", "skip", "overwrite"]
 
@@ -17,13 +19,16 @@ class PredictConfig(Config, Machine):
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Data": ("volume",),
-        "Network": ("head",),
+        "Network": ("head", "tta"),
         "Machine": ("batch_size", "precision", "accelerator"),
-        "Output": ("probabilities", "overlay", "largest_component", "existing"),
+        "Output": ("smooth", "largest_component", "probabilities", "overlay", "existing"),
     }
 
     head: Annotated[str | None, Role.RECORD] = Field(
         None, description="Refuse a model with another head, e.g. denoising."
+    )
+    tta: Literal["none", "flips"] = Field(
+        "none", description="flips: also predict mirrored slices and average; only for models trained with flips."
     )
     volume: int | None = Field(None, ge=0, description="Volume to take from 4-D files.  [default: as trained]")
     batch_size: Annotated[int, Role.MACHINE] = Field(16, ge=1, description="Slices per batch: bounds the memory.")
@@ -31,7 +36,37 @@ class PredictConfig(Config, Machine):
         False, description="Also write NAME_probabilities.nii.gz, background first."
     )
     overlay: Annotated[bool, Role.RECORD] = Field(False, description="Also write NAME.png: labels over the slices.")
-    largest_component: bool = Field(False, description="Keep only the largest connected part of each class.")
+    smooth: float = Field(
+        0.0, ge=0, description="Smooth the probabilities along the slices: sigma of a Gaussian in mm; 0: off."
+    )
+    largest_component: Annotated[str, Alone("all")] = Field(
+        "none", description="Keep only the largest connected part of these classes: all (as without a value), or LV,RV."
+    )
     existing: Annotated[Existing, Role.RECORD] = Field(
         "error", description="What to do with existing predictions; skip: keep those that this model wrote completely."
     )
+
+    @field_validator("largest_component", mode="before")
+    @classmethod
+    def _all_or_none(cls, value: Any) -> Any:
+        """Read true and false, which this option took before classes could be chosen."""
+        return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
+
+    def largest(self, known: Sequence[str]) -> list[str]:
+        """The classes of which only the largest part is kept, of those that the model knows.
+
+        Raises:
+            UsageError: naming what is not a class.
+        """
+        text = self.largest_component
+        if text in ("all", "none"):
+            return list(known) if text == "all" else []
+        names = [text] if text in known else [name.strip() for name in text.split(",") if name.strip()]
+        for name in names or [text]:
+            if name not in known:
+                hint = did_you_mean(name, ["all", "none", *known])
+                raise UsageError(
+                    f"--largest-component: no class {printable(name)!r}{hint} (known: {', '.join(known)}, and all or "
+                    f"none); before a scan write --largest-component=all"
+                )
+        return names

@@ -1,4 +1,4 @@
-"""Arrays written as NIfTI on the grid of the scan that they belong to, and what is done to them before."""
+"""Arrays written as NIfTI on the grid of the scan that they belong to, and room for those larger than memory."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike, NDArray
-from scipy import ndimage
 
 from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.text import printable
-
-_Index = TypeVar("_Index", bound=np.integer[Any])
 
 _SUFFIXES = (".nii", ".nii.gz")
 _TYPES = ("uint8", "uint16", "int32", "float32")
@@ -170,37 +167,6 @@ def _says(header: nib.Nifti1Header, volume: Volume) -> bool:
     least = _SAME * np.linalg.norm(volume.affine[:3, :3], axis=0).min()
     apart = (corners @ (np.diag([scale, scale, scale, 1.0]) @ affine - volume.affine).T for affine in affines)
     return any(bool(np.linalg.norm(a[:, :3], axis=1).max() < least) for a in apart)
-
-
-def keep_largest(index: NDArray[_Index]) -> NDArray[_Index]:
-    """Keep of each class its largest connected part, in three dimensions, and make the rest background.
-
-    Voxels that share a corner are connected. Of equally large parts the one that begins first in (I, J, K) order stays.
-
-    Args:
-        index: (I, J, K) integers; every value above 0 is a class.
-
-    Returns:
-        A new array.
-    """
-    kept = index.copy()
-    for number, box in enumerate(ndimage.find_objects(index), 1):  # type: ignore[attr-defined]
-        if box is not None:
-            kept[box][_lesser(index[box] == number)] = 0
-    return kept
-
-
-def _lesser(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return what of `mask` is not in its largest part."""
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))  # type: ignore[attr-defined]
-    sizes = np.zeros(count + 1, np.int64)
-    for plane in parts:  # bincount makes a copy of 8 bytes for each voxel
-        sizes += np.bincount(plane.ravel(), minlength=count + 1)
-    sizes[0] = 0  # the background
-    largest = np.flatnonzero(sizes == sizes.max())
-    first = largest[0] if len(largest) == 1 else parts.flat[int(np.isin(parts, largest).argmax())]
-    lesser: NDArray[np.bool_] = mask & (parts != first)
-    return lesser
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
+from ssmtl_toolkit.downstream.ensemble_scores import assess_ensembles
 from ssmtl_toolkit.downstream.gather import Gathering
 from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.repetition import Repetitions
@@ -105,7 +106,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, surface, progress
     )
     repetitions.run()
-    summary = summarise(repetitions)
+    summary = summarise(repetitions, assess_ensembles(repetitions))
     write_json(folder / SUMMARY, summary)
     progress.done()
     for remark in summary["remarks"]:

@@ -88,7 +88,7 @@ class ImageTargets(Targets):
         for start in range(0, len(stack.slices), predictor.batch_size):
             standard = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
             clean = torch.from_numpy(standard.slices)
-            noisy = predictor.model.head.degrade(clean)
+            noisy = predictor.models[0].head.degrade(clean)
             output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
             for key in keys:
                 scores[key] += images.SCORES[key](clean, output).tolist()

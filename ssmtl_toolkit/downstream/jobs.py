@@ -25,7 +25,6 @@ class Wanted:
 
     probabilities: bool = False
     overlay: bool = False
-    largest_component: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,23 +17,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.postprocess import smooth_slices
 from ssmtl_toolkit.data.prepare import Standard, refuse_blank, standardise
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
-from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model
 from ssmtl_toolkit.runtime.checkpoint import check_tensors
-from ssmtl_toolkit.runtime.folder import FINETUNE, MODEL
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 from ssmtl_toolkit.text import counted, printable
 
 TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
+
+Flip = Literal["lr", "ud"]
+"""Which way slices are mirrored: their columns, left to right, or their rows, upside down."""
+_AXES: Mapping[Flip, int] = {"lr": -1, "ud": -2}
 
 
 class Downstream(nn.Module):
@@ -128,35 +133,32 @@ class ModelSpec:
         return model_spec, model
 
 
-def model_files(source: Path) -> list[Path]:
-    """Find the models in the folder of a fine-tuning (pre-trained before scratch), or the one in that of one model.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if source.is_file():
-        return [source]
-    if (source / MODEL).is_file():
-        return [source / MODEL]
-    found = [source / f"{arm}-{i}" / MODEL for arm in ("pretrained", "scratch") for i in _numbers(source, arm)]
-    if not found:
-        here = "its fine-tuning is not finished" if (source / FINETUNE).is_file() else "holds no fine-tuned model"
-        what = here if source.is_dir() else "no such file or folder"
-        raise UsageError(f"{printable(source)}: {what}; give the run folder of ssmtl finetune to --from")
-    return found
-
-
-def _numbers(folder: Path, arm: str) -> list[int]:
-    names = (file.parent.name.removeprefix(f"{arm}-") for file in folder.glob(f"{arm}-*/{MODEL}"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 class Predictor:
-    """Uses a model on scans, a batch of slices at a time; memory is the scan's own and that of a batch."""
+    """Uses one or several models on scans, a batch of slices at a time.
 
-    def __init__(self, model_spec: ModelSpec, model: Downstream, fabric: Fabric, batch_size: int = 16) -> None:
+    Several models, or one with `flips`, give the mean of their probabilities, or of their images. Memory is the scan's
+    own, that of a batch, and that of the models: a batch is read and standardised once, and goes through one after
+    another.
+    """
+
+    def __init__(
+        self,
+        model_spec: ModelSpec,
+        models: Sequence[Downstream],
+        fabric: Fabric,
+        batch_size: int = 16,
+        flips: Collection[Flip] = (),
+    ) -> None:
+        """`models` are all made by `model_spec`; they also see the slices mirrored along each choice of `flips`."""
         self.model_spec, self.fabric, self.batch_size = model_spec, fabric, batch_size
-        self.model = model.to(fabric.device).eval()
+        self.models = [model.to(fabric.device).eval() for model in models]
+        axes = [_AXES[flip] for flip in sorted(flips)]
+        self._views = [mirrored for n in range(len(axes) + 1) for mirrored in itertools.combinations(axes, n)]
+
+    @property
+    def _averages(self) -> bool:
+        """Whether maps are means: of labels they are probabilities then."""
+        return len(self.models) * len(self._views) > 1
 
     def stack(self, volume: Volume) -> Stack:
         """Cut a scan as the model was trained.
@@ -180,24 +182,46 @@ class Predictor:
             yield rows, self.resized(torch.from_numpy(made.slices), stack.grid[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation."""
-        with foreign(self.model_spec.named), torch.inference_mode(), self.fabric.autocast():
-            maps: Tensor = self.model(image.to(self.fabric.device)).float()
+        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation; of several models their mean."""
+        with foreign(self.model_spec.named), torch.inference_mode():
+            image = image.to(self.fabric.device)
+            if not self._averages:
+                return self._of(self.models[0], image, (), shape)
+            total = torch.zeros((), device=image.device)
+            for model, mirrored in itertools.product(self.models, self._views):
+                maps = self._of(model, image, mirrored, shape)
+                total = total + (maps if self.model_spec.classes is None else maps.softmax(dim=1))
+            return total / (len(self.models) * len(self._views))
+
+    def _of(self, model: Downstream, image: Tensor, mirrored: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        """Maps of one model that sees the images mirrored along these axes, mirrored back, float32."""
+        with self.fabric.autocast():
+            maps: Tensor = model(image.flip(mirrored) if mirrored else image).float()
+            if mirrored:
+                maps = maps.flip(mirrored)
             if maps.shape[2:] != shape:
                 maps = F.interpolate(maps, shape, mode="bilinear", align_corners=False)
         return maps
 
-    def labels(self, volume: Volume, probabilities: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+    def labels(
+        self, volume: Volume, probabilities: NDArray[np.float32] | None = None, smooth: float = 0.0
+    ) -> NDArray[np.uint8]:
         """Return the class index of every voxel, (I, J, K) on the file's grid.
 
-        `probabilities` (S, H, W, classes), in the order of the cut, is filled if it is given.
+        Args:
+            volume: the scan.
+            probabilities: (S, H, W, classes), in the order of the cut, is filled if it is given.
+            smooth: these are smoothed along the slices by a Gaussian with this standard deviation, in mm.
         """
         stack = self.stack(volume)
         index = np.empty(stack.grid, np.uint8)
         for rows, maps, _ in self.maps(stack):
             index[rows] = maps.max(dim=1).indices.cpu().numpy()  # argmax itself is ten times slower on a CPU
             if probabilities is not None:
-                probabilities[rows] = maps.softmax(dim=1).permute(0, 2, 3, 1).cpu().numpy()
+                chances = maps if self._averages else maps.softmax(dim=1)
+                probabilities[rows] = chances.permute(0, 2, 3, 1).cpu().numpy()
+        if smooth and probabilities is not None:
+            index = smooth_slices(probabilities, smooth / stack.spacing[0])
         return stack.back(index)
 
     def image(self, volume: Volume) -> NDArray[np.float32]:

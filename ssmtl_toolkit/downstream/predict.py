@@ -6,69 +6,41 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.config import PredictConfig, Role
+from ssmtl_toolkit.config import PredictConfig
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
+from ssmtl_toolkit.data.postprocess import keep_largest
 from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.data.writing import keep_largest, scratch_array, write_like
+from ssmtl_toolkit.data.writing import scratch_array, write_like
+from ssmtl_toolkit.downstream.call import Call
 from ssmtl_toolkit.downstream.jobs import (
     OVERLAY,
     PROBABILITIES,
     Job,
     Jobs,
-    Wanted,
     check_records,
     check_targets,
     digests,
     list_jobs,
     skip_done,
 )
-from ssmtl_toolkit.downstream.model import TODO, Downstream, ModelSpec, Predictor, model_files
+from ssmtl_toolkit.downstream.model import Predictor
 from ssmtl_toolkit.downstream.predicted import Predicted
 from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
 from ssmtl_toolkit.text import printable
-
-
-@dataclass(frozen=True)
-class _Call:
-    """Which model predicts, and how."""
-
-    file: Path
-    digest: str
-    model_spec: ModelSpec
-    config: PredictConfig
-    repetitions: int
-
-    @property
-    def wanted(self) -> Wanted:
-        """What is written for each scan."""
-        return Wanted(self.config.probabilities, self.config.overlay, self.config.largest_component)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What prediction.json begins with."""
-        classes = self.model_spec.classes and self.model_spec.classes.to_json()
-        return {"model": str(self.file), "head": str(self.model_spec.head), "classes": classes}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that change what is written for a scan."""
-        return {**self.config.of_roles(Role.NUMBERS), "volume": self.model_spec.slicing.volume}
 
 
 def predict(
@@ -82,20 +54,21 @@ def predict(
     progress: Progress | None = None,
     **options: Any,
 ) -> Predicted:
-    """Use a fine-tuned model on scans; each prediction is written as NAME.nii.gz below `out`.
+    """Use fine-tuned models on scans; each prediction is written as NAME.nii.gz below `out`.
 
     Args:
-        source: run folder of a fine-tuning (its first repetition is used), a folder in it, or a model file.
+        source: run folder of a fine-tuning, whose repetitions predict together: the mean of the probabilities (or
+            images) of all with pre-training, or else of all from scratch. Or a folder in it, or a model file.
         scans: files, folders (as for `--data`), or datasets by name.
         config: all options as one object, or instead of it …
         options: … any of `PredictConfig`'s options by name.
-        out: folder for the predictions; prediction.json in it records which model was used and what the values mean.
+        out: folder for the predictions; prediction.json in it records which models were used and what the values mean.
         cache: folder for digests of scans; by default the user's cache directory.
         progress: is notified of what happens, to show it.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
-        DataError: the model cannot be read, or there is no scan.
+        DataError: a model cannot be read, or there is no scan.
     """
     progress = progress or Progress()
     if config is not None and options:
@@ -103,56 +76,25 @@ def predict(
     config = config or PredictConfig.of(options)
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
-        call, model = _open(Path(source), config, progress)
+        call = Call.open(Path(source), config, progress)
         jobs = list_jobs([scans] if isinstance(scans, str | Path) else scans, folder, call.wanted, cache)
         check_targets(jobs.jobs, config.existing)
-        records = Records(folder, call.digest, call.options, call.about)
+        records = Records(folder, call.ensemble.digest, call.options, call.about)
         check_records(jobs.jobs, records, config.existing)
         if config.existing == "skip":
             jobs = skip_done(jobs, records, digests(cache))
         for item in jobs.skipped:
             progress.note(f"skipped: {item.reason}")
-        predictor = Predictor(call.model_spec, model, make_fabric(config, progress), config.batch_size)
+        fabric, models = make_fabric(config, progress), call.ensemble.models
+        predictor = Predictor(call.model_spec, models, fabric, config.batch_size, call.flips)
         return _Prediction(predictor, call, records, digests(cache), progress).run(jobs)
-
-
-def _open(source: Path, config: PredictConfig, progress: Progress) -> tuple[_Call, Downstream]:
-    """Read the model, and refuse options that do not fit it."""
-    files = model_files(source)
-    file = files[0]
-    read = weights.read(file, TODO)
-    model_spec, model = ModelSpec.restore(read)
-    if config.volume is not None:
-        slicing = model_spec.slicing.model_copy(update={"volume": config.volume})
-        model_spec = replace(model_spec, slicing=slicing)
-    call = _Call(file, read.digest, model_spec, config, len(files))
-    _check(call)
-    if len(files) > 1:
-        progress.note(
-            f"model {file.parent.name} of {printable(source)} (1 of {len(files)} models; "
-            f"--from {printable(files[1].parent)} for another)"
-        )
-    return call, model
-
-
-def _check(call: _Call) -> None:
-    head, model_spec = call.config.head, call.model_spec
-    if head is not None and head.partition(":")[0] != model_spec.head.name:
-        raise UsageError(
-            f"{printable(call.file)}: is a model for {model_spec.head.name!r}, not for {head!r}; check --from"
-        )
-    for name, asked in vars(call.wanted).items():
-        if asked and model_spec.classes is None:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for labels, and head {model_spec.head.name!r} gives none; omit it"
-            )
 
 
 class _Prediction:
     """One call of `predict`, scan by scan."""
 
     def __init__(
-        self, predictor: Predictor, call: _Call, records: Records, memo: DigestMemo, progress: Progress
+        self, predictor: Predictor, call: Call, records: Records, memo: DigestMemo, progress: Progress
     ) -> None:
         self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
         self.readers, self.memo = installed_readers(), memo
@@ -182,12 +124,11 @@ class _Prediction:
         call = self.call
         return Predicted(
             self.records.out,
-            model=call.file,
-            digest=call.digest,
+            model=call.ensemble.source,
+            models=tuple(call.ensemble.members),
+            digest=call.ensemble.digest,
             head=str(call.model_spec.head),
             classes=call.model_spec.classes,
-            repetition=call.file.parent.name if call.repetitions > 1 else None,
-            repetitions=call.repetitions,
             written=tuple(self.written),
             failed=tuple(failed),
             skipped=tuple(jobs.skipped),
@@ -221,14 +162,16 @@ class _Prediction:
         write_like(job.file, image, volume, what="image")
 
     def _labels(self, job: Job, volume: Volume, classes: Classes) -> None:
+        config = self.call.config
         with self._probabilities(volume, len(classes) + 1) as probabilities:
             started = time.perf_counter()
-            index = self.predictor.labels(volume, probabilities)
+            index = self.predictor.labels(volume, probabilities, config.smooth)
             self._timed(started, volume)
-            if self.call.wanted.largest_component:
-                index = keep_largest(index)
+            if largest := config.largest(classes.names):
+                index = keep_largest(index, [classes.names.index(name) + 1 for name in largest])
             self.records.begin(job.name)
-            if probabilities is not None:
+            if job.wanted.probabilities:
+                assert probabilities is not None
                 stack = Stack.of(volume, self.call.model_spec.slicing.axis)
                 write_like(job.beside(PROBABILITIES), stack.back(probabilities), volume, what="probabilities")
         if self.call.wanted.overlay:
@@ -241,8 +184,8 @@ class _Prediction:
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
-        """Room on the disk for the probabilities of one scan, (S, H, W, classes), if they are wanted."""
-        if not self.call.wanted.probabilities:
+        """Room on the disk for the probabilities of one scan, (S, H, W, classes), if they are needed."""
+        if not (self.call.config.probabilities or self.call.config.smooth):
             yield None
             return
         self.records.out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.store import Skipped
+from ssmtl_toolkit.downstream.ensemble import Member
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,11 @@ class Predicted:
 
     Attributes:
         folder: where the predictions are, with prediction.json.
-        model: the file of the model.
-        digest: sha256 of that file.
+        model: the file of the model, or the folder of the fine-tuning whose models predict together.
+        models: these, in order.
+        digest: identifies the model, or all of them.
         head: the model's, as text.
         classes: what the values of the label maps mean; None: the predictions are images.
-        repetition: the name of the repetition that the model comes from, if the fine-tuning has several.
-        repetitions: how many it has.
         written: the predictions of this call, without what goes beside them.
         failed: scans that could not be predicted, with the reasons.
         skipped: scans that were not to be predicted, with the reasons.
@@ -32,11 +32,10 @@ class Predicted:
 
     folder: Path
     model: Path
+    models: tuple[Member, ...]
     digest: str
     head: str
     classes: Classes | None
-    repetition: str | None
-    repetitions: int
     written: tuple[Path, ...]
     failed: tuple[Skipped, ...]
     skipped: tuple[Skipped, ...]
@@ -52,11 +51,10 @@ class Predicted:
         """What `ssmtl predict --json` prints."""
         return {
             "model": str(self.model),
+            "models": [member.to_json() for member in self.models],
             "head": self.head,
             "classes": self.classes and self.classes.to_json(),
             "digest": self.digest,
-            "repetition": self.repetition,
-            "repetitions": self.repetitions,
             "out": str(self.folder),
             "written": [str(file) for file in self.written],
             "failed": [item.to_json() for item in self.failed],

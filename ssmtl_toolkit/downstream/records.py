@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ssmtl_toolkit.config import PredictConfig, Role
 from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.writing import writing
@@ -28,7 +29,7 @@ class Record(BaseModel):
     """One prediction and what was written beside it.
 
     Attributes:
-        model: digest of the model.
+        model: digest of the model, or of all that predict together.
         scan: digest of the scan.
         options: those that change what is written.
         files: sha256 of each file by its name; None while they are being written.
@@ -145,13 +146,17 @@ class Records:
         assert record.files is not None
         if record.scan != wish.scan:
             self._refuse(existing[0], "belongs to another scan, or to this one before it was changed")
-        changed = [k for k, v in self.options.items() if record.options.get(k) != v]
+        changed = [k for k, v in self.options.items() if self._as_now(record.options).get(k) != v]
         if changed:
             self._refuse(existing[0], f"was written with another --{changed[0].replace('_', '-')}")
         for name in existing:
             if record.files.get(name) != digest(self.out / name):
                 self._refuse(name, "was changed since it was written, or is damaged")
         return len(existing) == len(wish.files)
+
+    def _as_now(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a record as this version has them: those that were added since have their defaults."""
+        return PredictConfig.of(options, printable(self.out / PREDICTION)).of_roles(Role.NUMBERS)
 
     def _refuse(self, name: str, why: str) -> None:
         raise UsageError(

@@ -105,7 +105,7 @@ class Repetitions:
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
             self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
-            predictor = Predictor(self.model_spec, model, self.fabric, config.batch_size)
+            predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
             scores = material.targets.assess(predictor, material.test, self.surface, config.tolerance)
             training = {**trained, "seconds": time.perf_counter() - started}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ssmtl_toolkit.downstream import convergence
@@ -12,8 +13,8 @@ from ssmtl_toolkit.evaluation.metrics import metrics_of
 from ssmtl_toolkit.runtime.folder import SCORES
 
 
-def summarise(done: Repetitions) -> dict[str, Any]:
-    """Return what summary.json holds."""
+def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what summary.json holds; `together` is what `assess_ensembles` returns."""
     scores: dict[str, list[Any]] = {
         arm: [json.loads((done.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in done.seeds]
         for arm in done.arms
@@ -35,6 +36,11 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],
     }
+    if together:
+        summary["ensemble"] = {
+            arm: {"models": tested["models"], **statistics.summary_of([tested["scores"]], metrics)}
+            for arm, tested in together.items()
+        }
     if len(scores) > 1:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)

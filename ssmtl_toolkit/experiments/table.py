@@ -15,6 +15,7 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better, metrics_of
 from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
+from ssmtl_toolkit.experiments.figure import figure
 
 HOW = (
     "Ours: mean ± standard deviation over repetitions of the fine-tuning, each with training slices of its own, which "
@@ -23,6 +24,12 @@ HOW = (
     f"{statistics.LEAST_REPETITIONS})."
 )
 """How the numbers of a table are computed."""
+
+ENSEMBLE = (
+    "Ensemble: the models of all repetitions predict each test scan together, as ssmtl predict uses them; this is one "
+    "value, without deviation."
+)
+"""What the table of ensembles shows."""
 
 _LOADED = {"source", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "min_transfer"}
 """Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
@@ -97,11 +104,23 @@ def _row(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
         "columns": columns,
         "also": {key: statistics.series(scores[key]["values"][:seeds]) for key in _others(metric) if key in scores},
         "input": scores.get("noisy", {}).get(metric.key),
+        "ensemble": _ensemble(tuned, arm, metric) if len(tuned["seeds"]) == seeds else None,
         "test_scans": tuned["scans"]["test"],
         "training_slices": tuned["training_slices"][:seeds],
         "finetune": {"folder": tuned["run"], "training": tuned["training"][arm][:seeds]},
         "pretrain": {"folder": run["run"], "steps": run["steps"], "seconds": run["seconds"]} if run else None,
     }
+
+
+def _ensemble(tuned: Mapping[str, Any], arm: str, metric: Metric) -> dict[str, Any] | None:
+    """The scores of the models of all repetitions together: by column as in the row, and by the other metrics."""
+    scores = tuned.get("ensemble", {}).get(arm)
+    if scores is None:
+        return None
+    columns = {label: scored[metric.key]["mean"] for label, scored in scores.get("classes", {}).items()}
+    columns[metric.mean] = scores[metric.key]["mean"]
+    also = {key: scores[key]["mean"] for key in _others(metric) if key in scores}
+    return {"models": len(scores["models"]), "columns": columns, "also": also}
 
 
 def _others(metric: Metric) -> list[str]:
@@ -158,6 +177,19 @@ def lines(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]
     return first, second
 
 
+def ensembles(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the table of ensembles; no cells if no row has one."""
+    metric, others = METRICS[summary["metric"]], _also(summary)
+    heads = ["ensemble", "models", metric.mean_heading, *(other.heading for other in others)]
+    cells = []
+    for row in summary["rows"]:
+        if scores := row.get("ensemble"):
+            numbers = [metric.number(scores["columns"][metric.mean])]
+            numbers += [other.number(scores["also"].get(other.key)) for other in others]
+            cells.append([row["name"], str(scores["models"]), *numbers])
+    return heads, cells
+
+
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What must be shown with the table."""
     texts = [HOW]
@@ -168,22 +200,31 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     if noisy is not None:
         metric = METRICS[summary["metric"]]
         texts.append(f"The noisy input itself has a {metric.name} of {metric.number(noisy)} {metric.unit}.")
+    if ensembles(summary)[1]:
+        texts.append(ENSEMBLE)
     texts += lower_is_better(_also(summary))
     texts += [f"{row['name']}: failed: {row['reason']}" for row in summary["rows"] if row["status"] == "failed"]
     return texts
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Both tables and the remarks as Markdown."""
+    """All tables and the remarks as Markdown."""
     parts = [f"# {_cell(summary['title'] or summary['experiment'])}", f"Data: `{summary['data']}`"]
     for heads, rows in zip(headings(summary), lines(summary), strict=True):
         if len(heads) > 1:
-            parts.append("\n".join(["| " + " | ".join(map(_cell, cells)) + " |" for cells in [heads, *rows]]))
-            head, _, body = parts[-1].partition("\n")
-            parts[-1] = f"{head}\n|{'---|' * len(heads)}\n{body}"
+            parts.append(_table(heads, rows))
     if any(row["published"] for row in summary["rows"]) and len(headings(summary)[1]) > 1:
         parts.append("By class: ours (published).")
+    heads, rows = ensembles(summary)
+    if rows:
+        parts.append(_table(heads, rows))
     return "\n\n".join([*parts, *remarks(summary)]) + "\n"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    head, *body = ["| " + " | ".join(map(_cell, cells)) + " |" for cells in [heads, *rows]]
+    return "\n".join([head, f"|{'---|' * len(heads)}", *body])
 
 
 def _cell(text: str) -> str:
@@ -225,34 +266,3 @@ def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -
                 temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-
-
-def figure(summary: Mapping[str, Any]) -> str:
-    """Score against epochs of pre-training, with error bars; from scratch as a dashed line. Returns SVG."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    mean, curves = summary["mean"], dict[str, list[Any]]()
-    for row in summary["rows"]:
-        if row["epochs"] is not None and row["columns"] and row["columns"][mean]["mean"] is not None:
-            curves.setdefault(row["id"].partition("@")[0], []).append(row)
-    drawn = Figure(figsize=(5.5, 3.6), layout="constrained")
-    axes = drawn.add_subplot()
-    for rows in curves.values():
-        scores = [row["columns"][mean] for row in rows]
-        deviations = [values["sd"] or 0.0 for values in scores]
-        label = rows[0]["name"].partition(",")[0]
-        epochs = [row["epochs"] for row in rows]
-        axes.errorbar(epochs, [values["mean"] for values in scores], deviations, marker="o", capsize=3, label=label)
-        over = rows[0]["gain"] and next(row for row in summary["rows"] if row["id"] == rows[0]["gain"]["over"])
-        if over and over["columns"][mean]["mean"] is not None:
-            axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])
-    score = f"{METRICS[summary['metric']].mean_heading} on test scans"
-    axes.set(xlabel="epochs of pre-training", ylabel=score, title=summary["title"])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "ssmtl", "svg.fonttype": "none"}):
-        drawn.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()

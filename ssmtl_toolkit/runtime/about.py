@@ -73,7 +73,11 @@ class LabelClasses(About):
 
 
 class Model(About):
-    """The metadata of a model.safetensors; `pretraining` is the metadata of its backbone's file, and is not used."""
+    """The metadata of a model.safetensors.
+
+    `augment` lists the specs of the augmentations that it was trained with; `pretraining` is the metadata of its
+    backbone's file, and is not used.
+    """
 
     version: str
     backbone: Origin

@@ -34,9 +34,13 @@ FINETUNE, SPLIT, MODEL, SCORES, TRANSFER = (
     "scores.json",
     "transfer.json",
 )
+ENSEMBLE = "ensemble-{}.json"  # of an arm
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
-_FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, TRANSFER, HOLDER)
+_FILES = (
+    *(CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, TRANSFER, HOLDER),
+    *map(ENSEMBLE.format, ("pretrained", "scratch")),
+)
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files
 _HALF_FILE = re.compile(
     _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))

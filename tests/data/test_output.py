@@ -13,8 +13,9 @@ from helpers.places import shared_data
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import writing
 from ssmtl_toolkit.data.overlay import overlay
+from ssmtl_toolkit.data.postprocess import keep_largest
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.data.writing import keep_largest, output_name, scratch_array, write_like
+from ssmtl_toolkit.data.writing import output_name, scratch_array, write_like
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 
 

@@ -86,7 +86,9 @@ class BrightSpec(HeadSpec):
 def predictor(head, axis, size, batch_size=5, volume=0, channels=1):
     classes = Classes.of_values([7]) if head.output == "labels" else None
     model_spec = ModelSpec(Nothing(), head, Slicing(axis=axis, size=size, volume=volume), classes, channels)
-    return Predictor(model_spec, model_spec.build(), make_fabric(RunConfig(accelerator="cpu"), Progress()), batch_size)
+    return Predictor(
+        model_spec, [model_spec.build()], make_fabric(RunConfig(accelerator="cpu"), Progress()), batch_size
+    )
 
 
 def odd_scans():
@@ -147,7 +149,7 @@ def test_the_number_of_slices_in_a_batch_changes_nothing(tuned, labelled):
     volume = installed_readers().read(labelled / "images" / "a_pre.nii.gz")
     model_spec, model = ModelSpec.load(tuned / "pretrained-0" / "model.safetensors")
     fabric = make_fabric(RunConfig(accelerator="cpu"), Progress())
-    results = [Predictor(model_spec, model, fabric, size).labels(volume) for size in (1, 4, 9, 64)]
+    results = [Predictor(model_spec, [model], fabric, size).labels(volume) for size in (1, 4, 9, 64)]
     assert all(np.array_equal(results[0], other) for other in results[1:])
     assert len(np.unique(results[0])) > 1
 
@@ -191,14 +193,15 @@ def test_python_gets_the_files_the_scans_that_failed_and_what_json_prints(tuned,
     assert predicted.written == (Path("out/a_pre.nii.gz"),)
     assert [item.name for item in predicted.failed] == ["broken"]
     assert "broken.nii.gz: is" in predicted.failed[0].reason
-    assert (predicted.skipped, predicted.slices, predicted.repetition) == ((), 10, "pretrained-0")
+    assert (predicted.skipped, predicted.slices) == ((), 10)
+    assert [member.name for member in predicted.models] == ["pretrained-0", "pretrained-1"]
     assert predicted.classes.names == ("big", "small")
     assert 0 < predicted.seconds_of_network < predicted.seconds
     printed = json.loads(ssmtl("predict", "--from", tuned, *scans, "-o", "again", "--json").stdout)
     again = {key: printed[key] for key in ("seconds", "seconds_of_network", "out", "written")}
     assert {**predicted.summary, **again} == printed
     assert list(predicted.summary) == [
-        *("model", "head", "classes", "digest", "repetition", "repetitions", "out", "written", "failed", "skipped"),
+        *("model", "models", "head", "classes", "digest", "out", "written", "failed", "skipped"),
         *("slices", "seconds", "seconds_of_network"),
     ]
     scored = toolkit.evaluate(predicted, labelled / "labels", surface=False)  # it stands for its folder
@@ -208,7 +211,7 @@ def test_python_gets_the_files_the_scans_that_failed_and_what_json_prints(tuned,
 def test_evaluating_the_files_gives_the_scores_of_the_fine_tuning(tuned, labelled, ssmtl, tmp_path):
     scores = json.loads((tuned / "pretrained-0" / "scores.json").read_text())
     tested = [labelled / "images" / f"{scan['name']}.nii.gz" for scan in scores["scans"]]
-    assert ssmtl("predict", "--from", tuned, *tested, "-o", "out").returncode == 0
+    assert ssmtl("predict", "--from", tuned / "pretrained-0", *tested, "-o", "out").returncode == 0
     done = ssmtl("evaluate", "--pred", "out", "--label", labelled / "labels", "--no-surface", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -558,16 +561,6 @@ def test_a_damaged_prediction_json_is_refused_by_name(pair, tmp_path, text):
         done = pair(0, "b.nii.gz", "-o", "out", "--existing", existing)
         assert done.returncode == 3
         assert "out/prediction.json: cannot be read" in done.stderr
-
-
-def test_it_says_which_repetition_predicts_where_there_are_several(tuned, labelled, ssmtl):
-    scan = labelled / "images" / "a_pre.nii.gz"
-    done = ssmtl("predict", "--from", tuned, scan, "-o", "out", "--json")
-    assert f"model pretrained-0 of {tuned} (1 of 4 models; --from {tuned}/pretrained-1 for another)" in done.stderr
-    assert (json.loads(done.stdout)["repetition"], json.loads(done.stdout)["repetitions"]) == ("pretrained-0", 4)
-    done = ssmtl("predict", "--from", tuned / "scratch-1", scan, "-o", "out2", "--json")
-    assert "note: model" not in done.stderr
-    assert "/scratch-1/" in json.loads(done.stdout)["model"]
 
 
 def test_a_name_given_twice_fails_alone(tuned, ssmtl, tmp_path):

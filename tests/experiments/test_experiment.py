@@ -150,6 +150,33 @@ def test_published_values_stand_beside_ours_and_say_whether_they_compare(done):
     assert lines["end", "other"]["mean"] == ""
 
 
+def test_the_ensemble_of_each_rows_repetitions_has_a_table_of_its_own(done):
+    rows = {row["id"]: row for row in done.summary["rows"]}
+    cells = [line.strip("| ").split(" | ") for line in (done.folder / "tiny.md").read_text().splitlines()]
+    start = cells.index(["ensemble", "models", "mIoU", "Dice"])
+    table = {line[0]: line[1:] for line in cells[start + 2 : start + 6]}
+    for row in rows.values():
+        arm = "scratch" if row["id"] == "scratch" else "pretrained"
+        folder = done.folder / "finetune" / row["finetune"]["folder"].rpartition("/")[2]
+        scores = json.loads((folder / f"ensemble-{arm}.json").read_text())["scores"]
+        assert row["ensemble"]["models"] == 2
+        assert row["ensemble"]["also"] == {"dice": scores["mean"]["dice"]}
+        assert row["ensemble"]["columns"] == {
+            **{label: one["iou"] for label, one in scores["classes"].items()},
+            "mIoU": scores["mean"]["iou"],
+        }
+        assert table[row["name"]] == ["2", f"{scores['mean']['iou']:.3f}", f"{scores['mean']['dice']:.3f}"]
+    assert "Ensemble: the models of all repetitions" in (done.folder / "tiny.md").read_text()
+
+
+def test_a_row_of_fewer_repetitions_than_its_folder_has_shows_no_ensemble(tiny, done, tmp_path, labelled):
+    shutil.copytree(done.folder, tmp_path / "out")
+    again = toolkit.experiment(tiny, data=str(labelled), out=tmp_path / "out", cache=tmp_path / "cache", seeds=1)
+    assert [row["ensemble"] for row in again.summary["rows"]] == [None] * 4
+    assert [row["columns"]["mIoU"]["n"] for row in again.summary["rows"]] == [1] * 4
+    assert "nsemble" not in (tmp_path / "out" / "tiny.md").read_text()
+
+
 def test_the_figure_shows_every_snapshot(done):
     drawn = (done.folder / "tiny.svg").read_text()
     assert drawn.startswith("<?xml")
