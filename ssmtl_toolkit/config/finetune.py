@@ -9,14 +9,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, Role, SurfaceScores, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.scoring import Scoring
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, check_needs
+from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, MetricSpec, check_needs
 
 
-class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
+class FinetuneConfig(Config, Slicing, Machine, Scoring):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
     Slices are cut as in the pre-training, except for what is set here.
@@ -33,7 +34,7 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
             *("check_every", "seed", "seeds", "baseline"),
         ),
         "Machine": ("precision", "accelerator"),
-        "Output": ("surface", "tolerance", "log_every"),
+        "Output": ("metrics", "surface", "tolerance", "log_every"),
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
@@ -115,9 +116,11 @@ class FinetuneConfig(Config, Slicing, Machine, SurfaceScores):
             UsageError: an unknown name, a wrong option, options that contradict each other.
         """
         plugins = registry()
+        head = plugins.resolve(HeadSpec, self.head)
         specs = {
             "data": with_absolute_paths(plugins.dataset(self.data)),
-            "head": plugins.resolve(HeadSpec, self.head),
+            "head": head,
+            "metrics": self.named_metrics(head.output),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
         }
         resolved = ResolvedFinetune.model_construct({*self.model_fields_set, *specs}, **{**dict(self), **specs})
@@ -130,6 +133,7 @@ class ResolvedFinetune(FinetuneConfig):
 
     data: Annotated[SerializeAsAny[DatasetSpec], Role.PLACE]
     head: SerializeAsAny[HeadSpec]
+    metrics: Annotated[tuple[SerializeAsAny[MetricSpec], ...], Role.EXTENT]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
 
     def resolve(self) -> ResolvedFinetune:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.evaluation import statistics
-from ssmtl_toolkit.evaluation.metrics import metrics_of
 from ssmtl_toolkit.runtime.folder import SCORES
 
 
@@ -17,8 +16,7 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         arm: [json.loads((done.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in done.seeds]
         for arm in done.arms
     }
-    targets = done.material.targets
-    metrics = metrics_of(targets.output, done.surface)
+    targets, metrics = done.material.targets, done.metrics
     summary: dict[str, Any] = {
         "run": str(done.folder),
         "head": str(done.model_spec.head),
@@ -29,10 +27,14 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         "training_slices": [sum(map(len, slices.values())) for slices in done.material.slices],
         "scans": _scans(done),
         "training": {arm: [repetition["training"] for repetition in scores[arm]] for arm in scores},
+        "metrics": [metric.full() for metric in metrics],
         "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],
     }
+    failures = [line for arm in scores.values() for repetition in arm for line in repetition.get("not_scored", ())]
+    if failures:
+        summary["not_scored"] = list(dict.fromkeys(failures))
     if len(scores) > 1:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)
