@@ -16,8 +16,7 @@ from ssmtl_toolkit.specs import MetricSpec, Output, Spec
 DEFAULTS: dict[Output, tuple[str, ...]] = {"labels": ("iou", "dice", "hd95", "surface_dice"), "image": ("psnr", "ssim")}
 """The metrics that are always computed, in the order of tables, the one to look at first coming first."""
 
-RESERVED = {"classes", "name", "noisy", "not_scored", "penalised", "slices", "tp", "fp", "fn", "verdict", "dice_pooled"}
-"""What files of scores call other things: no metric may have these names."""
+_TAKEN = {"classes", "name", "noisy", "not_scored", "penalised", "slices", "tp", "fp", "fn", "verdict", "dice_pooled"}
 
 _EXTRAS = {"monai": ("MONAI", "'ssmtl-toolkit[metrics]'")}  # what a package is called, and what installs it
 
@@ -63,7 +62,7 @@ class Scoring(BaseModel):
                     f"metric {metric.name!r} scores {_SCORED[metric.output]}, not {_SCORED[output]}; "
                     f"choose among {', '.join(known)}"
                 )
-            if metric.name in RESERVED or metric.name.endswith("_per_scan"):
+            if not is_free(metric.name):
                 raise UsageError(f"metric {metric.name!r}: files of scores call something else so; rename it")
             if reason := missing_packages([metric]):
                 raise UsageError(reason)
@@ -101,6 +100,11 @@ class Scoring(BaseModel):
 
 
 _SCORED: dict[Output, str] = {"labels": "label maps", "image": "images"}
+
+
+def is_free(name: str) -> bool:
+    """Whether a metric may have this name: files of scores call nothing else so."""
+    return name not in _TAKEN and not name.startswith("noisy_") and not name.endswith("_per_scan")
 
 
 def missing_packages(metrics: Sequence[MetricSpec], option: str = "") -> str:

@@ -68,7 +68,7 @@ def problem_of(value: Any, metric: MetricSpec) -> str:
     """
     if value is None:
         return ""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return f"it returned {type(value).__name__}, not a number or None"
     if math.isnan(value) or (math.isinf(value) and metric.output == "labels"):
         return f"it returned {float(value)}, not a number or None"

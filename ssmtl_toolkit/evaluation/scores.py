@@ -133,12 +133,12 @@ class _ClassComparison(Comparison):
         self.counts = counts
 
     @cached_property
-    def predicted(self) -> NDArray[np.bool_]:
-        return self._maps.annotated[0] == self._number + 1
+    def predicted(self) -> NDArray[Any]:
+        return np.equal(self._maps.annotated[0], self._number + 1)
 
     @cached_property
-    def truth(self) -> NDArray[np.bool_]:
-        return self._maps.annotated[1] == self._number + 1
+    def truth(self) -> NDArray[Any]:
+        return np.equal(self._maps.annotated[1], self._number + 1)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -132,7 +132,8 @@ def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] 
 
 def _compared_by(summary: Mapping[str, Any]) -> MetricSpec:
     """The metric that a row, or all of them, are compared by."""
-    return registry().resolve(MetricSpec, summary["metric"])
+    (metric,) = formatting.read_metrics([summary["metric"]])
+    return metric
 
 
 def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
