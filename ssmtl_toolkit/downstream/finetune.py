@@ -141,15 +141,12 @@ def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:
     for file in sorted(folder.glob(f"*/{SCORES}")):
         scores = json.loads(file.read_text(encoding="utf-8"))
         then = {text.partition(":")[0]: text for text in scores.get("metrics", scores["mean"])}
-        changed = [
-            now[name] for name in now if now[name] != then.get(name) and ("metrics" in scores or name not in then)
-        ]
-        changed += [f"no {then[name]}" for name in then if name not in now]
-        if changed:
+        exact = "metrics" in scores  # version 0.1 wrote the names only
+        if then != now if exact else set(then) != set(now):
             raise UsageError(
-                f"{folder}: its finished repetitions are scored by {', '.join(then.values())}, and now it should be "
-                f"{', '.join(changed)}; resume with --surface, --tolerance and --metric as they were (ssmtl evaluate "
-                f"scores predictions by any metric), or start a new run"
+                f"{folder}: its finished repetitions are scored by {', '.join(then.values())}; others would be scored "
+                f"by {', '.join(now.values())}; resume with --surface, --tolerance and --metric as they were (ssmtl "
+                f"evaluate scores predictions by any metric), or start a new run"
             )
 
 

@@ -58,9 +58,13 @@ def truth_is_best(bench: Bench) -> None:
     spec = _spec(bench)
     truth, *others = _worse_and_worse(spec)
     best = _score(spec, truth)
+    others += [_box(stop=(12, *_STOP[1:])), _box(start=(12, *_START[1:]))] if spec.output == "labels" else []
     for predicted in others:
         score = _score(spec, predicted)
-        require(not _better(spec, score, best), f"the truth itself scores {best}, a worse prediction {score}; {_WAY}")
+        require(
+            not _better(spec, score, best),
+            f"the truth itself scores {best}, a worse prediction {score}; {_WAY}, and give no signed differences",
+        )
 
 
 @check(MetricSpec, "the worse a prediction, the worse its score")

@@ -282,22 +282,21 @@ class BrokenMetric(MetricSpec):
             voxel = 1
         if self.fault == "takes voxels for cubes":
             voxel = comparison.spacing[0] ** 3
-        if self.fault == "skips empty masks" and counts.penalised:
-            return None
-        if self.fault == "likes empty masks" and counts.penalised:
-            return 0.0
         if self.fault == "in place":
-            comparison.predicted[0, 0, 0] ^= True
-        sizes = [counts.tp + counts.fp, counts.tp + counts.fn]
-        edges = [(size * voxel) ** (1 / 3) for size in sizes]
-        error = abs(edges[0] - edges[1])
-        if self.fault == "own randomness":
-            error *= 1 + random.random()
-        if self.fault == "prefers far":
-            error = error and 1 / error
-        if self.fault == "gives an array":
-            return np.array([error])
-        return {"wrong way": -error, "constant": 1.0}.get(self.fault, float(error))
+            comparison.predicted[:] = comparison.predicted[::-1].copy()
+        ours, theirs = ((size * voxel) ** (1 / 3) for size in (counts.tp + counts.fp, counts.tp + counts.fn))
+        error = float(abs(ours - theirs))
+        if counts.penalised:
+            return {"skips empty masks": None, "likes empty masks": 0.0}.get(self.fault, error)
+        if self.fault == "prefers far" and ours > 1.4 * theirs:
+            return 0.1 * error
+        wrong = {
+            "signed": ours - theirs,
+            "constant": voxel ** (1 / 3),
+            "own randomness": error * (1 + 1e-6 * random.random()),
+            "gives an array": np.array([error]),
+        }
+        return wrong.get(self.fault, error)
 
 
 class Untidy(BrokenMetric):

@@ -224,7 +224,7 @@ BROKEN = [
         (BrokenMetric(fault=fault), title, told)
         for title, fault, told in (
             ("its score is a number or None", "gives an array", "it returned ndarray, not a number"),
-            ("no prediction scores better than the truth itself", "wrong way", "check higher_is_better"),
+            ("no prediction scores better than the truth itself", "signed", "the truth itself scores 0.0"),
             ("the worse a prediction, the worse its score", "prefers far", "check higher_is_better"),
             ("the worse a prediction, the worse its score", "constant", "it tells nothing apart"),
             (EMPTY, "skips empty masks", "a class that is missed scores None; give the worst value"),

@@ -21,7 +21,8 @@ def box(voxels: int) -> NDArray[np.bool_]:
 
 
 def score(predicted: int, truth: int, tolerance: float = 0.0) -> float | None:
-    return MyPlugin(tolerance=tolerance).score(Comparison(box(predicted), box(truth), SPACING))
+    metric = MyPlugin(tolerance=tolerance)
+    return metric.score(Comparison(box(predicted), box(truth), SPACING))
 
 
 def test_it_is_the_difference_of_the_volumes_in_ml_whichever_is_larger() -> None:
