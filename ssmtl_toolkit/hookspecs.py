@@ -10,6 +10,7 @@ from ssmtl_toolkit.specs import (
     BalancerSpec,
     DatasetSpec,
     HeadSpec,
+    MetricSpec,
     ReaderSpec,
     SemiSpec,
     TaskSpec,
@@ -263,6 +264,42 @@ def ssmtl_semi() -> list[type[SemiSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_semi():
             return [Decided]
+    """
+
+
+@hookspec
+def ssmtl_metrics() -> list[type[MetricSpec]]:  # type: ignore[empty-body]
+    """Scores of test scans, for `--metric`: each a `MetricSpec` that compares a prediction with the truth.
+
+    What several metrics need (counts of voxels, surfaces, distances) is computed once, when the first of them asks.
+
+    Example:
+        from pydantic import Field
+
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import MetricSpec
+
+
+        class FBeta(MetricSpec):
+            \"\"\"The F-beta score: recall counts beta times as much as precision; with beta=1 it is Dice.\"\"\"
+
+            name = "f_beta"
+            title = "F-beta"
+
+            beta: float = Field(2.0, gt=0, description="How much recall counts.")
+
+            def score(self, comparison):
+                counts, square = comparison.counts, self.beta**2
+                hits = (1 + square) * counts.tp
+                return hits / (hits + square * counts.fn + counts.fp)  # 0 if the class is in only one of the masks
+
+            def remark(self):
+                return f"beta {self.beta:g}"
+
+
+        @hookimpl
+        def ssmtl_metrics():
+            return [FBeta]
     """
 
 

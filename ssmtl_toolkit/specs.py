@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
     from ssmtl_toolkit.engine.head import Head
+    from ssmtl_toolkit.engine.metric import Comparison
     from ssmtl_toolkit.engine.semi import Semi
 
 Output = Literal["labels", "image"]
@@ -220,6 +221,37 @@ class BalancerSpec(Spec):
     @abstractmethod
     def build(self, tasks: Mapping[str, TaskSpec]) -> Balancer:
         """Make the balancer for `tasks`, by label; of their specs it uses `weight` and `floor`."""
+
+
+class MetricSpec(Spec):
+    """A score of predictions on test scans: of each class in each scan, or of each slice of an image.
+
+    `output` says what it scores: `labels` (masks of label maps) or `image` (slices).
+    """
+
+    kind: ClassVar[str] = "metric"
+    title: ClassVar[str] = ""  # its name in tables; "": its `name`
+    unit: ClassVar[str] = ""  # of its values, such as mm; "": a ratio
+    digits: ClassVar[int] = 3  # printed after the decimal point
+    higher_is_better: ClassVar[bool] = True  # which way is better
+    output: ClassVar[Output] = "labels"
+    pooled: ClassVar[bool] = False  # a class's value is over all voxels of all scans: `score` reads `counts` only
+    mean_title: ClassVar[str] = ""  # what its mean over the classes is called; "": as the metric
+    packages: ClassVar[tuple[str, ...]] = ()  # what it imports that may be missing: then it is refused before training
+
+    @abstractmethod
+    def score(self, comparison: Comparison) -> float | None:
+        """Score one class in one scan, or one slice; None: undefined, counted, and in no mean.
+
+        `comparison` has the masks (I, J, K) `predicted` and `truth`, the `spacing` in mm, and, computed once for all
+        metrics, `counts`, `surfaces` and `distances`. A class that is in neither mask is undefined without a call; of
+        one that is in only one of them (`comparison.counts.penalised`) give the worst value, not None. Of an image,
+        `predicted` and `truth` are slices (C, H, W), normalised.
+        """
+
+    def remark(self) -> str:
+        """What a reader of its values should know, such as "within 1 mm"; it is printed below tables."""
+        return ""
 
 
 class ReaderSpec(Spec):

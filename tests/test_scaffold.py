@@ -23,6 +23,7 @@ NAMES = {
     "task": "ab",
     "backbone": LONG,
     "head": "focal-head-2",
+    "metric": "volume-error",
     "balancer": "geometric",
     "reader": "npz-files",
     "dataset": "patients",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,16 @@ import click
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import config_option, json_option, options_of, path_option, read_options
 from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.evaluation.metrics import METRICS, lower_is_better, metrics_of
-
-_COLUMNS = ("tp", "fp", "fn", *(metric.key for metric in metrics_of("labels")), "penalised")
+from ssmtl_toolkit.evaluation import formatting
+from ssmtl_toolkit.specs import MetricSpec
 
 
 @click.command("evaluate", cls=OnceCommand)
 @path_option("--pred", required=True, help="Predictions: a file or a folder.")
 @path_option("--label", required=True, help="Labels: a file or a folder.")
-@options_of(EvaluateConfig, {})
+@options_of(EvaluateConfig, {"metrics": "metric"})
 @config_option
 @path_option("--csv", "table_file", help="Write the scores of each scan to this file.")
 @json_option
@@ -28,11 +29,12 @@ def command(pred: Path, label: Path, file: Path | None, table_file: Path | None,
     """Files are paired by their paths in the two folders, without suffix.
 
     The classes are those of --classes, or of the prediction.json that `ssmtl predict` wrote, or else the values found
-    in the files.
+    in the files. --metric adds to IoU, Dice, HD95 and surface Dice, or replaces the one of its name.
 
     \b
       ssmtl evaluate --pred out/ --label labels/
       ssmtl evaluate --pred out/ --label labels/ --classes LV=500,RV=600
+      ssmtl evaluate --pred out/ --label labels/ --metric surface_dice:tolerance=2
     """
     config = read_options(EvaluateConfig, file, flags)
     if table_file is not None and table_file.is_dir():
@@ -43,24 +45,26 @@ def command(pred: Path, label: Path, file: Path | None, table_file: Path | None,
     with reporting() as (_, progress):
         scores = evaluate(pred, label, config, progress=progress)
     if table_file is not None:
-        _write(table_file, scores.summary)
+        _write(table_file, scores.summary, scores.metrics)
     if as_json:
         print_json(scores.summary)
     else:
-        _report(scores.summary)
+        _report(scores.summary, scores.metrics)
 
 
-def _write(file: Path, result: dict[str, Any]) -> None:
-    """Write a line for each scan and class."""
+def _write(file: Path, result: dict[str, Any], metrics: Sequence[MetricSpec]) -> None:
+    """Write a line for each scan and class; default metrics that were not computed have empty columns."""
     from ssmtl_toolkit.data.files import atomic_write
 
+    scores = dict.fromkeys([*DEFAULTS["labels"], *(metric.name for metric in metrics)])
+    columns = ["tp", "fp", "fn", *scores, "penalised"]
     try:
         with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
             rows = csv.writer(stream)
-            rows.writerow(["scan", "class", *_COLUMNS])
+            rows.writerow(["scan", "class", *columns])
             for scan in result["scans"]:
                 for name, values in scan["classes"].items():
-                    rows.writerow([_inert(scan["name"]), _inert(name), *(values.get(column) for column in _COLUMNS)])
+                    rows.writerow([_inert(scan["name"]), _inert(name), *(values.get(column) for column in columns)])
     except OSError as error:
         raise SsmtlError(f"{file}: cannot be written ({error.strerror}); choose another --csv") from error
 
@@ -70,24 +74,23 @@ def _inert(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _report(result: dict[str, Any]) -> None:
+def _report(result: dict[str, Any], metrics: Sequence[MetricSpec]) -> None:
     """Print the scores of each class and their mean; they are the result, so they go to stdout."""
     from ssmtl_toolkit.cli.console import print_table, stdout
 
     console = stdout()
-    metrics = metrics_of("labels", result["surface"])
     counts = {word: _counts(result, word) for word in ("undefined", "penalised")}
     shown = [word for word, numbers in counts.items() if any(numbers)]
     rows = []
     for i, (name, values) in enumerate(result["classes"].items()):
-        scores = (m.number(values[m.key]) if m.pooled else m.spread(values[m.key]) for m in metrics)
+        scores = [(formatting.number if m.pooled else formatting.spread)(m, values[m.name]) for m in metrics]
         rows.append([name, *scores, *(str(counts[word][i] or "") for word in shown)])
-    rows.append(["mean", *(m.number(result["mean"][m.key]) for m in metrics), *("" for _ in shown)])
-    headings = [f"{m.heading} (pooled)" if m.pooled else m.heading for m in metrics]
+    rows.append(["mean", *(formatting.number(m, result["mean"][m.name]) for m in metrics), *("" for _ in shown)])
+    headings = [f"{formatting.heading(m)}{' (pooled)' if m.pooled else ''}" for m in metrics]
     print_table(console, "", ["class", *headings, *shown], rows)
-    within = f"; {METRICS['surface_dice'].name}: within {result['tolerance_mm']:g} mm" if result["surface"] else ""
-    console.print(f"{len(result['scans'])} scans; ± is the standard deviation over scans{within}")
-    for line in [*lower_is_better(metrics), *([result["rule"]] if shown else [])]:
+    how = "; ".join(["± is the standard deviation over scans", *formatting.remarks(metrics)])
+    console.print(f"{len(result['scans'])} scans; {how}")
+    for line in [*formatting.lower_is_better(metrics), *([result["rule"]] if shown else [])]:
         console.print(line)
 
 

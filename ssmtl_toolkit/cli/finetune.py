@@ -13,13 +13,14 @@ from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, read_options, resumed
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better
+from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import FINETUNE
+from ssmtl_toolkit.specs import MetricSpec
 
 
 @click.command("finetune", cls=OnceCommand)
-@options_of(FinetuneConfig, {"source": "from"})
+@options_of(FinetuneConfig, {"source": "from", "metrics": "metric"})
 @folder_options("runs/DATE-TIME-HEAD")
 @json_option
 def command(
@@ -66,68 +67,58 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     from ssmtl_toolkit.cli.console import print_table
 
     arms = summary["arms"]
-    metrics = [METRICS[key] for key in next(iter(arms.values())) if key in METRICS]
+    metrics = formatting.read_metrics(summary["metrics"])
     rows = _score_rows(arms, summary.get("ensemble", {}), metrics)
-    print_table(console, "", ["", *(m.heading for m in metrics)], rows)
+    print_table(console, "", ["", *map(formatting.heading, metrics)], rows)
     difference = summary.get("difference", {})
     if difference:
         console.print()
         print_table(console, "", *_difference_table(difference, metrics))
-    for line in lower_is_better(metrics):
+    for line in [*formatting.lower_is_better(metrics), *formatting.remarks(metrics)]:
         console.print(line)
     scans, number = summary["scans"], summary["training_slices"]
     console.print(
         f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
         f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
-    for line in _confidence(difference, len(summary["seeds"])):
-        console.print(line)
+    if difference:
+        console.print(_over_patients(difference, metrics))
+        console.print(difference["verdict"])
 
 
-def _score_rows(arms: dict[str, Any], ensemble: dict[str, Any], metrics: Sequence[Metric]) -> list[list[str]]:
+def _score_rows(arms: dict[str, Any], ensemble: dict[str, Any], metrics: Sequence[MetricSpec]) -> list[list[str]]:
     """A row for each arm, followed by one for each class or for the input, and one for its models together."""
     rows = []
     for arm, scores in arms.items():
         classes = scores.get("classes", {})
-        rows.append([f"{arm}, mean" if classes else arm, *(m.spread(scores[m.key]) for m in metrics)])
+        rows.append([f"{arm}, mean" if classes else arm, *(formatting.spread(m, scores[m.name]) for m in metrics)])
         for label, values in classes.items():
-            rows.append([f"  {label}", *(m.spread(values[m.key]) for m in metrics)])
+            rows.append([f"  {label}", *(formatting.spread(m, values[m.name]) for m in metrics)])
         if "noisy" in scores:
-            rows.append(["  noisy input", *(m.number(scores["noisy"].get(m.key)) for m in metrics)])
+            rows.append(["  noisy input", *(formatting.number(m, scores["noisy"].get(m.name)) for m in metrics)])
         if arm in ensemble:
-            rows.append([f"{arm}, ensemble", *(m.spread(ensemble[arm][m.key]) for m in metrics)])
+            rows.append([f"{arm}, ensemble", *(formatting.spread(m, ensemble[arm][m.name]) for m in metrics)])
     return rows
 
 
-def _difference_table(difference: dict[str, Any], metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
+def _difference_table(difference: dict[str, Any], metrics: Sequence[MetricSpec]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the gain from pre-training, a row for each metric."""
     headings = ["pretrained - scratch", "difference"]
-    rows = [[m.heading, m.difference(difference[m.key])] for m in metrics]
-    intervals = [difference[m.key]["ci95"] for m in metrics]
+    rows = [[formatting.heading(m), formatting.difference(m, difference[m.name])] for m in metrics]
+    intervals = [difference[m.name]["ci95"] for m in metrics]
     if any(intervals):
         headings.append("95 % CI")
-        rows = [[*row, m.interval(ends)] for row, m, ends in zip(rows, metrics, intervals, strict=True)]
+        rows = [[*row, formatting.interval(m, ends)] for row, m, ends in zip(rows, metrics, intervals, strict=True)]
     return headings, rows
 
 
-def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
-    """How sure one can be of the difference, over other patients and over other draws of slices."""
-    from ssmtl_toolkit.evaluation.statistics import LEAST_REPETITIONS
-
-    lines = []
-    for key, values in difference.items():
-        if over := values.get("over_patients"):
-            metric = METRICS[key]
-            interval = (
-                f"95 % CI {metric.interval(over['ci95'])}" if over["ci95"] else "too few patients for an interval"
-            )
-            mean = metric.number(over["mean"], sign=True)
-            lines.append(f"{metric.heading} difference over {over['n']} test patients: {mean}, {interval}")
-    if difference and repetitions < LEAST_REPETITIONS:
-        lines.append(
-            f"{repetitions} repetitions give no interval; add some with --resume and --seeds {LEAST_REPETITIONS}"
-        )
-    return lines
+def _over_patients(difference: dict[str, Any], metrics: Sequence[MetricSpec]) -> str:
+    """How sure one can be of the difference over other patients."""
+    metric = next(m for m in metrics if "over_patients" in difference[m.name])
+    over = difference[metric.name]["over_patients"]
+    ends, mean = over["ci95"], formatting.number(metric, over["mean"], sign=True)
+    interval = f"95 % CI {formatting.interval(metric, ends)}" if ends else "too few patients for an interval"
+    return f"{formatting.heading(metric)} difference over {over['n']} test patients: {mean}, {interval}"
 
 
 def _seen(number: int | None, total: int) -> str:

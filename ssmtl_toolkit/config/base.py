@@ -101,15 +101,6 @@ class Descent(BaseModel):
         return specs
 
 
-class SurfaceScores(BaseModel):
-    """Whether label maps are also scored by their surfaces, and how."""
-
-    surface: Annotated[bool | None, Role.EXTENT] = Field(
-        None, description="Also score HD95 and surface Dice.  [default: if MONAI is installed]"
-    )
-    tolerance: Annotated[float, Role.EXTENT] = Field(1.0, ge=0, description="Tolerance of the surface Dice, mm.")
-
-
 class Config(BaseModel):
     """Options of one command, validated; they are read from and written to TOML.
 

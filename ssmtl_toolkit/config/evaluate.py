@@ -7,15 +7,16 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ssmtl_toolkit.config.base import Config, SurfaceScores
+from ssmtl_toolkit.config.base import Config
+from ssmtl_toolkit.config.scoring import Scoring
 
 
-class EvaluateConfig(Config, SurfaceScores):
+class EvaluateConfig(Config, Scoring):
     """Options of `ssmtl evaluate`."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Labels": ("classes", "ignore_value", "ignore_affine"),
-        "Metrics": ("surface", "tolerance"),
+        "Metrics": ("metrics", "surface", "tolerance"),
     }
 
     classes: str | None = Field(

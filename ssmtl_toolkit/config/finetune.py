@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Descent, Machine, Role, SurfaceScores, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Descent, Machine, Role, absolute, with_absolute_paths
 from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
 from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
+from ssmtl_toolkit.config.scoring import Scoring
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
@@ -20,6 +21,7 @@ from ssmtl_toolkit.specs import (
     BackboneSpec,
     DatasetSpec,
     HeadSpec,
+    MetricSpec,
     SemiSpec,
     Spec,
     TaskSpec,
@@ -30,7 +32,7 @@ STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noi
 """The augmentations of the default recipe; flips are not among them, for most anatomy has sides."""
 
 
-class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
+class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
     Slices are cut as in the pre-training, except for what is set here.
@@ -49,7 +51,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
             *("check_every", "seed", "seeds", "baseline"),
         ),
         "Machine": ("precision", "accelerator"),
-        "Output": ("surface", "tolerance", "log_every"),
+        "Output": ("metrics", "surface", "tolerance", "log_every"),
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
@@ -170,9 +172,11 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, SurfaceScores):
         """
         plugins, recipe = registry(), self._of_recipe()
         cooked = self._over(recipe)
+        head = cooked._head(recipe.get("head"))
         specs = {
             "data": with_absolute_paths(plugins.dataset(self.data)),
-            "head": cooked._head(recipe.get("head")),
+            "head": head,
+            "metrics": self.named_metrics(head.output),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
             "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
@@ -211,6 +215,7 @@ class ResolvedFinetune(FinetuneConfig):
 
     data: Annotated[SerializeAsAny[DatasetSpec], Role.PLACE]
     head: SerializeAsAny[HeadSpec]
+    metrics: Annotated[tuple[SerializeAsAny[MetricSpec], ...], Role.EXTENT]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
     semi: SerializeAsAny[SemiSpec] | None

@@ -31,8 +31,7 @@ def _assess(done: Repetitions, arm: Arm) -> dict[str, Any]:
     identity = {
         "models": [Member(one.file, one.digest).to_json() for one in read],
         "test": [scan.name for scan in test],
-        "surface": done.surface,
-        "tolerance": config.tolerance,
+        "metrics": [metric.full() for metric in done.metrics],
     }
     file = done.folder / ENSEMBLE.format(arm)
     kept = _kept(file)
@@ -41,7 +40,7 @@ def _assess(done: Repetitions, arm: Arm) -> dict[str, Any]:
     done.progress.say(f"{arm}, ensemble of {len(read)} models")
     models = [_restored(done.model_spec, one) for one in read]
     predictor = Predictor(done.model_spec, models, done.fabric, config.batch_size)
-    content = {**identity, "scores": done.material.targets.assess(predictor, test, done.surface, config.tolerance)}
+    content = {**identity, "scores": done.material.targets.assess(predictor, test, done.metrics)}
     write_json(file, content)
     return content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import gather_unlabelled
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.folder import (
     BACKBONE,
     FINETUNE,
+    SCORES,
     SPLIT,
     SUMMARY,
     TRANSFER,
@@ -36,7 +37,7 @@ from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, open_store
-from ssmtl_toolkit.specs import BackboneSpec, check_needs
+from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
 
 
 class Finetuned(Result):
@@ -88,9 +89,10 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
+    metrics = config.chosen_metrics(config.head.output)
     if resume:
         _check_same(config, folder)
-    surface = _surface(config)
+        _check_scored(metrics, folder)
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
@@ -103,7 +105,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     unlabelled = gather_unlabelled(config, slicing, [*material.validation, *material.test], cache, progress)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels)
     repetitions = Repetitions(
-        config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, surface, progress
+        config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
     )
     repetitions.run()
     summary = summarise(repetitions, assess_ensembles(repetitions))
@@ -128,13 +130,6 @@ def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> Backbo
     return spec
 
 
-def _surface(config: ResolvedFinetune) -> bool:
-    """Whether metrics that need MONAI are computed."""
-    if config.surface:
-        scores.check_monai("HD95, surface Dice and SSIM")
-    return scores.has_monai() if config.surface is None else config.surface
-
-
 def _write(config: ResolvedFinetune, split: Split, folder: Path) -> None:
     with atomic_write(folder / FINETUNE) as temporary:  # first: it identifies a run that was killed
         temporary.write_text(config.write(), encoding="utf-8")
@@ -147,6 +142,21 @@ def _check_same(config: ResolvedFinetune, folder: Path) -> None:
     changed = config.differences(before) + _other_files(config, before, folder)
     if changed:
         raise UsageError(f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; start a new run")
+
+
+def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:
+    """Refuse to put repetitions side by side that are scored by different metrics."""
+    now = {metric.name: metric.full() for metric in metrics}
+    for file in sorted(folder.glob(f"*/{SCORES}")):
+        scores = json.loads(file.read_text(encoding="utf-8"))
+        then = {text.partition(":")[0]: text for text in scores.get("metrics", scores["mean"])}
+        exact = "metrics" in scores  # version 0.1 wrote the names only
+        if then != now if exact else set(then) != set(now):
+            raise UsageError(
+                f"{folder}: its finished repetitions are scored by {', '.join(then.values())}; others would be scored "
+                f"by {', '.join(now.values())}; resume with --surface, --tolerance and --metric as they were (ssmtl "
+                f"evaluate scores predictions by any metric), or start a new run"
+            )
 
 
 def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -> list[str]:

@@ -17,11 +17,11 @@ from ssmtl_toolkit.data.volume import Stack
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
-from ssmtl_toolkit.evaluation import images
-from ssmtl_toolkit.evaluation.metrics import metrics_of
+from ssmtl_toolkit.engine.metric import Comparison
+from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import mean
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.specs import Output, Scan
+from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 
 RULE = (
     "PSNR and SSIM of each slice by itself, normalised and of the network's size; data range: largest minus smallest "
@@ -59,38 +59,44 @@ class ImageTargets(Targets):
 
         return validate
 
-    def assess(self, predictor: Predictor, test: Sequence[Scan], surface: bool, tolerance: float) -> dict[str, Any]:
-        """PSNR (and SSIM) of degraded test slices as they are, `noisy`, and as the network returns them."""
-        scored = []
+    def assess(self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
+        """Scores of degraded test slices as they are, `noisy`, and as the network returns them."""
+        scored, failures = [], []
         for i, scan in enumerate(test):
-            scored.append(self._scores(predictor, scan, surface, step_seed(i, Stream.TEST)))
+            judge = Judge(metrics, scan.name)
+            scored.append(self._scores(predictor, scan, judge, step_seed(i, Stream.TEST)))
+            failures += judge.failures
             interrupts.check(KEPT)
         pooled = {name: [value for scores in scored for value in scores[name]] for name in scored[0]}
         noisy = [name for name in pooled if name.startswith("noisy")]
+        first = metrics[0].name
         return {
             "mean": {name: mean(pooled[name]) for name in pooled if name not in noisy},
             "noisy": {name.removeprefix("noisy_"): mean(pooled[name]) for name in noisy},
-            "slices": len(pooled["psnr"]),
-            "undefined": sum(bool(np.isnan(value)) for value in pooled["noisy_psnr"]),
+            "slices": len(pooled[first]),
+            "undefined": pooled[f"noisy_{first}"].count(None),
             "scans": [
-                {"name": scan.name, "slices": len(scores["psnr"])} | {name: mean(v) for name, v in scores.items()}
+                {"name": scan.name, "slices": len(scores[first])} | {name: mean(v) for name, v in scores.items()}
                 for scan, scores in zip(test, scored, strict=True)
             ],
             "rule": RULE,
+            **({"not_scored": failures} if failures else {}),
         }
 
-    def _scores(self, predictor: Predictor, scan: Scan, surface: bool, seed: int) -> dict[str, list[float]]:
+    def _scores(self, predictor: Predictor, scan: Scan, judge: Judge, seed: int) -> dict[str, list[float | None]]:
         """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
         stack = predictor.stack(self._readers.read_scan(scan, self._slicing.volume))
         torch.default_generator.manual_seed(seed)
-        keys = [metric.key for metric in metrics_of("image", surface)]
-        scores: dict[str, list[float]] = {name: [] for key in keys for name in (key, f"noisy_{key}")}
+        names = [metric.name for metric in judge.metrics]
+        scores: dict[str, list[float | None]] = {key: [] for name in names for key in (name, f"noisy_{name}")}
         for start in range(0, len(stack.slices), predictor.batch_size):
             standard = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
             clean = torch.from_numpy(standard.slices)
             noisy = predictor.models[0].head.degrade(clean)
             output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
-            for key in keys:
-                scores[key] += images.SCORES[key](clean, output).tolist()
-                scores[f"noisy_{key}"] += images.SCORES[key](clean, noisy).tolist()
+            for i, slices in enumerate(zip(clean.numpy(), output.numpy(), noisy.numpy(), strict=True)):
+                for prefix, other in (("", slices[1]), ("noisy_", slices[2])):
+                    compared = Comparison(other, slices[0])
+                    for name, value in judge.scores(compared, f"slice {start + i}").items():
+                        scores[f"{prefix}{name}"].append(value)
         return scores

@@ -23,10 +23,11 @@ from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
+from ssmtl_toolkit.engine.metric import Counts
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.specs import Output, Scan
+from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 from ssmtl_toolkit.text import printable
 
 
@@ -105,22 +106,22 @@ class LabelTargets(Targets):
             for maps, target in check.batches(model, examples, rows):
                 index, truth = (part.to(torch.uint8).cpu().numpy() for part in (maps.max(dim=1).indices, target))
                 counts += scores.count(index, truth, len(self.classes))
-            defined = [value for value in scores.overlap(counts)[0] if value is not None]
+            each = (Counts(*numbers).iou for numbers in counts.T.tolist())
+            defined = [value for value in each if value is not None]
             return float(np.mean(defined)) if defined else 0.0
 
         return validate
 
-    def assess(self, predictor: Predictor, test: Sequence[Scan], surface: bool, tolerance: float) -> dict[str, Any]:
+    def assess(self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
         """Scores on each scan's own grid, as `ssmtl evaluate` gives them for the files of `ssmtl predict`."""
         scored = []
         for scan in test:
             volume, truth = self.read(scan)
             predicted = predictor.labels(volume)
-            scored.append(
-                scores.score_scan(scan.name, predicted, truth, self.classes.names, volume.spacing, surface, tolerance)
-            )
+            names, spacing = self.classes.names, volume.spacing
+            scored.append(scores.score_scan(scan.name, predicted, truth, names, spacing, metrics))
             interrupts.check(KEPT)
-        return scores.summarise(scored)
+        return scores.summarise(scored, metrics)
 
 
 def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:

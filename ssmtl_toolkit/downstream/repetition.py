@@ -31,6 +31,10 @@ from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.text import shortened
+
+_SHOWN = 5  # lines about metrics that failed
 
 Arm = Literal["pretrained", "scratch"]
 
@@ -44,7 +48,7 @@ class Repetitions:
         pretrained: what the arm `pretrained` starts from.
         truth: the targets of all slices in the store; None: the slices themselves.
         unlabelled: what --semi learns from.
-        surface: whether metrics that need MONAI are computed.
+        metrics: what test scans are scored by.
     """
 
     config: ResolvedFinetune
@@ -56,7 +60,7 @@ class Repetitions:
     truth: Tensor | None
     unlabelled: Unlabelled | None
     fabric: Fabric
-    surface: bool
+    metrics: tuple[MetricSpec, ...]
     progress: Progress
 
     @property
@@ -107,9 +111,12 @@ class Repetitions:
             self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
             predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
-            scores = material.targets.assess(predictor, material.test, self.surface, config.tolerance)
+            scores = material.targets.assess(predictor, material.test, self.metrics)
+            for line in shortened(scores.get("not_scored", ()), _SHOWN, f", all in {folder / SCORES}"):
+                self.progress.note(line)
             training = {**trained, "seconds": time.perf_counter() - started}
-            write_json(folder / SCORES, {**scores, "training": training})
+            metrics = [metric.full() for metric in self.metrics]
+            write_json(folder / SCORES, {"metrics": metrics, **scores, "training": training})
         keeper.finish()
 
     def _start(self, arm: Arm, seed: int) -> Downstream:

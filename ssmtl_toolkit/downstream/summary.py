@@ -9,7 +9,6 @@ from typing import Any
 from ssmtl_toolkit.downstream import convergence
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.evaluation import statistics
-from ssmtl_toolkit.evaluation.metrics import metrics_of
 from ssmtl_toolkit.runtime.folder import SCORES
 
 
@@ -19,8 +18,7 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         arm: [json.loads((done.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in done.seeds]
         for arm in done.arms
     }
-    targets = done.material.targets
-    metrics = metrics_of(targets.output, done.surface)
+    targets, metrics = done.material.targets, done.metrics
     summary: dict[str, Any] = {
         "run": str(done.folder),
         "head": str(done.model_spec.head),
@@ -32,6 +30,7 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         "scans": _scans(done),
         "training": {arm: [repetition["training"] for repetition in scores[arm]] for arm in scores},
         "remarks": [f"{arm}: {text}" for arm in scores if (text := _convergence(scores[arm], done.config.steps))],
+        "metrics": [metric.full() for metric in metrics],
         "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],
@@ -41,6 +40,9 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
             arm: {"models": tested["models"], **statistics.summary_of([tested["scores"]], metrics)}
             for arm, tested in together.items()
         }
+    failures = [line for arm in scores.values() for repetition in arm for line in repetition.get("not_scored", ())]
+    if failures:
+        summary["not_scored"] = list(dict.fromkeys(failures))
     if len(scores) > 1:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)

@@ -20,7 +20,7 @@ from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.runtime.device import seed_all
-from ssmtl_toolkit.specs import Output, Scan
+from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 
 KEPT = "finished repetitions are kept; continue with --resume"
 
@@ -79,7 +79,7 @@ class Targets(ABC):
         """Make the score of validation slices `rows`, the higher the better, on the network's own grid."""
 
     @abstractmethod
-    def assess(self, predictor: Predictor, test: Sequence[Scan], surface: bool, tolerance: float) -> dict[str, Any]:
+    def assess(self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
         """Score whole test scans, as the command that evaluates predictions would."""
 
     def absent(self, slices: Slices, contents: Mapping[str, SliceContents]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,12 @@ from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.labels import label_values
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.evaluation.metrics import monai_metrics
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
-from ssmtl_toolkit.evaluation.scores import ScanScores, check_monai, has_monai, score_scan, summarise
+from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers
+from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import printable, shortened
 
 _SHOWN = 10
@@ -38,7 +38,8 @@ class Evaluated:
         pred: the predictions, a file or a folder.
         label: the labels, the same.
         labels: what the values in the files mean.
-        surface: whether HD95 and surface Dice were computed.
+        metrics: what the predictions were scored by.
+        surface: whether HD95 and surface Dice are among them.
         tolerance: mm, of surface Dice.
         scans: the scores of each pair.
         unpaired_predictions: the names of predictions without a label.
@@ -49,6 +50,7 @@ class Evaluated:
     pred: Path
     label: Path
     labels: Classes
+    metrics: tuple[MetricSpec, ...]
     surface: bool
     tolerance: float
     scans: tuple[ScanScores, ...]
@@ -65,7 +67,8 @@ class Evaluated:
             "class_values": self.labels.to_json(),
             "surface": self.surface,
             "tolerance_mm": self.tolerance,
-            **summarise(self.scans),
+            "metrics": [metric.full() for metric in self.metrics],
+            **summarise(self.scans, self.metrics),
             "unpaired": {"predictions": len(self.unpaired_predictions), "labels": len(self.unpaired_labels)},
             "notes": list(self.notes),
         }
@@ -103,22 +106,20 @@ def evaluate(
         progress: is notified of what happens, to show it.
 
     Raises:
-        UsageError: options are wrong, or `surface` is requested without MONAI.
+        UsageError: options are wrong, or a metric is requested whose packages (MONAI) are not installed.
         DataError: naming the file or folder that cannot be used, and why.
     """
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     config, progress = config or EvaluateConfig.of(options), progress or Progress()
-    if config.surface:
-        check_monai(f"{monai_metrics('labels')} (--surface)")
-    surface = has_monai() if config.surface is None else config.surface
+    metrics = config.chosen_metrics("labels")
     readers, pred, label = installed_readers(), Path(pred), Path(label)
     pairing = pair_files(pred, label, readers)
     notes = pairing.notes()
-    if config.surface is None and not surface:
-        notes.append(f"no {monai_metrics('labels')} without MONAI: pip install 'ssmtl-toolkit[metrics]'")
+    if omitted := config.omitted("labels"):
+        notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config.classes, config.ignore_value, readers)
-    scans, odd = _score(pairing, _Judge(labels, readers, surface, config.tolerance, config.ignore_affine), progress)
+    scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config.ignore_affine), progress)
     notes += [*odd, *origin]
     for note in shortened(notes, _SHOWN, " such notes"):
         progress.note(note)
@@ -126,25 +127,31 @@ def evaluate(
         pred,
         label,
         labels,
-        surface,
-        config.tolerance,
-        tuple(scans),
+        metrics,
+        surface={"hd95", "surface_dice"} <= {metric.name for metric in metrics},
+        tolerance=_tolerance(metrics, config.tolerance),
+        scans=tuple(scans),
         unpaired_predictions=pairing.predictions,
         unpaired_labels=pairing.labels,
         notes=tuple(notes),
     )
 
 
-def _score(pairing: Pairing, judge: _Judge, progress: Progress) -> tuple[list[ScanScores], list[str]]:
+def _tolerance(metrics: Iterable[MetricSpec], default: float) -> float:
+    """That of surface Dice, which may be named with another one than --tolerance."""
+    return next((float(getattr(m, "tolerance", default)) for m in metrics if m.name == "surface_dice"), default)
+
+
+def _score(pairing: Pairing, scorer: _Scorer, progress: Progress) -> tuple[list[ScanScores], list[str]]:
     """The scores of all pairs, and what is worth a note about them."""
     scans: list[ScanScores] = []
     notes: list[str] = []
     progress.preparing(len(pairing.pairs))
     with interrupts:
         for pair in pairing.pairs:
-            scan, odd = judge.score(pair)
+            scan, odd = scorer.score(pair)
             scans.append(scan)
-            notes += odd
+            notes += [*odd, *scan.failures]
             progress.prepared(pair.name)
             interrupts.check("nothing was written")
     progress.done()
@@ -193,13 +200,12 @@ def _saved_classes(file: Path) -> Classes | None:
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Scorer:
     """Scores pairs of files."""
 
     classes: Classes
     readers: Readers
-    surface: bool
-    tolerance: float
+    metrics: Sequence[MetricSpec]
     ignore_affine: bool
 
     def score(self, pair: Pair) -> tuple[ScanScores, list[str]]:
@@ -217,6 +223,5 @@ class _Judge:
         # a prediction has no "not annotated"
         predicted, _ = replace(self.classes, ignore=None).to_index(label_values(pred, ours), ours)
         odd = [f"{theirs}: {note}" for note in label.notes] + [f"{ours}: {note}" for note in pred.notes]
-        names, spacing = self.classes.names, label.spacing
-        scores = score_scan(pair.name, predicted, truth, names, spacing, self.surface, self.tolerance)
+        scores = score_scan(pair.name, predicted, truth, self.classes.names, label.spacing, self.metrics)
         return scores, [*odd, f"{ours}: {moved}"] if moved else odd

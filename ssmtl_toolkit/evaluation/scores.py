@@ -1,12 +1,11 @@
-"""Scores of label maps: IoU, Dice, HD95, surface Dice, and their summaries; no network and no torch is needed."""
+"""Scores of label maps, class by class, and their summaries; no network and no torch is needed."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
 from ssmtl_toolkit.data.classes import IGNORE
-from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.evaluation.metrics import Metric, metrics_of
+from ssmtl_toolkit.engine.metric import Box, Comparison, Counts, Masks, PooledComparison
+from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import defined, spread
+from ssmtl_toolkit.registry import OURS, registry
+from ssmtl_toolkit.specs import MetricSpec
 
 RULE = (
     "A class that is absent from truth and prediction of a scan has no score there: it is counted as undefined and is "
@@ -25,6 +26,9 @@ RULE = (
     "annotated are in no count, and are background for HD95 and surface Dice."
 )
 """The one rule for empty classes."""
+
+_OTHERS = " Of a penalised class, other metrics give what they define."
+_FIRST = {"iou", "dice"}  # in the files of scores they come before `penalised`, and without a count of it
 
 _PIECE = 1 << 22  # voxels counted at once
 
@@ -41,7 +45,8 @@ class ScanScores:
         name: the scan.
         classes: their names, without background.
         tp, fp, fn: voxels of each class.
-        values: of each metric that was computed, by its key in `metrics.METRICS`.
+        values: of each metric, by its name.
+        failures: metrics that failed, a line each.
     """
 
     name: str
@@ -50,37 +55,21 @@ class ScanScores:
     fp: tuple[int, ...]
     fn: tuple[int, ...]
     values: Mapping[str, Values]
+    failures: tuple[str, ...] = ()
 
     @property
     def penalised(self) -> tuple[bool, ...]:
         """For each class, whether it is in only one of truth and prediction."""
-        counts = zip(self.tp, self.fp, self.fn, strict=True)
-        return tuple(tp == 0 and (fp > 0) != (fn > 0) for tp, fp, fn in counts)
+        return tuple(Counts(*numbers).penalised for numbers in zip(self.tp, self.fp, self.fn, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Write as plain dicts: for each class its counts and scores."""
-        always = {metric.key for metric in metrics_of("labels", surface=False)}
         columns: dict[str, Sequence[Any]] = {"tp": self.tp, "fp": self.fp, "fn": self.fn}
-        columns |= {key: values for key, values in self.values.items() if key in always}
+        columns |= {key: values for key, values in self.values.items() if key in _FIRST}
         columns |= {"penalised": self.penalised}
-        columns |= {key: values for key, values in self.values.items() if key not in always}
+        columns |= {key: values for key, values in self.values.items() if key not in _FIRST}
         classes = {name: {k: v[i] for k, v in columns.items()} for i, name in enumerate(self.classes)}
         return {"name": self.name, "classes": classes}
-
-
-def has_monai() -> bool:
-    """Tell whether HD95, surface Dice and SSIM can be computed."""
-    return find_spec("monai") is not None
-
-
-def check_monai(what: str) -> None:
-    """Refuse `what` (a plural) if MONAI is not installed.
-
-    Raises:
-        UsageError: naming the extra to install.
-    """
-    if not has_monai():
-        raise UsageError(f"{what} need MONAI, which is not installed: pip install 'ssmtl-toolkit[metrics]'")
 
 
 def score_scan(
@@ -89,8 +78,7 @@ def score_scan(
     truth: NDArray[np.uint8],
     classes: Sequence[str],
     spacing: Sequence[float],
-    surface: bool,
-    tolerance: float = 1.0,
+    metrics: Sequence[MetricSpec],
 ) -> ScanScores:
     """Compare the class indices of one scan, (I, J, K) both, `IGNORE` in `truth` where nobody annotated.
 
@@ -100,23 +88,73 @@ def score_scan(
         truth: the same, and `IGNORE`.
         classes: the names of index 1 and up.
         spacing: mm between voxels along the three axes.
-        surface: compute HD95 (95th percentile of the distances from surface voxel to nearest surface voxel, the
-            larger of both ways) and surface Dice (Nikolov et al. 2018, arXiv:1809.04430; surface voxels are counted),
-            with MONAI's functions.
-        tolerance: mm, the distance up to which surface Dice takes a surface voxel as right.
-
-    Raises:
-        UsageError: `surface` without MONAI.
+        metrics: what to score by.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"{name}: the prediction has shape {predicted.shape}, the truth {truth.shape}")
-    counts = count(predicted, truth, len(classes))
-    tp, fp, fn = (tuple(row) for row in counts.tolist())
-    iou, dice = overlap(counts)
-    scores = ScanScores(name, tuple(classes), tp, fp, fn, {"iou": iou, "dice": dice})
-    if not surface:
-        return scores
-    return replace(scores, values={**scores.values, **_surface_scores(scores, predicted, truth, spacing, tolerance)})
+    tp, fp, fn = (tuple(row) for row in count(predicted, truth, len(classes)).tolist())
+    maps, judge = _Maps(predicted, truth), Judge(metrics, name)
+    rows = []
+    for i, counts in enumerate(map(Counts, tp, fp, fn)):
+        nothing = dict.fromkeys((metric.name for metric in metrics), None)
+        compared = _ClassComparison(maps, i, counts, spacing)  # forgotten with all its masks before the next class
+        rows.append(nothing if counts.absent else judge.scores(compared, f"class {classes[i]!r}"))
+    values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
+    return ScanScores(name, tuple(classes), tp, fp, fn, values, tuple(judge.failures))
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The class indices of one scan."""
+
+    predicted: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+
+    @cached_property
+    def annotated(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Prediction and truth, background where nobody annotated."""
+        ignored = self.truth == IGNORE
+        if not ignored.any():
+            return self.predicted, self.truth
+        return np.where(ignored, np.uint8(0), self.predicted), np.where(ignored, np.uint8(0), self.truth)
+
+    @cached_property
+    def boxes(self) -> list[list[Box | None]]:
+        """The box of each class in the prediction, and in the truth."""
+        return [list(find_objects(array)) for array in self.annotated]
+
+
+class _ClassComparison(Comparison):
+    """One class of a scan; its masks are made when a metric asks for them."""
+
+    def __init__(self, maps: _Maps, number: int, counts: Counts, spacing: Sequence[float]) -> None:
+        super().__init__(maps.predicted, maps.truth, spacing)
+        self._maps, self._number = maps, number
+        self.counts = counts
+
+    @cached_property
+    def predicted(self) -> NDArray[Any]:
+        return np.equal(self._maps.annotated[0], self._number + 1)
+
+    @cached_property
+    def truth(self) -> NDArray[Any]:
+        return np.equal(self._maps.annotated[1], self._number + 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._maps.truth.shape
+
+    @cached_property
+    def box(self) -> Box:
+        # found for all classes at once, while `Comparison` would search two masks of the whole scan
+        known = [boxes[self._number] for boxes in self._maps.boxes if self._number < len(boxes)]
+        corners = zip(*(box for box in known if box), strict=True)
+        return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in corners)
+
+    @cached_property
+    def cropped(self) -> Masks:
+        predicted, truth = (array[self.box] == self._number + 1 for array in self._maps.annotated)
+        return predicted, truth
 
 
 def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -135,94 +173,64 @@ def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) 
     return np.stack([tp, square.sum(axis=0) - tp, square.sum(axis=1) - tp])[:, 1:]
 
 
-def overlap(counts: NDArray[np.int64]) -> tuple[Values, Values]:
-    """Return IoU and Dice of counts (3, classes); None for a class that is neither present nor predicted."""
-    tp, fp, fn = counts
-    return _ratios(tp, tp + fp + fn), _ratios(2 * tp, 2 * tp + fp + fn)
-
-
-def _ratios(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> Values:
-    return tuple(int(part) / int(whole) if whole else None for part, whole in zip(parts, wholes, strict=True))
-
-
-def _surface_scores(
-    scores: ScanScores,
-    predicted: NDArray[np.uint8],
-    truth: NDArray[np.uint8],
-    spacing: Sequence[float],
-    tolerance: float,
-) -> dict[str, Values]:
-    """HD95 and surface Dice of each class; MONAI is asked only for classes that are in both."""
-    check_monai("surface scores")
-    ignored = truth == IGNORE
-    if ignored.any():
-        predicted, truth = np.where(ignored, np.uint8(0), predicted), np.where(ignored, np.uint8(0), truth)
-    diagonal = math.hypot(*((n - 1) * mm for n, mm in zip(truth.shape, spacing, strict=True)))
-    boxes = [find_objects(a, len(scores.classes)) for a in (predicted, truth)]
-    pairs: list[tuple[float | None, float | None]] = []
-    for i, penalised in enumerate(scores.penalised):
-        ours, theirs = (slices[i] for slices in boxes)
-        if ours is None or theirs is None:
-            pairs.append((diagonal, 0.0) if penalised else (None, None))
-            continue
-        # What lies outside of both is no surface, and MONAI takes what lies outside of the array as background.
-        box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(ours, theirs, strict=True))
-        pairs.append(_distances(predicted[box] == i + 1, truth[box] == i + 1, spacing, tolerance))
-    return {"hd95": tuple(hd95 for hd95, _ in pairs), "surface_dice": tuple(dice for _, dice in pairs)}
-
-
-def _distances(
-    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Sequence[float], tolerance: float
-) -> tuple[float, float]:
-    """HD95 and surface Dice of two masks, neither of them empty, as `monai.metrics` defines them.
-
-    `compute_hausdorff_distance` and `compute_surface_dice` would find the same distances twice.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MONAI's own imports
-        from monai.metrics.utils import get_mask_edges, get_surface_distance
-    distances: Any = get_surface_distance
-    ours, theirs = get_mask_edges(predicted, truth, crop=False)
-    both = [distances(ours, theirs, spacing=list(spacing)), distances(theirs, ours, spacing=list(spacing))]
-    near = np.concatenate(both) <= tolerance
-    return max(float(np.quantile(one_way, 0.95)) for one_way in both), float(near.mean())
-
-
-def summarise(scans: Sequence[ScanScores]) -> dict[str, Any]:
+def summarise(scans: Sequence[ScanScores], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
     """Sum up the scores of scans with the same classes, ready for JSON.
 
-    For each class: `iou` and `dice_pooled` over all annotated voxels of all scans (the paper's IoU), and the spread
-    over scans of IoU, Dice and, if they were computed, HD95 (mm) and surface Dice. `mean` is over the classes;
-    its `iou` is the paper's mIoU, its others are means of the classes' means. A class that is nowhere, neither in truth
-    nor predicted, has no score, is in no mean and is counted in `undefined_classes`.
+    For each class: the pooled metrics (IoU, the paper's) and `dice_pooled` over all annotated voxels of all scans, and
+    the spread over scans of every metric. `mean` is over the classes; its `iou` is the paper's mIoU, its others are
+    means of the classes' means. A class that is nowhere, neither in truth nor predicted, has no score, is in no mean
+    and is counted in `undefined_classes`. `not_scored`: where metrics failed, if they did.
     """
     names = scans[0].classes
     if any(scan.classes != names for scan in scans):
         raise ValueError("the scans have different classes")
-    metrics = [m for m in metrics_of("labels") if all(m.key in scan.values for scan in scans)]
-    pooled = np.array([[scan.tp, scan.fp, scan.fn] for scan in scans], dtype=np.int64).sum(axis=0)
-    iou, dice = overlap(pooled)
+    together = np.array([[scan.tp, scan.fp, scan.fn] for scan in scans], dtype=np.int64).sum(axis=0)
+    pooled, judge = [Counts(*numbers) for numbers in together.T.tolist()], Judge(_pooled(metrics), "all scans")
     classes = {
-        name: {"iou": iou[i], "dice_pooled": dice[i], **_over_scans(scans, i, metrics)} for i, name in enumerate(names)
+        name: {**_over_voxels(counts, judge, name), "dice_pooled": counts.dice, **_over_scans(scans, i, metrics)}
+        for i, (name, counts) in enumerate(zip(names, pooled, strict=True))
     }
-    means = {m.key: _mean(values[m.key]["mean"] for values in classes.values()) for m in metrics if not m.pooled}
+    means = {metric.name: _mean(_of_class(values[metric.name]) for values in classes.values()) for metric in metrics}
+    failures = [*(line for scan in scans for line in scan.failures), *judge.failures]
     return {
         "classes": classes,
-        "mean": {"iou": _mean(iou)} | means,
-        "undefined_classes": iou.count(None),
+        "mean": means,
+        "undefined_classes": sum(counts.absent for counts in pooled),
         "scans": [scan.to_json() for scan in scans],
-        "rule": RULE,
+        "rule": RULE + ("" if all(map(_is_bundled, metrics)) else _OTHERS),
+        **({"not_scored": failures} if failures else {}),
     }
 
 
-def _over_scans(scans: Sequence[ScanScores], i: int, metrics: Iterable[Metric]) -> dict[str, Any]:
+def _pooled(metrics: Iterable[MetricSpec]) -> list[MetricSpec]:
+    return [metric for metric in metrics if metric.pooled]
+
+
+def _is_bundled(metric: MetricSpec) -> bool:
+    return bool(registry().origin(metric)["distribution"] == OURS)
+
+
+def _over_voxels(counts: Counts, judge: Judge, name: str) -> Mapping[str, float | None]:
+    """The pooled metrics of one class."""
+    if counts.absent:
+        return dict.fromkeys((metric.name for metric in judge.metrics), None)
+    return judge.scores(PooledComparison(counts), f"class {name!r}")
+
+
+def _of_class(value: Any) -> float | None:
+    """A class's value: pooled, or its mean over scans."""
+    number: float | None = value["mean"] if isinstance(value, dict) else value
+    return number
+
+
+def _over_scans(scans: Sequence[ScanScores], i: int, metrics: Iterable[MetricSpec]) -> dict[str, Any]:
     """What the summary says of class number `i` over scans."""
     summaries = {}
     for metric in metrics:
-        key = f"{metric.key}_per_scan" if metric.pooled else metric.key
-        values = [scan.values[metric.key][i] for scan in scans]
+        key = f"{metric.name}_per_scan" if metric.pooled else metric.name
+        values = [scan.values[metric.name][i] for scan in scans]
         summaries[key] = {**spread(values), "mean": _mean(values), "undefined": len(values) - len(defined(values))}
-        if metric.needs_monai:
+        if metric.name not in _FIRST:
             summaries[key]["penalised"] = sum(scan.penalised[i] for scan in scans)
     return summaries
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ssmtl_toolkit.evaluation.metrics import Metric
+from ssmtl_toolkit.evaluation import formatting
+from ssmtl_toolkit.specs import MetricSpec
 
 Numbers = Sequence[float | None]
 
 LEAST_REPETITIONS = 4
 """Fewer repetitions give no interval: Student's t over two or three says nothing (IoU -1.9 to 2.0)."""
+ENOUGH_REPETITIONS = 5
+"""How many are recommended to someone who has too few."""
 LEAST_PATIENTS = 8
 """Fewer test patients give no interval: a bootstrap over a handful is too narrow and looks significant."""
 
@@ -88,9 +91,9 @@ def _bootstrap(values: Sequence[float]) -> list[float] | None:
     return [float(interval.low), float(interval.high)]
 
 
-def summary_of(repetitions: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
+def summary_of(repetitions: Sequence[Mapping[str, Any]], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
     """Mean and deviation over repetitions: of the mean over classes, and of each class."""
-    keys = [metric.key for metric in metrics]
+    keys = [metric.name for metric in metrics]
     summary: dict[str, Any] = {key: series([scores["mean"][key] for scores in repetitions]) for key in keys}
     if "classes" in repetitions[0]:
         summary["classes"] = {
@@ -110,20 +113,40 @@ def _class_value(value: Any) -> float | None:
 
 
 def difference_of(
-    repetitions: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[Metric], patients: Mapping[str, str]
+    repetitions: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[MetricSpec], patients: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Pretrained minus scratch: over repetitions for every metric, and over test patients for the one of each scan."""
+    """Pretrained minus scratch: over repetitions for every metric, over test patients for the one of each scan; and a
+    `verdict` in words by the first metric."""
     ours, theirs = repetitions["pretrained"], repetitions["scratch"]
+    keys = [metric.name for metric in metrics]
     difference: dict[str, Any] = {
         key: paired([scores["mean"][key] for scores in ours], [scores["mean"][key] for scores in theirs])
-        for key in (metric.key for metric in metrics)
+        for key in keys
     }
-    per_scan = next(metric.key for metric in metrics if not metric.pooled)
+    per_scan = next(metric.name for metric in metrics if not metric.pooled)
     difference[per_scan]["over_patients"] = over_patients(
         [_by_patient(scores, per_scan, patients) for scores in ours],
         [_by_patient(scores, per_scan, patients) for scores in theirs],
     )
-    return difference
+    return {**difference, "verdict": verdict(difference[keys[0]], metrics[0])}
+
+
+def verdict(difference: Mapping[str, Any], metric: MetricSpec) -> str:
+    """Say in a line whether pre-training helped, by what `paired` returns of the first metric."""
+    if difference["ci95"] is None:
+        return f"too few repetitions to tell ({_too_few(difference['n'], len(difference['values']))})"
+    low, high = difference["ci95"] if metric.higher_is_better else [-end for end in reversed(difference["ci95"])]
+    said = "pre-training helped" if low > 0 else "pre-training harmed" if high < 0 else "no difference can be told"
+    mean = formatting.number(metric, difference["mean"], sign=True)
+    name = formatting.mean_heading(metric)
+    return f"{said}: {name} {mean} (95 % {formatting.interval(metric, difference['ci95'])})"
+
+
+def _too_few(scored: int, total: int) -> str:
+    """How many repetitions have a score, and what to do if there are not enough of them."""
+    if total < LEAST_REPETITIONS:
+        return f"{total}; --seeds {ENOUGH_REPETITIONS} gives an interval"
+    return f"{scored} of {total} have a score"
 
 
 def _by_patient(scores: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from ssmtl_toolkit.evaluation.metrics import METRICS
+from ssmtl_toolkit.evaluation import formatting
 
 
 def figure(summary: Mapping[str, Any]) -> str:
@@ -30,7 +30,8 @@ def figure(summary: Mapping[str, Any]) -> str:
         over = rows[0]["gain"] and next(row for row in summary["rows"] if row["id"] == rows[0]["gain"]["over"])
         if over and over["columns"][mean]["mean"] is not None:
             axes.axhline(over["columns"][mean]["mean"], ls="--", color="gray", label=over["name"])
-    score = f"{METRICS[summary['metric']].mean_heading} on test scans"
+    (metric,) = formatting.read_metrics([summary["metric"]])
+    score = f"{formatting.mean_heading(metric)} on test scans"
     axes.set(xlabel="epochs of pre-training", ylabel=score, title=summary["title"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.evaluation import statistics
-from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better, metrics_of
+from ssmtl_toolkit.evaluation import formatting, statistics
+from ssmtl_toolkit.evaluation.formatting import difference, interval, number, spread
 from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
 from ssmtl_toolkit.experiments.figure import figure
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import MetricSpec
 
 HOW = (
     "Ours: mean ± standard deviation over repetitions of the fine-tuning, each with training slices of its own, which "
@@ -57,8 +60,9 @@ def compare(
         "data": str(resolved.dataset),
         "comparable": not because,
         "not_comparable_because": because,
-        "metric": metric.key,
-        "mean": metric.mean,
+        "metric": metric.name,
+        "mean": formatting.mean_title(metric),
+        "metrics": _used(results[job.id]["finetune"] for job in resolved.jobs),
         "columns": [*ours, *(column for column in published if column not in ours)],
         "rows": rows,
         "how": HOW,
@@ -70,9 +74,15 @@ def _is_scratch_of(scratch: Job, job: Job) -> bool:
     return ours == theirs and scratch.pretrain is None and job.pretrain is not None
 
 
-def _metric(job: Job) -> Metric:
+def _metric(job: Job) -> MetricSpec:
     """The metric that rows are compared by."""
-    return metrics_of(job.output)[0]
+    return registry().resolve(MetricSpec, DEFAULTS[job.output][0])
+
+
+def _used(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics of all fine-tunings, as texts, each name once."""
+    texts = [text for tuned in summaries for text in tuned.get("metrics", ())]
+    return list({text.partition(":")[0]: text for text in reversed(texts)}.values())[::-1]
 
 
 def _row(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,22 +98,22 @@ def _row(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": job.snapshot,
         "published": dict(job.published),
         "columns": {},
-        "metric": metric.key,
+        "metric": metric.name,
     }
     if status != "done":
         return row
     arm = "scratch" if job.pretrain is None else "pretrained"
     scores, seeds = tuned["arms"][arm], job.finetune.seeds
-    values = {label: scored[metric.key]["values"] for label, scored in scores.get("classes", {}).items()}
-    values[metric.mean] = scores[metric.key]["values"]
+    values = {label: scored[metric.name]["values"] for label, scored in scores.get("classes", {}).items()}
+    values[formatting.mean_title(metric)] = scores[metric.name]["values"]
     columns = {column: statistics.series(numbers[:seeds]) for column, numbers in values.items()}
     for column, entry in columns.items():
         known, mean = job.published.get(column), entry["mean"]
         entry |= {"published": known, "difference": None if known is None or mean is None else mean - known}
     return row | {
         "columns": columns,
-        "also": {key: statistics.series(scores[key]["values"][:seeds]) for key in _others(metric) if key in scores},
-        "input": scores.get("noisy", {}).get(metric.key),
+        "also": {name: statistics.series(scores[name]["values"][:seeds]) for name in _others(metric, scores)},
+        "input": scores.get("noisy", {}).get(metric.name),
         "ensemble": _ensemble(tuned, arm, metric) if len(tuned["seeds"]) == seeds else None,
         "test_scans": tuned["scans"]["test"],
         "training_slices": tuned["training_slices"][:seeds],
@@ -112,80 +122,90 @@ def _row(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ensemble(tuned: Mapping[str, Any], arm: str, metric: Metric) -> dict[str, Any] | None:
+def _ensemble(tuned: Mapping[str, Any], arm: str, metric: MetricSpec) -> dict[str, Any] | None:
     """The scores of the models of all repetitions together: by column as in the row, and by the other metrics."""
     scores = tuned.get("ensemble", {}).get(arm)
     if scores is None:
         return None
-    columns = {label: scored[metric.key]["mean"] for label, scored in scores.get("classes", {}).items()}
-    columns[metric.mean] = scores[metric.key]["mean"]
-    also = {key: scores[key]["mean"] for key in _others(metric) if key in scores}
+    columns = {label: scored[metric.name]["mean"] for label, scored in scores.get("classes", {}).items()}
+    columns[formatting.mean_title(metric)] = scores[metric.name]["mean"]
+    also = {name: scores[name]["mean"] for name in _others(metric, scores)}
     return {"models": len(scores["models"]), "columns": columns, "also": also}
 
 
-def _others(metric: Metric) -> list[str]:
-    """The keys of the metrics that are shown beside the one that rows are compared by."""
-    return [other.key for other in metrics_of(metric.output) if other is not metric]
+def _others(metric: MetricSpec, scores: Mapping[str, Any]) -> list[str]:
+    """The names of the metrics that are shown beside the one that rows are compared by."""
+    return [name for name in scores if name not in {metric.name, "classes", "noisy", "models"}]
 
 
 def _gain(row: Mapping[str, Any], scratch: Mapping[str, Any]) -> dict[str, Any] | None:
     if not (row["columns"] and scratch["columns"]):
         return None
-    mean = METRICS[row["metric"]].mean
+    metric = _compared_by(row)
+    mean = formatting.mean_title(metric)
     ours, theirs = (compared["columns"][mean]["values"] for compared in (row, scratch))
-    number = min(len(ours), len(theirs))
-    return {"over": scratch["id"], **statistics.paired(ours[:number], theirs[:number])}
+    both = min(len(ours), len(theirs))
+    gain = statistics.paired(ours[:both], theirs[:both])
+    return {"over": scratch["id"], **gain, "verdict": statistics.verdict(gain, metric)}
+
+
+def _compared_by(summary: Mapping[str, Any]) -> MetricSpec:
+    """The metric that a row, or all of them, are compared by."""
+    (metric,) = formatting.read_metrics([summary["metric"]])
+    return metric
 
 
 def headings(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Column headings of the table of means and of that by class."""
     published = "published" if summary["comparable"] else "published*"
-    metric = METRICS[summary["metric"]]
-    also = [other.heading for other in _also(summary)]
+    metric = _compared_by(summary)
+    also = map(formatting.heading, _also(summary))
     has = any(row["published"] for row in summary["rows"])
     compared = [published, "difference"] if has else []
-    first = ["", metric.mean_heading, *compared, "gain over scratch", "95 % interval", *also]
-    classes = [column for column in summary["columns"] if column != metric.mean]
+    first = ["", formatting.mean_heading(metric), *compared, "gain over scratch", "95 % interval", *also]
+    classes = [column for column in summary["columns"] if column != formatting.mean_title(metric)]
     return first, ["", *(classes if len(classes) > 1 else [])]
 
 
-def _also(summary: Mapping[str, Any]) -> list[Metric]:
+def _also(summary: Mapping[str, Any]) -> list[MetricSpec]:
     """The other metrics that some row has."""
-    keys = {key for row in summary["rows"] for key in row.get("also", ())}
-    return [METRICS[key] for key in _others(METRICS[summary["metric"]]) if key in keys]
+    names = {name for row in summary["rows"] for name in row.get("also", ())}
+    return [metric for metric in formatting.read_metrics(summary["metrics"]) if metric.name in names]
 
 
 def lines(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
     """The cells of both tables, row by row."""
-    metric, others = METRICS[summary["metric"]], _also(summary)
+    metric, others = _compared_by(summary), _also(summary)
     has = any(row["published"] for row in summary["rows"])
+    mean = formatting.mean_title(metric)
     first, second = [], []
     for row in summary["rows"]:
-        score, gain = row["columns"].get(metric.mean), row.get("gain")
-        known = row["published"].get(metric.mean)
-        cells = [row["name"], metric.spread(score) if score else row["status"]]
+        score, gain = row["columns"].get(mean), row.get("gain")
+        known = row["published"].get(mean)
+        cells = [row["name"], spread(metric, score) if score else row["status"]]
         if has:
-            cells += [metric.number(known), metric.number(score["difference"] if score else None, sign=True)]
-        cells += [metric.difference(gain), metric.interval(gain["ci95"])] if gain else ["", ""]
-        first.append([*cells, *(other.spread(row["also"][other.key]) if "also" in row else "" for other in others)])
+            cells += [number(metric, known), number(metric, score["difference"] if score else None, sign=True)]
+        cells += [difference(metric, gain), interval(metric, gain["ci95"])] if gain else ["", ""]
+        also = row.get("also", {})
+        first.append([*cells, *(spread(other, also[other.name]) if other.name in also else "" for other in others)])
         by_class = []
         for column in headings(summary)[1][1:]:
             known = row["published"].get(column)
-            shown = metric.spread(row["columns"][column]) if column in row["columns"] else metric.number(None)
-            by_class.append(shown if known is None else f"{shown} ({metric.number(known)})")
+            shown = spread(metric, row["columns"][column]) if column in row["columns"] else number(metric, None)
+            by_class.append(shown if known is None else f"{shown} ({number(metric, known)})")
         second.append([row["name"], *by_class])
     return first, second
 
 
 def ensembles(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the table of ensembles; no cells if no row has one."""
-    metric, others = METRICS[summary["metric"]], _also(summary)
-    heads = ["ensemble", "models", metric.mean_heading, *(other.heading for other in others)]
+    metric, others = _compared_by(summary), _also(summary)
+    heads = ["ensemble", "models", formatting.mean_heading(metric), *map(formatting.heading, others)]
     cells = []
     for row in summary["rows"]:
         if scores := row.get("ensemble"):
-            numbers = [metric.number(scores["columns"][metric.mean])]
-            numbers += [other.number(scores["also"].get(other.key)) for other in others]
+            numbers = [number(metric, scores["columns"][formatting.mean_title(metric)])]
+            numbers += [number(other, scores["also"].get(other.name)) for other in others]
             cells.append([row["name"], str(scores["models"]), *numbers])
     return heads, cells
 
@@ -198,13 +218,22 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         texts.insert(0, f"* Published values are NOT COMPARABLE with ours here: {because}.")
     noisy = next((row["input"] for row in summary["rows"] if row.get("input") is not None), None)
     if noisy is not None:
-        metric = METRICS[summary["metric"]]
-        texts.append(f"The noisy input itself has a {metric.name} of {metric.number(noisy)} {metric.unit}.")
+        metric = _compared_by(summary)
+        texts.append(
+            f"The noisy input itself has a {formatting.title(metric)} of {number(metric, noisy)} {metric.unit}."
+        )
     if ensembles(summary)[1]:
         texts.append(ENSEMBLE)
-    texts += lower_is_better(_also(summary))
+    texts += [*formatting.lower_is_better(_also(summary)), *formatting.remarks(_also(summary)), *_verdicts(summary)]
     texts += [f"{row['name']}: failed: {row['reason']}" for row in summary["rows"] if row["status"] == "failed"]
     return texts
+
+
+def _verdicts(summary: Mapping[str, Any]) -> list[str]:
+    """A verdict for each row whose gain has an interval; without one in any row, why there is none, once."""
+    gains = [(row["name"], row["gain"]) for row in summary["rows"] if row.get("gain")]
+    known = [f"{name}: {gain['verdict']}" for name, gain in gains if gain["ci95"]]
+    return known or list(dict.fromkeys(gain["verdict"] for _, gain in gains))
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -22,7 +22,9 @@ from ssmtl_toolkit.data.sampling import in_turn
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.evaluation import statistics
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.specs import MetricSpec
 
 QUICK = {"surface": False, "steps": 4, "slices_per_scan": 2, "train_scans": 2, "test_scans": 2}
 GIVEN = {k: v for k, v in QUICK.items() if k != "test_scans"}  # with a split
@@ -405,7 +407,32 @@ def test_few_repetitions_and_patients_are_told_in_words_instead_of_an_interval(t
     assert "95 %" not in done.stderr
     assert "over 2 test patients" in done.stderr
     assert "too few patients for an interval" in done.stderr
-    assert "2 repetitions give no interval; add some with --resume and --seeds 4" in done.stderr
+    assert done.stderr.splitlines()[-1] == "too few repetitions to tell (2; --seeds 5 gives an interval)"
+
+
+@pytest.mark.parametrize(
+    ("metric", "differences", "told"),
+    [
+        ("iou", [0.04, 0.05, 0.045, 0.045], "pre-training helped: mIoU +0.045 (95 % +0.039 to +0.051)"),
+        ("iou", [0.04, -0.05, 0.045, 0.01], "no difference can be told: mIoU +0.011 (95 % -0.058 to +0.081)"),
+        ("iou", [-0.04, -0.05, -0.045, -0.045], "pre-training harmed: mIoU -0.045 (95 % -0.051 to -0.039)"),
+        ("iou", [0.1, 0.1, 0.1, 0.1], "pre-training helped: mIoU +0.100 (95 % +0.100 to +0.100)"),
+        ("hd95", [-2.0, -1.0, -1.5, -1.5], "pre-training helped: HD95 (mm) -1.50 (95 % -2.15 to -0.85)"),
+        ("hd95", [2.0, 1.0, 1.5, 1.5], "pre-training harmed: HD95 (mm) +1.50 (95 % +0.85 to +2.15)"),
+        ("psnr", [0.0, 0.0, 0.0, 0.0], "no difference can be told: PSNR (dB) +0.00 (95 % +0.00 to +0.00)"),
+        ("iou", [0.1, 0.2, 0.1], "too few repetitions to tell (3; --seeds 5 gives an interval)"),
+        ("iou", [0.1, None, 0.1, 0.2], "too few repetitions to tell (3 of 4 have a score)"),
+    ],
+)
+def test_a_line_says_whether_pre_training_helped_by_the_interval_and_the_direction(metric, differences, told):
+    spec = registry().resolve(MetricSpec, metric)
+    paired = statistics.paired(differences, [0.0] * len(differences))
+    assert statistics.verdict(paired, spec) == told
+
+
+def test_the_summary_holds_the_verdict(tuned):
+    difference = summary_of(tuned)["difference"]
+    assert difference["verdict"] == "too few repetitions to tell (2; --seeds 5 gives an interval)"
 
 
 @pytest.mark.slow

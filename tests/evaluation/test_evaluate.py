@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.config import EvaluateConfig, scoring
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
@@ -317,7 +317,7 @@ def test_nothing_but_background_needs_classes_by_name(ssmtl, tmp_path):
 
 
 def test_without_monai_surface_scores_are_left_out_with_a_note_unless_asked_for(ssmtl, folders, monkeypatch):
-    monkeypatch.setattr(scores, "find_spec", lambda name: None)
+    monkeypatch.setattr(scoring, "find_spec", lambda name: None)
     found = scored(ssmtl)
     assert not found["surface"]
     assert "pip install 'ssmtl-toolkit[metrics]'" in found["notes"][0]
@@ -352,8 +352,8 @@ def test_python_gets_scores_by_class_and_by_scan_and_what_json_prints(folders):
     assert (result.unpaired_predictions, result.unpaired_labels) == ((), ("alone",))
     assert result.notes == ("1 labels have no prediction and are not scored: alone",)
     assert list(result.summary) == [
-        *("pred", "label", "class_values", "surface", "tolerance_mm", "classes", "mean", "undefined_classes", "scans"),
-        *("rule", "unpaired", "notes"),
+        *("pred", "label", "class_values", "surface", "tolerance_mm", "metrics", "classes", "mean"),
+        *("undefined_classes", "scans", "rule", "unpaired", "notes"),
     ]
 
 

@@ -1,37 +1,46 @@
 """How metrics are printed: names, units, digits, signs and which way is better."""
 
-import numpy as np
+from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.evaluation import formatting
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import MetricSpec
 
-from ssmtl_toolkit.evaluation import images, scores
-from ssmtl_toolkit.evaluation.metrics import METRICS, lower_is_better, metrics_of
+
+def of(output, **options):
+    return EvaluateConfig(**{"surface": True, **options}).chosen_metrics(output)
 
 
-def test_every_metric_of_the_table_is_computed_and_no_other():
-    one = np.ones((4, 4, 4), np.uint8)
-    for surface in (False, True):
-        found = scores.score_scan("scan", one, one, ("a",), (1, 1, 1), surface)
-        assert list(found.values) == [metric.key for metric in metrics_of("labels", surface)]
-    assert list(images.SCORES) == [metric.key for metric in metrics_of("image")]
+def metric(text):
+    return registry().resolve(MetricSpec, text)
+
+
+def test_the_default_metrics_are_the_bundled_ones_in_the_order_of_tables():
+    assert [m.name for m in of("labels")] == ["iou", "dice", "hd95", "surface_dice"]
+    assert [m.name for m in of("labels", surface=False)] == ["iou", "dice"]
+    assert [m.name for m in of("image")] == ["psnr", "ssim"]
+    assert [m.name for m in of("image", surface=False)] == ["psnr"]
 
 
 def test_values_are_printed_with_the_digits_of_their_metric_and_differences_with_a_sign():
-    iou, hd95 = METRICS["iou"], METRICS["hd95"]
-    assert (iou.number(0.53449), hd95.number(12.345678), hd95.number(None)) == ("0.534", "12.35", "-")
-    assert iou.spread({"mean": 0.5, "sd": 0.0126}) == "0.500 ± 0.013"
-    assert iou.spread({"mean": 0.5, "sd": None}) == "0.500"
-    assert iou.difference({"mean": 0.5, "sd": 0.01}) == "+0.500 ± 0.010"
-    assert hd95.difference({"mean": -1.5, "sd": None}) == "-1.50"
-    assert hd95.difference({"mean": None, "sd": None}) == "-"
-    assert (iou.interval([-0.1, 0.25]), iou.interval(None)) == ("-0.100 to +0.250", "-")
+    iou, hd95 = metric("iou"), metric("hd95")
+    numbers = (formatting.number(iou, 0.53449), formatting.number(hd95, 12.345678), formatting.number(hd95, None))
+    assert numbers == ("0.534", "12.35", "-")
+    assert formatting.spread(iou, {"mean": 0.5, "sd": 0.0126}) == "0.500 ± 0.013"
+    assert formatting.spread(iou, {"mean": 0.5, "sd": None}) == "0.500"
+    assert formatting.difference(iou, {"mean": 0.5, "sd": 0.01}) == "+0.500 ± 0.010"
+    assert formatting.difference(hd95, {"mean": -1.5, "sd": None}) == "-1.50"
+    assert formatting.difference(hd95, {"mean": None, "sd": None}) == "-"
+    assert (formatting.interval(iou, [-0.1, 0.25]), formatting.interval(iou, None)) == ("-0.100 to +0.250", "-")
 
 
 def test_headings_name_the_unit_and_a_line_below_the_table_what_is_better_when_lower():
-    assert [metric.heading for metric in METRICS.values()] == [
+    assert [formatting.heading(m) for m in (*of("labels"), *of("image"))] == [
         *("IoU", "Dice", "HD95 (mm)", "surface Dice", "PSNR (dB)", "SSIM"),
     ]
-    assert [metrics_of(output)[0].mean_heading for output in ("labels", "image")] == ["mIoU", "PSNR (dB)"]
-    assert lower_is_better(metrics_of("labels")) == ["HD95: lower is better."]
-    assert lower_is_better(metrics_of("image")) == []
+    assert [formatting.mean_heading(of(output)[0]) for output in ("labels", "image")] == ["mIoU", "PSNR (dB)"]
+    assert formatting.lower_is_better(of("labels")) == ["HD95: lower is better."]
+    assert formatting.lower_is_better(of("image")) == []
+    assert formatting.remarks(of("labels", tolerance=0.5)) == ["surface Dice: within 0.5 mm"]
 
 
 def test_the_table_of_a_fine_tuning_fits_80_columns_with_every_number_on_one_line(

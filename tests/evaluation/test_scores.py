@@ -8,13 +8,25 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from ssmtl_metrics.images import psnr, ssim
+from ssmtl_toolkit.config import EvaluateConfig, scoring
 from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
-from ssmtl_toolkit.evaluation.images import psnr, ssim
-from ssmtl_toolkit.evaluation.scores import score_scan, summarise
 
 SPACING = (0.7, 1.3, 2.5)
+
+
+def defaults(surface=True, tolerance=1.0):
+    return EvaluateConfig(surface=surface, tolerance=tolerance).chosen_metrics("labels")
+
+
+def score_scan(name, predicted, truth, classes, spacing, surface, tolerance=1.0):
+    return scores.score_scan(name, predicted, truth, classes, spacing, defaults(surface, tolerance))
+
+
+def summarise(scans):
+    return scores.summarise(scans, defaults("hd95" in scans[0].values))
 
 
 def voxels(mask):
@@ -291,15 +303,17 @@ def test_scans_with_other_classes_are_not_summed_up():
 
 
 def test_without_monai_only_what_needs_it_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(scores, "find_spec", lambda name: None)
+    monkeypatch.setattr(scoring, "find_spec", lambda name: None)
     predicted, truth = smooth_maps(0)
     assert one(predicted, truth, surface=False).values["iou"][0] is not None
-    with pytest.raises(UsageError, match=r"pip install 'ssmtl-toolkit\[metrics\]'"):
-        one(predicted, truth)
-    slices = torch.rand(2, 1, 16, 16)
-    assert len(psnr(slices, slices)) == 2
-    with pytest.raises(UsageError, match=r"pip install 'ssmtl-toolkit\[metrics\]'"):
-        ssim(slices, slices)
+    install = r"pip install 'ssmtl-toolkit\[metrics\]'"
+    with pytest.raises(UsageError, match=rf"HD95 and surface Dice \(--surface\) need MONAI, .*{install}"):
+        defaults(surface=True)
+    with pytest.raises(UsageError, match=rf"^HD95 needs MONAI, which is not installed: {install}"):
+        EvaluateConfig(metrics=("hd95",)).chosen_metrics("labels")
+    for output, kept in (("labels", ["iou", "dice"]), ("image", ["psnr"])):
+        assert [metric.name for metric in EvaluateConfig().chosen_metrics(output)] == kept
+    assert EvaluateConfig().omitted("labels") == "no HD95 and surface Dice without MONAI: " + install.replace("\\", "")
 
 
 # PSNR and SSIM

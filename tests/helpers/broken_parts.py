@@ -17,7 +17,16 @@ from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import IGNORE, Head
 from ssmtl_toolkit.engine.step import Companion, TaskOutput
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, Scan, TaskSpec
+from ssmtl_toolkit.specs import (
+    BackboneSpec,
+    BalancerSpec,
+    DatasetSpec,
+    HeadSpec,
+    MetricSpec,
+    ReaderSpec,
+    Scan,
+    TaskSpec,
+)
 
 
 class Faults(nn.Module):
@@ -255,6 +264,80 @@ class BrokenBalancerModule(Faults, Balancer):
         if self.fault == "log of nothing":
             return (total.abs()).log().sum()
         return total.sum()
+
+
+class BrokenMetric(MetricSpec):
+    """How much the edges of cubes of the same volume differ, in mm; FAULT says what is wrong."""
+
+    name = "broken_metric"
+    title = "edge"
+    unit = "mm"
+    higher_is_better = False
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def score(self, comparison):
+        counts, voxel = comparison.counts, np.prod(comparison.spacing)
+        if self.fault == "takes voxels for millimetres":
+            voxel = 1
+        if self.fault == "takes voxels for cubes":
+            voxel = comparison.spacing[0] ** 3
+        if self.fault == "in place":
+            comparison.predicted[:] = comparison.predicted[::-1].copy()
+        ours, theirs = ((size * voxel) ** (1 / 3) for size in (counts.tp + counts.fp, counts.tp + counts.fn))
+        error = float(abs(ours - theirs))
+        if counts.penalised:
+            return {"skips empty masks": None, "likes empty masks": 0.0}.get(self.fault, error)
+        if self.fault == "prefers far" and ours > 1.4 * theirs:
+            return 0.1 * error
+        wrong = {
+            "signed": ours - theirs,
+            "constant": voxel ** (1 / 3),
+            "own randomness": error * (1 + 1e-6 * random.random()),
+            "gives an array": np.array([error]),
+        }
+        return wrong.get(self.fault, error)
+
+
+class Untidy(BrokenMetric):
+    """Has more digits than a table has room for."""
+
+    name = "untidy"
+    digits = 12
+
+
+class Taken(BrokenMetric):
+    """Is called as something else in files of scores."""
+
+    name = "penalised"
+
+
+class BrokenPooledMetric(MetricSpec):
+    """The Jaccard index over all scans; FAULT says what is wrong."""
+
+    name = "broken_pooled_metric"
+    pooled = True
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def score(self, comparison):
+        if self.fault == "reads masks":
+            return float(np.mean(comparison.predicted == comparison.truth))
+        return comparison.counts.iou
+
+
+class BrokenImageMetric(MetricSpec):
+    """The mean absolute error of a slice; FAULT says what is wrong."""
+
+    name = "broken_image_metric"
+    output = "image"
+    higher_is_better = False
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def score(self, comparison):
+        error = np.abs(comparison.predicted - comparison.truth)
+        return float((error * np.linspace(0, 2, error.shape[1])[:, None] if self.fault == "rows" else error).mean())
 
 
 class BrokenReader(ReaderSpec):

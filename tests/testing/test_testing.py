@@ -11,6 +11,9 @@ from helpers.broken_parts import (
     BrokenDataset,
     BrokenHead,
     BrokenImageHead,
+    BrokenImageMetric,
+    BrokenMetric,
+    BrokenPooledMetric,
     BrokenReader,
     BrokenTask,
     Greedy,
@@ -18,6 +21,8 @@ from helpers.broken_parts import (
     Misspelt,
     Shifting,
     Silent,
+    Taken,
+    Untidy,
     folder_of_scans,
     raw_example,
 )
@@ -76,6 +81,9 @@ RUNS = {
     **COMMON,
     "a resumed run ends with the same bits": ("counts outside", "stopped after the first and resumed"),
 }
+EMPTY = "a class in only one of truth and prediction scores no better than one that is found in part"
+SHAPES = "scans and slices of any shape are scored, whatever the order of their axes"
+TWICE = "asked twice it gives the same, and leaves what it compares as it is"
 BROKEN = [
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
@@ -213,6 +221,25 @@ BROKEN = [
         }.items()
     ],
     *[
+        (BrokenMetric(fault=fault), title, told)
+        for title, fault, told in (
+            ("its score is a number or None", "gives an array", "it returned ndarray, not a number"),
+            ("no prediction scores better than the truth itself", "signed", "the truth itself scores 0.0"),
+            ("the worse a prediction, the worse its score", "prefers far", "check higher_is_better"),
+            ("the worse a prediction, the worse its score", "constant", "it tells nothing apart"),
+            (EMPTY, "skips empty masks", "a class that is missed scores None; give the worst value"),
+            (EMPTY, "likes empty masks", "a class that is missed scores 0.0, one that is found by half"),
+            (SHAPES, "takes voxels for cubes", "use the spacing of each axis"),
+            ("a score in mm doubles when voxels are twice as large", "takes voxels for millimetres", "at twice"),
+            (TWICE, "own randomness", "draw nothing at random"),
+            (TWICE, "in place", "work on a copy"),
+        )
+    ],
+    (BrokenImageMetric(fault="rows"), SHAPES, "with its axes in another order"),
+    (BrokenPooledMetric(fault="reads masks"), "over all scans together it needs nothing but counts", "`counts` only"),
+    (Untidy(), "its name, title, unit and digits fit a table", "digits is 12; give a whole number from 0 to 6"),
+    (Taken(), "its name, title, unit and digits fit a table", "files of scores call something else 'penalised'"),
+    *[
         (BrokenReader(fault=fault), title, told)
         for title, (fault, told) in {
             "it tells which paths it matches, whether they exist or not": ("opens the path", "FileNotFoundError"),
@@ -238,7 +265,7 @@ BROKEN = [
 ]
 MENDED = [
     *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenReader()),
-    BrokenDataset(root="scans"),
+    *(BrokenDataset(root="scans"), BrokenMetric(), BrokenPooledMetric(), BrokenImageMetric()),
 ]
 
 

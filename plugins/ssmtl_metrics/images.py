@@ -10,10 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmtl_toolkit.engine.metric import Comparison
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.evaluation.scores import check_monai
 
 _WINDOW = 11  # pixels, of SSIM
+
+
+def of_slice(score: Callable[[Tensor, Tensor], Tensor], comparison: Comparison) -> float | None:
+    """Score one slice by a function of clean and other slices (N, C, H, W) -> (N,); None if it is undefined."""
+    clean, other = (torch.from_numpy(image)[None] for image in (comparison.truth, comparison.predicted))
+    value = float(score(clean, other))
+    return None if math.isnan(value) else value
 
 
 def psnr(clean: Tensor, other: Tensor) -> Tensor:
@@ -40,10 +47,8 @@ def ssim(clean: Tensor, other: Tensor) -> Tensor:
     where all are.
 
     Raises:
-        UsageError: MONAI is not installed.
         DataError: the slices are smaller than the window.
     """
-    check_monai("SSIM scores")
     if min(clean.shape[-2:]) < _WINDOW:
         shape = " x ".join(map(str, clean.shape[-2:]))
         raise DataError(f"SSIM needs slices of at least {_WINDOW} x {_WINDOW} pixels, got {shape}")
@@ -71,7 +76,3 @@ def _mean_over_channels(score: Callable[[Tensor, Tensor], Tensor], clean: Tensor
 def _range(slices: Tensor) -> Tensor:
     """Largest less smallest value of each slice of (N, 1, H, W): (N,) float64."""
     return slices.double().amax((1, 2, 3)) - slices.double().amin((1, 2, 3))
-
-
-SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
-"""How each metric of images is computed, by its key: from clean and other slices (N, C, H, W) to values (N,)."""

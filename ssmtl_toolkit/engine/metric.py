@@ -1,0 +1,162 @@
+"""What a metric compares: prediction and truth of one class in one scan, or of one slice; no torch is needed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects  # type: ignore[attr-defined]
+
+Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Voxels of one class: true positives, false positives, false negatives. What nobody annotated is in none.
+
+    Attributes:
+        tp, fp, fn: the three numbers.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def absent(self) -> bool:
+        """Whether the class is in neither truth nor prediction."""
+        return not (self.tp or self.fp or self.fn)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the class is in only one of truth and prediction."""
+        return not self.tp and bool(self.fp) != bool(self.fn)
+
+    @property
+    def iou(self) -> float | None:
+        """Intersection over union; None if the class is absent."""
+        return None if self.absent else self.tp / (self.tp + self.fp + self.fn)
+
+    @property
+    def dice(self) -> float | None:
+        """Twice the intersection over the sum of both sizes; None if the class is absent."""
+        return None if self.absent else 2 * self.tp / (2 * self.tp + self.fp + self.fn)
+
+
+class Comparison:
+    """One class of a label map in one scan, or one slice of an image: what was predicted beside the truth.
+
+    What takes time is computed when it is first read, and once for all metrics. All but `predicted`, `truth` and
+    `spacing` is for label maps only. In the masks, voxels that nobody annotated are background.
+    """
+
+    def __init__(self, predicted: NDArray[Any], truth: NDArray[Any], spacing: Sequence[float] = ()) -> None:
+        """Compare two arrays of one shape.
+
+        Args:
+            predicted: a mask (I, J, K), bool; or a slice (C, H, W), float32.
+            truth: the same.
+            spacing: mm between voxels along I, J and K; empty for a slice.
+        """
+        if predicted.shape != truth.shape:
+            raise ValueError(f"the prediction has shape {predicted.shape}, the truth {truth.shape}")
+        self._predicted, self._truth = predicted, truth
+        self.spacing = tuple(spacing)
+
+    @property
+    def predicted(self) -> NDArray[Any]:
+        """The mask of the class (I, J, K), bool; or the slice (C, H, W), float32."""
+        return self._predicted
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """The same of the truth."""
+        return self._truth
+
+    @cached_property
+    def counts(self) -> Counts:
+        """True and false positives and false negatives among the annotated voxels."""
+        both = int(np.count_nonzero(self.predicted & self.truth))
+        predicted, truth = (int(np.count_nonzero(mask)) for mask in (self.predicted, self.truth))
+        return Counts(both, predicted - both, truth - both)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of both arrays."""
+        return self.truth.shape
+
+    @property
+    def diagonal(self) -> float:
+        """The largest distance in the scan, that of opposite corners, in mm."""
+        return math.hypot(*((n - 1) * mm for n, mm in zip(self.shape, self.spacing, strict=True)))
+
+    @cached_property
+    def box(self) -> Box:
+        """The smallest box that holds both masks; one of them at least must not be empty."""
+        (box,) = find_objects((self.predicted | self.truth).astype(np.uint8), 1)
+        if box is None:
+            raise ValueError("both masks are empty")
+        return tuple(box)
+
+    @cached_property
+    def cropped(self) -> Masks:
+        """Both masks, the prediction first, cut to `box`."""
+        return self.predicted[self.box], self.truth[self.box]
+
+    @cached_property
+    def surfaces(self) -> Masks:
+        """The surface voxels of both masks, the prediction's first, cut to `box`; by MONAI.
+
+        What lies outside of the scan is background: a mask that reaches its border has a surface there.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of MONAI's own imports
+            from monai.metrics.utils import get_mask_edges
+        predicted, truth = get_mask_edges(*self.cropped, crop=False)
+        return predicted, truth
+
+    @cached_property
+    def distances(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Distances in mm from each surface voxel to the nearest one of the other mask, from the prediction's first.
+
+        Raises:
+            ValueError: one of the masks is empty; ask `counts.penalised` first.
+        """
+        if self.counts.absent or self.counts.penalised:
+            raise ValueError("there is no distance to an empty mask; ask counts.penalised first")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from monai.metrics.utils import get_surface_distance
+        distances: Any = get_surface_distance
+        (ours, theirs), spacing = self.surfaces, list(self.spacing)
+        return distances(ours, theirs, spacing=spacing), distances(theirs, ours, spacing=spacing)
+
+
+class PooledComparison(Comparison):
+    """One class in all test scans together, for metrics that are `pooled`: it has `counts` and nothing else."""
+
+    def __init__(self, counts: Counts) -> None:
+        """`counts`: over all annotated voxels of all scans."""
+        super().__init__(np.zeros(0, bool), np.zeros(0, bool))
+        self.counts = counts
+
+    @property
+    def predicted(self) -> NDArray[Any]:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("a pooled metric may read `counts` only; masks and spacing differ from scan to scan")
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """Not known, as `predicted`."""
+        return self.predicted
