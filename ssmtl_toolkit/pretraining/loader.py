@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.data.sampling import Rows, Sampler
+from ssmtl_toolkit.data.sampling import FixedSample, Rows, Sampler
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.step import Batch, Companion, Position
@@ -18,7 +18,9 @@ from ssmtl_toolkit.engine.step import Batch, Companion, Position
 class Loader:
     """Makes batch `index` of this rank. Holds no state; any batch can be asked for at any time."""
 
-    def __init__(self, store: SliceStore, sampler: Sampler, device: torch.device, accumulate: int = 1) -> None:
+    def __init__(
+        self, store: SliceStore, sampler: Sampler | FixedSample, device: torch.device, accumulate: int = 1
+    ) -> None:
         self.store, self.sampler, self.device, self.accumulate = store, sampler, device, accumulate
 
     def __call__(self, index: int) -> Batch:
