@@ -29,8 +29,10 @@ FEW_STEPS = 20  # with fewer updates only divergence can be judged
 _FAR, _RISING_FAR = 10.0, 3.0  # times the scale of a task: diverged; diverged if its loss is still rising
 _LINES = 20  # of metrics.jsonl are needed to judge whether a loss rises without end
 _CLEARLY = 0.02  # share of the distance from the best trivial answer to the floor
-_PART = 0.5  # of the gain on slices that were trained on must be left on others, or they were memorised
+_PART = 0.6  # of the gain on slices that were trained on must be left on others, or they were memorised
 _GAP = 0.05  # share of that distance by which the two gains must differ for it
+
+_OTHER = 0.2  # share of that distance by which a gain in eval mode and one in training mode must differ to be told
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,14 @@ def _judge_seen(task: TaskSpec, history: History, hint: str) -> Verdict:
 def _judge_held_out(task: TaskSpec, history: History, watched: Watched, hint: str) -> Verdict:
     """Judge by the loss on slices that were not trained on, beside the loss on others that were."""
     gain, gain_seen = _gain(task, watched.held_out), _gain(task, watched.seen)
-    on_both = f"its loss on held-out slices {_against(task, watched.held_out)}; on slices trained on "
-    on_both += f"it is {watched.seen['loss']:.4g}"
-    if gain_seen - gain > _GAP and gain < _PART * gain_seen:
-        return Verdict("memorised", f"{on_both}; {_less(history, watched)}")
+    seen = f"slices trained on {watched.seen['loss']:.4g}"
+    on_both = f"its loss on held-out slices {_against(task, watched.held_out)}; on {seen}"
+    if gain_seen > _CLEARLY and gain_seen - gain > _GAP and gain < _PART * gain_seen:
+        far = f"{seen}, held-out slices {_against(task, watched.held_out)}"
+        return Verdict("memorised", f"{far}; {_less(history, watched)}")
     if gain <= _CLEARLY:
+        if _gain(task, history.means) - gain_seen > _OTHER:
+            on_both += f", though {history.means['loss']:.4g} in training mode: batch norm's averages are off"
         return _without_gain(task, on_both, watched.held_out, list(watched.losses.values()), hint)
     if task.beaten_untrained:
         return Verdict("no comparison", f"{on_both}, {_UNTRAINED}")
