@@ -134,6 +134,24 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Write a time as a person says it, in two units at most.
+
+    >>> [duration(s) for s in (0.2, 42, 119, 3000, 22800, 300000)]
+    ['1 s', '42 s', '2 min', '50 min', '6 h 20 min', '3 d 11 h']
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(round(minutes, -1) if minutes >= 120 else minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
 def sizes_text(sizes: Iterable[int]) -> str:
     """Write sizes as `24 x 20 x 12`."""
     return " x ".join(map(str, sizes))

@@ -55,6 +55,8 @@ def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
         return option | {"nargs": 2, "type": float}
     if any(isinstance(k, type) and issubclass(k, Spec) for k in kind):
         return option | {"metavar": "SPEC", "shell_complete": _complete(flag), "type": _click_type(kind)}
+    if len(kind) > 1 and get_origin(kind[0]) is Literal:  # words or a number; the configuration reads them
+        return option | {"metavar": "|".join([*get_args(kind[0]), "N"])}
     return option | {"type": _click_type(kind)}
 
 

@@ -99,15 +99,10 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     """The end of a run for a person: what each task learned, what was skipped, where the files are, what to do next."""
     from ssmtl_toolkit.cli.console import table
 
-    rows = []
-    for label, task in summary["tasks"].items():
-        baseline = task.get(task["baseline"]) if task["baseline"] else None
-        shown_apart = {"loss", "baseline", task["baseline"], "verdict", "because"}
-        others = [f"{k} {v:.4g}" for k, v in task.items() if k not in shown_apart]
-        shown = "" if baseline is None else f"{baseline:.4f} ({task['baseline']})"
-        loss = "no pairs" if task["loss"] is None else f"{task['loss']:.4f}"
-        rows.append([label, loss, shown, " ".join(others)])
-    console.print(table("", ["task", "loss", "without learning", "also"], rows))
+    held_out = any(task["held_out"] for task in summary["tasks"].values())
+    columns = ["task", "loss", *(["held out"] if held_out else []), "without learning", "also"]
+    rows = [_row(label, task, held_out) for label, task in summary["tasks"].items()]
+    console.print(table("", columns, rows))
     for label, task in summary["tasks"].items():
         console.print(f"{label}: {task['verdict']}: {task['because']}")
     used, skipped = summary["scans"]["used"], summary["scans"]["skipped"]
@@ -121,3 +116,17 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         console.print(f"  {line}")
     click.echo(summary["run"])
     console.print(f"backbone  {summary['run']}/{BACKBONE}\nagain     ssmtl run --config {summary['run']}/{CONFIG}")
+
+
+def _row(label: str, task: dict[str, Any], held_out: bool) -> list[str]:
+    """A task's losses: on the slices trained on, on the held-out ones if there are any, and of the best trivial answer.
+
+    That answer is the one for the held-out slices, if there are any.
+    """
+    others = [f"{k} {v:.4g}" for k, v in task.items() if isinstance(v, float) and k not in {"loss", task["baseline"]}]
+    compared = task["held_out"] or task
+    best = compared["baseline"]
+    without = f"{compared[best]:.4f} ({best})" if best else ""
+    loss = "no pairs" if task["loss"] is None else f"{task['loss']:.4f}"
+    apart = [f"{task['held_out']['loss']:.4f}" if task["held_out"] else ""] if held_out else []
+    return [label, loss, *apart, without, " ".join(others)]

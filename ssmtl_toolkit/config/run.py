@@ -28,7 +28,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Data": ("data", "without", "axis", "size", "volume", "window", "skip_bad"),
+        "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "skip_bad"),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
         "Training": (
             *("epochs", "steps", "batch_size", "accumulate", "augment", "optimizer", "lr", "schedule", "weight_decay"),
@@ -53,6 +53,10 @@ class RunConfig(Config, Slicing, Machine, Descent):
     )
     without: Annotated[Path | None, Role.PLACE] = Field(
         None, description="Skip the test and validation patients of this file (from ssmtl data split)."
+    )
+    held_out: Literal["auto"] | int = Field(
+        "auto",
+        description="Scans not trained on, whose loss is watched; auto: 5 % of them, at least one, from 8 scans on.",
     )
 
     epochs: Annotated[int, Role.EXTENT] = Field(100, ge=1, description="Passes over all anchor slices.")
@@ -93,6 +97,14 @@ class RunConfig(Config, Slicing, Machine, Descent):
         for item in value:
             cls._spec_or_text(item)
         return value
+
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _auto_or_number(cls, value: Any) -> Any:
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if number != "auto" and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+            raise ValueError("expected auto or a whole number, 0 or more")
+        return number
 
     @field_validator("without")
     @classmethod

@@ -18,15 +18,21 @@ _GROUPS = re.compile(
 _CHANNEL = re.compile(r"(.+)_000\d", re.DOTALL)
 
 
-def suggestion(scans: Sequence[Scan]) -> str:
-    """A note with the --patient expression that keeps scans together which look like one patient's; else "".
+def likely_pattern(scans: Sequence[Scan]) -> str:
+    """The --patient expression that keeps scans together which look like one patient's; else "".
 
     Only scans whose patients are taken from their names are looked at: what a table or BIDS says is right.
     """
     if not all(scan.name.startswith(scan.patient) for scan in scans):
         return ""
     patients = sorted({scan.patient for scan in scans})
-    pattern = _by_folder(patients) or _by_channel(patients)
+    return _by_folder(patients) or _by_channel(patients)
+
+
+def suggestion(scans: Sequence[Scan]) -> str:
+    """A note with that expression, and what it would change; "" if there is none."""
+    patients = sorted({scan.patient for scan in scans})
+    pattern = likely_pattern(scans)
     if not pattern:
         return ""
     together: dict[str, list[str]] = defaultdict(list)

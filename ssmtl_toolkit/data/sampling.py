@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +99,10 @@ class Plan:
         parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
         return np.concatenate([candidates.present(p, self._scan[p], self._extents)[1].any(axis=1) for p in parts])
 
+    def anchors_of(self, scans: Sequence[int]) -> Rows:
+        """The anchors of these scans, given by their indices."""
+        return self.anchors[np.isin(self._scan[self.anchors], np.asarray(scans, dtype=np.int64))]
+
     def places(self, rows: Rows) -> Places:
         """Where `rows` lie in their scans."""
         scan, (start, count) = self._scan[rows], self._extents
@@ -131,6 +136,24 @@ class Sampler:
         first = (index * self.world + self.rank) * self.batch_size
         anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed)
         return Draw(anchors, self.plan.companions(anchors, (self.seed, first)))
+
+
+class FixedSample:
+    """Some anchors in batches of about equal size, the same whenever they are asked for.
+
+    Attributes:
+        batches: the anchors of each batch.
+    """
+
+    def __init__(self, plan: Plan, anchors: Rows, number: int, batch_size: int, seed: int) -> None:
+        """Draw `number` of the anchors, at most `batch_size` for a batch."""
+        self.plan, self.seed = plan, seed
+        self.batches = np.array_split(in_turn(anchors, 0, number, seed), math.ceil(number / batch_size))
+
+    def draw(self, index: int) -> Draw:
+        """The rows of batch number `index`."""
+        anchors = self.batches[index]
+        return Draw(anchors, self.plan.companions(anchors, (self.seed, index)))
 
 
 def in_turn(rows: Rows, first: int, number: int, seed: int) -> Rows:

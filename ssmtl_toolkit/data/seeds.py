@@ -23,6 +23,8 @@ class Stream(IntEnum):
     """What heads draw in validation: the same at every check."""
     TEST = 7
     """What heads draw in the test: the same for all networks."""
+    HELD_OUT = 8
+    """Which scans a pre-training does not train on, and on which slices their loss is watched."""
 
 
 def step_seed(*parts: int) -> int:

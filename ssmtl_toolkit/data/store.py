@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,41 @@ class SliceStore:
         return SliceStore(self.slices.to(device), self.scans, self.skipped)
 
 
+@dataclass(frozen=True)
+class Usable:
+    """The scans that can be used, read and in the cache, in order; `open` makes stores of them.
+
+    Attributes:
+        skipped: the others, and why.
+    """
+
+    pieces: tuple[Piece, ...]
+    skipped: tuple[Skipped, ...]
+    size: int
+    cache: Path
+    memo: DigestMemo
+    waiting: Waiting
+
+    @property
+    def scans(self) -> list[Scan]:
+        """What is usable."""
+        return [piece.scan for piece in self.pieces]
+
+    def open(
+        self, chosen: Collection[int] | None = None, *, placement: Placement = "auto", copies: int = 1
+    ) -> SliceStore:
+        """Open the slices of the scans with these indices, by default all; `skipped` goes with every store.
+
+        Args:
+            chosen: indices into `scans`.
+            placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
+                is `SliceStore.to`.
+            copies: how many processes on this machine will hold the store.
+        """
+        pieces = [piece for i, piece in enumerate(self.pieces) if chosen is None or i in chosen]
+        return _open(pieces, self.skipped, self.size, self.cache, placement, copies, self.memo, self.waiting)
+
+
 def build_store(
     scans: Sequence[Scan],
     readers: Readers,
@@ -118,7 +153,32 @@ def build_store(
     on_scan: Callable[[str], None] = lambda name: None,
     waiting: Waiting = Waiting(),  # noqa: B008 - frozen
 ) -> SliceStore:
-    """Read, prepare and cache what is not in the cache yet, in parallel, and open the result.
+    """Read, prepare and cache what is not in the cache yet, and open all of it: `prepare_scans`, then `Usable.open`."""
+    usable = prepare_scans(
+        scans,
+        readers,
+        slicing,
+        cache,
+        skip_bad=skip_bad,
+        label_maps=label_maps,
+        on_scan=on_scan,
+        waiting=waiting,
+    )
+    return usable.open(placement=placement, copies=copies)
+
+
+def prepare_scans(
+    scans: Sequence[Scan],
+    readers: Readers,
+    slicing: Slicing,
+    cache: Path,
+    *,
+    skip_bad: bool = False,
+    label_maps: Literal["skip", "note"] = "skip",
+    on_scan: Callable[[str], None] = lambda name: None,
+    waiting: Waiting = Waiting(),  # noqa: B008 - frozen
+) -> Usable:
+    """Read, prepare and cache what is not in the cache yet, in parallel.
 
     Args:
         scans: what to read, in order.
@@ -126,9 +186,6 @@ def build_store(
         slicing: how slices are made.
         cache: folder for the prepared slices; safe to delete when no run uses it.
         skip_bad: continue without scans that cannot be read, instead of refusing to start.
-        placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
-            is `SliceStore.to`.
-        copies: how many processes on this machine will hold the store.
         label_maps: what becomes of a scan that looks like a label map, unless it was named by itself.
         on_scan: called with a scan's name when it is done, from one thread.
         waiting: asked while locks are waited for, and given notes on what was damaged in the cache.
@@ -168,7 +225,7 @@ def build_store(
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
     _check_channels(kept)
-    return _open(kept, skipped, slicing.size, cache, placement, copies, memo, waiting)
+    return Usable(tuple(kept), skipped, slicing.size, cache, memo, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.data.sampling import Rows, Sampler
+from ssmtl_toolkit.data.sampling import FixedSample, Rows, Sampler
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.augmentation import Augmenter
@@ -25,7 +25,7 @@ class Loader:
     def __init__(
         self,
         store: SliceStore,
-        sampler: Sampler,
+        sampler: Sampler | FixedSample,
         device: torch.device,
         accumulate: int = 1,
         augmenter: Augmenter | None = None,

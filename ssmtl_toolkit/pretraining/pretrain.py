@@ -11,6 +11,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
+from ssmtl_toolkit.data.held_out import choose_held_out
 from ssmtl_toolkit.data.sampling import Plan
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
@@ -20,13 +21,14 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
+from ssmtl_toolkit.pretraining.watch import HeldOut, tell_held_out
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache, list_scans, open_store
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, prepare
 from ssmtl_toolkit.specs import Scan, TaskSpec
 from ssmtl_toolkit.text import printable
 
@@ -81,37 +83,36 @@ def pretrain(
         if resume:
             _check_same(resolved, folder)
         started = time.perf_counter()
-        store, plan = _prepare(resolved, cache, progress)
+        store, plan, held_out = _prepare(resolved, cache, progress)
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
             agree(fabric)
-        trainer = Trainer(fabric, resolved, store, plan, folder, progress)
+        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out)
         trainer.start(resume)
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)
         return Run(folder, trainer.summary)
 
 
-def _prepare(config: ResolvedRun, cache: Path, progress: Progress) -> tuple[SliceStore, Plan]:
-    """Store the slices, and find those that can be anchors."""
-    scans = chosen_scans(config, cache, progress)
-    store = open_store(
-        scans,
-        config.slicing,
-        cache,
-        progress,
-        skip_bad=config.skip_bad,
-        placement=config.store,
-        copies=config.devices,
-    )
+def _prepare(config: ResolvedRun, cache: Path, progress: Progress) -> tuple[SliceStore, Plan, HeldOut | None]:
+    """Store the slices, find those that can be anchors, and hold some scans out."""
+    usable = prepare(chosen_scans(config, cache, progress), config.slicing, cache, progress, skip_bad=config.skip_bad)
+    apart = choose_held_out(usable.scans, config.held_out, config.seed)
+    trained_on = sorted(set(range(len(usable.scans))) - set(apart))
+    store = usable.open(trained_on, placement=config.store, copies=config.devices)
     plan = make_plan(store, config.tasks, progress)
+    held_out = None
+    if apart:
+        others = usable.open(apart, copies=config.devices)
+        held_out = HeldOut(others, plan_of(others, config.tasks))
+    tell_held_out(held_out, len(usable.scans), progress)
     if config.batch_size > (number := len(plan.anchors)):
         progress.note(
             f"a batch of {config.batch_size} is more than the {number} slices to train on: it holds some of "
             f"them several times; --batch-size {number} or less avoids it"
         )
-    return store, plan
+    return store, plan, held_out
 
 
 @contextlib.contextmanager
@@ -159,11 +160,7 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
     Raises:
         DataError: naming the task and the longest scan.
     """
-    extents = store.extents
-    offsets = {
-        spacing: {str(task): _companions(task, spacing) for task in tasks} for spacing in {e.spacing for e in extents}
-    }
-    plan = Plan(extents, [offsets[extent.spacing] for extent in extents])
+    extents, plan = store.extents, plan_of(store, tasks)
     for label, names in plan.columns.items():
         for name, column in names.items():
             if not plan.candidates[column].number.any():
@@ -186,6 +183,15 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
         scan = store.scans[i]
         progress.note(f"{printable(scan.scan.path)}: skipped: {no_pair(scan)}")
     return plan
+
+
+def plan_of(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:
+    """Find the anchors, if there are any."""
+    extents = store.extents
+    offsets = {
+        spacing: {str(task): _companions(task, spacing) for task in tasks} for spacing in {e.spacing for e in extents}
+    }
+    return Plan(extents, [offsets[extent.spacing] for extent in extents])
 
 
 def _companions(task: TaskSpec, spacing: float) -> Mapping[str, Sequence[int]]:

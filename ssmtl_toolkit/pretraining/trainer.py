@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
+from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
@@ -34,8 +36,13 @@ from ssmtl_toolkit.runtime.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS,
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
-from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.progress import Pace, Progress
 from ssmtl_toolkit.specs import TaskSpec
+from ssmtl_toolkit.text import duration
+
+_TIMED = 3  # steps after the first, from which the time to go is estimated
+_LONG = 1800  # seconds to go that are worth a note
+_SMALL = 32  # pixels that images should have at least
 
 
 class Trainer:
@@ -49,6 +56,7 @@ class Trainer:
         plan: Plan,
         folder: Path,
         progress: Progress,
+        held_out: HeldOut | None = None,
     ) -> None:
         self.fabric, self.config, self.folder, self.progress = fabric, config, folder, progress
         self.plan = plan
@@ -73,6 +81,10 @@ class Trainer:
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
         weights = {str(task): task.weight for task in config.tasks}
         self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights)
+        self.held_out = held_out
+        self.watch = None
+        if held_out and len(held_out.plan.anchors):
+            self.watch = Watch(fabric, config, self.model, (self.store, plan), held_out, self.steps)
         self.log = MetricLog(folder / METRICS)
         self.step = 0
         self.saved = -1
@@ -158,16 +170,21 @@ class Trainer:
         self.progress.training(self.step, self.steps, self.images_per_step)
         first_step = None
         images, clock = 0, time.perf_counter()
+        pace = Pace(self.steps, self.step)
         while self.step < self.steps:
             self._update()
             self._snapshot()
             self.progress.stepped(self.step)
+            pace.update(self.step)
+            if pace.known == _TIMED:
+                self._tell_long(pace)
             images += self.images_per_step
             if first_step is None:  # its time includes warm-up and does not count for images/s
                 first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
             last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
-            if last or save or logs_after(self.step, self.config.log_every):
-                self._flush()
+            watched = self.watch.measure(self.step) if self.watch and self.step in self.watch.steps else {}
+            if last or save or watched or logs_after(self.step, self.config.log_every):
+                self._flush(watched)
                 if last or save:
                     self._save()
             self._leave_if_asked()
@@ -179,14 +196,28 @@ class Trainer:
         self._sum_up(images / seconds if images else 0.0, first_step or 0.0)
         self.progress.done()
 
+    def _tell_long(self, pace: Pace) -> None:
+        """Say early how long a training on a CPU will take, and what would make it shorter."""
+        seconds = pace.to_go() or 0.0
+        if self.fabric.device.type == "cpu" and seconds > _LONG:
+            size, half = self.config.size, self.config.size // 2
+            smaller = f"--size {half} takes about a quarter of it; " if half >= _SMALL else ""
+            self.progress.note(
+                f"about {duration(seconds)} to go on this CPU, with {size} x {size} pixels; {smaller}a GPU, a smaller "
+                f"--backbone, or fewer --steps help as well"
+            )
+
     def _update(self) -> None:
         if self.schedule is not None:
             self.schedule.step(self.step)
         self.update(self.step)
         self.step += 1
 
-    def _flush(self) -> None:
-        """Write a line of metrics; a loss that is not a number ends the run before it reaches a checkpoint."""
+    def _flush(self, watched: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Write a line of metrics, also of the slices `watched`.
+
+        A loss that is not a number ends the run before it reaches a checkpoint.
+        """
         means, extra = self.running_means.means(), self.update.extra_metrics()
         for name, value in extra.items():
             if name.endswith("/weight") and not math.isfinite(value):
@@ -202,7 +233,7 @@ class Trainer:
                 )
         if self.fabric.is_global_zero and means:
             epoch = self.step * self.images_per_step / len(self.plan.anchors)
-            record = {"step": self.step, "epoch": round(epoch, 4), **means, **extra}
+            record = {"step": self.step, "epoch": round(epoch, 4), **means, **extra, **watched}
             self.log.append(record)
             self.progress.logged(record)
 
@@ -319,6 +350,7 @@ class Trainer:
             "device": str(self.fabric.device),
             "slices": len(self.store.slices) - sum(self.store.scans[i].count for i in self.plan.idle),
             "anchors": len(self.plan.anchors),
+            "held_out": self.held_out and self.held_out.to_json(),
             "stacks": self.stacks.to_json(),
             "pairs": pairs_json(self.pairs),
             "scans": {
@@ -334,9 +366,9 @@ class Trainer:
         label = str(task)
         history = History.of(self.log, task, self.step, self.images_per_step)
         verdict = judge(task, history, self.pairs[label].hint if label in self.pairs else "")
-        best = best_trivial(task, history.means)
-        means = {"loss": history.means.get("loss"), "baseline": best} | history.means
-        return {**means, "verdict": verdict.word, "because": verdict.because}
+        means = {"loss": history.means.get("loss"), "baseline": best_trivial(task, history.means)} | history.means
+        watched = {"held_out": None, "seen": None} if history.watched is None else history.watched.to_json(task)
+        return {**means, **watched, "verdict": verdict.word, "because": verdict.because}
 
     def _skipped(self) -> list[Skipped]:
         idle = [self.store.scans[i] for i in self.plan.idle]

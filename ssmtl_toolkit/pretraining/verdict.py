@@ -13,13 +13,26 @@ from ssmtl_toolkit.runtime.log import MetricLog
 from ssmtl_toolkit.specs import TaskSpec
 
 Word = Literal[
-    "learned", "did not learn", "collapsed", "diverged", "too short to tell", "not trained", "no pairs", "no comparison"
+    "learned",
+    "memorised",
+    "did not learn",
+    "worse than trivial",
+    "collapsed",
+    "diverged",
+    "too short to tell",
+    "not trained",
+    "no pairs",
+    "no comparison",
 ]
 
 FEW_STEPS = 20  # with fewer updates only divergence can be judged
 _FAR, _RISING_FAR = 10.0, 3.0  # times the scale of a task: diverged; diverged if its loss is still rising
 _LINES = 20  # of metrics.jsonl are needed to judge whether a loss rises without end
 _CLEARLY = 0.02  # share of the distance from the best trivial answer to the floor
+_PART = 0.6  # of the gain on slices that were trained on must be left on others, or they were memorised
+_GAP = 0.05  # share of that distance by which the two gains must differ for it
+
+_OTHER = 0.2  # share of that distance by which a gain in eval mode and one in training mode must differ to be told
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,48 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """One task on two fixed samples of slices, in eval mode.
+
+    Attributes:
+        held_out: its loss and trivial answers at the end on slices of held-out scans.
+        seen: the same on slices that were trained on, of as many scans.
+        losses: its losses on the held-out slices, by step.
+    """
+
+    held_out: dict[str, float]
+    seen: dict[str, float]
+    losses: Mapping[int, float]
+
+    @classmethod
+    def of(cls, log: MetricLog, task: TaskSpec) -> Self | None:
+        """Read the log; None if it has no such losses of the task."""
+        losses = log.series(f"{task}/held_out")
+        if not losses:
+            return None
+        last = {name: _last(log, task, name) for name in ("held_out", "seen")}
+        return cls(**last, losses=losses) if all("loss" in means for means in last.values()) else None
+
+    @property
+    def lowest(self) -> int:
+        """After which step the loss on held-out slices was lowest."""
+        return min(self.losses, key=self.losses.__getitem__)
+
+    def to_json(self, task: TaskSpec) -> dict[str, Any]:
+        """For summary.json."""
+        lowest = {"lowest": self.losses[self.lowest], "lowest_after": self.lowest}
+        best = {"baseline": best_trivial(task, self.held_out)}
+        return {"held_out": {**best, **self.held_out, **lowest}, "seen": self.seen}
+
+
+def _last(log: MetricLog, task: TaskSpec, name: str) -> dict[str, float]:
+    """The last loss and trivial answers on the slices of this name."""
+    keys = {"loss": f"{task}/{name}"} | {metric: f"{task}/{name}_{metric}" for metric in task.baselines}
+    series = {metric: log.series(key) for metric, key in keys.items()}
+    return {metric: values[max(values)] for metric, values in series.items() if values}
+
+
+@dataclass(frozen=True)
 class History:
     """One task over a training.
 
@@ -43,6 +98,7 @@ class History:
         means: of its loss and metrics, over the last tenth of the steps.
         steps: updates done.
         anchors: how many anchors had been trained on before that last tenth.
+        watched: what was measured on held-out slices; None without any.
     """
 
     losses: Sequence[float]
@@ -50,6 +106,7 @@ class History:
     means: dict[str, float]
     steps: int
     anchors: float
+    watched: Watched | None = None
 
     @classmethod
     def of(cls, log: MetricLog, task: TaskSpec, steps: int, images_per_step: int) -> Self:
@@ -57,7 +114,8 @@ class History:
         label = str(task)
         losses, untrained = log.losses(label)
         means = log.final(label, ("loss", *task.metrics))
-        return cls(losses, untrained, means, steps, (1 - log.LAST) * steps * images_per_step)
+        anchors = (1 - log.LAST) * steps * images_per_step
+        return cls(losses, untrained, means, steps, anchors, Watched.of(log, task))
 
 
 def best_trivial(task: TaskSpec, means: Mapping[str, float]) -> str | None:
@@ -80,31 +138,78 @@ def judge(task: TaskSpec, history: History, hint: str = "") -> Verdict:
         return Verdict("too short to tell", f"it can be judged once {task.warm_up()} slices have been trained on")
     if todo := task.collapsed(means):
         return Verdict("collapsed", f"its features are nearly the same for all slices; {todo}")
-    best = best_trivial(task, means)
-    if best is None:
+    if best_trivial(task, means) is None:
         return Verdict("no comparison", f"its loss ends at {means['loss']:.4g}; it names no trivial answer")
-    return _compared(task, history, best, hint)
+    if history.watched and best_trivial(task, history.watched.held_out):
+        return _judge_held_out(task, history, history.watched, hint)
+    return _judge_seen(task, history, hint)
 
 
-def _compared(task: TaskSpec, history: History, best: str, hint: str) -> Verdict:
-    loss, trivial = history.means["loss"], history.means[best]
+def _judge_seen(task: TaskSpec, history: History, hint: str) -> Verdict:
+    """Judge by the training loss, where nothing else is known."""
+    means = history.means
+    if _gain(task, means) <= _CLEARLY:
+        return _without_gain(task, f"its loss {_against(task, means)}", means, history.losses, hint)
+    if task.beaten_untrained:
+        return Verdict("no comparison", f"its loss {_against(task, means)}, {_UNTRAINED}")
+    return Verdict("learned", f"its loss {_against(task, means)}; or memorised: no held-out slices could tell")
+
+
+def _judge_held_out(task: TaskSpec, history: History, watched: Watched, hint: str) -> Verdict:
+    """Judge by the loss on slices that were not trained on, beside the loss on others that were."""
+    gain, gain_seen = _gain(task, watched.held_out), _gain(task, watched.seen)
+    seen = f"slices trained on {watched.seen['loss']:.4g}"
+    on_both = f"its loss on held-out slices {_against(task, watched.held_out)}; on {seen}"
+    if gain_seen > _CLEARLY and gain_seen - gain > _GAP and gain < _PART * gain_seen:
+        far = f"{seen}, held-out slices {_against(task, watched.held_out)}"
+        return Verdict("memorised", f"{far}; {_less(history, watched)}")
+    if gain <= _CLEARLY:
+        if _gain(task, history.means) - gain_seen > _OTHER:
+            on_both += f", though {history.means['loss']:.4g} in training mode: batch norm's averages are off"
+        return _without_gain(task, on_both, watched.held_out, list(watched.losses.values()), hint)
+    if task.beaten_untrained:
+        return Verdict("no comparison", f"{on_both}, {_UNTRAINED}")
+    return Verdict("learned", on_both)
+
+
+_UNTRAINED = "but so may that of an untrained network end; fine-tuning will tell"
+
+
+def _gain(task: TaskSpec, means: Mapping[str, float]) -> float:
+    """How far the loss is below the best trivial answer, as a share of what is possible."""
+    trivial = means[str(best_trivial(task, means))]
     possible = trivial - task.floor
-    if trivial - loss > _CLEARLY * possible and loss < trivial:
-        if task.beaten_untrained:
-            comparison = (
-                f"its loss {loss:.4g} ends below {best} ({trivial:.4g}), but so may that of an untrained network"
-            )
-            return Verdict("no comparison", f"{comparison}; fine-tuning will tell")
-        by = f"{100 * (trivial - loss) / possible:.0f} %" if task.floor == 0 else f"{trivial - loss:.3g}"
-        return Verdict(
-            "learned", f"its loss {loss:.4g} ends {by} below the best trivial answer, {best} ({trivial:.4g})"
-        )
-    where = "above" if loss > trivial else "hardly below"
-    todo = "it still falls: train longer (--epochs or --steps)" if _falls(history.losses) else "try another --lr"
+    return (trivial - means["loss"]) / possible if possible > 0 else 0.0
+
+
+def _against(task: TaskSpec, means: Mapping[str, float]) -> str:
+    """`0.104 ends 41 % below the best trivial answer, copy (0.178)`."""
+    best, loss = str(best_trivial(task, means)), means["loss"]
+    distance, gain = means[best] - loss, _gain(task, means)
+    where = "above" if distance < 0 else "below"
+    far = f"{100 * abs(gain):.0f} % " if task.floor == 0 else f"{abs(distance):.3g} "
+    how = "hardly " if 0 <= gain <= _CLEARLY else "" if abs(gain) > 1 else far
+    return f"{loss:.4g} ends {how}{where} the best trivial answer, {best} ({means[best]:.4g})"
+
+
+def _without_gain(
+    task: TaskSpec, because: str, means: Mapping[str, float], losses: Sequence[float], hint: str
+) -> Verdict:
+    """The verdict on a loss that is not clearly below the best trivial answer."""
+    word: Word = "worse than trivial" if _gain(task, means) < 0 else "did not learn"
+    todo = "it still falls: train longer (--epochs or --steps)" if _falls(losses) else "try another --lr"
     also = f", or {hint.removeprefix('try ')}" if hint else ""
-    return Verdict(
-        "did not learn",
-        f"its loss {loss:.4g} ends {where} the best trivial answer, {best} ({trivial:.4g}); {todo}{also}",
+    return Verdict(word, f"{because}; {todo}{also}")
+
+
+def _less(history: History, watched: Watched) -> str:
+    """What to do about memorising: more scans, or the length after which the held-out loss was lowest."""
+    lowest = watched.lowest
+    if lowest == history.steps:
+        return "use more scans, or more tasks"
+    return (
+        f"use more scans, or train for less long: the loss on held-out slices was lowest after step {lowest} of "
+        f"{history.steps} ({watched.losses[lowest]:.4g})"
     )
 
 

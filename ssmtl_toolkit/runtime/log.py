@@ -98,9 +98,12 @@ class MetricLog:
 
     def losses(self, label: str) -> tuple[list[float], float | None]:
         """A task's losses in the order of steps, and the one of the first step, before any update."""
-        key = f"{label}/loss"
-        by_step = {record["step"]: record[key] for record in self.records() if key in record}
+        by_step = self.series(f"{label}/loss")
         return list(by_step.values()), by_step.get(1)
+
+    def series(self, key: str) -> dict[int, float]:
+        """All values of a key, by their steps."""
+        return {record["step"]: record[key] for record in self.records() if key in record}
 
     def final(self, label: str, names: tuple[str, ...]) -> dict[str, float]:
         """Means of a task's metrics over the last tenth of the steps, weighted by pairs."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 
 class Progress:
@@ -31,3 +32,35 @@ class Progress:
 
     def done(self) -> None:
         """Nothing more will come."""
+
+
+class Pace:
+    """How fast something gets done, and so how long the rest will take; the first part, a warm-up, does not count."""
+
+    def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.total, self.done, self._clock = total, done, clock
+        self._warm: tuple[int, float] | None = None
+        self._now = clock()
+        self.began = self._now
+
+    def update(self, done: int) -> None:
+        """So many of the total are done now."""
+        self.done, self._now = done, self._clock()
+        if self._warm is None:
+            self._warm = done, self._now
+
+    @property
+    def known(self) -> int:
+        """How many the speed is estimated from."""
+        return self.done - self._warm[0] if self._warm else 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the start to the last update."""
+        return self._now - self.began
+
+    def to_go(self) -> float | None:
+        """Seconds that the rest will take; None as long as only the first part is done."""
+        if self._warm is None or not self.known:
+            return None
+        return (self._now - self._warm[1]) / self.known * (self.total - self.done)

@@ -20,7 +20,7 @@ from ssmtl_toolkit.text import printable, shortened
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.data.slicing import Slicing
-    from ssmtl_toolkit.data.store import Placement, SliceStore
+    from ssmtl_toolkit.data.store import SliceStore, Usable
 
 
 def default_cache() -> Path:
@@ -59,12 +59,23 @@ def open_store(
     progress: Progress,
     *,
     skip_bad: bool,
-    placement: Placement = "auto",
-    copies: int = 1,
     label_maps: Literal["skip", "note"] = "skip",
 ) -> SliceStore:
+    """Prepare the slices of these scans, or find them in the cache, and open all of them."""
+    return prepare(scans, slicing, cache, progress, skip_bad=skip_bad, label_maps=label_maps).open()
+
+
+def prepare(
+    scans: Sequence[Scan],
+    slicing: Slicing,
+    cache: Path,
+    progress: Progress,
+    *,
+    skip_bad: bool,
+    label_maps: Literal["skip", "note"] = "skip",
+) -> Usable:
     """Prepare the slices of these scans, or find them in the cache, and report what is odd about them."""
-    from ssmtl_toolkit.data.store import build_store  # torch, which listing and reading do not need
+    from ssmtl_toolkit.data.store import prepare_scans  # torch, which listing and reading do not need
 
     progress.preparing(sum(not scan.unfit for scan in scans))
 
@@ -75,28 +86,26 @@ def open_store(
         progress.prepared(name)
         check()
 
-    store = build_store(
+    usable = prepare_scans(
         scans,
         installed_readers(),
         slicing,
         cache,
         skip_bad=skip_bad,
-        placement=placement,
-        copies=copies,
         label_maps=label_maps,
         on_scan=on_scan,
         waiting=Waiting(check, progress.note),
     )
-    _tell_oddities(store, progress)
-    return store
+    _tell_oddities(usable, progress)
+    return usable
 
 
-def _tell_oddities(store: SliceStore, progress: Progress, most: int = 10) -> None:
+def _tell_oddities(usable: Usable, progress: Progress, most: int = 10) -> None:
     """Note what readers found odd, and scans that are not cut the same way."""
-    notes = [f"{printable(scan.scan.path)}: {note}" for scan in store.scans for note in scan.notes]
+    notes = [f"{printable(piece.scan.path)}: {note}" for piece in usable.pieces for note in piece.about.notes]
     for note in shortened(notes, most, f" such notes, all in {SUMMARY}"):
         progress.note(note)
-    axes = Counter(scan.axis for scan in store.scans)
+    axes = Counter(piece.about.axis for piece in usable.pieces)
     if len(axes) > 1:
         counted = ", ".join(f"{number} {axis}" for axis, number in axes.most_common())
         progress.note(f"the scans were acquired along different axes ({counted}); choose one with --axis")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.features import FEATURES, Feature, parts_of
+from ssmtl_toolkit.pretraining.watch import leaving_no_trace
 from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
 from ssmtl_toolkit.testing.modules import (
@@ -231,6 +232,26 @@ def one_pair_is_no_problem(bench: Bench) -> None:
 def eval_changes_nothing(bench: Bench) -> None:
     _, model, batch = _made(bench)
     unchanged_in_eval(model, lambda: model(batch))
+
+
+@check(TaskSpec, "looking at held-out slices in mid-training leaves no trace")
+def looks_leave_no_trace(bench: Bench) -> None:
+    spec, model, batch = _made(bench)
+    _output(model, batch).loss.backward()
+    alone = _output(model, batch).loss.detach()
+    _, model, batch = _made(bench)
+    _output(model, batch).loss.backward()
+    with leaving_no_trace(model), torch.no_grad():
+        output = _output(model.eval(), batch_for([spec], index=1))
+    finite_scalar(output.loss, "in eval mode and without gradient the loss")
+    missing = sorted(set(spec.baselines) - set(output.metrics))
+    require(not missing, f"in eval mode the metrics {missing} are missing; held-out losses are compared with them")
+    after = _output(model, batch).loss.detach()
+    require(
+        torch.equal(alone, after),
+        f"the loss of the next step is {float(after):g}, and {float(alone):g} without the look in between, in eval "
+        f"mode; what training remembers must change only `if self.training`",
+    )
 
 
 @check(TaskSpec, "its state can be saved and loaded")

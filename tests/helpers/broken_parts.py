@@ -41,6 +41,7 @@ class Faults(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
         self.moved = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.steps = 0
+        self.looked = False
         self.scale = torch.rand(()) if fault == "state outside" else 1.0
         self.index = torch.arange(width)
 
@@ -49,6 +50,9 @@ class Faults(nn.Module):
             self.seen += 1
         if self.fault == "counts outside" and self.training:
             self.steps += 1
+        if self.fault == "remembers looks":
+            self.looked |= not self.training
+            x = x * (2 if self.looked and self.training else 1)
         if self.fault == "own randomness":
             x = x * (1 + random.random())
         if self.fault == "mixes types":  # refused by torch where x is bf16
