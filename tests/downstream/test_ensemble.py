@@ -172,7 +172,7 @@ def test_models_that_do_not_belong_together_are_refused_and_named(three, scan, t
 
     model_spec, _ = ModelSpec.load(three / "pretrained-0" / "model.safetensors")
     others = {
-        "head": registry().resolve(HeadSpec, "segmentation:loss=ce+dice"),
+        "head": registry().resolve(HeadSpec, "segmentation:loss=dice"),
         "backbone": registry().resolve(BackboneSpec, "unet:encoder=plain,width=4"),
         "slicing": model_spec.slicing.model_copy(update={"axis": "coronal"}),
         "classes": Classes.of_values([10, 30]),

@@ -55,8 +55,10 @@ def test_the_table_of_a_fine_tuning_fits_80_columns_with_every_number_on_one_lin
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["IoU", "Dice"])
-    scores_of, gain = lines[start : start + 7], lines[start + 8 : start + 13]
-    assert max(map(len, [*scores_of, *gain])) <= 80
+    rows, gain = lines[start : start + 9], lines[start + 10 : start + 15]
+    assert max(map(len, [*rows, *gain])) <= 80
+    scores_of = [row for row in rows if "ensemble" not in row]
+    assert [row.split("  ")[0] for row in rows if "ensemble" in row] == ["pretrained, ensemble", "scratch, ensemble"]
     assert [line[: line.index("±")].rsplit(None, 1)[0].strip() for line in scores_of[1:]] == [
         *("pretrained, mean", "10", "20", "scratch, mean", "10", "20"),
     ]
