@@ -165,7 +165,14 @@ def tuned(labelled: Path, pretrained: Path, made_once: Callable[..., Path]) -> P
 
     def fill(base: Path) -> None:
         options = {"classes": "big=10,small=20", "train_scans": 2, "slices_per_scan": 3, "test_scans": 4, "seeds": 2}
-        options |= {"steps": 60, "batch_size": 4, "lr": 5e-3, "baseline": "scratch", "surface": False, "recipe": "paper"}
+        options |= {
+            "steps": 60,
+            "batch_size": 4,
+            "lr": 5e-3,
+            "baseline": "scratch",
+            "surface": False,
+            "recipe": "paper",
+        }
         finetune(pretrained, data=str(labelled), out=base / "run", cache=base / "cache", **options)
 
     return made_once("tuned", fill) / "run"

@@ -39,7 +39,18 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     """
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Data": ("data", "classes", "ignore_value", "ignore_affine", "axis", "size", "volume", "window", "skip_bad"),
+        "Data": (
+            "data",
+            "classes",
+            "ignore_value",
+            "ignore_affine",
+            "axis",
+            "size",
+            "volume",
+            "window",
+            "normalise",
+            "skip_bad",
+        ),
         "Patients and slices": (
             *("patient", "split", "train_scans", "slices_per_scan", "slices", "validation_scans", "test_scans"),
         ),

@@ -28,7 +28,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "skip_bad"),
+        "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "normalise", "skip_bad"),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
         "Training": (
             *("epochs", "steps", "batch_size", "accumulate", "augment", "optimizer", "lr", "schedule", "weight_decay"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,7 +13,15 @@ Axis = Literal["axial", "coronal", "sagittal"]
 Cut = Literal["axial", "coronal", "sagittal", "acquisition"]
 """What slices are cut along: an anatomical axis, or the one that the scanner stepped along."""
 
+Level = tuple[float, float]
+"""Mean and standard deviation of the values of a channel."""
+
 LARGEST = 4096  # pixels of a side; a model file may not ask for more memory than a network could use
+
+
+_MEAN = r"-?\d+(?:\.\d+)?"
+_SD = r"(?!0+(?:\.0*)?(?:/|\+|$))\d+(?:\.\d+)?"  # above 0
+_LEVELS = re.compile(rf"{_MEAN}/{_SD}(?:\+{_MEAN}/{_SD})*")
 
 
 class Slicing(BaseModel):
@@ -26,6 +35,25 @@ class Slicing(BaseModel):
     window: tuple[float, float] | None = Field(
         None, description="Clip intensities to LOW HIGH first, e.g. -1000 1000 HU."
     )
+
+    normalise: str = Field(
+        "slice", description="Mean and deviation to normalise by: of the slice, scan or data, or MEAN/SD (channels: +)."
+    )
+
+    @field_validator("normalise")
+    @classmethod
+    def _by_what(cls, normalise: str) -> str:
+        if normalise not in ("slice", "scan", "data") and not _LEVELS.fullmatch(normalise):
+            raise ValueError("expected slice, scan, data, or numbers such as 40/400, with + between channels")
+        return normalise
+
+    @property
+    def levels(self) -> tuple[Level, ...] | None:
+        """The mean and deviation of each channel, if `normalise` gives them."""
+        if not _LEVELS.fullmatch(self.normalise):
+            return None
+        pairs = (part.split("/") for part in self.normalise.split("+"))
+        return tuple((float(mean), float(deviation)) for mean, deviation in pairs)
 
     @field_validator("window")
     @classmethod

@@ -36,7 +36,7 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache, open_store
+from ssmtl_toolkit.runtime.scans import default_cache, measured, open_store
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
 
 
@@ -99,6 +99,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     _write(config, material.split, folder)
     if not material.test:
         raise DataError("none of the test scans can be used; fix them, or choose others with --split")
+    slicing = measured(slicing, material.training, progress)
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from ssmtl_toolkit.data.levels import levels_of_scan
 from ssmtl_toolkit.data.prepare import standardise
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.seeds import Stream, step_seed
@@ -85,12 +86,13 @@ class ImageTargets(Targets):
 
     def _scores(self, predictor: Predictor, scan: Scan, judge: Judge, seed: int) -> dict[str, list[float | None]]:
         """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
-        stack = predictor.stack(self._readers.read_scan(scan, self._slicing.volume))
+        volume = self._readers.read_scan(scan, self._slicing.volume)
+        stack, levels = predictor.stack(volume), levels_of_scan(volume, self._slicing)
         torch.default_generator.manual_seed(seed)
         names = [metric.name for metric in judge.metrics]
         scores: dict[str, list[float | None]] = {key: [] for name in names for key in (name, f"noisy_{name}")}
         for start in range(0, len(stack.slices), predictor.batch_size):
-            standard = standardise(stack.slices[start : start + predictor.batch_size], self._slicing)
+            standard = standardise(stack.slices[start : start + predictor.batch_size], self._slicing, levels)
             clean = torch.from_numpy(standard.slices)
             noisy = predictor.models[0].head.degrade(clean)
             output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()

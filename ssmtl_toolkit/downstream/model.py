@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.levels import levels_of_scan
 from ssmtl_toolkit.data.postprocess import smooth_slices
 from ssmtl_toolkit.data.prepare import Standard, refuse_blank, standardise
 from ssmtl_toolkit.data.slicing import Slicing
@@ -174,11 +175,12 @@ class Predictor:
         refuse_blank(volume)
         return Stack.of(volume, self.model_spec.slicing.axis)
 
-    def maps(self, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
+    def maps(self, volume: Volume, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
         """Yield for each batch of slices where it lies, the maps (n, …, H, W) float32, and what it was made of."""
+        levels = levels_of_scan(volume, self.model_spec.slicing)
         for start in range(0, len(stack.slices), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            made = standardise(stack.slices[rows], self.model_spec.slicing)
+            made = standardise(stack.slices[rows], self.model_spec.slicing, levels)
             yield rows, self.resized(torch.from_numpy(made.slices), stack.grid[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -215,7 +217,7 @@ class Predictor:
         """
         stack = self.stack(volume)
         index = np.empty(stack.grid, np.uint8)
-        for rows, maps, _ in self.maps(stack):
+        for rows, maps, _ in self.maps(volume, stack):
             index[rows] = maps.max(dim=1).indices.cpu().numpy()  # argmax itself is ten times slower on a CPU
             if probabilities is not None:
                 chances = maps if self._averages else maps.softmax(dim=1)
@@ -231,7 +233,7 @@ class Predictor:
         """
         stack = self.stack(volume)
         out = np.empty(stack.slices.shape, np.float32)
-        for rows, maps, made in self.maps(stack):
+        for rows, maps, made in self.maps(volume, stack):
             normal = maps.cpu().numpy()
             out[rows] = normal * made.deviation[..., None, None] + made.mean[..., None, None]
         image = stack.back(np.moveaxis(out, 1, -1))

@@ -28,7 +28,7 @@ from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache, list_scans, prepare
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare
 from ssmtl_toolkit.specs import Scan, TaskSpec
 from ssmtl_toolkit.text import printable
 
@@ -83,7 +83,7 @@ def pretrain(
         if resume:
             _check_same(resolved, folder)
         started = time.perf_counter()
-        store, plan, held_out = _prepare(resolved, cache, progress)
+        resolved, store, plan, held_out = _prepare(resolved, cache, progress)
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
@@ -95,9 +95,13 @@ def pretrain(
         return Run(folder, trainer.summary)
 
 
-def _prepare(config: ResolvedRun, cache: Path, progress: Progress) -> tuple[SliceStore, Plan, HeldOut | None]:
-    """Store the slices, find those that can be anchors, and hold some scans out."""
-    usable = prepare(chosen_scans(config, cache, progress), config.slicing, cache, progress, skip_bad=config.skip_bad)
+def _prepare(
+    config: ResolvedRun, cache: Path, progress: Progress
+) -> tuple[ResolvedRun, SliceStore, Plan, HeldOut | None]:
+    """Store the slices, find those that can be anchors, and hold some scans out; in the options levels are numbers."""
+    scans = chosen_scans(config, cache, progress)
+    config = config.model_copy(update={"normalise": measured(config.slicing, scans, progress).normalise})
+    usable = prepare(scans, config.slicing, cache, progress, skip_bad=config.skip_bad)
     apart = choose_held_out(usable.scans, config.held_out, config.seed)
     trained_on = sorted(set(range(len(usable.scans))) - set(apart))
     store = usable.open(trained_on, placement=config.store, copies=config.devices)
@@ -112,7 +116,7 @@ def _prepare(config: ResolvedRun, cache: Path, progress: Progress) -> tuple[Slic
             f"a batch of {config.batch_size} is more than the {number} slices to train on: it holds some of "
             f"them several times; --batch-size {number} or less avoids it"
         )
-    return store, plan, held_out
+    return config, store, plan, held_out
 
 
 @contextlib.contextmanager

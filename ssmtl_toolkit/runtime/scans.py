@@ -52,6 +52,20 @@ def installed_readers() -> Readers:
     return Readers(reader() for reader in registry().of(ReaderSpec))
 
 
+def measured(slicing: Slicing, scans: Sequence[Scan], progress: Progress) -> Slicing:
+    """Replace `--normalise data` by the mean and deviation of these scans, and report them.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    from ssmtl_toolkit.data.levels import with_levels
+
+    numbers = with_levels(slicing, scans, installed_readers(), lambda: interrupts.check("nothing was trained yet"))
+    if numbers is not slicing:
+        progress.say(f"normalise {numbers.normalise} (mean/deviation of {len(scans)} scans)")
+    return numbers
+
+
 def open_store(
     scans: Sequence[Scan],
     slicing: Slicing,
