@@ -99,25 +99,15 @@ class Job:
 
 def jobs() -> Iterator[Job]:
     """All trainings, those first that say most."""
-    budgets = list(BUDGETS)
     main = [("paper", None), ("strong", None), ("strong", 0), ("strong", 1), ("paper", 0)]
-    for some in (budgets[:2], budgets[2:]):
-        for draw in range(DRAWS):
-            for budget in some:
+    single = [(recipe, start) for start in (None, 0) for recipe in RECIPES if recipe not in ("paper", "strong")]
+    first, *others = BUDGETS
+    for budget, trained in ((first, main), (first, single), *((budget, main) for budget in others)):
+        for recipe, start in trained if trained is single else [("", None)]:
+            for draw in range(DRAWS):
                 for data in SETS:
-                    yield from (Job(data, budget, recipe, start, draw) for recipe, start in main)
-        if some == budgets[:2]:
-            for recipe in [name for name in RECIPES if name not in ("paper", "strong")]:
-                for draw in range(DRAWS):
-                    for data in SETS:
-                        yield Job(data, budgets[0], recipe, None, draw)
-            yield from (
-                Job(data, budgets[0], recipe, 0, draw)
-                for recipe in RECIPES
-                for draw in range(DRAWS)
-                for data in SETS
-                if recipe not in ("paper", "strong")
-            )
+                    some = [(recipe, start)] if trained is single else trained
+                    yield from (Job(data, budget, one, begin, draw) for one, begin in some)
 
 
 @dataclass
