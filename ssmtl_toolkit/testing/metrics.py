@@ -86,7 +86,7 @@ def empty_masks_are_penalised(bench: Bench) -> None:
     truth, nothing, half = _box(), np.zeros(_SHAPE, bool), _box(stop=(12, *_STOP[1:]))
     found = _score(spec, half, truth)
     for what, masks in (("missed", (nothing, truth)), ("invented", (truth, nothing))):
-        score = spec.score(Comparison(*masks, _SPACING))
+        score = spec.score(Comparison(masks[0], masks[1], _SPACING))
         if score is None or problem_of(score, spec):
             fail(f"a class that is {what} scores {score}; give the worst value, or it would be in no mean")
         require(
@@ -190,9 +190,9 @@ def _score(
 def _turned(spec: MetricSpec, predicted: Array, order: tuple[int, ...]) -> float:
     """Score a prediction with its axes in another order, truth and spacing alike."""
     compared = _compared(spec, predicted)
-    arrays = [np.ascontiguousarray(array.transpose(order)) for array in (predicted, compared.truth)]
+    ours, theirs = (np.ascontiguousarray(array.transpose(order)) for array in (predicted, compared.truth))
     spacing = [compared.spacing[axis] for axis in order] if compared.spacing else []
-    return _number(spec, Comparison(*arrays, spacing))
+    return _number(spec, Comparison(ours, theirs, spacing))
 
 
 def _number(spec: MetricSpec, compared: Comparison) -> float:

@@ -55,7 +55,16 @@ CONTRACT = {  # what a plugin may import: the contract by name
         "data.source",
         "data.values",
     ),
-    *("data.volume", "engine.backbone", "engine.balancer", "engine.head", "engine.hub", "engine.ranks", "engine.step"),
+    *(
+        "data.volume",
+        "engine.backbone",
+        "engine.balancer",
+        "engine.head",
+        "engine.hub",
+        "engine.metric",
+        "engine.ranks",
+        "engine.step",
+    ),
 }
 
 
