@@ -14,13 +14,14 @@ from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.head import Head
+from ssmtl_toolkit.engine.metric import Comparison, Counts
 from ssmtl_toolkit.engine.step import Step
 from ssmtl_toolkit.registry import HOOKS, Registry
 from ssmtl_toolkit.testing import cases
 
 KINDS = [*HOOKS.values()]
 TRAINED = {"ssmtl_tasks", "ssmtl_backbones", "ssmtl_balancers"}  # their checks train in two processes
-MODULES = [Balancer, Head, Shared, Step, Readers]
+MODULES = [Balancer, Comparison, Counts, Head, Shared, Step, Readers]
 
 
 def example_of(hook):
