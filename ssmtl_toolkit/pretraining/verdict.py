@@ -168,11 +168,11 @@ def _judge_held_out(task: TaskSpec, history: History, watched: Watched, hint: st
             on_both += f", though {history.means['loss']:.4g} in training mode: batch norm's averages are off"
         return _without_gain(task, on_both, watched.held_out, list(watched.losses.values()), hint)
     if task.beaten_untrained:
-        return Verdict("no comparison", f"{on_both}, {_UNTRAINED}")
+        return Verdict("no comparison", f"its loss on held-out slices {_against(task, watched.held_out)}, {_UNTRAINED}")
     return Verdict("learned", on_both)
 
 
-_UNTRAINED = "but so may that of an untrained network end; fine-tuning will tell"
+_UNTRAINED = "where an untrained network may end too; fine-tuning will tell"
 
 
 def _gain(task: TaskSpec, means: Mapping[str, float]) -> float:

@@ -16,15 +16,16 @@ def test_two_hundred_hippocampus_volumes_train_along_the_coronal_axis(hippocampu
     told = pretrain(
         hippocampus, tmp_path, axis="coronal", size=48, tasks=["reconstruct_prev:t=2", "slice_siam:t=2", "moco_v2"]
     )
-    assert told["scans"] == {"used": 200, "skipped": [], "notes": []}  # the images, not the labels beside them
-    assert told["slices"] == 9984
+    assert told["scans"] == {"used": 190, "skipped": [], "notes": []}  # the images, not the labels beside them
+    assert len(told["held_out"]["scans"]) == 10
+    assert told["slices"] + told["held_out"]["slices"] == 9984
     assert 0.2 < told["tasks"]["reconstruct_prev:t=2"]["copy"] < 0.6
     assert all(math.isfinite(task["loss"]) for task in told["tasks"].values())
 
 
 @pytest.mark.slow
 def test_short_cardiac_stacks_train_with_what_they_have(sunnybrook, tmp_path):
-    told = pretrain(sunnybrook, tmp_path, size=64, tasks=["reconstruct_prev:t=5", "reconstruct_next:t=5"])
+    told = pretrain(sunnybrook, tmp_path, size=64, held_out=0, tasks=["reconstruct_prev:t=5", "reconstruct_next:t=5"])
     assert told["slices"] == 526 - 5  # one stack of 5 gives no pair
     assert told["scans"]["used"] + len(told["scans"]["skipped"]) == 60
     assert all("another t may" in item["reason"] for item in told["scans"]["skipped"])
