@@ -25,7 +25,7 @@ class Affine(AugmentationSpec):
     p: float = Field(0.5, gt=0, le=1, description="Probability that a slice is changed.")
     rotate: float = Field(15.0, ge=0, le=180, description="Largest angle, degrees, either way.")
     shift: float = Field(0.1, ge=0, le=1, description="Largest shift along each axis, as a share of the slice.")
-    shear: float = Field(0.0, ge=0, le=1, description="Largest shear: columns shifted per row.")
+    shear: float = Field(0.0, ge=0, le=1, description="Largest shear, columns per row, either way.")
 
     def build(self) -> Augmentation:
         from ssmtl_augmentations.place import Moved
@@ -41,7 +41,7 @@ class Scale(AugmentationSpec):
 
     p: float = Field(0.5, gt=0, le=1, description="Probability that a slice is changed.")
     by: float = Field(1.25, gt=1, le=4, description="Largest factor, larger or smaller.")
-    stretch: float = Field(1.0, ge=1, le=4, description="Largest ratio of the factors along the two axes.")
+    stretch: float = Field(1.0, ge=1, le=4, description="Largest ratio of the two axes' factors.")
 
     def build(self) -> Augmentation:
         from ssmtl_augmentations.place import Scaled
@@ -50,13 +50,13 @@ class Scale(AugmentationSpec):
 
 
 class Elastic(AugmentationSpec):
-    """Bend a slice: a smooth field of random shifts."""
+    """Bend a slice by a smooth field of shifts, drawn at the nodes of a lattice."""
 
     name: ClassVar[str] = "elastic"
     changes: ClassVar[frozenset[Change]] = _PLACE
 
-    shift: float = Field(0.04, gt=0, le=1, description="Standard deviation of the shifts, as a share of the slice.")
-    cells: int = Field(4, ge=2, le=64, description="Number of independent shifts along each axis.")
+    shift: float = Field(0.04, gt=0, le=1, description="Standard deviation of a node's shift, as a share of the slice.")
+    cells: int = Field(4, ge=2, le=64, description="Number of nodes along each axis.")
 
     def build(self) -> Augmentation:
         from ssmtl_augmentations.place import Bent
@@ -70,8 +70,10 @@ class Flip(AugmentationSpec):
     name: ClassVar[str] = "flip"
     changes: ClassVar[frozenset[Change]] = _PLACE
 
-    p: float = Field(0.5, gt=0, le=1, description="Probability that a slice is mirrored, for each axis.")
-    axes: Literal["lr", "ud", "both"] = Field("lr", description="Mirror columns (lr), rows (ud) or both by themselves.")
+    p: float = Field(0.5, gt=0, le=1, description="Probability that a slice is mirrored.")
+    axes: Literal["lr", "ud", "both"] = Field(
+        "lr", description="lr: left to right; ud: top to bottom; both: either way, or both ways at once."
+    )
 
     def build(self) -> Augmentation:
         from ssmtl_augmentations.place import Flipped
@@ -85,7 +87,7 @@ class Intensity(AugmentationSpec):
     name: ClassVar[str] = "intensity"
     changes: ClassVar[frozenset[Change]] = _VALUES
 
-    scale: float = Field(0.25, ge=0, lt=1, description="Factors are drawn from 1 - scale to 1 + scale.")
+    scale: float = Field(0.25, ge=0, lt=1, description="The factor is drawn from 1 - scale to 1 + scale.")
     shift: float = Field(0.25, ge=0, description="Largest number added; slices have unit variance.")
 
     def build(self) -> Augmentation:
@@ -115,7 +117,9 @@ class Gamma(AugmentationSpec):
     changes: ClassVar[frozenset[Change]] = _VALUES
 
     by: float = Field(1.5, gt=1, description="Largest power; the smallest is its inverse.")
-    invert: float = Field(0.25, ge=0, le=1, description="Share of the slices whose dark and bright end change roles.")
+    invert: float = Field(
+        0.25, ge=0, le=1, description="Share of slices in which the dark and the bright end swap roles."
+    )
 
     def build(self) -> Augmentation:
         from ssmtl_augmentations.values import Powered

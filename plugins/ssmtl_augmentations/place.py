@@ -1,4 +1,7 @@
-"""Augmentations that change where pixels come from: points (N, H, W, 2) in, points out."""
+"""Augmentations that change where pixels come from: points (N, H, W, 2) in, points out.
+
+Points are computed element by element: a matrix product would be rounded to bf16 or TF32 where these are allowed.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,30 @@ from ssmtl_toolkit.engine.augmentation import Augmentation, uniform
 
 
 class Moved(Augmentation):
-    """Rotation about the centre, shear and shift; on slices that are not square angles stay angles."""
+    """Rotation about the centre, shear and shift, each drawn evenly."""
 
     def __init__(self, rotate: float, shift: float, shear: float) -> None:
         self.rotate, self.shift, self.shear = math.radians(rotate), shift, shear
 
     def place(self, points: Tensor) -> Tensor:
-        number, height, width, _ = points.shape
         angle, shear, right, down = (
-            uniform(number, -most, most, points.device)
-            for most in (self.rotate, self.shear, 2 * self.shift, 2 * self.shift)
+            uniform(len(points), -most, most, points.device)
+            for most in (self.rotate, self.shear, self.shift, self.shift)
         )
-        cos, sin = angle.cos(), angle.sin()
-        turned = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-        sheared = torch.eye(2, device=points.device).repeat(number, 1, 1)
-        sheared[:, 0, 1] = shear
-        pixels = points.new_tensor([width, height])
-        matrix = (turned @ sheared) * pixels / pixels[:, None]
-        return torch.einsum("nij,nhwj->nhwi", matrix, points) + torch.stack([right, down], 1)[:, None, None]
+        return moved(points, angle, shear, torch.stack([right, down], 1))
+
+
+def moved(points: Tensor, angle: Tensor, shear: Tensor, shift: Tensor) -> Tensor:
+    """The points R S x + 2 `shift`: S takes pixels `shear` columns further per row, R turns by `angle`.
+
+    Angles (N,) are radians, between pixels, whatever the sides of a slice; `shift` (N, 2) is a share of (W, H).
+    """
+    height, width = points.shape[1:3]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    across, along = points[..., 0] * width, points[..., 1] * height
+    across = across + shear[:, None, None] * along
+    turned = torch.stack([(cos * across - sin * along) / width, (sin * across + cos * along) / height], dim=-1)
+    return turned + 2 * shift[:, None, None]
 
 
 class Scaled(Augmentation):
@@ -45,7 +54,7 @@ class Scaled(Augmentation):
 
 
 class Bent(Augmentation):
-    """Shifts of a coarse lattice, made smooth by cubic interpolation."""
+    """Shifts drawn at the nodes of a lattice from corner to corner, with cubic interpolation between them."""
 
     def __init__(self, shift: float, cells: int) -> None:
         self.shift, self.cells = shift, cells
@@ -58,7 +67,7 @@ class Bent(Augmentation):
 
 
 class Flipped(Augmentation):
-    """Mirrored along one axis, or along each of the two with even chances, at least one."""
+    """Mirrored along one axis; or along one of the two, or both, with even chances."""
 
     def __init__(self, axes: str) -> None:
         self.axes = axes

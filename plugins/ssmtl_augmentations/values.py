@@ -1,4 +1,7 @@
-"""Augmentations that change values: slices (N, C, H, W) in, slices out. Channels are changed independently."""
+"""Augmentations that change values: slices (N, C, H, W) in, slices out.
+
+Intensities are drawn for each channel, how sharp a slice is for all channels alike.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Contrasted(Augmentation):
 
 
 class Powered(Augmentation):
-    """((x - low) / range)^g, back at the mean and deviation of x; log g is drawn evenly."""
+    """((x - low) / range)^g, with the mean and deviation of x; log g is drawn evenly. Inverted: of -x, and back."""
 
     def __init__(self, by: float, invert: float) -> None:
         self.by, self.invert = math.log(by), invert
@@ -78,19 +81,23 @@ class Blurred(Augmentation):
 
 
 class Coarse(Augmentation):
-    """The mean over larger pixels is not taken: their centres are sampled and interpolated, as low-field scans are."""
+    """Larger pixels, by a factor drawn evenly from 1 to `by`."""
 
     def __init__(self, by: float) -> None:
         self.by = by
 
     def values(self, image: Tensor) -> Tensor:
-        """Sample each slice at the centres of its larger pixels, and interpolate between these."""
-        factor = uniform(len(image), 1.0, self.by, image.device)[:, None, None, None]
-        points = identity(image)
-        size = points.new_tensor([image.shape[3], image.shape[2]])
-        # Both lattices are in pixels, from the centre of the first; larger pixel i has its centre at (i + 1/2) f - 1/2.
-        pixel = ((points + 1) * size - 1) / 2
-        centres = (pixel + 0.5) * factor - 0.5
-        coarse = sampled(image, (2 * centres.round() + 1) / size - 1)
-        back = (pixel + 0.5) / factor - 0.5
-        return sampled(coarse, (2 * back + 1) / size - 1)
+        return coarsened(image, uniform(len(image), 1.0, self.by, image.device))
+
+
+def coarsened(image: Tensor, factor: Tensor) -> Tensor:
+    """Slices (N, C, H, W) in pixels that are larger by `factor` (N,), and back on their own grid.
+
+    The values of the larger pixels are those at their centres, not means over them; between them it is bilinear.
+    """
+    size = image.new_tensor([image.shape[3], image.shape[2]])
+    times = factor[:, None, None, None]
+    corner = (identity(image) + 1) * size / 2  # distances from the corner in pixels: i + 1/2, also on the coarse grid
+    centre = (corner * times).floor() + 0.5
+    coarse = sampled(image, 2 * centre / size - 1)
+    return sampled(coarse, 2 * corner / times / size - 1)

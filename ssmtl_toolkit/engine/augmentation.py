@@ -1,12 +1,15 @@
 """What an `AugmentationSpec` builds, and how several of them change a batch of slices together.
 
 All draws come from torch's global generator of the CPU, which is seeded for every step: a step of a resumed training
-changes its slices as the first one did, and on a GPU as on a CPU (noise apart, which is drawn where it is added).
+changes its slices as before, and on a GPU as on a CPU (noise is the exception: it is drawn on the device, by torch's
+generator there).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +18,14 @@ from torch.nn import functional as F
 from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import AugmentationSpec
+from ssmtl_toolkit.specs import AugmentationSpec, Change
 
 
 class Augmentation:
-    """Changes slices in training; override what it changes. Every slice gets its own draws.
+    """Changes slices in training; override what the spec's `changes` lists. Every slice gets its own draws.
 
-    All slices of a batch are changed: whether one is, with the probability `p` of the spec, is decided by the caller.
+    It changes all slices that it is given, and none in place; the caller picks them, with the probability `p` of the
+    spec.
     """
 
     def place(self, points: Tensor) -> Tensor:
@@ -32,7 +36,10 @@ class Augmentation:
         return points
 
     def values(self, image: Tensor) -> Tensor:
-        """Return slices (N, C, H, W) with other values; they come with mean 0 and variance 1 and need not keep it."""
+        """Return slices (N, C, H, W) with other values.
+
+        Each channel of a slice comes with mean 0 and variance 1, or with one single value; it need not stay so.
+        """
         return image
 
     def batch(self, image: Tensor, target: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,17 +84,17 @@ class Augmenter:
             target = None if target is None else sampled_labels(target, points)
         if target is None:
             return self._batch(image, image)
-        return self._batch(self._values(image), target)
+        return self._batch(self.other_values(image), target)
 
     def weak_and_strong(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Two forms of slices (N, C, H, W), in the same places: as they are, and with other values."""
         points = self._points(image)
         weak = image if points is None else sampled(image, points)
-        return weak, self._values(weak)
+        return weak, self.other_values(weak)
 
     def other_values(self, image: Tensor) -> Tensor:
         """Slices (N, C, H, W) with other values, in their places."""
-        return self._values(image)
+        return self._changed("values", image)
 
     def unlabelled(self, batch: Batch) -> Batch:
         """Change the anchors of a pre-training; their companions are changed in place alone, and alike."""
@@ -100,7 +107,7 @@ class Augmenter:
                 label: {name: self._moved(companion, points, moved) for name, companion in names.items()}
                 for label, names in companions.items()
             }
-        return Batch(self._values(anchor), companions, batch.position, batch.seed, batch.first)
+        return Batch(self.other_values(anchor), companions, batch.position, batch.seed, batch.first)
 
     @staticmethod
     def _moved(companion: Companion, points: Tensor, moved: dict[int, Companion]) -> Companion:
@@ -111,37 +118,45 @@ class Augmenter:
 
     def _points(self, image: Tensor) -> Tensor | None:
         """Where pixels come from; None: no slice is changed."""
-        start = points = identity(image)
-        for spec, augmentation in self._changing("place"):
-            chosen = self._chosen(spec, len(image))
-            if len(chosen):
-                rows = chosen.to(points.device)
-                points = points.index_copy(0, rows, _tried(spec, augmentation.place, points[rows]))
+        start = identity(image)
+        points = self._changed("place", start)
         return None if points is start else points
 
-    def _values(self, image: Tensor) -> Tensor:
-        for spec, augmentation in self._changing("values"):
-            chosen = self._chosen(spec, len(image))
+    def _changed(self, what: Literal["place", "values"], given: Tensor) -> Tensor:
+        """Points (N, H, W, 2) or slices (N, C, H, W) after all augmentations of this sort; `given` if none is chosen.
+
+        Raises:
+            SsmtlError: one fails, or returns something of another shape.
+        """
+        for spec, augmentation in self._of(what):
+            chosen = self._chosen(spec, len(given)).to(given.device)
             if len(chosen):
-                rows = chosen.to(image.device)
-                image = image.index_copy(0, rows, _tried(spec, augmentation.values, image[rows]))
-        return image
+                old = given[chosen]
+                with foreign(f"augmentation {str(spec)!r}"):
+                    new = getattr(augmentation, what)(old)
+                    _check_shape(f"{what}()", new, old)
+                given = given.index_copy(0, chosen, new.to(given.dtype))
+        return given
 
     def _batch(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        for spec, augmentation in self._changing("batch"):
-            chosen = self._chosen(spec, len(image))
-            partner = torch.randperm(len(image))
+        """Slices and targets, those chosen with parts of others.
+
+        Raises:
+            SsmtlError: an augmentation fails, or returns something of another shape.
+        """
+        for spec, augmentation in self._of("batch"):
+            chosen = self._chosen(spec, len(image)).to(image.device)
+            partner = torch.randperm(len(image)).to(image.device)
             if len(chosen):
                 with foreign(f"augmentation {str(spec)!r}"):
-                    changed = augmentation.batch(image, target, partner.to(image.device))
-                keep = torch.ones(len(image), dtype=torch.bool).index_fill(0, chosen, False).to(image.device)
-                image, target = (
-                    torch.where(keep.view(-1, *[1] * (old.dim() - 1)), old, new)
-                    for old, new in zip((image, target), changed, strict=True)
-                )
+                    mixed, mixed_target = augmentation.batch(image, target, partner)
+                    _check_shape("batch()", mixed, image)
+                    _check_shape("batch(), of targets,", mixed_target, target)
+                image = image.index_copy(0, chosen, mixed[chosen].to(image.dtype))
+                target = target.index_copy(0, chosen, mixed_target[chosen].to(target.dtype))
         return image, target
 
-    def _changing(self, what: str) -> list[tuple[AugmentationSpec, Augmentation]]:
+    def _of(self, what: Change) -> list[tuple[AugmentationSpec, Augmentation]]:
         return [(spec, built) for spec, built in self._built if what in spec.changes]
 
     @staticmethod
@@ -170,29 +185,29 @@ def sampled_labels(labels: Tensor, points: Tensor) -> Tensor:
 
 
 def boxes(number: int, shape: Sequence[int], share: float) -> Tensor:
-    """Draw boxes inside images (H, W): masks (number, H, W). Areas are even up to `share`, sides up to 1 : 2."""
-    height, width = shape
-    cpu = torch.device("cpu")
-    area, ratio = uniform(number, 0, share, cpu), uniform(number, -0.35, 0.35, cpu).exp()
-    spans = []
-    for length, side in ((height, (area * ratio).sqrt()), (width, (area / ratio).sqrt())):
-        wide = (side.clamp(max=1) * length)[:, None]
-        start = torch.rand(number)[:, None] * (length - wide)
-        at = torch.arange(length) + 0.5
-        spans.append((at >= start) & (at < start + wide))
-    return spans[0][:, :, None] & spans[1][:, None, :]
+    """Draw boxes of whole pixels inside images (H, W): masks (number, H, W).
 
-
-def _tried(spec: AugmentationSpec, change: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-    """What the augmentation makes of these points or slices.
-
-    Raises:
-        SsmtlError: it fails, or returns something of another shape.
+    Areas are drawn evenly from 0 to `share` of an image, ratios of the sides (as shares) from 1 : √2 to √2 : 1.
     """
-    with foreign(f"augmentation {str(spec)!r}"):
-        changed = change(given)
-        if changed.shape != given.shape:
-            raise ValueError(
-                f"{change.__name__}() must return the shape {tuple(given.shape)}, not {tuple(changed.shape)}"
-            )
-        return changed.to(given.dtype)
+    cpu = torch.device("cpu")
+    area, half = uniform(number, 0, share, cpu), math.log(2) / 2
+    ratio = uniform(number, -half, half, cpu).exp()
+    height, width = (
+        _spans(length, side) for length, side in zip(shape, ((area * ratio).sqrt(), (area / ratio).sqrt()), strict=True)
+    )
+    return height[:, :, None] & width[:, None, :]
+
+
+def _spans(length: int, side: Tensor) -> Tensor:
+    """Masks (N, length) of intervals of these lengths, shares of all (N,), anywhere inside."""
+    wide = (side.clamp(max=1) * length).floor()[:, None]
+    start = (torch.rand(len(side), 1) * (length - wide + 1)).floor()
+    at = torch.arange(length)
+    return (at >= start) & (at < start + wide)
+
+
+def _check_shape(returned_by: str, new: Any, old: Tensor) -> None:
+    if not isinstance(new, Tensor):
+        raise TypeError(f"{returned_by} must return a tensor, not {type(new).__name__}")
+    if new.shape != old.shape:
+        raise ValueError(f"{returned_by} must return the shape {tuple(old.shape)}, not {tuple(new.shape)}")

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from helpers.broken_augmentations import BROKEN_AUGMENTATIONS, BrokenAugmentation, BrokenMix, BrokenPlace
 from helpers.broken_parts import (
     BrokenBackbone,
     BrokenBalancer,
@@ -85,6 +86,7 @@ EMPTY = "a class in only one of truth and prediction scores no better than one t
 SHAPES = "scans and slices of any shape are scored, whatever the order of their axes"
 TWICE = "asked twice it gives the same, and leaves what it compares as it is"
 BROKEN = [
+    *BROKEN_AUGMENTATIONS,
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),
@@ -267,6 +269,7 @@ BROKEN = [
 MENDED = [
     *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenReader()),
     *(BrokenDataset(root="scans"), BrokenMetric(), BrokenPooledMetric(), BrokenImageMetric()),
+    *(BrokenAugmentation(), BrokenPlace(), BrokenMix()),
 ]
 
 
