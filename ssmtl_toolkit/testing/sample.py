@@ -198,6 +198,7 @@ def train(
         backbone=backbone or Small(),
         tasks=tuple(tasks),
         balancer=balancer or registry().resolve(BalancerSpec, "fixed"),
+        augment=(),
         head=None,
         steps=steps,
         **{**chosen, "precision": "32", **options},
