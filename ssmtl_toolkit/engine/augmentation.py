@@ -38,7 +38,7 @@ class Augmentation:
     def values(self, image: Tensor) -> Tensor:
         """Return slices (N, C, H, W) with other values.
 
-        Each channel of a slice comes with mean 0 and variance 1, or with one single value; it need not stay so.
+        They come normalised, usually each channel of each to mean 0 and variance 1, and need not stay so.
         """
         return image
 
