@@ -26,6 +26,7 @@ NAMES = {
     "balancer": "geometric",
     "reader": "npz-files",
     "dataset": "patients",
+    "semi": "decided",
 }
 
 

@@ -33,6 +33,9 @@ def summarise(done: Repetitions) -> dict[str, Any]:
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],
     }
+    if done.unlabelled:
+        skipped = [item.to_json() for item in done.unlabelled.skipped]
+        summary["unlabelled"] = {"semi": str(done.config.semi), **done.unlabelled.to_json(), "skipped": skipped}
     if len(scores) > 1:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)

@@ -27,16 +27,17 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
 SNAPSHOTS = "snapshots"
 
 
-FINETUNE, SPLIT, MODEL, SCORES, TRANSFER = (
+FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER = (
     "finetune.toml",
     "split.json",
+    "unlabelled.json",
     "model.safetensors",
     "scores.json",
     "transfer.json",
 )
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
-_FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, TRANSFER, HOLDER)
+_FILES = (CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, HOLDER)
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files
 _HALF_FILE = re.compile(
     _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))
