@@ -16,6 +16,7 @@ from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.evaluation.metrics import METRICS, Metric, lower_is_better
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import FINETUNE
+from ssmtl_toolkit.text import counted
 
 
 @click.command("finetune", cls=OnceCommand)
@@ -79,6 +80,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
         f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
+    for line in _unlabelled(summary):
+        console.print(line)
     for line in _confidence(difference, len(summary["seeds"])):
         console.print(line)
 
@@ -125,6 +128,33 @@ def _confidence(difference: dict[str, Any], repetitions: int) -> list[str]:
             f"{repetitions} repetitions give no interval; add some with --resume and --seeds {LEAST_REPETITIONS}"
         )
     return lines
+
+
+def _unlabelled(summary: dict[str, Any]) -> list[str]:
+    """What was learned from without labels, whether test patients were seen, and what became of pseudo labels."""
+    if "unlabelled" not in summary:
+        return []
+    told = summary["unlabelled"]
+    line = f"unlabelled by {told['semi']}: {counted(told['scans'], 'scan')}, {counted(told['slices'], 'slice')}"
+    for part in ("validation", "test"):
+        if number := told[f"{part}_seen"]:
+            line += f"; {counted(number, 'scan')} of {part} patients among them (transductive)"
+    if number := told["held_out"]:
+        line += f"; {counted(number, 'scan')} of validation or test patients were kept from it"
+    if told["skipped"]:
+        line += f"; {len(told['skipped'])} skipped"
+    return [line, *_doubtful(summary["training"])]
+
+
+def _doubtful(training: dict[str, Any]) -> list[str]:
+    """In how many trainings pseudo labels seemed to do harm."""
+    every = [one.get("pseudo_labels", {}).get("warnings", ()) for trainings in training.values() for one in trainings]
+    bad = sum(map(bool, every))
+    if not bad:
+        return []
+    return [
+        f"in {bad} of {len(every)} trainings the pseudo labels are in doubt (see the notes); compare with --semi none"
+    ]
 
 
 def _seen(number: int | None, total: int) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MyPlugin(SemiSpec):
-    """Let the network decide: the entropy of its answers on unlabelled slices is small (Grandvalet and Bengio, 2004)."""
+    """Let the network decide: its answers on unlabelled slices have little entropy (Grandvalet and Bengio, 2004)."""
 
     # What users type: --semi my_plugin
     name: ClassVar[str] = "my_plugin"
