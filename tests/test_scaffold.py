@@ -28,6 +28,7 @@ NAMES = {
     "balancer": "geometric",
     "reader": "npz-files",
     "dataset": "patients",
+    "semi": "decided",
 }
 
 

@@ -17,6 +17,7 @@ from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import FINETUNE
 from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.text import counted
 
 
 @click.command("finetune", cls=OnceCommand)
@@ -81,6 +82,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
         f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
+    for line in _unlabelled(summary):
+        console.print(line)
     if difference:
         console.print(_over_patients(difference, metrics))
         console.print(difference["verdict"])
@@ -119,6 +122,33 @@ def _over_patients(difference: dict[str, Any], metrics: Sequence[MetricSpec]) ->
     ends, mean = over["ci95"], formatting.number(metric, over["mean"], sign=True)
     interval = f"95 % CI {formatting.interval(metric, ends)}" if ends else "too few patients for an interval"
     return f"{formatting.heading(metric)} difference over {over['n']} test patients: {mean}, {interval}"
+
+
+def _unlabelled(summary: dict[str, Any]) -> list[str]:
+    """What was learned from without labels, whether test patients were seen, and what became of pseudo labels."""
+    if "unlabelled" not in summary:
+        return []
+    told = summary["unlabelled"]
+    line = f"unlabelled by {told['semi']}: {counted(told['scans'], 'scan')}, {counted(told['slices'], 'slice')}"
+    for part in ("validation", "test"):
+        if number := told[f"{part}_seen"]:
+            line += f"; {counted(number, 'scan')} of {part} patients among them (transductive)"
+    if number := told["held_out"]:
+        line += f"; {counted(number, 'scan')} of validation or test patients were kept from it"
+    if told["skipped"]:
+        line += f"; {len(told['skipped'])} skipped"
+    return [line, *_doubtful(summary["training"])]
+
+
+def _doubtful(training: dict[str, Any]) -> list[str]:
+    """In how many trainings pseudo labels seemed to do harm."""
+    every = [one.get("pseudo_labels", {}).get("warnings", ()) for trainings in training.values() for one in trainings]
+    bad = sum(map(bool, every))
+    if not bad:
+        return []
+    return [
+        f"in {bad} of {len(every)} trainings the pseudo labels are in doubt (see the notes); compare with --semi none"
+    ]
 
 
 def _seen(number: int | None, total: int) -> str:

@@ -15,6 +15,7 @@ from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.config.scoring import Scoring
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.features import PARTS, Part, parts_of
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import (
     AugmentationSpec,
@@ -97,7 +98,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         "foreground", description="Draw from slices that show a class, or from all annotated ones."
     )
     semi: SerializeAsAny[SemiSpec] | str | None = Field(
-        None, description="Learn from unlabelled scans too: mean_teacher, unimatch or pretext.  [default: no]"
+        None, description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none.  [default: none]"
     )
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.PLACE] = Field(
         None, description="Scans for --semi.  [default: those of --data, without validation and test patients]"
@@ -159,6 +160,11 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     def _absolute_recipe(cls, recipe: str) -> str:
         file = Path(recipe)
         return str(absolute(file)) if file.suffix == ".toml" else recipe
+
+    @field_validator("semi", mode="before")
+    @classmethod
+    def _no_semi(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
     @field_validator("source", "split")
     @classmethod
@@ -260,6 +266,16 @@ class ResolvedFinetune(FinetuneConfig):
         """The pretext tasks that `semi` wants."""
         return () if self.semi is None else tuple(registry().resolve(TaskSpec, text) for text in self.semi.pretext())
 
+    @property
+    def frozen_parts(self) -> tuple[Part, ...]:
+        """The parts of the backbone that `freeze` keeps as they are."""
+        return {"none": (), "encoder": ("encoder",), "backbone": tuple(PARTS)}[self.freeze]
+
+    @property
+    def labelled_steps(self) -> int:
+        """How many updates come before the first that uses unlabelled slices; 0 without `semi`."""
+        return 0 if self.semi is None else min(round(self.semi.start * self.steps), self.steps - 1)
+
     def _check_semi(self) -> None:
         if self.semi is None:
             for option in ("unlabelled", "transductive"):
@@ -267,11 +283,29 @@ class ResolvedFinetune(FinetuneConfig):
                     raise UsageError(f"--{option}: unlabelled scans are for --semi; say how to learn from them")
             return
         if self.head.output not in self.semi.outputs:
-            raise UsageError(f"--semi {self.semi.name} makes labels, and head {self.head.name!r} gives none; omit it")
+            raise UsageError(
+                f"--semi {self.semi.name}: needs a head that gives labels, and {self.head.name!r} gives slices; omit "
+                f"it, or continue with pretext tasks by --semi pretext"
+            )
         if self.semi.teaches and not self.average:
             raise UsageError(f"--semi {self.semi.name} learns from averaged weights; give --average, such as 0.99")
+        self._check_pretext()
+
+    def _check_pretext(self) -> None:
+        """Refuse pretext tasks that are given twice, or whose gradient reaches nothing that learns."""
+        if not (tasks := self.pretext_tasks):
+            return
+        twice = sorted({str(task) for task in tasks if tasks.count(task) > 1})
+        if twice:
+            raise UsageError(f"--semi {self.semi}: task {twice[0]!r} is given twice; give it once, with a weight=…")
+        trained = parts_of(feature for task in tasks for feature in task.needs)
+        if set(trained) <= set(self.frozen_parts):
+            raise UsageError(
+                f"--semi {self.semi}: its tasks train the {' and '.join(trained)}, which --freeze {self.freeze} keeps "
+                f"as it is; omit one of them"
+            )
         if self.backbone:
-            check_needs(self.backbone, self.pretext_tasks)
+            check_needs(self.backbone, tasks)
 
     def _check_source(self) -> None:
         if self.source is None and self.baseline == "scratch":

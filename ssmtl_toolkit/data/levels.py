@@ -26,6 +26,8 @@ def levels_of_scan(volume: Volume, slicing: Slicing) -> tuple[Level, ...] | None
     Raises:
         DataError: the options give levels for another number of channels.
     """
+    if slicing.normalise == "data":
+        raise ValueError("the levels of the data are not known yet")
     given = slicing.levels
     if given is not None and len(given) != volume.channels:
         raise DataError(f"has {volume.channels} channels, and --normalise {slicing.normalise} is for {len(given)}")

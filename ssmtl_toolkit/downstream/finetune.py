@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.transfer import Pretrained
-from ssmtl_toolkit.downstream.unlabelled import gather_unlabelled
+from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
@@ -30,6 +30,7 @@ from ssmtl_toolkit.runtime.folder import (
     SPLIT,
     SUMMARY,
     TRANSFER,
+    UNLABELLED,
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -38,6 +39,7 @@ from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, measured, open_store
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
+from ssmtl_toolkit.text import counted
 
 
 class Finetuned(Result):
@@ -96,14 +98,14 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
-    _write(config, material.split, folder)
+    slicing = measured(slicing, material.training, progress)
+    unlabelled = gather_unlabelled(config, slicing, material, cache, progress)
+    _write(config, material.split, unlabelled, folder)
     if not material.test:
         raise DataError("none of the test scans can be used; fix them, or choose others with --split")
-    slicing = measured(slicing, material.training, progress)
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)
-    unlabelled = gather_unlabelled(config, slicing, [*material.validation, *material.test], cache, progress)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels)
     repetitions = Repetitions(
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
@@ -131,10 +133,30 @@ def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> Backbo
     return spec
 
 
-def _write(config: ResolvedFinetune, split: Split, folder: Path) -> None:
+def _write(config: ResolvedFinetune, split: Split, unlabelled: Unlabelled | None, folder: Path) -> None:
+    """Write down what this run is; raises what `_check_unlabelled` does."""
+    if unlabelled and (folder / UNLABELLED).is_file():
+        _check_unlabelled(unlabelled.to_json(), folder)
     with atomic_write(folder / FINETUNE) as temporary:  # first: it identifies a run that was killed
         temporary.write_text(config.write(), encoding="utf-8")
     write_json(folder / SPLIT, split.to_json())
+    if unlabelled:
+        write_json(folder / UNLABELLED, unlabelled.to_json())
+
+
+def _check_unlabelled(now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to resume with other unlabelled slices, wherever they are now.
+
+    Raises:
+        UsageError: the repetitions in the folder have learned from others.
+    """
+    then = json.loads((folder / UNLABELLED).read_text(encoding="utf-8"))
+    if then["fingerprint"] != now["fingerprint"]:
+        raise UsageError(
+            f"{folder}: cannot be resumed with other unlabelled scans: there are {counted(now['scans'], 'scan')} with "
+            f"{counted(now['slices'], 'slice')}, were {then['scans']} with {then['slices']}, or their contents or "
+            f"order differ; restore them, or start a new run"
+        )
 
 
 def _check_same(config: ResolvedFinetune, folder: Path) -> None:

@@ -102,11 +102,12 @@ class RepetitionKeeper:
         waited = time.perf_counter() - self._saved
         due = waited >= SECONDS and (last or waited * _SHARE >= self._cost)
         if due or interrupts.number:
-            self._save(learned, optimizer, at)
+            self.save(learned, optimizer, at)
         where = f"step {at.step} of {self.config.steps} of {self.folder.parent.name}"
         interrupts.check(f"{where} is saved, finished repetitions are kept; continue with --resume")
 
-    def _save(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
+    def save(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
+        """Save now; raises `SsmtlError` if the disk is full or not writable."""
         started = time.perf_counter()
         tensors = {f"{_BEST}{name}": tensor for name, tensor in (at.best[2] if at.best else {}).items()}
         tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in at.average.items()}
@@ -131,7 +132,8 @@ class RepetitionKeeper:
         return {**self._identity, "slices": self._examples.digest}
 
     def _versions(self) -> dict[str, str]:
-        return origin.versions([spec for spec in (self.config.backbone, self.config.head) if spec is not None])
+        specs = (self.config.backbone, self.config.head, self.config.semi, *self.config.pretext_tasks)
+        return origin.versions([spec for spec in specs if spec is not None])
 
     def finish(self) -> None:
         """Remove the checkpoints of a finished repetition."""

@@ -19,10 +19,11 @@ from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.downstream.average import WeightAverage
 from ssmtl_toolkit.downstream.convergence import Convergence
 from ssmtl_toolkit.downstream.examples import Examples
+from ssmtl_toolkit.downstream.learner import Learner
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.downstream.parts import Parts
 from ssmtl_toolkit.downstream.pseudo import LOSS, PseudoWatch
-from ssmtl_toolkit.downstream.unlabelled import Learner, Unlabelled
+from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import Part
@@ -53,8 +54,8 @@ class Progressed:
     semi: tuple[list[Tensor], Tensor | None] = field(default_factory=lambda: ([], None))
 
     def is_done(self, config: ResolvedFinetune) -> bool:
-        """Whether all steps are done, or nothing improved in `patience` checks."""
-        waited = self.step - self.best[1] if self.best else 0
+        """Whether all steps are done, or nothing improved in `patience` checks since unlabelled slices are used."""
+        waited = self.step - max(self.best[1], config.labelled_steps) if self.best else 0
         return self.step >= config.steps or (self.best is not None and waited >= config.patience * config.check_every)
 
 
@@ -269,12 +270,15 @@ class Loop:
 
 def _record(at: Progressed) -> dict[str, Any]:
     """A line of metrics.jsonl on the steps since the last one."""
-    mean = float(torch.stack(at.losses).mean())
+    means = {"fine-tuning/loss": float(torch.stack(at.losses).mean())}
     at.losses.clear()
-    if not math.isfinite(mean):
-        raise SsmtlError(f"the loss is {mean} by step {at.step}; try a lower --lr, --clip 1 or --precision 32")
-    more = {LOSS: float(torch.stack(at.semi[0]).mean())} if at.semi[0] else {}
-    return {"step": at.step, "fine-tuning/loss": mean, **more}
+    if at.semi[0]:
+        means[LOSS] = float(torch.stack(at.semi[0]).mean())
+    for name, mean in means.items():
+        if not math.isfinite(mean):
+            of = "the loss on unlabelled slices" if name == LOSS else "the loss"
+            raise SsmtlError(f"{of} is {mean} by step {at.step}; try a lower --lr, --clip 1 or --precision 32")
+    return {"step": at.step, **means}
 
 
 def _copy(model: Downstream) -> dict[str, Tensor]:

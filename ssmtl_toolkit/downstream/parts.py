@@ -11,8 +11,6 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.features import PARTS, Part
 
-_FROZEN: dict[str, tuple[Part, ...]] = {"none": (), "encoder": ("encoder",), "backbone": tuple(PARTS)}
-
 
 class Parts:
     """The parts of one network; `pretrained` are those whose weights come from a pre-training."""
@@ -23,7 +21,7 @@ class Parts:
 
     def groups(self) -> list[dict[str, Any]]:
         """For the optimizer: the parameters that ever learn, with the rate of their part."""
-        for part in _FROZEN[self._config.freeze]:
+        for part in self._config.frozen_parts:
             self._module(part).requires_grad_(False)
         rates = [(self._module(part), self._rate(part)) for part in PARTS]
         rates.append((self._model.head, self._config.lr))
@@ -37,11 +35,11 @@ class Parts:
         """
         self._model.train()
         waiting = self._pretrained if step < self._config.frozen_steps else []
-        for part in (*_FROZEN[self._config.freeze], *waiting):
+        for part in (*self._config.frozen_parts, *waiting):
             self._module(part).eval()
         if self._config.frozen_steps:
             for part in self._pretrained:
-                if part not in _FROZEN[self._config.freeze]:
+                if part not in self._config.frozen_parts:
                     self._module(part).requires_grad_(part not in waiting)
 
     def _module(self, part: Part) -> nn.Module:

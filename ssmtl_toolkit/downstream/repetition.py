@@ -27,6 +27,7 @@ from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
@@ -135,7 +136,11 @@ class Repetitions:
         """What model.safetensors records of its training."""
         before = self.pretrained.about if arm == "pretrained" and self.pretrained else None
         augment = [spec.full() for spec in self.config.augment]
-        return {"arm": arm, "seed": seed, "augment": augment, "pretraining": before}
+        about: dict[str, Any] = {"arm": arm, "seed": seed, "augment": augment, "pretraining": before}
+        if self.unlabelled and self.config.semi:
+            origins = [registry().origin(spec) for spec in (self.config.semi, *self.config.pretext_tasks)]
+            about |= {"semi": origins, "unlabelled": self.unlabelled.to_json()}
+        return about
 
     def _keeper(self, folder: Path, arm: Arm, seed: int, examples: Examples) -> RepetitionKeeper:
         start = checkpoint.digest_of_tensors(self.pretrained.tensors) if self.pretrained and arm != "scratch" else ""

@@ -43,6 +43,9 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
     failures = [line for arm in scores.values() for repetition in arm for line in repetition.get("not_scored", ())]
     if failures:
         summary["not_scored"] = list(dict.fromkeys(failures))
+    if done.unlabelled:
+        skipped = [item.to_json() for item in done.unlabelled.skipped]
+        summary["unlabelled"] = {"semi": str(done.config.semi), **done.unlabelled.to_json(), "skipped": skipped}
     if len(scores) > 1:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)

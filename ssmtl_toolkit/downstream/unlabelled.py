@@ -1,33 +1,35 @@
-"""Unlabelled slices in a fine-tuning: which scans, which batches, and what is learned from them."""
+"""The unlabelled scans of a fine-tuning: which they are, and whether patients of validation or test are among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.files import DigestMemo
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.data.split import with_patients
-from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.downstream.model import Downstream
-from ssmtl_toolkit.engine.augmentation import Augmenter
-from ssmtl_toolkit.engine.semi import SemiOutput, SemiStep
-from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
-from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
+from ssmtl_toolkit.downstream.gather import Material
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pretrain import make_plan
+from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, open_store
 from ssmtl_toolkit.specs import Scan, TaskSpec
-from ssmtl_toolkit.text import counted
+from ssmtl_toolkit.text import counted, printable, shortened
+
+_HELD = ("validation", "test")
+_SHOWN = 10  # notes of one kind
+_ALIKE = 0.05  # standard deviations of a slice: two that differ less everywhere are one, saved twice
 
 
 @dataclass(frozen=True)
@@ -35,128 +37,194 @@ class Unlabelled:
     """The slices that `--semi` learns from, and the pretext tasks that it wants.
 
     Attributes:
-        held: how many scans were left out, because they are of validation or test patients.
-        test_seen: how many scans of validation or test patients are among them (transductive).
+        held_out: how many scans of validation and test patients were kept from it.
+        seen: how many scans of each of the parts `validation` and `test` are in it (transductive).
+        skipped: scans that cannot be used, and why.
     """
 
     store: SliceStore
     plan: Plan
     tasks: Sequence[TaskSpec]
-    held: int
-    test_seen: int
+    held_out: int
+    seen: Counter[str]
+    skipped: Sequence[Skipped]
 
     def loader(self, config: ResolvedFinetune, seed: int, device: torch.device) -> Loader:
         """Batches of slices in turn, as many as labelled ones."""
         return Loader(self.store, Sampler(self.plan, config.batch_size, seed), device)
 
+    def to_json(self) -> dict[str, Any]:
+        """What is recorded of it everywhere; no names, no paths."""
+        return {
+            "scans": len(self.store.scans),
+            "slices": len(self.store.slices),
+            "held_out": self.held_out,
+            **{f"{part}_seen": self.seen[part] for part in _HELD},
+            "fingerprint": self.store.fingerprint,
+        }
+
 
 def gather_unlabelled(
-    config: ResolvedFinetune, slicing: Slicing, away: Sequence[Scan], cache: Path, progress: Progress
+    config: ResolvedFinetune, slicing: Slicing, material: Material, cache: Path, progress: Progress
 ) -> Unlabelled | None:
-    """Find and prepare the scans for `--semi`; None without it. `away` are those of validation and test.
+    """Find and prepare the scans for `--semi`, without those of validation and test; None without `--semi`.
 
     Raises:
-        DataError: nothing is left to learn from.
+        DataError: nothing is left to learn from, or the scans have other channels than the labelled ones.
     """
-    if config.semi is None:
-        return None
-    dataset = config.unlabelled or config.data
-    scans, notes = with_patients([s for s in list_scans(dataset, cache) if not s.unfit], config.patient)
-    for note in notes if config.unlabelled else ():
-        progress.note(note)
-    apart = _of_others(scans, away, cache)
-    chosen = scans if config.transductive else apart
-    if not chosen:
-        raise DataError(f"{dataset}: all of its {counted(len(scans), 'scan')} are of validation or test patients")
-    held, seen = len(scans) - len(chosen), len(chosen) - len(apart)
-    if seen:
-        progress.note(
-            f"{counted(seen, 'scan')} of validation or test patients are learned from without labels (--transductive): "
-            f"the scores speak for these patients only"
-        )
-    store = open_store(chosen, slicing, cache, progress, skip_bad=config.skip_bad)
-    without = f", without {held} of validation and test patients" if held else ""
-    progress.say(f"unlabelled  {counted(len(store.scans), 'scan')}, {counted(len(store.slices), 'slice')}{without}")
-    tasks = config.pretext_tasks
-    plan = make_plan(store, tasks, progress) if tasks else Plan(store.extents, [{"": {}} for _ in store.extents])
-    return Unlabelled(store, plan, tasks, held, seen)
+    return UnlabelledGathering(config, slicing, material, cache, progress).run() if config.semi else None
 
 
-def _of_others(scans: Sequence[Scan], away: Sequence[Scan], cache: Path) -> list[Scan]:
-    """The scans that are neither of these patients nor, by their contents, these scans under other names."""
-    readers, memo = installed_readers(), DigestMemo(cache / "digests.json")
-    patients = {scan.patient for scan in away}
-    contents = {readers.digest(path, memo) for scan in away for path in scan.paths}
-    kept = []
-    for scan in scans:
-        try:
-            same = any(readers.digest(path, memo) in contents for path in scan.paths)
-        except DataError:  # preparing it says what is wrong
-            same = False
-        if scan.patient not in patients and not same:
-            kept.append(scan)
-    memo.save()
-    return kept
-
-
-class Learner(nn.Module):
-    """The method of `--semi` on one network, with the modules of its pretext tasks: all that is trained beside it."""
+class UnlabelledGathering:
+    """Gathers unlabelled scans; `material` is what is labelled."""
 
     def __init__(
-        self,
-        config: ResolvedFinetune,
-        unlabelled: Unlabelled,
-        model: Downstream,
-        fabric: Fabric,
-        seed: int,
-        augmenter: Augmenter,
+        self, config: ResolvedFinetune, slicing: Slicing, material: Material, cache: Path, progress: Progress
     ) -> None:
-        super().__init__()
-        assert config.semi is not None
-        self._spec, self._fabric, self._augmenter = config.semi, fabric, augmenter
-        self._model = [model]  # in a list: its weights are not ours
-        with foreign(f"building semi {str(config.semi)!r}"):
-            self.method = config.semi.build()
-        self._labels = [str(task) for task in unlabelled.tasks]
-        self._weights = [task.weight for task in unlabelled.tasks]
-        self.tasks = nn.ModuleList()
-        for task in unlabelled.tasks:
-            with foreign(f"building task {str(task)!r}"):
-                self.tasks.append(task.build(model.backbone))
-        self._load = unlabelled.loader(config, seed, fabric.device)
-        self._first, self._steps = round(self._spec.start * config.steps), config.steps
-        self.to(fabric.device)
+        self.config, self.slicing, self.material = config, slicing, material
+        self.cache, self.progress = cache, progress
+        self.dataset = config.unlabelled or config.data
+        self.skipped: list[Skipped] = []
 
-    def forward(self, step: int, teach: Callable[[Tensor], Tensor]) -> SemiOutput | None:
-        """The loss on the unlabelled slices of the update after `step` others; None: they are not used yet."""
-        if step < self._first:
-            return None
-        batch = self._load(step - self._first)
-        with foreign(f"semi {str(self._spec)!r}, step {step + 1},"), self._fabric.autocast():
-            output: SemiOutput = self.method(self._step(batch, step, teach))
-            if not isinstance(output, SemiOutput):
-                raise SsmtlError(f"its forward gives {type(output).__name__}; give SemiOutput(loss, pseudo)")
-            return output
+    def run(self) -> Unlabelled:
+        """Gather everything; raises what `gather_unlabelled` does."""
+        every = self._usable()
+        parts = self._parts(every)
+        store = self._stored(self._chosen(every, parts))
+        if self.config.unlabelled:
+            again = self._saved_again(store)
+            parts |= again
+            if again and not self.config.transductive:
+                store = self._stored(self._chosen(every, parts))
+        stored = {scan.scan.name for scan in store.scans}
+        seen = Counter(part for name, part in parts.items() if name in stored)
+        tasks, held_out = self.config.pretext_tasks, 0 if self.config.transductive else len(parts)
+        self.skipped += store.skipped
+        plan = make_plan(store, tasks, self.progress) if tasks else Plan(store.extents, [{"": {}}] * len(store.scans))
+        unlabelled = Unlabelled(store, plan, tasks, held_out, seen, self.skipped)
+        self._tell(unlabelled)
+        return unlabelled
 
-    def _step(self, batch: Batch, step: int, teach: Callable[[Tensor], Tensor]) -> SemiStep:
-        (model,) = self._model
-        return SemiStep(
-            batch=batch,
-            augmenter=self._augmenter,
-            progress=(step - self._first) / max(self._steps - 1 - self._first, 1),
-            backbone=model.backbone,
-            head=model.head,
-            loss=model.head.loss,
-            teach=teach,
-            tasks=lambda: self._outputs(batch),
+    def _usable(self) -> list[Scan]:
+        """The scans that the data set lists."""
+        every = list_scans(self.dataset, self.cache)
+        self.skipped += [Skipped(scan.name, scan.unfit) for scan in every if scan.unfit]
+        fit = [scan for scan in every if not scan.unfit]
+        if not fit:
+            reasons = f"; {len(self.skipped)} skipped, such as {self.skipped[0].reason}" if self.skipped else ""
+            raise DataError(f"{self.dataset}: holds no scan for --semi to learn from{reasons}")
+        return fit
+
+    def _parts(self, scans: Sequence[Scan]) -> dict[str, str]:
+        """By name, the part of those that are of validation or test: by their patient, or the content of a file."""
+        readers, memo = installed_readers(), DigestMemo(self.cache / "digests.json")
+        patients = {patient: part for part in _HELD for patient in getattr(self.material.split, part)}
+        contents = {
+            readers.digest(path, memo): part
+            for part in _HELD
+            for scan in getattr(self.material, part)
+            for path in scan.paths
+        }
+        parts = {}
+        for scan in scans:
+            by_content = (contents[one] for one in _digests(scan, readers, memo) if one in contents)
+            part = _part_by_patient(scan, patients, self.material.split.pattern) or next(by_content, None)
+            if part is not None:
+                parts[scan.name] = part
+        memo.save()
+        return parts
+
+    def _chosen(self, scans: Sequence[Scan], parts: Mapping[str, str]) -> list[Scan]:
+        """All of them if `--transductive`, else those of neither part.
+
+        Raises:
+            DataError: there is none.
+        """
+        chosen = list(scans) if self.config.transductive else [scan for scan in scans if scan.name not in parts]
+        if not chosen:
+            raise DataError(
+                f"{self.dataset}: all of its {counted(len(scans), 'scan')} are of validation or test patients, and "
+                f"nothing is left for --semi to learn from; give other scans with --unlabelled"
+            )
+        return chosen
+
+    def _stored(self, scans: Sequence[Scan]) -> SliceStore:
+        """Their slices.
+
+        Raises:
+            DataError: they have other channels than the labelled scans, or cannot be read.
+        """
+        store = open_store(scans, self.slicing, self.cache, self.progress, skip_bad=self.config.skip_bad)
+        channels = next(iter(self.material.contents.values())).channels
+        if store.channels != channels:
+            raise DataError(
+                f"{printable(store.scans[0].scan.path)}: has {counted(store.channels, 'channel')}, and the labelled "
+                f"scans have {channels}; give --unlabelled scans with the same channels"
+            )
+        return store
+
+    def _saved_again(self, store: SliceStore) -> dict[str, str]:
+        """By name, the part of those whose slices are those of a validation or test scan in another file."""
+        scans = {part: getattr(self.material, part) for part in _HELD}
+        of_part = {scan.name: part for part in _HELD for scan in scans[part]}
+        every = [scan for part in _HELD for scan in scans[part]]
+        others = open_store(every, self.slicing, self.cache, Progress(), skip_bad=True, label_maps="note")
+        return {
+            scan.scan.name: of_part[other.scan.name]
+            for scan in store.scans
+            for other in others.scans
+            if _are_same(store, scan, others, other)
+        }
+
+    def _tell(self, unlabelled: Unlabelled) -> None:
+        """Say what is used, what is skipped, and whose it is."""
+        told = self.skipped if self.config.unlabelled else unlabelled.store.skipped  # the others by the labelled scans
+        for reason in shortened([item.reason for item in told], _SHOWN, f", all in {SUMMARY}"):
+            self.progress.note(f"skipped: {reason}")
+        if number := unlabelled.seen.total():
+            named = [f"{unlabelled.seen[part]} of {part} patients" for part in _HELD if unlabelled.seen[part]]
+            self.progress.note(
+                f"{counted(number, 'scan')} ({' and '.join(named)}) are learned from without labels (--transductive): "
+                f"the scores hold for these patients only"
+            )
+        without = f", without {unlabelled.held_out} of validation and test patients" if unlabelled.held_out else ""
+        used = f"{counted(len(unlabelled.store.scans), 'scan')}, {counted(len(unlabelled.store.slices), 'slice')}"
+        self.progress.say(f"unlabelled  {used}{without}")
+
+
+def _part_by_patient(scan: Scan, parts: Mapping[str, str], pattern: str | None) -> str | None:
+    """The part of the scan's patient, of whom it may have another name than the labelled scans give.
+
+    A scan is a patient's if the data set or the expression says so, or if its name begins with the patient's, followed
+    by no letter or digit. A scan too many that is kept away does little harm, a test patient that is learned from does.
+    """
+    match = re.search(pattern, scan.name) if pattern else None
+    names = {scan.patient, scan.name, *([match[1] if match.re.groups else match[0]] if match else [])}
+    for patient, part in parts.items():
+        if patient in names or re.match(rf"{re.escape(patient)}[^A-Za-z0-9]", scan.name):
+            return part
+    return None
+
+
+def _digests(scan: Scan, readers: Readers, memo: DigestMemo) -> list[str]:
+    """Those of its files; none if one cannot be read: preparing it says why."""
+    try:
+        return [readers.digest(path, memo) for path in scan.paths]
+    except DataError:
+        return []
+
+
+def _are_same(store: SliceStore, scan: StoredScan, others: SliceStore, other: StoredScan) -> bool:
+    """Whether two scans show the same, slice by slice, however each was saved."""
+    if scan.count != other.count:
+        return False
+    middle = scan.count // 2
+    return all(
+        bool(
+            (store.slices[scan.start + i : scan.start + j] - others.slices[other.start + i : other.start + j])
+            .abs()
+            .max()
+            < _ALIKE
         )
-
-    def _outputs(self, batch: Batch) -> Mapping[str, TaskOutput]:
-        """The tasks' outputs, each loss times its task's weight."""
-        (model,) = self._model
-        encode = SharedEncoder(model.backbone)
-        outputs = {}
-        for label, weight, task in zip(self._labels, self._weights, self.tasks, strict=True):
-            output: TaskOutput = task(Step(batch, encode, batch.companions.get(label, {})))
-            outputs[label] = output._replace(loss=weight * output.loss)
-        return outputs
+        for i, j in ((middle, middle + 1), (0, scan.count))
+    )

@@ -137,6 +137,11 @@ class _Work:
         parts = self.resolved.experiment.split
         scans = [scan for scan in list_scans(self.resolved.dataset, self.cache) if not scan.unfit]
         self.images = self._contents({scan.name: scan.paths for scan in scans})
+        self.unlabelled = {
+            dataset: self._contents({scan.name: scan.paths for scan in list_scans(dataset, self.cache)})
+            for dataset in dict.fromkeys(job.finetune.unlabelled for job in self.resolved.jobs)
+            if dataset is not None
+        }
         self.labels = ""
         if self.resolved.jobs[0].output == "labels":
             scans = [scan for scan in scans if scan.label]
@@ -289,7 +294,8 @@ class _Work:
         run = self.pretraining(job)
         start = None if run is None else [run.name, job.start]
         name = f"{job.finetune.head.name}-{'scratch' if run is None else run.name[:50]}"
-        contents = [self.images, self.labels]
+        more = job.finetune.unlabelled
+        contents = [self.images, self.labels, *([] if more is None else [self.unlabelled[more]])]
         what = _digest(_identity(job.finetune), self.split.stem, start, contents)
         return self.out / "finetune" / f"{name}-{what}"
 

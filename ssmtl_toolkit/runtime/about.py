@@ -72,11 +72,22 @@ class LabelClasses(About):
     ignore: int | None
 
 
+class UnlabelledScans(About):
+    """What `--semi` learned from: scans of validation and test patients are those kept from it, or seen by it."""
+
+    scans: int
+    slices: int
+    held_out: int
+    validation_seen: int
+    test_seen: int
+    fingerprint: str
+
+
 class Model(About):
     """The metadata of a model.safetensors.
 
-    `augment` lists the specs of the augmentations that it was trained with; `pretraining` is the metadata of its
-    backbone's file, and is not used.
+    `augment` lists the specs of the augmentations that it was trained with; `semi` are the method that learned from
+    unlabelled scans, and its pretext tasks; `pretraining` is the metadata of its backbone's file, and is not used.
     """
 
     version: str
@@ -88,4 +99,6 @@ class Model(About):
     arm: str = ""
     seed: int = 0
     augment: tuple[str, ...] = ()
+    semi: tuple[Origin, ...] = ()
+    unlabelled: UnlabelledScans | None = None
     pretraining: dict[str, Any] | None = None

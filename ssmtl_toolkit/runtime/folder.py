@@ -27,9 +27,10 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
 SNAPSHOTS = "snapshots"
 
 
-FINETUNE, SPLIT, MODEL, SCORES, TRANSFER = (
+FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER = (
     "finetune.toml",
     "split.json",
+    "unlabelled.json",
     "model.safetensors",
     "scores.json",
     "transfer.json",
@@ -38,7 +39,7 @@ ENSEMBLE = "ensemble-{}.json"  # of an arm
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (
-    *(CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, MODEL, SCORES, TRANSFER, HOLDER),
+    *(CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, HOLDER),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files

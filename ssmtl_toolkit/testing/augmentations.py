@@ -159,7 +159,8 @@ def labels_go_with_pixels(bench: Bench) -> None:
 @check(AugmentationSpec, "a single slice is changed too")
 def single_slice(bench: Bench) -> None:
     spec, given = _spec(bench), _given()
-    alone = Given(*(tensor[:1] for tensor in given[:3]), partner=torch.zeros(1, dtype=torch.long))
+    first, second, third, partner = (tensor[:1] for tensor in given)
+    alone = Given(first, second, third, torch.zeros_like(partner))
     for name, new in _apply(spec, alone).items():
         require(new.shape == _before(alone)[name].shape, f"{name} of one slice has the shape {tuple(new.shape)}")
         _finite(new, f"{name} of one slice", "use no statistics of the batch")

@@ -1,4 +1,4 @@
-"""`ssmtl finetune --augment …`, with averaged weights and a schedule: it is resumed bit for bit, and refuses nonsense."""
+"""`ssmtl finetune --augment …` with averaged weights and a schedule: resumed bit for bit; nonsense is refused."""
 
 import signal
 import subprocess

@@ -1,54 +1,23 @@
 """A fine-tuning that is stopped inside a repetition: it resumes from there, bit for bit."""
 
-import json
 import signal
 import subprocess
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import ssmtl_toolkit as toolkit
+from helpers.stopping import StopAt, assert_equal, ended
 from ssmtl_toolkit import DataError
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
-from ssmtl_toolkit.runtime.progress import Progress
 
 QUICK = {"surface": False, "slices_per_scan": 2, "train_scans": 2, "test_scans": 2, "batch_size": 4, "log_every": 3}
 PLAIN = {**QUICK, "steps": 12}
 EARLY = {**QUICK, "steps": 60, "check_every": 4, "patience": 2, "validation_scans": 2, "lr": 0.01}
 
 
-class StopAt(Progress):
-    """Sends a signal to this process after a step; feedback the notes."""
-
-    def __init__(self, step=None, number=signal.SIGTERM):
-        self.step, self.number, self.notes = step, number, []
-
-    def stepped(self, step):
-        if step == self.step:
-            signal.raise_signal(self.number)
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def finetune(pretrained, labelled, out, options, **more):
     return toolkit.finetune(pretrained, data=str(labelled), out=out, cache=out.parent / "cache", **options, **more)
-
-
-def ended(folder):
-    """All that must be equal: weights, metrics, scores (but not how long it took)."""
-    scores = json.loads((folder / "scores.json").read_text())
-    scores["training"].pop("seconds")
-    weights = {k: v.clone() for k, v in load_file(folder / "model.safetensors").items()}
-    return weights, (folder / "metrics.jsonl").read_text(), scores
-
-
-def assert_equal(a, b):
-    assert a[1:] == b[1:]
-    assert a[0].keys() == b[0].keys()
-    assert all(torch.equal(a[0][k], b[0][k]) for k in a[0])
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import IGNORE, Head
+from ssmtl_toolkit.engine.semi import PseudoLabels, Semi, SemiOutput
 from ssmtl_toolkit.engine.step import Companion, TaskOutput
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import (
@@ -25,6 +26,7 @@ from ssmtl_toolkit.specs import (
     MetricSpec,
     ReaderSpec,
     Scan,
+    SemiSpec,
     TaskSpec,
 )
 
@@ -342,6 +344,53 @@ class BrokenImageMetric(MetricSpec):
     def score(self, comparison):
         error = np.abs(comparison.predicted - comparison.truth)
         return float((error * np.linspace(0, 2, error.shape[1])[:, None] if self.fault == "rows" else error).mean())
+
+
+class BrokenSemi(SemiSpec):
+    """Agree with the teacher; FAULT says what is wrong."""
+
+    name = "broken_semi"
+
+    start: float = Field(0.5, ge=0, lt=1, description="When.")
+    fault: str = Field("none", description="What is wrong.")
+
+    def build(self):
+        return BrokenSemiModule(self.fault)
+
+
+class BrokenSemiModule(Faults, Semi):
+    def __init__(self, fault):
+        super().__init__(fault, 1)
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.idle = nn.Linear(3, 3) if fault == "idle weights" else nn.Identity()
+
+    def forward(self, step):
+        fault, image = self.fault, step.batch.anchor
+        if fault == "keeps the network":
+            self.network = step.backbone
+        if fault == "one channel":
+            image = image[:, :1]
+        if fault == "in place":
+            image.add_(1)
+        if fault == "batch norm of one":
+            F.batch_norm(image.mean(dim=(2, 3)), None, None, training=True)
+        truth = (step.head(step.backbone(image)).detach() if fault == "never asks" else step.teach(image)).float()
+        best, labels = truth.softmax(dim=1).max(dim=1)
+        if fault == "teacher in place":
+            step.teach(image).add_(1)
+        sure = best > 0.9
+        maps = step.head(step.backbone(image))
+        answer = self.trouble(maps.detach() if fault == "detaches" else maps).float() * self.temperature
+        different = (answer.softmax(dim=1) - truth.softmax(dim=1)).square().mean(dim=1)
+        if fault == "mean of nothing":
+            different = different[sure]
+        if fault == "not a scalar":
+            return SemiOutput(different)
+        if fault == "gives a tensor":
+            return different.mean()
+        if fault == "counts from one":
+            labels = labels + 1
+        return SemiOutput(different.mean(), PseudoLabels(labels.byte() if fault == "bytes" else labels, sure))
 
 
 class BrokenReader(ReaderSpec):

@@ -16,6 +16,7 @@ from helpers.broken_parts import (
     BrokenMetric,
     BrokenPooledMetric,
     BrokenReader,
+    BrokenSemi,
     BrokenTask,
     Greedy,
     Lenient,
@@ -243,6 +244,38 @@ BROKEN = [
     (Untidy(), "its name, title, unit and digits fit a table", "digits is 12; give a whole number from 0 to 6"),
     (Taken(), "its name, title, unit and digits fit a table", "files of scores call something else 'penalised'"),
     *[
+        (BrokenSemi(fault=fault), title, told)
+        for title, (fault, told) in {
+            **COMMON,
+            "a resumed training ends with the same bits": ("counts outside", "stopped after step 4 and resumed"),
+            "its loss is a finite scalar, for slices of one channel and of two": ("one channel", "RuntimeError"),
+            "its pseudo labels are a class and a yes or no for each pixel": ("counts from one", "the head's 3 classes"),
+            "gradient reaches the backbone and its own weights": ("detaches", "reaches the backbone"),
+            "it leaves slices and the teacher's maps as they are": ("in place", "changes slices in place"),
+            "its `teaches` says whether it asks the averaged weights": ("never asks", "teaches = True"),
+            "where the teacher knows nothing the loss can be descended": ("mean of nothing", "the loss is nan"),
+            "a batch of a single slice is learned from too": ("batch norm of one", "more than 1 value per channel"),
+            "it does not keep the network as a part of itself": ("keeps the network", "are the network's own"),
+        }.items()
+    ],
+    (
+        BrokenSemi(fault="not a scalar"),
+        "its loss is a finite scalar, for slices of one channel and of two",
+        "the loss has shape (8, 32, 32), not ()",
+    ),
+    (
+        BrokenSemi(fault="gives a tensor"),
+        "its loss is a finite scalar, for slices of one channel and of two",
+        "forward gives Tensor; give SemiOutput(loss, pseudo)",
+    ),
+    (BrokenSemi(fault="bytes"), "its pseudo labels are a class and a yes or no for each pixel", "of torch.uint8"),
+    (BrokenSemi(fault="idle weights"), "gradient reaches the backbone and its own weights", "idle.weight"),
+    (
+        BrokenSemi(fault="teacher in place"),
+        "it leaves slices and the teacher's maps as they are",
+        "it changes what teach gives in place",
+    ),
+    *[
         (BrokenReader(fault=fault), title, told)
         for title, (fault, told) in {
             "it tells which paths it matches, whether they exist or not": ("opens the path", "FileNotFoundError"),
@@ -267,7 +300,7 @@ BROKEN = [
     ],
 ]
 MENDED = [
-    *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenReader()),
+    *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenSemi(), BrokenReader()),
     *(BrokenDataset(root="scans"), BrokenMetric(), BrokenPooledMetric(), BrokenImageMetric()),
     *(BrokenAugmentation(), BrokenPlace(), BrokenMix()),
 ]
