@@ -160,7 +160,7 @@ def _judge_held_out(task: TaskSpec, history: History, watched: Watched, hint: st
     gain, gain_seen = _gain(task, watched.held_out), _gain(task, watched.seen)
     seen = f"slices trained on {watched.seen['loss']:.4g}"
     on_both = f"its loss on held-out slices {_against(task, watched.held_out)}; on {seen}"
-    if gain_seen > _CLEARLY and gain_seen - gain > _GAP and gain < _PART * gain_seen:
+    if _memorised(task, watched):
         far = f"{seen}, held-out slices {_against(task, watched.held_out)}"
         return Verdict("memorised", f"{far}; {_less(history, watched)}")
     if gain <= _CLEARLY:
@@ -172,14 +172,32 @@ def _judge_held_out(task: TaskSpec, history: History, watched: Watched, hint: st
     return Verdict("learned", on_both)
 
 
+def _memorised(task: TaskSpec, watched: Watched) -> bool:
+    """Whether too little of the gain on slices that were trained on is left on held-out ones.
+
+    By the trivial answers of each sample, for one may be harder than the other; and by one answer for both, for some
+    trivial answers, such as another pair of the batch, depend on which slices happen to be together.
+    """
+    own = [means[str(best_trivial(task, means))] for means in (watched.seen, watched.held_out)]
+    for trivials in (own, [sum(own) / 2] * 2):
+        losses = (watched.seen["loss"], watched.held_out["loss"])
+        seen, held_out = (_share(task, *pair) for pair in zip(trivials, losses, strict=True))
+        if seen <= _CLEARLY or seen - held_out <= _GAP or held_out >= _PART * seen:
+            return False
+    return True
+
+
 _UNTRAINED = "where an untrained network may end too; fine-tuning will tell"
 
 
 def _gain(task: TaskSpec, means: Mapping[str, float]) -> float:
     """How far the loss is below the best trivial answer, as a share of what is possible."""
-    trivial = means[str(best_trivial(task, means))]
+    return _share(task, means[str(best_trivial(task, means))], means["loss"])
+
+
+def _share(task: TaskSpec, trivial: float, loss: float) -> float:
     possible = trivial - task.floor
-    return (trivial - means["loss"]) / possible if possible > 0 else 0.0
+    return (trivial - loss) / possible if possible > 0 else 0.0
 
 
 def _against(task: TaskSpec, means: Mapping[str, float]) -> str:
