@@ -51,6 +51,7 @@ bench: $(VENV)/.installed  ## what is claimed about speed
 	$(BIN)/python benchmarks/layout.py
 	$(BIN)/python benchmarks/predict_overhead.py
 	$(BIN)/python benchmarks/open_store.py
+	$(BIN)/python benchmarks/augmentation.py
 
 results: $(VENV)/.installed  ## fill the tables of docs/results.md (about three hours; resumes); DATA=folder with the two data sets
 	$(BIN)/python benchmarks/results.py $(DATA) $(RESULTS)

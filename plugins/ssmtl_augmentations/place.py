@@ -34,11 +34,11 @@ def moved(points: Tensor, angle: Tensor, shear: Tensor, shift: Tensor) -> Tensor
     Angles (N,) are radians, between pixels, whatever the sides of a slice; `shift` (N, 2) is a share of (W, H).
     """
     height, width = points.shape[1:3]
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    across, along = points[..., 0] * width, points[..., 1] * height
-    across = across + shear[:, None, None] * along
-    turned = torch.stack([(cos * across - sin * along) / width, (sin * across + cos * along) / height], dim=-1)
-    return turned + 2 * shift[:, None, None]
+    cos, sin = angle.cos(), angle.sin()
+    of_x = torch.stack([cos, sin * width / height], 1)
+    of_y = torch.stack([(cos * shear - sin) * height / width, sin * shear + cos], 1)
+    x, y = points[..., :1], points[..., 1:]
+    return x * of_x[:, None, None] + y * of_y[:, None, None] + 2 * shift[:, None, None]
 
 
 class Scaled(Augmentation):

@@ -35,7 +35,7 @@ def test_augmented_runs_differ_from_plain_ones_and_repeat_to_the_bit(ssmtl, scan
 
 @pytest.mark.slow
 def test_an_augmented_run_killed_in_mid_training_ends_with_the_same_bits_when_resumed(ssmtl, scans, tmp_path):
-    whole = run(ssmtl, scans, "whole", "--steps", 9, *AUGMENT)
+    whole = run(ssmtl, scans, "whole", "--steps", 9, "--log-every", 5, *AUGMENT)
     code = (
         "import os, signal\n"
         "import ssmtl_toolkit as toolkit\n"
@@ -43,7 +43,8 @@ def test_an_augmented_run_killed_in_mid_training_ends_with_the_same_bits_when_re
         "class Kill(Progress):\n"
         "    def stepped(self, step):\n"
         "        if step == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "toolkit.pretrain(backbone='unet:encoder=plain,width=4', size=32, batch_size=4, steps=9, checkpoint_every=5,\n"
+        "toolkit.pretrain(backbone='unet:encoder=plain,width=4', size=32, batch_size=4, steps=9,\n"
+        "    checkpoint_every=5, log_every=5,\n"
         "    tasks=['reconstruct_next:t=1'], augment=['affine:p=0.8', 'elastic', 'noise:p=0.8'], progress=Kill(),\n"
         f"    data={str(scans)!r}, out={str(tmp_path / 'cut')!r}, cache={str(tmp_path / 'cache')!r})\n"
     )
