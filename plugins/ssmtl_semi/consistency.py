@@ -14,7 +14,7 @@ from ssmtl_toolkit.engine.semi import PseudoLabels, Semi, SemiOutput, SemiStep
 
 
 class MeanTeacher(Semi):
-    """Squared difference of the probabilities, summed over classes, mean over pixels; no label is ever fixed.
+    """Squared difference of the probabilities, summed over classes, mean over all pixels, sure or not.
 
     The weight rises as exp(-5 (1 - t)^2) over the first `ramp` of the steps with unlabelled slices.
     """
@@ -29,7 +29,7 @@ class MeanTeacher(Semi):
         answer = step.head(step.backbone(strong)).float().softmax(dim=1)
         difference = (answer - truth).square().sum(dim=1).mean()
         risen = min(1.0, step.progress / self.ramp) if self.ramp else 1.0
-        return SemiOutput(self.weight * math.exp(-5 * (1 - risen) ** 2) * difference, _pseudo(truth, threshold=0.5))
+        return SemiOutput(self.weight * math.exp(-5 * (1 - risen) ** 2) * difference, _pseudo(truth, threshold=0))
 
 
 class UniMatch(Semi):

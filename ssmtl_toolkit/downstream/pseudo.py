@@ -1,4 +1,4 @@
-"""Watches the labels that a network makes for itself: how many, of which classes, and whether they help."""
+"""Watches the labels that a network makes for itself: how many, of which classes, and whether they seem to do harm."""
 
 from __future__ import annotations
 
@@ -11,16 +11,31 @@ from torch import Tensor
 from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.engine.semi import PseudoLabels
 
-SURE, SHARE, LOSS = "semi/sure", "semi/share/", "semi/loss"
-_LOST = 0.05  # of a class's share of the labelled pixels: with less of it among the pseudo labels, it is lost
+SURE, SHARE, ANSWERS, LOSS = "semi/sure", "semi/share/", "semi/answers/", "semi/loss"
+_COUNTS = 0.01  # of the pixels: with fewer that are sure, pseudo labels teach next to nothing, and do no harm
+_ONE_SIDED = 0.1  # of its share of the answers: with less among the sure pixels, a class is not taught
+_PRESENT = 0.05  # of its share of the labelled pixels: with less among the answers, a class is not found yet
+_LOST = 0.25  # of its share of the answers when pseudo labels came into use: with less at the end, a class is lost
+_BEGUN = 0.2  # of the steps: before, the answers are those of a network that knows little
 _FELL = 0.03  # mIoU on validation patients: so much below the best before, pseudo labels do harm
 
 
 class PseudoWatch:
-    """Counts the pseudo labels of each class that are sure, and judges them at the end.
+    """Counts the pseudo labels of each class, all (the answers) and those that are sure, and judges them at the end.
+
+    Compared are the last fifth of the steps with pseudo labels and the first, or as many after a fifth of the training
+    if pseudo labels come into use before: random weights answer anything. It warns if at least 1 % of the pixels are
+    sure at the end, and
+
+    - one-sided: among the sure pixels a class, or the background, has less than a tenth of its share of the answers.
+      The others are then taught where it is, and it is nowhere;
+    - lost: a class has less than a quarter of the share of the answers that it had at first. What never was among the
+      answers (less than a twentieth of its share of the labelled pixels) is not lost by pseudo labels;
+    - the score on validation patients, if there are some, ends 0.03 below the best one before pseudo labels.
 
     Attributes:
-        counts: (2 + classes,) int64: pixels seen, and sure pixels of background and each class; None: none seen yet.
+        counts: (1 + 2 (1 + classes),) int64: pixels seen, then the answers and the sure ones, of background and each
+            class; None: none seen yet.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -29,40 +44,68 @@ class PseudoWatch:
 
     def add(self, pseudo: PseudoLabels) -> None:
         """Count those of one batch, without waiting for the device."""
-        sure = torch.bincount(pseudo.labels[pseudo.sure].flatten(), minlength=len(self.names))
-        now = torch.cat([sure.new_tensor([pseudo.labels.numel()]), sure])
+        labels, number = pseudo.labels.flatten(), len(self.names)
+        ones = torch.stack([torch.ones_like(labels), pseudo.sure.flatten().to(labels.dtype)])
+        counts = ones.new_zeros(2, number).scatter_add_(1, labels.expand(2, -1), ones)
+        now = torch.cat([counts[0].sum(dim=0, keepdim=True), counts.flatten()])
         self.counts = now if self.counts is None else self.counts + now
 
     def record(self) -> dict[str, float]:
         """What a line of metrics.jsonl says of those since the last line: shares of all pixels."""
         if self.counts is None:
             return {}
-        total, *sure = self.counts.tolist()
+        total, *each = self.counts.tolist()
         self.counts = None
+        answers, sure = each[: len(self.names)], each[len(self.names) :]
         shares = {f"{SHARE}{name}": number / total for name, number in zip(self.names, sure, strict=True)}
+        shares |= {f"{ANSWERS}{name}": number / total for name, number in zip(self.names, answers, strict=True)}
         return {SURE: sum(sure) / total, **shares}
 
     def judge(self, records: Sequence[Mapping[str, Any]], targets: Tensor) -> dict[str, Any]:
         """Sum up a training: `records` are the lines of its metrics.jsonl, `targets` its labelled slices (N, H, W).
 
         Returns:
-            The last shares, those among the labels, the validation scores, and in `warnings` what went wrong.
+            The last shares of all pixels that are sure, by class, of the answers, and of the labelled pixels; the
+            validation scores; and in `warnings` what seems to do harm.
         """
         lines = [record for record in records if SURE in record]
         if not lines:
             return {}
-        last = lines[-max(1, len(lines) // 5) :]
-        shares = {name: sum(line[f"{SHARE}{name}"] for line in last) / len(last) for name in self.names}
-        labelled = shares_of(targets, self.names)
-        lost = [name for name in self.names[1:] if shares[name] < _LOST * labelled[name]]
-        warnings = [f"class {name!r} has all but vanished from the pseudo labels" for name in lost]
-        scores = _validation(records, lines[0]["step"])
-        if scores and scores["after"] < scores["before"] - _FELL:
+        part = max(1, len(lines) // 5)
+        later = [line for line in lines if line["step"] > _BEGUN * records[-1]["step"]] or lines
+        first, last = later[:part], lines[-part:]
+        found = {
+            "sure": sum(line[SURE] for line in last) / len(last),
+            "shares": self._means(last, SHARE),
+            "answers": self._means(last, ANSWERS),
+            "labelled": shares_of(targets, self.names),
+            "validation": _validation(records, lines[0]["step"]),
+        }
+        return {**found, "warnings": self._warnings(found, self._means(first, ANSWERS))}
+
+    def _means(self, lines: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+        return {name: sum(line[f"{prefix}{name}"] for line in lines) / len(lines) for name in self.names}
+
+    def _warnings(self, found: Mapping[str, Any], first: Mapping[str, float]) -> list[str]:
+        """What seems to do harm; `first` are the shares of the answers when pseudo labels came into use."""
+        sure, shares, answers, labelled = (found[key] for key in ("sure", "shares", "answers", "labelled"))
+        if sure < _COUNTS:
+            return []
+        warnings = []
+        bare = [name for name in self.names if shares[name] / sure < _ONE_SIDED * answers[name]]
+        if bare:
+            warnings.append(
+                f"of {' and '.join(map(repr, bare))} hardly any pixel is sure, and of all pixels {100 * sure:.0f} %: "
+                f"pseudo labels teach the other classes alone"
+            )
+        for name in self.names[1:]:
+            if first[name] >= _PRESENT * labelled[name] and answers[name] < _LOST * first[name]:
+                warnings.append(f"class {name!r} has all but vanished from the answers on unlabelled slices")
+        if (scores := found["validation"]) and scores["after"] < scores["before"] - _FELL:
             warnings.append(
                 f"the score on validation patients fell from {scores['before']:.3f} to {scores['after']:.3f} with them"
             )
-        sure = sum(line[SURE] for line in last) / len(last)
-        return {"sure": sure, "shares": shares, "labelled": labelled, "validation": scores, "warnings": warnings}
+        return warnings
 
 
 def shares_of(targets: Tensor, names: Sequence[str]) -> dict[str, float]:

@@ -23,8 +23,8 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.downstream.model import TODO, ModelSpec
-from ssmtl_toolkit.downstream.pseudo import SURE
-from ssmtl_toolkit.engine.semi import Semi, SemiOutput
+from ssmtl_toolkit.downstream.pseudo import SURE, PseudoWatch
+from ssmtl_toolkit.engine.semi import PseudoLabels, Semi, SemiOutput
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
@@ -387,3 +387,77 @@ def test_a_run_resumes_with_the_same_unlabelled_scans_elsewhere_and_refuses_othe
     with pytest.raises(UsageError, match="with other unlabelled scans"):  # a repetition more would learn from others
         finetune(labelled, tmp_path / "f", semi="mean_teacher", unlabelled=str(more), resume=True, seeds=2)
     assert done.summary["unlabelled"]["scans"] == 8
+
+
+def a_watch(answers, sure, steps=100, validation=None, first=None):
+    """What the watch says of a training: `answers` and `sure` by class at its end, `first` the answers at the start."""
+    watch, lines = PseudoWatch(["liver", "kidney"]), []
+    for step in range(5, steps + 1, 5):
+        now = answers if first is None or step > steps / 2 else first
+        shares = {f"semi/answers/{name}": share for name, share in zip(watch.names, now, strict=True)}
+        shares |= {f"semi/share/{name}": share for name, share in zip(watch.names, sure, strict=True)}
+        checked = {} if validation is None else {"validation": validation[0] if step < 50 else validation[1]}
+        lines.append({"step": step, **checked, **({"semi/sure": sum(sure), **shares} if step >= 25 else {})})
+    targets = torch.tensor([0] * 80 + [1] * 15 + [2] * 5 + [255] * 30)
+    return watch.judge(lines, targets)
+
+
+def test_pseudo_labels_of_all_classes_are_no_reason_to_warn():
+    judged = a_watch(answers=(0.9, 0.08, 0.02), sure=(0.8, 0.03, 0.004), validation=(0.5, 0.48))
+    assert judged["warnings"] == []
+    assert judged["sure"] == pytest.approx(0.834)
+    assert judged["labelled"] == {"background": 0.8, "liver": 0.15, "kidney": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("answers", "sure", "more", "said"),
+    [
+        ((0.85, 0.13, 0.02), (0, 0.04, 0.002), {}, "of 'background' hardly any pixel is sure, and of all pixels 4 %"),
+        ((0.85, 0.13, 0.02), (0.8, 0.04, 0), {}, "of 'kidney' hardly any pixel is sure, and of all pixels 84 %"),
+        ((0.98, 0.017, 0.003), (0.9, 0.01, 0.002), {"first": (0.8, 0.18, 0.02)}, "'liver' has all but vanished"),
+        ((0.85, 0.13, 0.02), (0.8, 0.1, 0.01), {"validation": (0.5, 0.46)}, "fell from 0.500 to 0.460 with them"),
+    ],
+)
+def test_pseudo_labels_that_do_harm_are_told(answers, sure, more, said):
+    assert any(said in warning for warning in a_watch(answers, sure, **more)["warnings"])
+
+
+def test_hardly_any_pseudo_labels_and_classes_that_were_never_found_are_no_reason_to_warn():
+    assert a_watch((0.85, 0.13, 0.02), (0, 0.008, 0))["warnings"] == []
+    assert a_watch((0.9, 0.1, 0.0), (0.8, 0.09, 0.0), first=(0.9, 0.0999, 0.0001))["warnings"] == []
+
+
+def test_pseudo_labels_are_counted_by_class():
+    watch = PseudoWatch(["liver", "kidney"])
+    labels = torch.tensor([[[0, 1], [1, 2]], [[0, 0], [0, 1]]])
+    for _ in range(2):
+        watch.add(PseudoLabels(labels, torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 1]]]).bool()))
+    line = watch.record()
+    assert [line[f"semi/answers/{name}"] for name in watch.names] == [0.5, 0.375, 0.125]
+    assert [line[f"semi/share/{name}"] for name in watch.names] == [0.125, 0.25, 0.0]
+    assert line["semi/sure"] == 0.375
+    assert watch.record() == {}
+
+
+class OneSided(Asks):
+    """Be sure of nothing but the first class."""
+
+    name: ClassVar[str] = "one_sided"
+    teaches: ClassVar[bool] = False
+
+    def build(self):
+        return OneSidedModule()
+
+
+class OneSidedModule(Semi):
+    def forward(self, step):
+        labels = (step.batch.anchor[:, 0] > 1).long()
+        return SemiOutput(step.batch.anchor.sum() * 0, PseudoLabels(labels, labels == 1))
+
+
+def test_the_run_and_its_summary_say_that_pseudo_labels_are_in_doubt(labelled, tmp_path):
+    heard = Notes()
+    done = finetune(labelled, tmp_path / "f", semi=OneSided(start=0), progress=heard)
+    said = "of 'background' hardly any pixel is sure"
+    assert any(note.startswith("--semi one_sided") and said in note and "worse" in note for note in heard.notes)
+    assert said in done.summary["training"]["scratch"][0]["pseudo_labels"]["warnings"][0]
