@@ -63,6 +63,7 @@ BUDGETS = {  # labelled patients (all slices that show a class), or slices, each
 SCHEDULED = {"schedule": "cosine", "head": "segmentation:loss=ce+dice"}
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper"},
+    "paper + slices without a class": {"recipe": "paper", "slices": "auto"},
     "paper + augmentation": {"recipe": "paper", "augment": STRONG},
     "paper + schedule and loss": {"recipe": "paper", **SCHEDULED},
     "paper + steps": {"recipe": "paper", "steps": 1200},
@@ -167,13 +168,14 @@ class Work:
         order = np.random.default_rng([job.draw, 0]).permutation(len(whole.train))
         patients = number if slices is None else -(-number // data.scans_a_patient)
         train = tuple(whole.train[i] for i in order[:patients])
-        name = f"{job.data}-{job.budget}-{job.draw}".replace(" ", "_")
+        shown = RECIPES[job.recipe].get("slices", "foreground" if job.recipe.startswith("paper") else "auto")
+        name = f"{job.data}-{job.budget}-{shown}-{job.draw}".replace(" ", "_")
         file = self.out / "drawn" / name / "split.json"
         file.parent.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file.parent}.lock"):
             if not (file.parent / "summary.json").is_file():  # a fine-tuning writes down what it draws
                 given = self.written(name, Split(train, (), whole.test, whole.pattern))
-                plain = {"steps": 1, "slices_per_scan": slices, "surface": False}
+                plain = {"steps": 1, "slices_per_scan": slices, "slices": shown, "surface": False}
                 self.tune(replace(job, pretraining=None), file.parent, given, plain)
         return file
 

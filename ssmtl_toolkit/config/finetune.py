@@ -94,8 +94,10 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         None, ge=1, description="Number of labelled scans to draw for training.  [default: all]"
     )
     slices_per_scan: int | None = Field(None, ge=1, description="Number of slices to draw from each.  [default: all]")
-    slices: Literal["foreground", "any"] = Field(
-        "foreground", description="Draw from slices that show a class, or from all annotated ones."
+    slices: Literal["auto", "foreground", "any"] = Field(
+        "auto",
+        description="Take any annotated slice, or foreground: those that show a class; auto: foreground if only some "
+        "of a scan are drawn.",
     )
     semi: SerializeAsAny[SemiSpec] | str | None = Field(
         None, description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none.  [default: none]"
@@ -260,6 +262,17 @@ class ResolvedFinetune(FinetuneConfig):
             check_pattern(self.patient)
         if self.head.output == "image" and self.classes is not None:
             raise UsageError(f"head {self.head.name!r} uses no labels; omit --classes")
+
+    @property
+    def drawn_from(self) -> Literal["foreground", "any"]:
+        """Which slices are drawn from.
+
+        Few slices are worth most where there is something to see; but of a whole scan those that show nothing teach
+        where nothing is: without them organs are found beyond their ends.
+        """
+        if self.slices != "auto":
+            return self.slices
+        return "any" if self.slices_per_scan is None else "foreground"
 
     @property
     def pretext_tasks(self) -> tuple[TaskSpec, ...]:

@@ -31,11 +31,11 @@ def draw_slices(
     """
     drawn = {}
     for i, scan in enumerate(scans):
-        among = contents[scan.name].slices(config.slices)
+        among = contents[scan.name].slices(config.drawn_from)
         drawn[scan.name] = tuple(choose(config.slices_per_scan, among, seed, Stream.SLICES, i))
     if not any(drawn.values()):
         raise DataError(
-            f"none of the {len(scans)} training scans of seed {seed} has a slice with a class ({config.slices}); "
+            f"none of the {len(scans)} training scans of seed {seed} has a slice to draw ({config.drawn_from}); "
             f"choose other --classes, more --train-scans or --slices any"
         )
     return drawn
