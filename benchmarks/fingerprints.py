@@ -33,12 +33,12 @@ WORDS = {
     "SMALL": "--backbone unet:encoder=plain,width=8",
     "PAIR": "--task reconstruct_prev:t=2 --task reconstruct_next:t=2",
     "LABELLED": "--data phantom:patients=5 --test-scans 2 --train-scans 2 --slices-per-scan 3 --steps 6 --batch-size 4"
-    " --classes LV,RV --no-surface",
+    " --recipe paper --classes LV,RV --no-surface",
 }
 EXPERIMENT = """
 data = "phantom:patients=4"
 pretrain = { size = 32, steps = 4, batch_size = 8 }
-finetune = { steps = 4, seeds = 2, slices_per_scan = 2, classes = "LV,RV", surface = false }
+finetune = { recipe = "paper", steps = 4, seeds = 2, slices_per_scan = 2, classes = "LV,RV", surface = false }
 split = { train = 2, test = 2 }
 [rows.scratch]
 backbone = "unet:encoder=plain,width=8"
@@ -69,7 +69,7 @@ COMMANDS = {
     "finetune: early stopping, frozen": "finetune --from plus LABELLED --validation-scans 1 --check-every 2"
     " --freeze encoder --head segmentation:loss=ce+dice --out stopping",
     "finetune: denoising": "finetune --from plus --head denoising --data phantom:patients=4 --test-scans 1 --steps 4"
-    " --no-surface --out denoising",
+    " --recipe paper --no-surface --out denoising",
     "finetune: moco's encoder": "finetune --from moco LABELLED --out moco-tuned",
     "data phantom": "data phantom files --patients 2 --seed 3",
     "predict: labels": "predict --from twins/pretrained-0 files/images -o labels --probabilities --largest-component",
