@@ -268,11 +268,12 @@ class ResolvedFinetune(FinetuneConfig):
         """Which slices are drawn from.
 
         Few slices are worth most where there is something to see; but of a whole scan those that show nothing teach
-        where nothing is: without them organs are found beyond their ends.
+        where nothing is: without them organs are found beyond their ends. Of blank slices no image can be learned.
         """
         if self.slices != "auto":
             return self.slices
-        return "any" if self.slices_per_scan is None else "foreground"
+        whole = self.slices_per_scan is None and self.head.output == "labels"
+        return "any" if whole else "foreground"
 
     @property
     def pretext_tasks(self) -> tuple[TaskSpec, ...]:

@@ -362,7 +362,7 @@ def test_from_scratch_without_any_pretraining(ssmtl, labelled):
 @pytest.mark.slow
 def test_denoising_beats_the_noisy_input(labelled, pretrained, tmp_path):
     options = {"steps": 150, "lr": 3e-3, "test_scans": 2, "surface": False, "head": "denoising:sigma=0.8"}
-    options["batch_size"] = 4
+    options |= {"batch_size": 4, "recipe": "paper"}
     done = toolkit.finetune(pretrained, data=str(labelled), out=tmp_path / "f", **options)
     arm = done.summary["arms"]["pretrained"]
     assert arm["psnr"]["mean"] > arm["noisy"]["psnr"] + 2

@@ -120,7 +120,18 @@ def test_two_channels_are_fine_tuned_and_predicted_on_the_grid_of_the_scan(ssmtl
 
 @pytest.mark.slow
 def test_a_denoised_scan_has_all_its_channels_in_its_own_units(ssmtl, tmp_path, manifest):
-    tune = ("--head", "denoising:sigma=0.5", "--backbone", SMALL, "--data", manifest, "--test-scans", "1")
+    tune = (
+        "--head",
+        "denoising:sigma=0.5",
+        "--recipe",
+        "paper",
+        "--backbone",
+        SMALL,
+        "--data",
+        manifest,
+        "--test-scans",
+        "1",
+    )
     done = ssmtl("finetune", *tune, *TUNE, "--steps", "60", "--out", "tuned")
     assert done.returncode == 0, done.stderr
     assert ssmtl("predict", "--from", "tuned", manifest, "--out", "out").returncode == 0
