@@ -151,22 +151,23 @@ class Loop:
             if keeper:
                 keeper.keep(self.learned, self.optimizer, at, last=at.is_done(config))
         self._finish(at)
-        records = metrics.records()
+        return self._summed_up(at, metrics.records(), progress)
+
+    def _summed_up(self, at: Progressed, records: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
+        """What `run` returns, by the lines of metrics.jsonl."""
         losses = [record["fine-tuning/loss"] for record in records if "fine-tuning/loss" in record]
         if rises_without_end(losses):
-            progress.note(
-                f"the loss of the fine-tuning rises without end, from {losses[0]:.3g} to {losses[-1]:.3g}; try a lower "
-                f"--lr"
-            )
+            rise = f"from {losses[0]:.3g} to {losses[-1]:.3g}"
+            progress.note(f"the loss of the fine-tuning rises without end, {rise}; try a lower --lr")
         score, kept = at.best[:2] if at.best else (None, at.step)
+        converged = Convergence.of(losses) if at.step == self.config.steps else None
         done: dict[str, Any] = {
             "steps": at.step,
             "kept_step": kept,
             "loss": losses[-1] if losses else None,
             "validation": score,
+            "convergence": converged and asdict(converged),
         }
-        converged = Convergence.of(losses) if at.step == config.steps else None
-        done["convergence"] = converged and asdict(converged)
         return done | self._judged(records, progress)
 
     def _judged(self, records: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
