@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 import ssmtl_toolkit as ssmtl
-from ssmtl_toolkit.config.finetune import STRONG
+from ssmtl_toolkit.config.base import STRONG
 from ssmtl_toolkit.data.split import Split, make, with_patients
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans

@@ -114,6 +114,7 @@ class TaskSpec(Spec):
     baselines: ClassVar[tuple[str, ...]] = ()  # those that give the loss of trivial answers; the lowest is to be beaten
     beaten_untrained: ClassVar[bool] = False  # whether an untrained network may get below its trivial answers too
     least_correlation: ClassVar[float | None] = None  # of an anchor with its companion: below it, t is called too large
+    views: ClassVar[bool] = False  # whether it compares views of slices: without --augment they would be the same
     floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
 
     weight: float = Field(1.0, ge=0, description="Weight of this loss in the total.")

@@ -63,6 +63,10 @@ class Machine(BaseModel):
     accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
 
 
+STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution"),)
+"""The augmentations of the default recipe, and of pre-training by views; flips are not among them, for most anatomy has sides."""
+
+
 class Descent(BaseModel):
     """How a network is trained: what its slices look like, and how its weights follow the gradient."""
 
@@ -88,13 +92,14 @@ class Descent(BaseModel):
     def _written(self, specs: tuple[AugmentationSpec | str, ...]) -> list[str]:
         return [spec if isinstance(spec, str) else spec.full() for spec in specs]
 
-    def augmentations(self) -> tuple[AugmentationSpec, ...]:
-        """The augmentations as specs.
+    def augmentations(self, default: tuple[str, ...] = ()) -> tuple[AugmentationSpec, ...]:
+        """The augmentations as specs; `default` if none were named.
 
         Raises:
             UsageError: an unknown name, a wrong option, one given twice.
         """
-        specs = tuple(registry().resolve(AugmentationSpec, given) for given in self.augment)
+        named = self.augment if "augment" in self.model_fields_set else default or self.augment
+        specs = tuple(registry().resolve(AugmentationSpec, given) for given in named)
         twice = sorted({spec.name for spec in specs if [s.name for s in specs].count(spec.name) > 1})
         if twice:
             raise UsageError(f"augmentation {twice[0]!r} is given twice; give it once")

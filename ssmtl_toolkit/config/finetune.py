@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Descent, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import STRONG, Config, Descent, Machine, Role, absolute, with_absolute_paths
 from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
 from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.config.scoring import Scoring
@@ -28,9 +28,6 @@ from ssmtl_toolkit.specs import (
     TaskSpec,
     check_needs,
 )
-
-STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution"),)
-"""The augmentations of the default recipe; flips are not among them, for most anatomy has sides."""
 
 
 class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_serializer, field_validator
 
-from ssmtl_toolkit.config.base import Config, Descent, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import STRONG, Config, Descent, Machine, Role, absolute, with_absolute_paths
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import Part, parts_of
@@ -150,12 +150,13 @@ class RunConfig(Config, Slicing, Machine, Descent):
         dataset = with_absolute_paths(plugins.dataset(self.data))
         set_here = self.model_fields_set | ({"epochs"} if self.steps is not None else set())
         suggested = {name: value for name, value in dataset.suggested().items() if name not in set_here}
+        tasks = tuple(plugins.resolve(TaskSpec, task) for task in self.tasks)
         specs = {
             "data": dataset,
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
-            "tasks": tuple(plugins.resolve(TaskSpec, task) for task in self.tasks),
+            "tasks": tasks,
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
-            "augment": self.augmentations(),
+            "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
         }
         resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})

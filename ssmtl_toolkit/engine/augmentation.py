@@ -7,6 +7,7 @@ generator there).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -107,7 +108,13 @@ class Augmenter:
                 label: {name: self._moved(companion, points, moved) for name, companion in names.items()}
                 for label, names in companions.items()
             }
-        return Batch(self.other_values(anchor), companions, batch.position, batch.seed, batch.first)
+        view = functools.partial(self.view, batch.anchor)
+        return Batch(self.other_values(anchor), companions, batch.position, batch.seed, batch.first, view)
+
+    def view(self, image: Tensor) -> Tensor:
+        """Slices (N, C, H, W) in other places and with other values."""
+        points = self._points(image)
+        return self.other_values(image if points is None else sampled(image, points))
 
     @staticmethod
     def _moved(companion: Companion, points: Tensor, moved: dict[int, Companion]) -> Companion:

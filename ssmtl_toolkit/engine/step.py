@@ -107,8 +107,11 @@ class Batch:
         position: Position | None = None,
         seed: int = 0,
         first: bool = True,
+        view: Callable[[], Tensor] | None = None,
     ) -> None:
+        """`view` gives the anchors changed by other draws of the run's augmentations; None: as they are."""
         self.anchor, self.companions, self.seed, self.first = anchor, companions, seed, first
+        self.view = view or (lambda: anchor)
         self.position = position or Position.in_order(len(anchor), anchor.device)
 
 
@@ -132,6 +135,14 @@ class Step:
         self.first = batch.first
         self.encode = encode
         self._companions = companions
+        self._view = batch.view
+
+    def view(self) -> Tensor:
+        """Another view of the anchors, (N, C, H, W): the slices changed by other draws of the run's augmentations.
+
+        Every call draws anew. Where nothing is augmented they are the anchors themselves.
+        """
+        return self._view()
 
     def companion(self, name: str) -> Companion:
         """The companion slices that the task's spec named so in `companions()`.

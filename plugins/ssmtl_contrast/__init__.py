@@ -1,0 +1,87 @@
+"""Contrast of slices: two views of a slice, or slices from the same place in the body, are to be alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.specs import Feature, TaskSpec
+
+if TYPE_CHECKING:
+    from ssmtl_contrast.module import Contrast as ContrastModule
+    from ssmtl_toolkit.engine.backbone import Backbone
+
+_MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
+
+
+def _near(value: Any) -> float | str:
+    """Read `0.1`, a share of the stack, or `10mm`."""
+    if isinstance(value, str) and (millimetres := _MM.fullmatch(value)):
+        length = float(millimetres[1])
+        if length <= 0:
+            raise ValueError("a distance in mm should be greater than 0")
+        return f"{length:.10g}mm"
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if isinstance(value, bool) or not 0 < share <= 1:
+        raise ValueError(
+            "should be a share of the stack above 0 and up to 1, such as 0.1, or millimetres, such as 10mm"
+        )
+    return share
+
+
+Near = Annotated[
+    float | str,
+    BeforeValidator(_near),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                {"type": "string", "format": "millimetres"},
+            ]
+        }
+    ),
+]
+"""How near slices are: a share of the stack's length, or millimetres."""
+
+
+class Contrast(TaskSpec):
+    """Tell which slices of a batch come from the same place in the body, among views changed by --augment."""
+
+    name: ClassVar[str] = "contrast"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
+    metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
+    baselines: ClassVar[tuple[str, ...]] = ("chance",)
+    beaten_untrained: ClassVar[bool] = True  # slices that are near each other look alike to any network
+    views: ClassVar[bool] = True
+
+    positives: Literal["position", "partition", "views"] = Field(
+        "position",
+        description="What is alike: slices near each other in their stacks (PCL), of the same part of them (GCL), or "
+        "only two views of one slice (SimCLR).",
+    )
+    near: Near = Field(
+        0.1, description="For position: how near, as a share of the stack, or in mm from its middle, as in 10mm."
+    )
+    parts: int = Field(4, ge=2, description="For partition: into how many parts each stack is divided.")
+    dim: int = Field(128, ge=1, description="Length of the projected features.")
+    temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
+
+    def remarks(self, anchors: int) -> Sequence[str]:
+        return ()
+
+    def build(self, backbone: Backbone) -> ContrastModule:
+        from ssmtl_contrast.module import Contrast as ContrastModule
+
+        return ContrastModule(backbone.pooled_channels, self)
+
+
+@hookimpl
+def ssmtl_tasks() -> list[type[TaskSpec]]:
+    return [Contrast]
