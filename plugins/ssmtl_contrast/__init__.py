@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from ssmtl_contrast.module import Contrast as ContrastModule
     from ssmtl_toolkit.engine.backbone import Backbone
 
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 _MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
 
 
@@ -39,14 +39,7 @@ def _near(value: Any) -> float | str:
 Near = Annotated[
     float | str,
     BeforeValidator(_near),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-                {"type": "string", "format": "millimetres"},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [_SHARE, {"type": "string", "format": "millimetres"}]}),
 ]
 """How near slices are: a share of the stack's length, or millimetres."""
 
@@ -72,9 +65,6 @@ class Contrast(TaskSpec):
     parts: int = Field(4, ge=2, description="For partition: into how many parts each stack is divided.")
     dim: int = Field(128, ge=1, description="Length of the projected features.")
     temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
-
-    def remarks(self, anchors: int) -> Sequence[str]:
-        return ()
 
     def build(self, backbone: Backbone) -> ContrastModule:
         from ssmtl_contrast.module import Contrast as ContrastModule

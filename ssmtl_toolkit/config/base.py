@@ -64,7 +64,7 @@ class Machine(BaseModel):
 
 
 STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution"),)
-"""The augmentations of the default recipe, and of pre-training by views; flips are not among them, for most anatomy has sides."""
+"""The augmentations of the default recipe and of pre-training by views; no flips, for most anatomy has sides."""
 
 
 class Descent(BaseModel):
