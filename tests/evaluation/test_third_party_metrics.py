@@ -211,6 +211,21 @@ def test_of_many_classes_that_fail_in_a_scan_one_is_named_and_the_others_counted
     assert found.failures == (f"s\\n1: {here}",)
 
 
+def test_a_class_in_a_notebook_needs_no_package(folders):
+    class Recall(MetricSpec):
+        """How much of the truth is found."""
+
+        name = "recall"
+
+        def score(self, comparison):
+            counts = comparison.counts
+            return counts.tp / (counts.tp + counts.fn) if counts.tp else 0.0
+
+    found = toolkit.evaluate(folders / "out", folders / "labels", metrics=[Recall()], classes="box=1")
+    assert [scan.values["recall"] for scan in found.scans] == [(1.0,), (pytest.approx(4 / 6),)]
+    assert found.mean["recall"] == pytest.approx(5 / 6)
+
+
 @pytest.mark.parametrize(
     ("metrics", "told"),
     [
