@@ -480,3 +480,14 @@ def test_what_a_kill_leaves_of_an_ensembles_scores_is_removed(tuned, tmp_path):
     half.touch()
     with hold_folder(tmp_path, resume=True, config=FINETUNE):
         assert not half.exists()
+
+
+def test_a_fine_tuning_records_its_flips_for_the_prediction(labelled, pretrained, scan, tmp_path):
+    options = {**QUICK, "steps": 2, "recipe": "paper"}
+    for name, augment in (("with", ("flip:axes=both", "noise")), ("without", ("noise",))):
+        toolkit.finetune(pretrained, data=str(labelled), out=tmp_path / name, augment=augment, **options)
+    lines = Lines()
+    toolkit.predict(tmp_path / "with", scan, out=tmp_path / "out", tta="flips", progress=lines)
+    assert lines.lines[0].endswith(", also of mirrored slices (lr, ud)")
+    with pytest.raises(UsageError, match="was trained without flips"):
+        toolkit.predict(tmp_path / "without", scan, out=tmp_path / "out2", tta="flips")
