@@ -37,7 +37,7 @@ class Scores:
         """Draw -> the mean over the networks (and pre-trainings) that were trained on it."""
         by_draw: dict[int, list[float]] = {}
         for line in self.lines:
-            if all(_same(line[key], value) for key, value in wanted.items()) and metric in line:
+            if all(_same(line[key], value) for key, value in wanted.items()) and line.get(metric) is not None:
                 by_draw.setdefault(line["draw"], []).append(float(np.mean(line[metric])))
         return {draw: float(np.mean(values)) for draw, values in sorted(by_draw.items())}
 
