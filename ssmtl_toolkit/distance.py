@@ -13,13 +13,25 @@ from pydantic.fields import FieldInfo
 _MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
 
 
+def millimetres(text: str) -> str | None:
+    """Read `15mm` and write it as short as it goes; None if it is not in mm.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    match = _MM.fullmatch(text)
+    if match is None:
+        return None
+    length = float(match[1])
+    if length <= 0:
+        raise ValueError("a distance in mm should be greater than 0")
+    return f"{length:.10g}mm"
+
+
 def _read(value: Any) -> int | str:
     if isinstance(value, str):
-        if millimetres := _MM.fullmatch(value):
-            length = float(millimetres[1])
-            if length <= 0:
-                raise ValueError("a distance in mm should be greater than 0")
-            return f"{length:.10g}mm"
+        if (length := millimetres(value)) is not None:
+            return length
         if re.fullmatch(r"[+-]?\d+", value.strip()):
             value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):

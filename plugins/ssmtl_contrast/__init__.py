@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from ssmtl_toolkit.distance import millimetres
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, TaskSpec
 
@@ -15,16 +15,12 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.backbone import Backbone
 
 _SHARE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-_MM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*mm\s*")
 
 
 def _near(value: Any) -> float | str:
     """Read `0.1`, a share of the stack, or `10mm`."""
-    if isinstance(value, str) and (millimetres := _MM.fullmatch(value)):
-        length = float(millimetres[1])
-        if length <= 0:
-            raise ValueError("a distance in mm should be greater than 0")
-        return f"{length:.10g}mm"
+    if isinstance(value, str) and (length := millimetres(value)) is not None:
+        return length
     try:
         share = float(value)
     except (TypeError, ValueError):

@@ -63,7 +63,7 @@ class Machine(BaseModel):
     accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
 
 
-STRONG = (*("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution"),)
+STRONG = ("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution")
 """The augmentations of the default recipe and of pre-training by views; no flips, for most anatomy has sides."""
 
 
@@ -76,7 +76,7 @@ class Descent(BaseModel):
     optimizer: str = Field("adam", description="Optimizer by its name in timm, e.g. adamw, sgd, nadamw.")
     lr: float = Field(1e-3, gt=0, description="Learning rate; the largest of the schedule.")
     schedule: Annotated[Schedule, BeforeValidator(read_schedule), PlainSerializer(Spec.full)] = Field(
-        Constant(), description="How the rate goes on: constant, cosine:warmup=0.05, poly:power=0.9."
+        Constant(), description="Course of the rate: constant, cosine:warmup=0.05, poly:power=0.9."
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay; for Adam it is L2.")
     clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")

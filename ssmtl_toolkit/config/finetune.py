@@ -121,7 +121,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         "rare", description="rare: show slices with rare classes more often; even: all alike."
     )
     schedule: Annotated[Schedule, BeforeValidator(read_schedule), PlainSerializer(Spec.full)] = Field(
-        Cosine(), description="How the rate goes on: constant, cosine:warmup=0.05, poly:power=0.9."
+        Cosine(), description="Course of the rate: constant, cosine:warmup=0.05, poly:power=0.9."
     )
     average: float = Field(
         0.99, ge=0, lt=1, description="Keep a moving average of the weights with this decay; 0: the last weights."

@@ -1,4 +1,4 @@
-"""How the learning rate goes on over a training: a pure function of the step, by timm's schedules."""
+"""The course of the learning rate over a training: a pure function of the step, by timm's schedules."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Falling(Schedule):
         return made
 
     def _more(self) -> dict[str, Any]:
-        """What timm's factory is told beside the number of steps."""
+        """What timm's factory takes beside the number of steps."""
         return {}
 
 

@@ -18,17 +18,18 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
-        self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self._followed = model.state_dict()  # these are the model's own tensors: training changes them in place
+        self.tensors = {name: tensor.detach().clone() for name, tensor in self._followed.items()}
+        self._real = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the model, after `step` updates of it."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        now = self.model.state_dict()
-        real = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.tensors[name] for name in real], [now[name] for name in real], 1 - decay)
-        for name in now.keys() - set(real):
-            self.tensors[name].copy_(now[name])
+        ours, theirs = ([tensors[name] for name in self._real] for tensors in (self.tensors, self._followed))
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for name in self.tensors.keys() - set(self._real):
+            self.tensors[name].copy_(self._followed[name])
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what was saved of `tensors`."""

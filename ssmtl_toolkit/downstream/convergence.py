@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 FEW = 20
-"""With fewer lines of metrics.jsonl nothing is told."""
+"""With fewer lines of metrics.jsonl there is no verdict."""
 _MOST = 0.3
 _SOME = 0.1
 _HALF = 0.5

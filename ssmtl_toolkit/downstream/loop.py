@@ -206,7 +206,7 @@ class Loop:
         more = self._unlabelled(step)
         self.fabric.backward(sum(more, loss))
         if config.clip is not None:
-            self.fabric.clip_gradients(self.module, self.wrapped, max_norm=config.clip, error_if_nonfinite=False)
+            self.fabric.clip_gradients(self.learned, self.wrapped, max_norm=config.clip, error_if_nonfinite=False)
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         if self.average is not None:

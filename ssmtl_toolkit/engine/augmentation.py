@@ -180,7 +180,7 @@ def identity(image: Tensor) -> Tensor:
 
 
 def sampled(image: Tensor, points: Tensor) -> Tensor:
-    """Slices (N, C, H, W) with their pixels taken from `points`, bilinear; outside, the value at the edge goes on."""
+    """Slices (N, C, H, W) with their pixels taken from `points`, bilinear; outside, the value at the edge."""
     return F.grid_sample(image, points.to(image.dtype), padding_mode="border", align_corners=False)
 
 

@@ -75,7 +75,7 @@ def pseudo_labels_fit(bench: Bench) -> None:
         require(
             low >= 0 and high < CLASSES,
             f"pseudo.labels go from {low} to {high}; they are the indices of the head's {CLASSES} classes, and what is "
-            f"not sure is told by pseudo.sure",
+            f"not sure is marked by pseudo.sure",
         )
 
 

@@ -461,3 +461,17 @@ def test_the_run_and_its_summary_say_that_pseudo_labels_are_in_doubt(labelled, t
     said = "of 'background' hardly any pixel is sure"
     assert any(note.startswith("--semi one_sided") and said in note and "worse" in note for note in heard.notes)
     assert said in done.summary["training"]["scratch"][0]["pseudo_labels"]["warnings"][0]
+
+
+def test_clipping_bounds_the_gradients_of_the_network_and_of_pretext_tasks_together(labelled, tmp_path, monkeypatch):
+    norms, update = [], torch.optim.SGD.step
+
+    def watched(optimizer, *args, **kwargs):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append((len(optimizer.param_groups), float(torch.stack([g.norm() for g in gradients]).norm())))
+        return update(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    finetune(labelled, tmp_path / "f", semi="pretext", optimizer="sgd", clip=0.01, steps=3)
+    assert [groups for groups, _ in norms] == [4] * 3  # encoder, decoder, head and the tasks
+    assert all(norm == pytest.approx(0.01, rel=1e-3) for _, norm in norms)

@@ -81,3 +81,21 @@ def test_a_run_is_not_resumed_with_other_augmentations(ssmtl, scans):
     done = ssmtl("run", "--resume", "r", "--steps", 4, "--augment", "noise")
     assert done.returncode == 2, done.stderr
     assert "augment" in done.stderr
+
+
+def test_a_run_with_a_schedule_keeps_its_length_when_it_is_resumed(ssmtl, tmp_path):
+    words = (
+        "--data",
+        "phantom:patients=4",
+        "--size",
+        32,
+        "--batch-size",
+        4,
+        "--backbone",
+        "unet:encoder=plain,width=8",
+    )
+    for schedule, code in (("cosine", 2), ("constant", 0)):
+        assert ssmtl("run", *words, "--steps", 2, "--schedule", schedule, "--out", schedule).returncode == 0
+        again = ssmtl("run", "--resume", tmp_path / schedule, "--steps", 3)
+        assert again.returncode == code, again.stderr
+        assert ("was made for 2 steps, not for 3" in again.stderr) == (code == 2)
