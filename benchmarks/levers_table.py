@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from levers import PRECISION, PRETEXTS
 
 from ssmtl_toolkit.evaluation.statistics import paired
 
@@ -16,7 +17,8 @@ Lines = Sequence[Mapping[str, Any]]
 
 def write(lines: Lines) -> None:
     """Put the tables between their marks."""
-    for name, table in (("budgets", budgets(lines)), ("levers", levers(lines))):
+    ours = of(lines, PRECISION)
+    for name, table in (("budgets", budgets(ours)), ("levers", levers(ours)), ("precisions", precisions(lines))):
         start, end = f"<!-- made by benchmarks/levers.py: {name} -->", "<!-- end -->"
         text = DOCS.read_text(encoding="utf-8")
         before, mark, rest = text.partition(start)
@@ -37,18 +39,14 @@ class Scores:
         """Draw -> the mean over the networks (and pre-trainings) that were trained on it."""
         by_draw: dict[int, list[float]] = {}
         for line in self.lines:
-            if all(_same(line[key], value) for key, value in wanted.items()) and line.get(metric) is not None:
+            if all(line[key] == value for key, value in wanted.items()) and line.get(metric) is not None:
                 by_draw.setdefault(line["draw"], []).append(float(np.mean(line[metric])))
         return {draw: float(np.mean(values)) for draw, values in sorted(by_draw.items())}
 
     def together(self, **wanted: Any) -> dict[int, float]:
         """Draw -> the mIoU of the networks of one draw together."""
-        chosen = [line for line in self.lines if all(_same(line[k], v) for k, v in wanted.items())]
+        chosen = [line for line in self.lines if all(line[k] == v for k, v in wanted.items())]
         return {line["draw"]: line["ensemble"]["iou"] for line in chosen if "ensemble" in line}
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    return (value is not None) if wanted is any else value == wanted
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
@@ -81,14 +79,36 @@ def budgets(lines: Lines) -> str:
     scores, rows = Scores(lines), []
     for data, budget in dict.fromkeys((line["data"], line["budget"]) for line in lines):
         at = {"data": data, "budget": budget}
-        paper, strong = (scores.of("iou", **at, recipe=recipe, pretraining=None) for recipe in ("paper", "strong"))
-        old, new = (scores.of("iou", **at, recipe=recipe, pretraining=any) for recipe in ("paper", "strong"))
-        means = [spread(values) for values in (paper, strong, new)]
-        gains = [difference(*both) for both in ((strong, paper), (old, paper), (new, strong))]
-        rows.append([data, budget, *means, *gains])
-    headings = ["set", "labels", "scratch, paper", "scratch, strong", "SSMTL, strong"]
-    headings += ["strong - paper, scratch", "SSMTL - scratch, paper", "SSMTL - scratch, strong"]
+        paper, strong = (scores.of("iou", **at, recipe=recipe, pretext=None) for recipe in ("paper", "strong"))
+        ours = [scores.of("iou", **at, recipe="strong", pretext=pretext) for pretext in PRETEXTS]
+        old = scores.of("iou", **at, recipe="paper", pretext="±t")
+        gains = [(strong, paper), (old, paper), *((one, strong) for one in ours)]
+        rows.append([data, budget, *map(spread, (paper, strong, *ours)), *(difference(*both) for both in gains)])
+    headings = ["set", "labels", "scratch, paper", "scratch, strong", *(f"{name}, strong" for name in PRETEXTS)]
+    headings += ["strong - paper, scratch", "±t - scratch, paper", *(f"{name} - scratch, strong" for name in PRETEXTS)]
     return markdown(headings, sorted(rows))
+
+
+def precisions(lines: Lines) -> str:
+    """What bf16 changes: scores of the trainings that were done in both, by data set."""
+    rows, scores = [], {precision: Scores(of(lines, precision)) for precision in ("32", "bf16")}
+    for data in sorted({line["data"] for line in lines}):
+        both: tuple[list[float], list[float]] = ([], [])
+        for line in of(lines, "32"):
+            at = {key: line[key] for key in ("data", "budget", "recipe", "pretext", "seed", "draw")}
+            twin = scores["bf16"].of("iou", **at)
+            if at["data"] == data and twin:
+                both[0].append(float(np.mean(line["iou"])))
+                both[1].append(*twin.values())
+        if both[0]:
+            numbered = [dict(enumerate(values)) for values in both]
+            rows.append([data, str(len(both[0])), *map(spread, numbered), difference(*reversed(numbered))])
+    return markdown(["set", "trainings", "float32", "bf16", "bf16 - float32"], rows)
+
+
+def of(lines: Lines, precision: str) -> Lines:
+    """The lines of this precision."""
+    return [line for line in lines if line["precision"] == precision]
 
 
 def levers(lines: Lines) -> str:
@@ -96,9 +116,9 @@ def levers(lines: Lines) -> str:
     scores, rows = Scores(lines), []
     recipes = list(dict.fromkeys(line["recipe"] for line in lines))
     for data in sorted({line["data"] for line in lines}):
-        for start, pretraining in (("scratch", None), ("SSMTL", 0)):
+        for start, pretext in (("scratch", None), ("±t", "±t")):
             for recipe in recipes:
-                at = {"data": data, "budget": "1 patient", "recipe": recipe, "pretraining": pretraining}
+                at = {"data": data, "budget": "1 patient", "recipe": recipe, "pretext": pretext}
                 base = {**at, "recipe": "strong" if recipe.startswith("strong") else "paper"}
                 values = scores.of("iou", **at)
                 if not values:

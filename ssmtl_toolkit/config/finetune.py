@@ -53,7 +53,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             *("patient", "split", "train_scans", "slices_per_scan", "slices", "validation_scans", "test_scans"),
         ),
         "Unlabelled scans": ("semi", "unlabelled", "transductive"),
-        "Network": ("source", "backbone", "head", "freeze", "min_transfer"),
+        "Network": ("source", "backbone", "head", "freeze", "transfer", "min_transfer"),
         "Training": (
             *("recipe", "augment", "sampling", "steps", "batch_size", "optimizer", "lr", "schedule", "weight_decay"),
             *("clip", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
@@ -138,6 +138,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     encoder_lr: float | None = Field(None, gt=0, description="Learning rate of the encoder.  [default: --lr]")
     decoder_lr: float | None = Field(None, gt=0, description="Learning rate of the decoder.  [default: --lr]")
     freeze: Literal["none", "encoder", "backbone"] = Field("none", description="Which part to freeze.")
+    transfer: Literal["all", "encoder"] = Field("all", description="Which pre-trained parts to load.")
     min_transfer: float | None = Field(
         None, ge=0, le=1, description="Minimum share of the backbone's parameters to load.  [default: the encoder]"
     )

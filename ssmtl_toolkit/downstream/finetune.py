@@ -86,7 +86,7 @@ def finetune(
 
 def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Progress) -> dict[str, Any]:
     """Gather, train what is not finished, sum up; returns the summary."""
-    pretrained = Pretrained.open(config.source) if config.source else None
+    pretrained = Pretrained.open(config.source).limited(config.transfer) if config.source else None
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)

@@ -104,7 +104,7 @@ class Repetitions:
             model = self._start(arm, seed)
             self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
             validate, config = self._validator(model, examples), self.config
-            parts = self.pretrained.trained if self.pretrained and arm == "pretrained" else ()
+            parts = self.pretrained.loaded if self.pretrained and arm == "pretrained" else ()
             classes, stream = self.model_spec.classes, step_seed(seed, Stream.TRAINING)
             names = classes.names if classes else ()
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +33,9 @@ class TransferReport:
     Attributes:
         source: the file, and its sha256.
         loaded, missing, mismatched: tensors of the network: loaded; not in the file; of another shape there.
-        skipped: tensors of the file that the network does not have, or that were never trained.
+        skipped: tensors of the file that the network does not have, were never trained, or are not wanted.
         fresh: parts that the pre-training did not train; they start untrained.
+        unwanted: parts that it did train, and that start untrained as well, by `--transfer`.
         share: loaded part of the parameters of encoder, decoder and both.
         fingerprint: largest relative difference to the saved run's own output on a fixed image; None: `unchecked`
             says why.
@@ -49,6 +50,7 @@ class TransferReport:
     mismatched: Sequence[str]
     skipped: Sequence[str]
     fresh: Sequence[str]
+    unwanted: Sequence[Part]
     share: Mapping[str, float]
     fingerprint: float | None
     unchecked: str
@@ -69,6 +71,7 @@ class TransferReport:
             if names:
                 texts.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
         texts += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
+        texts += [f"          {part}: not loaded, by --transfer, starts fresh" for part in self.unwanted]
         checked = (
             f"not checked: {self.unchecked}"
             if self.fingerprint is None
@@ -79,11 +82,16 @@ class TransferReport:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A file of backbone weights and its metadata (empty if it is not ours)."""
+    """A file of backbone weights and its metadata (empty if it is not ours).
+
+    Attributes:
+        wanted: the parts to load.
+    """
 
     file: Path
     tensors: Mapping[str, Tensor]
     about: Mapping[str, Any]
+    wanted: Sequence[Part] = tuple(PARTS)
 
     @classmethod
     def open(cls, source: Path) -> Pretrained:
@@ -111,11 +119,20 @@ class Pretrained:
         said = self.about.get("backbone")
         return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
 
+    def limited(self, transfer: Literal["all", "encoder"]) -> Pretrained:
+        """The same, of which only these parts are loaded."""
+        return replace(self, wanted=tuple(PARTS) if transfer == "all" else (transfer,))
+
     @property
     def trained(self) -> Sequence[Part]:
         """The parts of the backbone that were trained."""
         parts: Sequence[Part] = self.about.get("trained", tuple(PARTS))
         return parts
+
+    @property
+    def loaded(self) -> Sequence[Part]:
+        """Those of them that are wanted."""
+        return [part for part in self.trained if part in self.wanted]
 
     @property
     def channels(self) -> int | None:
@@ -139,7 +156,7 @@ class Pretrained:
             SsmtlError: everything fits, but the network computes something else than the saved one.
         """
         wanted = backbone.state_dict()
-        used = tuple(f"{part}." for part in self.trained)
+        used = tuple(f"{part}." for part in self.loaded)
         trained = {name: tensor for name, tensor in self.tensors.items() if name.startswith(used)}
         fits = {n: t for n, t in trained.items() if n in wanted and t.shape == wanted[n].shape}
         report = self._transfer_report(backbone, wanted, trained, fits)
@@ -158,7 +175,7 @@ class Pretrained:
         trained: Mapping[str, Tensor],
         fits: Mapping[str, Tensor],
     ) -> TransferReport:
-        expected = [name for name in wanted if name.startswith(tuple(f"{part}." for part in self.trained))]
+        expected = [name for name in wanted if name.startswith(tuple(f"{part}." for part in self.loaded))]
         sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
         seen = {k: self.about[k] for k in ("version", "step", "seed", "prepare") if k in self.about}
         return TransferReport(
@@ -175,6 +192,7 @@ class Pretrained:
             ],
             skipped=[printable(name) for name in self.tensors if name not in wanted or name not in trained],
             fresh=[part for part in PARTS if part not in self.trained],
+            unwanted=[part for part in self.trained if part not in self.wanted],
             share={
                 "encoder": _share(sizes, fits, "encoder."),
                 "decoder": _share(sizes, fits, "decoder."),
@@ -185,7 +203,9 @@ class Pretrained:
         )
 
     def _checked(self, report: TransferReport, backbone: Backbone) -> TransferReport:
-        saved = self.about.get("fingerprint")
+        saved = dict(self.about.get("fingerprint", {}))
+        for part in report.unwanted:
+            saved.pop(PARTS[part], None)
         if not saved:
             return replace(report, unchecked="the file holds no fingerprint")
         if report.missing or report.mismatched:

@@ -153,3 +153,14 @@ def test_for_tells_before_training_what_the_head_will_miss(ssmtl, labelled):
     done = ssmtl("run", *options, "--task", "reconstruct_next:t=1", "--for", "denoising", "--out", "q")
     assert done.returncode == 0, done.stderr
     assert "decoder" not in done.stderr
+
+
+def test_transfer_encoder_leaves_a_decoder_that_was_trained_as_it_starts_and_checks_the_encoder(pretrained):
+    backbone = build()
+    before = {name: tensor.clone() for name, tensor in backbone.decoder.state_dict().items()}
+    report = Pretrained.open(pretrained).limited("encoder").load_into(backbone)
+    assert report.unwanted == ["decoder"]
+    assert (report.share["encoder"], report.share["decoder"]) == (1.0, 0.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.decoder.state_dict().items())
+    assert report.fingerprint == pytest.approx(0.0, abs=1e-5)
+    assert any("decoder: not loaded, by --transfer, starts fresh" in line for line in report.lines())

@@ -16,7 +16,7 @@ DEFAULT = "strong"
 OPTIONS = frozenset(
     {
         *("head", "augment", "sampling", "steps", "batch_size", "optimizer", "lr", "schedule", "weight_decay", "clip"),
-        *("slices", "average", "pretrained_lr", "frozen_steps", "encoder_lr", "decoder_lr", "semi"),
+        *("slices", "average", "pretrained_lr", "frozen_steps", "encoder_lr", "decoder_lr", "transfer", "semi"),
     }
 )
 """What a recipe may set."""
