@@ -31,7 +31,18 @@ class RunConfig(Config, Slicing, Machine, Descent):
         "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "normalise", "skip_bad"),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
         "Training": (
-            *("epochs", "steps", "batch_size", "accumulate", "augment", "optimizer", "lr", "schedule", "weight_decay"),
+            *(
+                "epochs",
+                "steps",
+                "batch_size",
+                "patients_per_batch",
+                "accumulate",
+                "augment",
+                "optimizer",
+                "lr",
+                "schedule",
+                "weight_decay",
+            ),
             *("clip", "seed"),
         ),
         "Machine": (
@@ -62,6 +73,9 @@ class RunConfig(Config, Slicing, Machine, Descent):
     epochs: Annotated[int, Role.EXTENT] = Field(100, ge=1, description="Passes over all anchor slices.")
     steps: Annotated[int | None, Role.EXTENT] = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
     batch_size: int = Field(16, ge=1, description="Anchor slices per batch and device.")
+    patients_per_batch: int | None = Field(
+        None, ge=1, description="Patients in each batch, with equally many slices.  [default: as they come]"
+    )
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed for one step.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
@@ -191,6 +205,11 @@ class ResolvedRun(RunConfig):
             raise UsageError(f"task {twice[0]!r} is given twice; give it once, with a weight=… if it should count more")
         if not any(task.weight for task in self.tasks):
             raise UsageError("every task has weight 0: nothing would be trained; give one of them a weight above 0")
+        if self.patients_per_batch and self.patients_per_batch > self.batch_size:
+            raise UsageError(
+                f"--patients-per-batch {self.patients_per_batch}: a batch has only {self.batch_size} slices; choose at "
+                f"most {self.batch_size} patients, or a larger --batch-size"
+            )
         mixing = [spec.name for spec in self.augment if "batch" in spec.changes]
         if mixing:
             raise UsageError(

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     """What heads draw in the test: the same for all networks."""
     HELD_OUT = 8
     """Which scans a pre-training does not train on, and on which slices their loss is watched."""
+    PATIENTS = 9
+    """Of which patients a batch holds slices, and their order."""
 
 
 def step_seed(*parts: int) -> int:

@@ -76,10 +76,11 @@ class Trainer:
         self.schedule = config.schedule.build(optimizer, self.steps)
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()
-        sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
+        ranks = fabric.global_rank, fabric.world_size
+        sampler = Sampler(plan, config.batch_size, config.seed, *ranks, config.patients_per_batch)
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
-        weights = {str(task): task.weight for task in config.tasks}
+        weights = {str(task): task.given_weight for task in config.tasks}
         self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights)
         self.held_out = held_out
         self.watch = None
@@ -368,6 +369,8 @@ class Trainer:
         verdict = judge(task, history, self.pairs[label].hint if label in self.pairs else "")
         means = {"loss": history.means.get("loss"), "baseline": best_trivial(task, history.means)} | history.means
         watched = {"held_out": None, "seen": None} if history.watched is None else history.watched.to_json(task)
+        auto = self.model.auto.values() if self.model.auto else {}
+        means |= {"auto_weight": auto[label]} if label in auto else {}
         return {**means, **watched, "verdict": verdict.word, "because": verdict.because}
 
     def _skipped(self) -> list[Skipped]:
