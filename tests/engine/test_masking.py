@@ -1,5 +1,7 @@
 """Covered patches: how many, where, what they show, and that tasks which cover alike share one image."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -29,8 +31,8 @@ def patches(height, width, side):
     rows, columns = (bounds(length, min(along, length)) for length in (height, width))
     return [
         np.s_[top:bottom, left:right]
-        for top, bottom in zip(rows, rows[1:], strict=False)
-        for left, right in zip(columns, columns[1:], strict=False)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
     ]
 
 
