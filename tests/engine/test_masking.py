@@ -29,11 +29,7 @@ def patches(height, width, side):
     """The patches as slices of numpy, row by row."""
     along = max(2, round(1 / side))
     rows, columns = (bounds(length, min(along, length)) for length in (height, width))
-    return [
-        np.s_[top:bottom, left:right]
-        for top, bottom in pairwise(rows)
-        for left, right in pairwise(columns)
-    ]
+    return [np.s_[top:bottom, left:right] for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
 
 
 @given(share=SHARES, side=SIDES, fill=st.sampled_from(FILLS), height=st.integers(8, 40), width=st.integers(8, 40))
