@@ -329,7 +329,8 @@ def test_a_run_learns_them(ssmtl, tmp_path):
     words = ("--data", "phantom:patients=4", "--size", 32, "--batch-size", 4, "--steps", 100, "--lr", 1e-2)
     tasks = ("inpaint", "reconstruct_next:t=2,mask=0.75", "denoise:predict=image,sigma=1", "restore")
     flags = [word for task in tasks for word in ("--task", task)]
-    done = ssmtl("run", *words, "--backbone", "unet:encoder=plain,width=4", *flags, "--held-out", 0, "--out", "run", "--json")
+    words += ("--backbone", "unet:encoder=plain,width=4", "--held-out", 0, "--out", "run", "--json")
+    done = ssmtl("run", *words, *flags)
     assert done.returncode == 0, done.stderr
     assert {each["verdict"] for each in json.loads(done.stdout)["tasks"].values()} == {"learned"}
 
