@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -31,9 +31,20 @@ RESULTS = Path(__file__).parent / "results" / "levers.jsonl"
 NETWORK = "unet:encoder=plain,width=16"
 PRECISION = "bf16"  # 1.9 times as fast as 32 where the CPU has avx512_bf16; docs/results.md compares the scores
 DRAWS = 5
-PRETEXTS = {  # tasks of a pre-training, with t of the data set
-    "±t": ("reconstruct_prev:t={t}", "reconstruct_next:t={t}"),
-    "±t + contrast": ("reconstruct_prev:t={t}", "reconstruct_next:t={t}", "contrast:positives=position"),
+
+
+@dataclass(frozen=True)
+class Pretext:
+    """A pre-training: its tasks, in which {t} stands for the distance of the data set, and other options."""
+
+    tasks: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLUS_MINUS = ("reconstruct_prev:t={t}", "reconstruct_next:t={t}")
+PRETEXTS = {
+    "±t": Pretext(PLUS_MINUS),
+    "±t + contrast": Pretext((*PLUS_MINUS, "contrast:positives=position")),
 }
 
 
@@ -80,6 +91,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+Arm = tuple[str, str | None, int | None]
+"""Recipe, pre-training and its seed."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training: `pretext` and `seed` say which pre-training it begins with, None from scratch."""
@@ -105,13 +120,14 @@ class Job:
 
 def jobs() -> Iterator[Job]:
     """All trainings, those first that say most."""
-    seeds = [("strong", pretext, seed) for seed in (0, 1) for pretext in PRETEXTS]
-    main = [("strong", None, None), *seeds, ("paper", None, None), ("paper", "±t", 0)]
+    again: list[Arm] = [("strong", pretext, 1) for pretext in PRETEXTS]
+    main: list[Arm] = [("strong", None, None), *(("strong", pretext, 0) for pretext in PRETEXTS)]
+    main += [("paper", None, None), ("paper", "±t", 0)]
     single = [recipe for recipe in RECIPES if recipe not in ("paper", "strong")]
     first, *others = BUDGETS
-    rounds = [(first, main)]
+    rounds: list[tuple[str, list[Arm]]] = [(first, main), (first, again)]
     rounds += [(first, [(recipe, *start)]) for start in ((None, None), ("±t", 0)) for recipe in single]
-    rounds += [(budget, main) for budget in others]
+    rounds += [(budget, [*main, *again]) for budget in others]
     for budget, trained in rounds:
         for draw in range(DRAWS):
             for data in SETS:
@@ -120,10 +136,14 @@ def jobs() -> Iterator[Job]:
 
 @dataclass
 class Work:
-    """Where the data are and where the trainings go."""
+    """Where the data are, where the trainings go, and what names in jobs mean."""
 
     root: Path
     out: Path
+    results: Path = RESULTS
+    pretexts: Mapping[str, Pretext] = field(default_factory=lambda: PRETEXTS)
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: RECIPES)
+    scored: Literal["test", "validation"] = "test"
     splits: dict[str, Split] = field(default_factory=dict)
 
     @property
@@ -157,15 +177,14 @@ class Work:
                     data=str(self.root / data.folder),
                     without=self.written(f"whole-{folder.name}", self.split(name)),
                     backbone=NETWORK,
-                    tasks=[task.format(t=data.t) for task in PRETEXTS[pretext]],
+                    tasks=[task.format(t=data.t) for task in self.pretexts[pretext].tasks],
                     held_out=0,
-                    steps=600,
                     seed=seed,
                     precision=PRECISION,
                     out=folder,
                     cache=self.cache,
                     resume=(folder / "run.toml").is_file(),
-                    **data.cut,
+                    **{"steps": 600, **data.cut, **self.pretexts[pretext].options},
                 )
         return folder
 
@@ -176,13 +195,14 @@ class Work:
         order = np.random.default_rng([job.draw, 0]).permutation(len(whole.train))
         patients = number if slices is None else -(-number // data.scans_a_patient)
         train = tuple(whole.train[i] for i in order[:patients])
-        shown = RECIPES[job.recipe].get("slices", "foreground" if job.recipe.startswith("paper") else "auto")
+        shown = self.recipes[job.recipe].get("slices", "foreground" if job.recipe.startswith("paper") else "auto")
         name = f"{job.data}-{job.budget}-{shown}-{job.draw}".replace(" ", "_")
         file = self.out / "drawn" / name / "split.json"
         file.parent.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file.parent}.lock"):
             if not (file.parent / "summary.json").is_file():  # a fine-tuning writes down what it draws
-                given = self.written(name, Split(train, (), whole.test, whole.pattern))
+                scored = whole.test if self.scored == "test" else whole.validation
+                given = self.written(name, Split(train, (), scored, whole.pattern))
                 plain = {"steps": 1, "slices_per_scan": slices, "slices": shown, "surface": False}
                 self.tune(replace(job, pretext=None, seed=None), file.parent, given, plain)
         return file
@@ -212,7 +232,7 @@ class Work:
         if job.pretext is not None:
             self.pretrained(job.data, job.pretext, job.seed or 0)
         began = time.process_time()
-        summary = self.tune(job, self.out / job.folder, drawn, RECIPES[job.recipe]).summary
+        summary = self.tune(job, self.out / job.folder, drawn, self.recipes[job.recipe]).summary
         (arm,) = summary["arms"].values()
         (training,) = summary["training"].values()
         line = {**job.key, "minutes": round((time.process_time() - began) / 60, 2)}  # of one core
@@ -224,14 +244,14 @@ class Work:
         )
 
 
-def done() -> list[dict[str, Any]]:
+def done(results: Path = RESULTS) -> list[dict[str, Any]]:
     """The lines of the results."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
 
 
-def run(work: Work, only: Sequence[str], until: float) -> None:
-    """Do what is missing, until the time is over."""
-    for job in jobs():
+def run(work: Work, jobs: Iterable[Job], only: Sequence[str], until: float) -> None:
+    """Do what is missing of the jobs, until the time is over."""
+    for job in jobs:
         if time.time() > until:
             return
         if only and not all(word in str(job) for word in only):
@@ -240,18 +260,18 @@ def run(work: Work, only: Sequence[str], until: float) -> None:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             with lock.acquire(timeout=0):
-                if not any(line.items() >= job.key.items() for line in done()):
+                if not any(line.items() >= job.key.items() for line in done(work.results)):
                     line = work.do(job)
-                    with RESULTS.open("a") as file:
+                    with work.results.open("a") as file:
                         file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     print(json.dumps(line, ensure_ascii=False), flush=True)
         except Timeout:  # another process is at it
             continue
 
 
-def main() -> None:
-    """Run what is missing, or write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(doc: str | None) -> argparse.ArgumentParser:
+    """The command line that programs like this one share."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
     running.add_argument("data", type=Path)
@@ -259,9 +279,14 @@ def main() -> None:
     running.add_argument("--only", nargs="*", default=[], help="only trainings whose description has all these words")
     running.add_argument("--minutes", type=float, default=1e9, help="begin no training later than this")
     commands.add_parser("table")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run what is missing, or write the tables."""
+    given = options(__doc__).parse_args()
     if given.command == "run":
-        run(Work(given.data, given.out.absolute()), given.only, time.time() + 60 * given.minutes)
+        run(Work(given.data, given.out.absolute()), jobs(), given.only, time.time() + 60 * given.minutes)
     else:
         from levers_table import write
 

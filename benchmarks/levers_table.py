@@ -19,14 +19,19 @@ def write(lines: Lines) -> None:
     """Put the tables between their marks."""
     ours = of(lines, PRECISION)
     for name, table in (("budgets", budgets(ours)), ("levers", levers(ours)), ("precisions", precisions(lines))):
-        start, end = f"<!-- made by benchmarks/levers.py: {name} -->", "<!-- end -->"
-        text = DOCS.read_text(encoding="utf-8")
-        before, mark, rest = text.partition(start)
-        if not mark:
-            raise SystemExit(f"{DOCS}: has no line {start!r}")
-        _, _, after = rest.partition(end)
-        DOCS.write_text(f"{before}{mark}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+        fill(f"levers.py: {name}", table)
     print(f"{len(lines)} trainings")
+
+
+def fill(name: str, table: str) -> None:
+    """Put a table between its marks in the docs."""
+    start, end = f"<!-- made by benchmarks/{name} -->", "<!-- end -->"
+    text = DOCS.read_text(encoding="utf-8")
+    before, mark, rest = text.partition(start)
+    if not mark:
+        raise SystemExit(f"{DOCS}: has no line {start!r}")
+    _, _, after = rest.partition(end)
+    DOCS.write_text(f"{before}{mark}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 class Scores:

@@ -1,0 +1,91 @@
+"""Which pre-training, and which fine-tuning after it, adds most beside the strong recipe: tried on validation patients.
+
+    python benchmarks/search.py run ../shared/data runs/search        # hours on 2 cores; can be stopped and resumed
+    python benchmarks/search.py table                                 # what is done, into docs/results.md
+
+Test patients are in none of it. Each try is compared with the same strong twin from scratch, draw by draw; the order of
+TRIES is that of their history, and decision 031 says what was concluded. Shares its machinery with levers.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from levers import PLUS_MINUS, Job, Pretext, Work, done, options, run
+from levers_table import Scores, difference, fill, markdown, spread
+
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+CONTRAST = "contrast:positives=position"
+BEST = Pretext((*PLUS_MINUS, CONTRAST))
+DRAWS = 4
+ROUNDS = (("chaos", "1 patient"), ("hippocampus", "2 slices"), ("sunnybrook", "1 patient"))
+
+
+@dataclass(frozen=True)
+class Try:
+    """A pre-training and what is different in the fine-tuning after it."""
+
+    pretext: Pretext | None
+    finetune: dict[str, Any] = field(default_factory=dict)
+
+
+def longer(times: int, pretext: Pretext = BEST) -> Pretext:
+    """The same, trained for longer."""
+    return Pretext(pretext.tasks, {**pretext.options, "steps": 600 * times})
+
+
+TRIES = {
+    "scratch": Try(None),
+    "±t": Try(Pretext(PLUS_MINUS)),
+    "±t + contrast": Try(BEST),
+    "contrast": Try(Pretext((CONTRAST,))),
+    "±t + contrast, 3 times longer": Try(longer(3)),
+    "±t + contrast, encoder only": Try(BEST, {"transfer": "encoder"}),
+    "±t + contrast, pretrained_lr 0.3": Try(BEST, {"pretrained_lr": 0.3}),
+    "±t + contrast, frozen for 200 steps": Try(BEST, {"frozen_steps": 200}),
+}
+
+
+def jobs() -> Iterator[Job]:
+    """All trainings, a round of all tries before the next draw."""
+    for draw in range(DRAWS):
+        for data, budget in ROUNDS:
+            for name, one in TRIES.items():
+                made = next(other for other, earlier in TRIES.items() if earlier.pretext == one.pretext)
+                yield Job(data, budget, name, made if one.pretext else None, draw if one.pretext else None, draw)
+
+
+def work(root: Path, out: Path) -> Work:
+    """The tries as names of pre-trainings and of recipes."""
+    made = {name: one.pretext for name, one in TRIES.items() if one.pretext}
+    return Work(root, out, RESULTS, made, {name: one.finetune for name, one in TRIES.items()}, "validation")
+
+
+def table() -> str:
+    """A line for each try: scores by set and number of labels, and what they add to those from scratch."""
+    scores, rows = Scores(done(RESULTS)), []
+    for name in TRIES:
+        row = [name]
+        for data, budget in ROUNDS:
+            ours, scratch = (scores.of("iou", data=data, budget=budget, recipe=recipe) for recipe in (name, "scratch"))
+            row += [spread(ours), "" if name == "scratch" else difference(ours, scratch)]
+        rows.append(row)
+    headings = [text for data, budget in ROUNDS for text in (f"{data}, {budget}", "gain")]
+    return markdown(["try", *headings], rows)
+
+
+def main() -> None:
+    """Run what is missing, or write the table."""
+    given = options(__doc__).parse_args()
+    if given.command == "run":
+        run(work(given.data, given.out.absolute()), jobs(), given.only, time.time() + 60 * given.minutes)
+    else:
+        fill("search.py", table())
+
+
+if __name__ == "__main__":
+    main()
