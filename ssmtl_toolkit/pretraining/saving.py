@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
-from ssmtl_toolkit.runtime.folder import BACKBONE, CHECKPOINTS, snapshot
+from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, snapshot
 
 
 class Saver:
@@ -72,6 +73,10 @@ class Saver:
         """Write backbone.safetensors; to be called on the first rank alone."""
         self._write(self.folder / BACKBONE, step)
 
+    def best(self, step: int, probe: Mapping[str, Any]) -> None:
+        """Write the backbone of the best step so far, and what it was chosen by; on the first rank alone."""
+        self._write(self.folder / BEST, step, {"probe": probe})
+
     def last_good(self) -> str:
         """What is left to continue from, for errors."""
         return f"the checkpoint of step {self.saved} is good" if self.saved > 0 else "there is no checkpoint yet"
@@ -96,9 +101,9 @@ class Saver:
                     f"try a lower --lr, --clip 1 or --precision 32"
                 )
 
-    def _write(self, file: Path, step: int) -> None:
+    def _write(self, file: Path, step: int, more: Mapping[str, Any] = MappingProxyType({})) -> None:
         try:
-            checkpoint.save_backbone(file, self.model.backbone, self._about(step))
+            checkpoint.save_backbone(file, self.model.backbone, {**self._about(step), **more})
         except (OSError, SafetensorError) as error:
             raise SsmtlError(f"{file}: cannot be written: {error}; {self.last_good()}") from error
 

@@ -20,9 +20,12 @@ from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.pretraining.best import BestStep
+from ssmtl_toolkit.pretraining.labelled import Labelled
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
+from ssmtl_toolkit.pretraining.probe import Probe
 from ssmtl_toolkit.pretraining.saving import Saver
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
@@ -55,6 +58,7 @@ class Trainer:
         folder: Path,
         progress: Progress,
         held_out: HeldOut | None = None,
+        labelled: Labelled | None = None,
     ) -> None:
         self.fabric, self.config, self.folder, self.progress = fabric, config, folder, progress
         self.plan = plan
@@ -85,6 +89,10 @@ class Trainer:
             self.watch = Watch(fabric, config, self.model, (self.store, plan), held_out, self.steps)
         self.log = MetricLog(folder / METRICS)
         self.saver = Saver(fabric, config, self.model, self.optimizer.optimizer, store, folder)
+        self.best = None
+        if labelled:
+            probe = Probe(fabric, config, self.model.backbone, labelled, self.steps)
+            self.best = BestStep(probe, self.saver, self.log, progress)
         self.step = 0
         self.started = time.perf_counter()
         self.seconds_before = 0.0  # of the sessions that this one resumes, up to their last checkpoint
@@ -93,6 +101,10 @@ class Trainer:
     @property
     def images_per_step(self) -> int:
         return self.config.batch_size * self.config.accumulate * self.fabric.world_size
+
+    @property
+    def _epoch(self) -> float:
+        return round(self.step * self.images_per_step / len(self.plan.anchors), 4)
 
     @property
     def steps(self) -> int:
@@ -104,13 +116,15 @@ class Trainer:
         if resume:
             self._resume()
         self.saver.on_first_rank(self._begin)
+        if self.best:
+            self.best.resume()
         tell_pairs(self.stacks, self.config.tasks, self.pairs, self.progress)
 
     def _begin(self) -> None:
         try:
             with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
                 temporary.write_text(self.config.write(), encoding="utf-8")
-            if dropped := self.log.cut(self.step):
+            if dropped := self.log.cut(self.step or -1):  # before the first step nothing stays
                 self.progress.note(
                     f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped"
                 )
@@ -146,6 +160,12 @@ class Trainer:
                 f"{latest.path}: the scans are no longer those of this run (their contents or order differ); "
                 f"restore them, or start a new run"
             )
+        if self.best and latest.about.get("probe") not in (None, self.best.probe.labelled.fingerprint):
+            raise DataError(
+                f"{latest.path}: the labelled slices of --probe are no longer those of this run (scans, labels, their "
+                f"order or --probe-slices differ), so that scores could not be compared; restore them, or start a new "
+                f"run"
+            )
         if self.schedule is not None and length != self.steps:
             raise UsageError(
                 f"{self.folder}: its schedule {str(self.config.schedule)!r} was made for {length} steps, not for "
@@ -166,12 +186,15 @@ class Trainer:
         """Train to the last step, save, and sum up."""
         self.started = started
         self.progress.training(self.step, self.steps, self.images_per_step)
+        if not self.step:
+            self._probe()
         first_step = None
         images, clock = 0, time.perf_counter()
         pace = Pace(self.steps, self.step)
         while self.step < self.steps:
             self._update()
             self.saver.snapshots(self.step, self._epochs_after)
+            self._probe()
             self.progress.stepped(self.step)
             pace.update(self.step)
             if pace.known == _TIMED:
@@ -209,6 +232,10 @@ class Trainer:
         self.update(self.step)
         self.step += 1
 
+    def _probe(self) -> None:
+        if self.best:
+            self.best.look(self.step, self._epoch)
+
     def _flush(self, watched: Mapping[str, float] = MappingProxyType({})) -> None:
         """Write a line of metrics, also of the slices `watched`.
 
@@ -228,8 +255,7 @@ class Trainer:
                     f"{self.saver.last_good()}; try a lower --lr, --clip 1 or --precision 32"
                 )
         if self.fabric.is_global_zero and means:
-            epoch = self.step * self.images_per_step / len(self.plan.anchors)
-            record = {"step": self.step, "epoch": round(epoch, 4), **means, **extra, **watched}
+            record = {"step": self.step, "epoch": self._epoch, **means, **extra, **watched}
             self.log.append(record)
             self.progress.logged(record)
 
@@ -237,6 +263,8 @@ class Trainer:
         """Write checkpoint and backbone."""
         options, versions = self.config.of_roles(Role.NUMBERS), self._versions()
         about = {**self._machine(), "options": options, "versions": versions}
+        if self.best:
+            about["probe"] = self.best.probe.labelled.fingerprint
         self.saver.checkpoint(self.step, {**about, "seconds": self._seconds(), "length": self.steps})
 
     def _epochs_after(self, step: int) -> int:
@@ -278,6 +306,7 @@ class Trainer:
             "slices": len(self.store.slices) - sum(self.store.scans[i].count for i in self.plan.idle),
             "anchors": len(self.plan.anchors),
             "held_out": self.held_out and self.held_out.to_json(),
+            "probe": self.best and self.best.to_json(),
             "stacks": self.stacks.to_json(),
             "pairs": pairs_json(self.pairs),
             "scans": {
