@@ -15,7 +15,7 @@ from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Cut
-from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
+from ssmtl_toolkit.data.volume import DIRECTIONS, Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import listed, printable
@@ -113,6 +113,14 @@ def read_labels(
     if not ((index > 0) & (index != IGNORE)).any():
         notes.append("has no voxel of any class")
     return Labels(index, tuple(notes))
+
+
+def file_order(image: Volume, wanted: Cut) -> NDArray[np.int64]:
+    """For each slice of `Stack.of(image, wanted)` its number in the file's own order, as `Scan.annotated` counts."""
+    stack = Stack.of(image, wanted)
+    rows = np.broadcast_to(np.arange(stack.grid[0])[:, None, None], stack.grid)
+    in_file = np.moveaxis(stack.back(rows), _file_axis(image, wanted), 0)[:, 0, 0]
+    return np.argsort(in_file)
 
 
 def _file_axis(image: Volume, wanted: Cut) -> int:

@@ -23,7 +23,7 @@ from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Split, choose, part_by_patient
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Stack
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.checkpoint import digest_of_tensors
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, prepare
@@ -167,7 +167,13 @@ class LabelledGathering:
     def _classes(self, scans: Sequence[Scan]) -> Classes:
         assert self.config.probe is not None
         known = dict(self.config.probe.classes())
-        return Classes.parse("", known) if known else find_classes(scans, self.readers, None)[0]
+        try:
+            return Classes.parse("", known) if known else find_classes(scans, self.readers, None)[0]
+        except UsageError as error:
+            reason = str(error).partition(";")[0]
+            raise DataError(
+                f"--probe {self.config.probe}: {reason}; a manifest (.toml) with a table [classes] says which there are"
+            ) from error
 
     def _read(self, store: SliceStore, scans: Sequence[Scan], classes: Classes) -> Half:
         """The slices of one half: of each scan in turn one that shows a class, until there are enough.

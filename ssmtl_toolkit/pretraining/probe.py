@@ -39,6 +39,8 @@ class Probe:
     """Fits a linear classifier on the pixels of one half of the labelled slices, scores it on the other, and swaps.
 
     Attributes:
+        feature: the maps whose pixels are classified, all of them brought to the size of the image: the decoder's, or
+            the encoder's if no task trains the decoder.
         steps: after which steps of the training it is to be done; the last is one of them, and 0, before any.
         seconds: that all probes have taken in this session.
     """
@@ -49,7 +51,7 @@ class Probe:
         every = config.probe_every
         looks = range(0, steps, every) if every else (math.ceil(i * steps / _LOOKS) for i in range(_LOOKS))
         self.steps = {*looks, steps}
-        self.feature = probed_feature(config)
+        self.feature: Feature = "decoded" if "decoder" in config.trained else "pyramid"
         self._picked = [
             picked_pixels(half.labels.numpy(), _PIXELS, step_seed(config.seed, Stream.PROBE, i))
             for i, half in enumerate(labelled.halves)
@@ -116,13 +118,6 @@ class Probe:
         dice = [float(one.dice or 0) for one in shown.values()]
         means = {IOU: math.fsum(iou.values()) / len(iou), DICE: math.fsum(dice) / len(dice)}
         return {**means, **{f"probe/{name}/iou": value for name, value in iou.items()}}
-
-
-def probed_feature(config: ResolvedRun) -> Feature:
-    """The maps that are probed: the deepest into the network that are trained, by what the tasks read."""
-    read = {feature for task in config.tasks for feature in task.needs}
-    wanted: tuple[Feature, ...] = ("dense", "decoded")
-    return next((feature for feature in wanted if feature in read), "pyramid")
 
 
 def picked_pixels(labels: NDArray[np.uint8], number: int, seed: int) -> tuple[Tensor, Tensor]:
