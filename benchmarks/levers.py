@@ -91,6 +91,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+Arm = tuple[str, str | None, int | None]
+"""Recipe, pre-training and its seed."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training: `pretext` and `seed` say which pre-training it begins with, None from scratch."""
@@ -116,12 +120,12 @@ class Job:
 
 def jobs() -> Iterator[Job]:
     """All trainings, those first that say most."""
-    again = [("strong", pretext, 1) for pretext in PRETEXTS]
-    main = [("strong", None, None), *(("strong", pretext, 0) for pretext in PRETEXTS)]
+    again: list[Arm] = [("strong", pretext, 1) for pretext in PRETEXTS]
+    main: list[Arm] = [("strong", None, None), *(("strong", pretext, 0) for pretext in PRETEXTS)]
     main += [("paper", None, None), ("paper", "±t", 0)]
     single = [recipe for recipe in RECIPES if recipe not in ("paper", "strong")]
     first, *others = BUDGETS
-    rounds = [(first, main), (first, again)]
+    rounds: list[tuple[str, list[Arm]]] = [(first, main), (first, again)]
     rounds += [(first, [(recipe, *start)]) for start in ((None, None), ("±t", 0)) for recipe in single]
     rounds += [(budget, [*main, *again]) for budget in others]
     for budget, trained in rounds:
