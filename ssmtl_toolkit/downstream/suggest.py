@@ -104,7 +104,7 @@ def suggest(
         progress.note(f"skipped: {line}")
     orders = {stored.scan.name: _order(stored.scan, slicing) for stored in store.scans if stored.scan.annotated}
     labelled = _labelled(store, orders)
-    rows = np.flatnonzero(~_blank(store))
+    rows = np.flatnonzero(~blank_slices(store))
     owners = {name: i for i, name in enumerate(dict.fromkeys(stored.scan.patient for stored in store.scans))}
     patients = np.repeat(
         [owners[stored.scan.patient] for stored in store.scans], [stored.count for stored in store.scans]
@@ -157,7 +157,7 @@ def _labelled(store: SliceStore, orders: Mapping[str, NDArray[np.int64]]) -> NDA
     return labelled
 
 
-def _blank(store: SliceStore) -> NDArray[np.bool_]:
+def blank_slices(store: SliceStore) -> NDArray[np.bool_]:
     """Which slices have one value only, in every channel."""
     flat = store.slices.flatten(2)
     parts = [part.amax(dim=2) == part.amin(dim=2) for part in flat.split(_BATCH)]
