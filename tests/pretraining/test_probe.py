@@ -238,6 +238,19 @@ def test_a_killed_run_that_is_resumed_has_the_same_scores_and_the_same_best_file
     assert resumed.summary["probe"] | {"seconds": 0} == whole.summary["probe"] | {"seconds": 0}
 
 
+@pytest.mark.slow
+def test_two_processes_end_as_they_would_without_a_probe(labelled, tmp_path, ssmtl_process):
+    options = (*FLAGS, "--data", labelled, "--steps", 4, "--devices", 2, "--accelerator", "cpu", "--json")
+    done = ssmtl_process("run", *options, "--probe", labelled, "--probe-every", 2, "--out", "with")
+    assert done.returncode == 0, done.stderr
+    assert [score["step"] for score in json.loads(done.stdout)["probe"]["curve"]] == [0, 2, 4]
+    done = ssmtl_process("run", *options, "--out", "without")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (tmp_path / name / "backbone.safetensors" for name in ("with", "without"))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert Pretrained.open(tmp_path / "with").file.name == "best.safetensors"
+
+
 def test_a_run_is_not_resumed_with_other_labelled_slices(pretrain, labelled, tmp_path):
     data = shutil.copytree(labelled, tmp_path / "data")
     pretrain("r", probe=str(data), steps=2)
