@@ -105,6 +105,7 @@ class RichProgress(engine_progress.Progress):
     def training(self, first: int, steps: int, images: int) -> None:
         self._first, self._steps, self._images = first, steps, images
         self._pace, self._lines, self._held_out = engine_progress.Pace(steps, first), _Lines(steps), {}
+        self._probe = ""
         self._open("steps", steps, first)
 
     def stepped(self, step: int) -> None:
