@@ -177,6 +177,7 @@ class Turns:
         self._sizes = np.array([even + 1] * more + [even] * (patients - more), dtype=np.int64)
         shares, whole = batch_shares(np.array([len(one) for one in rows], dtype=np.int64), patients)
         self._earned, self._share, self._slice = batch_size * shares, batch_size * whole, patients * whole
+        self._always = np.where(shares == whole, 1 << 62, 0)  # more than any patient is ever owed
         self._restart()
 
     def anchors(self, batch: int) -> Rows:
@@ -210,7 +211,9 @@ class Turns:
         self._chosen, self._first = np.empty((2, _TURNS, len(self._sizes)), dtype=np.int64)
         for index in range(_TURNS):
             self._owed += self._earned
-            chosen = np.argsort(-(self._owed + chance[index]), kind="stable")[: len(self._sizes)]
+            due = self._owed + chance[index]
+            chosen = np.argsort(-(due + self._always), kind="stable")[: len(self._sizes)]
+            chosen = chosen[np.argsort(-due[chosen], kind="stable")]  # who is owed most gets a slice more
             self._chosen[index], self._first[index] = chosen, self._taken[chosen]
             self._owed[chosen] -= self._slice * self._sizes
             self._taken[chosen] += self._sizes

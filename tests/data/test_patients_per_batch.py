@@ -53,7 +53,7 @@ def test_every_batch_has_so_many_patients_with_equally_many_slices(case, index):
 @settings(max_examples=60)
 @given(cases(), st.integers(1, 200))
 def test_every_slice_is_seen_about_equally_often(case, batches):
-    """Slices of a patient to within one, and patients to within two shares of a batch, whenever one looks."""
+    """Slices of a patient to within one; patients to within two shares of a batch, and a slice; at any time."""
     scans, patients, batch, seed = case
     plan, counts = plan_of(scans), counts_of(scans)
     sampler, seen = Sampler(plan, batch, seed, patients=patients), Counter()
@@ -65,11 +65,12 @@ def test_every_slice_is_seen_about_equally_often(case, batches):
         own = [seen[row] for row in plan.anchors[whose == who].tolist()]
         assert max(own) - min(own) <= 1
     number, share = sum(counts.values()), batch / patients
+    most = 2 * share + 1
     if max(counts.values()) * patients <= number:
-        assert all(abs(total[who] - batches * batch * counts[who] / number) < 2 * share for who in counts)
+        assert all(abs(total[who] - batches * batch * counts[who] / number) < most for who in counts)
     else:
-        for who in counts:  # in every batch if it has more slices than fit, and the others still by their slices
-            assert total[who] <= batches * -(-batch // patients)
+        largest = max(counts, key=counts.__getitem__)
+        assert abs(total[largest] - batches * share) < most  # it is in every batch
 
 
 def test_after_as_many_batches_as_there_are_slices_equal_patients_are_equally_often_seen():
@@ -86,8 +87,8 @@ def test_a_patient_with_too_many_slices_is_in_every_batch_and_the_others_by_thei
     sampler = Sampler(plan, 6, 0, patients=3)
     for index in range(600):
         seen.update(plan.places(sampler.draw(index).anchors).patient.tolist())
-    rest = 600 * 4  # in two of three places are patients 1 to 3, at most one of them in each; 3 has half of the slices
-    assert [seen[who] for who in range(4)] == [1200, *(pytest.approx(rest * n / 24, abs=4) for n in (4, 8, 12))]
+    rest = 600 * 4  # in two of three places are patients 1 to 3, and 3 has half of their slices
+    assert [seen[who] for who in range(4)] == [1200, *(pytest.approx(rest * n / 24, abs=4) for n in (4, 8)), 1200]
     shares, whole = batch_shares(np.array([50, 4, 8, 12]), 3)
     assert (shares / whole).tolist() == pytest.approx([1, 1 / 3, 2 / 3, 1])
 
@@ -142,7 +143,7 @@ def test_the_slices_of_one_patient_do_not_lie_together_in_a_batch():
 
 def test_the_numbers_of_a_seed_do_not_change_from_release_to_release():
     plan = plan_of([(0, 6), (1, 4), (2, 5), (0, 3)])
-    assert Sampler(plan, 5, 42, patients=2).draw(300).anchors.tolist() == [9, 8, 17, 4, 0]
+    assert Sampler(plan, 5, 42, patients=2).draw(300).anchors.tolist() == [10, 12, 0, 5, 4]
 
 
 def test_two_scans_of_a_patient_are_one_patient_and_slices_that_are_no_anchors_do_not_count():
