@@ -35,39 +35,40 @@ def rectangle(values: Sequence[Numbers]) -> tuple[list[int], list[int]]:
 
 
 def crossed(values: Matrix, better: int = 1) -> dict[str, Any]:
-    """Mean, 95 % interval, and number of draws in which it is better, of differences (draws, seeds) without gaps.
+    """Mean, 95 % interval, and in how many draws it is better, of differences (draws, seeds) without gaps.
 
-    `better` is 1 if higher is better, else -1. Fewer than four draws give no interval. With one seed it is Student's t over draws, and speaks for this one
-    pre-training.
+    With one seed the interval is Student's t over draws, and speaks for this one pre-training.
+
+    Args:
+        values: the differences.
+        better: 1 if a higher score is better, else -1.
     """
     draws, seeds = values.shape
     rows = values.mean(axis=1) if values.size else np.empty(0)
-    mean = float(rows.mean()) if len(rows) else None
-    half = half_width(values)
+    mean, half = (float(rows.mean()) if len(rows) else None), half_width(values)
     return {
         "mean": mean,
-        "ci95": None if mean is None or half is None else [mean - half, mean + half],
+        "ci95": None if mean is None or half is None else [mean - float(half), mean + float(half)],
         "draws": draws,
         "seeds": seeds,
         "up": int((better * rows > 0).sum()),
     }
 
 
-def half_width(values: Matrix) -> float | None:
-    """Half of the 95 % interval of the mean; None with too few draws."""
+def half_width(values: Matrix) -> Matrix | None:
+    """Half of the 95 % interval of the mean of each table (…, draws, seeds); None with fewer than four draws."""
     from scipy.special import stdtrit  # see statistics._t_interval
 
-    draws, seeds = values.shape
+    *_, draws, seeds = values.shape
     if draws < LEAST_REPETITIONS or not seeds:
         return None
-    parts = [(float(values.mean(axis=1).var(ddof=1)) / draws, draws - 1)]
-    if seeds > 1:
-        parts.append((float(values.mean(axis=0).var(ddof=1)) / seeds, seeds - 1))
-    variance = sum(part for part, _ in parts)
-    if variance == 0:
-        return 0.0
-    freedom = variance**2 / sum(part**2 / number for part, number in parts)
-    return float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
+    of_draws = values.mean(axis=-1).var(axis=-1, ddof=1) / draws
+    of_seeds = values.mean(axis=-2).var(axis=-1, ddof=1) / seeds if seeds > 1 else np.zeros_like(of_draws)
+    variance = of_draws + of_seeds
+    squares = of_draws**2 / (draws - 1) + of_seeds**2 / max(seeds - 1, 1)
+    freedom = np.divide(variance**2, squares, out=np.ones_like(variance), where=squares > 0)
+    half: Matrix = stdtrit(freedom, 0.975) * np.sqrt(variance)
+    return half
 
 
 def saved(ours: Matrix, scratch: Matrix, budgets: Sequence[float], at: int, better: int = 1) -> dict[str, Any]:
@@ -92,20 +93,17 @@ def saved(ours: Matrix, scratch: Matrix, budgets: Sequence[float], at: int, bett
     curves = np.stack([np.interp(np.log2(sizes), np.log2(budgets), row) for row in better * scratch])
     gaps = better * float(ours.mean()) - curves.mean(axis=0)
     place, reached, beyond = _crossing(sizes, gaps, start)
-    halves = [half_width(better * ours - curve[:, None]) for curve in curves.T]
-    interval: list[float | None] | None = None
-    if halves[0] is not None:
-        alike = [half is not None and abs(gap) <= half for gap, half in zip(gaps, halves, strict=True)]
-        first, last = _ends(alike, place, start)
-        exact = [] if reached is None else [reached]
-        low = None if (alike[0] and first == 0) or beyond == "below" else min(sizes[first], *exact) - budgets[at]
-        high = (
-            None
-            if (alike[-1] and last == len(sizes) - 1) or beyond == "above"
-            else max(sizes[last], *exact) - budgets[at]
-        )
-        interval = [low, high]
-    return {"labels": None if reached is None else reached - budgets[at], "ci95": interval, "beyond": beyond}
+    halves = half_width(better * ours - curves.T[:, :, None])
+    labels = None if reached is None else reached - budgets[at]
+    if halves is None:
+        return {"labels": labels, "ci95": None, "beyond": beyond}
+    alike = np.abs(gaps) <= halves
+    first, last = _ends(alike, place, start)
+    ends = [float(sizes[first]), float(sizes[last]), *([] if reached is None else [reached])]
+    no_low = beyond == "below" or (first == 0 and alike[0])
+    no_high = beyond == "above" or (last == len(sizes) - 1 and alike[-1])
+    interval = [None if no_low else min(ends) - budgets[at], None if no_high else max(ends) - budgets[at]]
+    return {"labels": labels, "ci95": interval, "beyond": beyond}
 
 
 def _grid(budgets: Sequence[float], at: int) -> tuple[Matrix, int]:
@@ -136,7 +134,7 @@ def _crossing(sizes: Matrix, gaps: Matrix, start: int) -> tuple[int, float | Non
     return place, exact, ""
 
 
-def _ends(alike: Sequence[bool], place: int, start: int) -> tuple[int, int]:
+def _ends(alike: NDArray[np.bool_], place: int, start: int) -> tuple[int, int]:
     """The stretch of `alike` points around `place`, and around `start` if it is alike too."""
     around = [place, *([start] if alike[start] else [])]
     first, last = min(around), max(around)

@@ -89,8 +89,13 @@ def _pool(
         new = [scan for scan, digest in zip(more, _digests(more, runs.cache), strict=True) if digest not in known]
         scans = [*scans, *(replace(scan, name=f"unlabelled/{scan.name}") for scan in new)]
         runs.progress.say(f"{len(new)} of {len(more)} scans of {config.unlabelled} are pre-trained on too")
+    patients = {scan.name: scan.patient for scan in material.training}
     tables = [
-        {"image": [str(path.absolute()) for path in scan.paths], "name": scan.name, "patient": scan.patient}
+        {
+            "image": [str(path.absolute()) for path in scan.paths],
+            "name": scan.name,
+            "patient": patients.get(scan.name, scan.patient),
+        }
         for scan in scans
     ]
     file = (runs.out / "splits" / f"unlabelled-{short_digest(tables)}.toml").absolute()
