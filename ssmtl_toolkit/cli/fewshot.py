@@ -14,7 +14,9 @@ from ssmtl_toolkit.cli.options import cache_option, config_option, json_option, 
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import FewshotConfig
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.text import did_you_mean
 
 
 @click.command("fewshot", cls=OnceCommand)
@@ -58,20 +60,41 @@ def command(
       ssmtl fewshot labelled/ --size 128 --budget 1 --budget 4 --set pretrain.steps=600
       ssmtl fewshot labelled/ --unlabelled more/ --method ssmtl --method mine.toml
     """
-    config = read_options(FewshotConfig, file, flags)
+    config = read_options(FewshotConfig, file, flags | _tables(settings, file))
     if list_only:
         _list(config, as_json)
         return
     if data is None:
         raise UsageError("DATA is missing: give a folder of labelled scans, or phantom")
-    _run(data, config, out or Path("runs") / "fewshot", read_settings(settings), as_json, (quick, minutes, cache))
+    _run(data, config, out or Path("runs") / "fewshot", as_json, (quick, minutes, cache))
+
+
+def _tables(settings: Sequence[str], file: Path | None) -> dict[str, dict[str, Any]]:
+    """The tables `pretrain` and `finetune` that --set gives, over those of the file.
+
+    Raises:
+        UsageError: a key is in neither.
+    """
+    written = FewshotConfig.read(file) if file else {}
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in read_settings(settings).items():
+        table, dot, option = key.partition(".")
+        if table not in _TABLES or not dot or "." in option:
+            raise UsageError(
+                f"--set {key}: expected an option of pre-training or fine-tuning, such as pretrain.steps=600 or "
+                f"finetune.steps=600{did_you_mean(table, _TABLES)}"
+            )
+        tables[table] = merged(tables.get(table, written.get(table, {})), {option: value}, "--set")
+    return tables
+
+
+_TABLES = ("pretrain", "finetune")
 
 
 def _run(
     data: str,
     config: FewshotConfig,
     out: Path,
-    settings: dict[str, Any],
     as_json: bool,
     how: tuple[bool, float | None, Path | None],
 ) -> None:
@@ -83,8 +106,8 @@ def _run(
     quick, minutes, cache = how
     with reporting() as (console, progress):
         try:
-            options = {"settings": settings, "cache": cache, "progress": progress}
-            summary = fewshot(data, config, out=out, quick=quick, minutes=minutes, **options).summary
+            found = fewshot(data, config, out=out, quick=quick, minutes=minutes, cache=cache, progress=progress)
+            summary = found.summary
         except TrialsFailedError as error:
             summary, failed = error.summary, error
     if as_json:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import tomli_w
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
 from ssmtl_toolkit.config.base import Config, Machine, absolute, with_absolute_paths
@@ -112,6 +113,9 @@ class FewshotConfig(Config, Slicing, Machine, Scoring):
     )
     skip_bad: bool = Field(False, description="Continue without scans or labels that cannot be used.")
 
+    pretrain: dict[str, Any] = Field({}, description="Options of ssmtl run for all methods.")
+    finetune: dict[str, Any] = Field({}, description="Options of ssmtl finetune for all methods.")
+
     @field_validator("semi", mode="before")
     @classmethod
     def _no_semi(cls, value: Any) -> Any:
@@ -147,6 +151,11 @@ class FewshotConfig(Config, Slicing, Machine, Scoring):
             "unlabelled": None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled)),
         }
         return self.model_copy(update=specs)
+
+    def write(self) -> str:
+        """Return the TOML text that reads back to this configuration."""
+        tables = {name: options for name in ("pretrain", "finetune") if (options := getattr(self, name))}
+        return super().write() + (f"\n{tomli_w.dumps(tables)}" if tables else "")
 
     def given(self, names: Sequence[str]) -> dict[str, Any]:
         """Those of these options that were given."""

@@ -86,15 +86,16 @@ def saved(ours: Matrix, scratch: Matrix, budgets: Sequence[float], at: int, bett
         better: 1 if a higher score is better, else -1.
 
     Returns:
-        `labels`, negative if the method needs more than its twin, None if the score lies `beyond` the twin's curve
-        ("above" or "below", else ""); and `ci95`, in which None stands for an end beyond the curve.
+        `labels`, negative if the method needs more than its twin; `beyond`, "above" or "below" if its score lies beyond
+        the twin's curve, so that there are more or less than that, else ""; and `ci95`, in which None stands for an end
+        beyond the curve.
     """
     sizes, start = _grid(budgets, at)
     curves = np.stack([np.interp(np.log2(sizes), np.log2(budgets), row) for row in better * scratch])
     gaps = better * float(ours.mean()) - curves.mean(axis=0)
     place, reached, beyond = _crossing(sizes, gaps, start)
     halves = half_width(better * ours - curves.T[:, :, None])
-    labels = None if reached is None else reached - budgets[at]
+    labels = (float(sizes[place]) if reached is None else reached) - budgets[at]
     if halves is None:
         return {"labels": labels, "ci95": None, "beyond": beyond}
     alike = np.abs(gaps) <= halves

@@ -91,9 +91,9 @@ def test_labels_saved_by_a_metric_of_which_less_is_better():
 
 def test_a_score_beyond_the_curve_is_no_number_of_labels():
     above = saved(np.full((5, 3), 0.9), curves(noise=0.01), BUDGETS, at=1)
-    assert (above["labels"], above["beyond"], above["ci95"]) == (None, "above", [6, None])
+    assert (above["labels"], above["beyond"], above["ci95"]) == (6, "above", [6, None])
     below = saved(np.full((5, 3), 0.1), curves(noise=0.01), BUDGETS, at=1)
-    assert (below["labels"], below["beyond"], below["ci95"]) == (None, "below", [None, -1])
+    assert (below["labels"], below["beyond"], below["ci95"]) == (-1, "below", [None, -1])
 
 
 def test_a_curve_that_falls_gives_labels_of_the_sign_of_the_difference():
@@ -113,9 +113,8 @@ def test_the_interval_of_labels_holds_0_if_and_only_if_that_of_the_difference_do
     within = (least is None or least <= 0) and (most is None or most >= 0)
     ends = (least == 0 and told["beyond"] == "above") or (most == 0 and told["beyond"] == "below")
     assert within == (low <= 0 <= high) or ends
-    if told["labels"] is not None:
-        assert least is None or least <= told["labels"]
-        assert most is None or most >= told["labels"]
+    assert least is None or least <= told["labels"]
+    assert most is None or most >= told["labels"]
 
 
 def test_the_interval_of_labels_holds_the_truth():

@@ -28,14 +28,15 @@ OPTIONS = {
     "draws": 2,
     "pretrainings": 2,
 }
-SHORT = {"pretrain.steps": 2, "finetune.steps": 3, "finetune.average": 0.5}
+SHORT = {"pretrain": {"steps": 2}, "finetune": {"steps": 3, "average": 0.5}}
+SETTINGS = ["--set", "pretrain.steps=2", "--set", "finetune.steps=3", "--set", "finetune.average=0.5"]
 
 
 @pytest.fixture(scope="module")
 def done(labelled, tmp_path_factory):
     """A small comparison; do not write there."""
     base = tmp_path_factory.mktemp("done")
-    return toolkit.fewshot(str(labelled), out=base / "out", cache=base / "cache", settings=SHORT, **OPTIONS)
+    return toolkit.fewshot(str(labelled), out=base / "out", cache=base / "cache", **SHORT, **OPTIONS)
 
 
 def splits_of(done, budget):
@@ -83,7 +84,7 @@ def test_the_table_is_that_of_the_scores_in_the_csv(done):
     assert cell["difference"]["ci95"] is None  # of two draws
     text = (done.folder / "fewshot.md").read_text()
     assert "| 2 patients | SSMTL (±t) | 4/4 |" in text
-    assert "SSMTL (±t), 3 slices: cannot be said" in text
+    assert "SSMTL (±t), 3 slices: cannot be said from 2 draws, 4 are needed" in text
 
 
 def test_arms_share_their_labels_and_small_budgets_are_among_large_ones(done):
@@ -114,8 +115,7 @@ def test_what_is_done_is_not_done_again_and_draws_are_added(done, labelled, ssmt
     models = {path: path.stat().st_mtime_ns for path in done.folder.rglob("*.safetensors")}
     flags = ["--backbone", SMALL, "--size", 32, "--classes", "big=10,small=20", "--no-surface", "--t", 1]
     flags += ["--method", "ssmtl", "--test-scans", 4, "--budget", 1, "--budget", 2, "--budget", "3slices"]
-    flags += [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
-    call = ("fewshot", labelled, *flags, "--pretrainings", 2, "--out", done.folder, "--json")
+    call = ("fewshot", labelled, *flags, *SETTINGS, "--pretrainings", 2, "--out", done.folder, "--json")
     again = ssmtl(*call, "--draws", 2)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == done.summary
@@ -125,13 +125,14 @@ def test_what_is_done_is_not_done_again_and_draws_are_added(done, labelled, ssmt
     assert (summary["done"], summary["planned"]) == (18, 27)
     assert "18 of 27 fine-tunings are done; rerun the command" in (done.folder / "fewshot.md").read_text()
     assert {path: path.stat().st_mtime_ns for path in done.folder.rglob("*.safetensors")} == models
-    ssmtl(*call, "--draws", 2)  # the results as they were
+    call = ("fewshot", labelled, "--config", done.folder / "fewshot.toml", "--out", done.folder, "--json")
+    assert json.loads(ssmtl(*call, "--draws", 2).stdout) == done.summary
 
 
 def small(data, tmp_path, **options):
     """A comparison with one draw and one pre-training."""
     options = {**OPTIONS, "budgets": [1], "draws": 1, "pretrainings": 1, **options}
-    return toolkit.fewshot(str(data), out=tmp_path / "out", cache=tmp_path / "cache", settings=SHORT, **options)
+    return toolkit.fewshot(str(data), out=tmp_path / "out", cache=tmp_path / "cache", **SHORT, **options)
 
 
 def test_unlabelled_scans_are_pretrained_on_but_for_those_of_test_patients(labelled, done, tmp_path):
@@ -178,7 +179,7 @@ def test_validation_patients_are_scored_instead_of_test_patients(labelled, tmp_p
         **{**OPTIONS, "budgets": [1], "draws": 1, "methods": ["scratch"], "test_scans": 2, "validation_scans": 2},
         out=tmp_path / "test",
         cache=tmp_path / "cache",
-        settings=SHORT,
+        **SHORT,
     )
     (folder,) = (whole.folder / "finetune").iterdir()
     assert not set(Split.read(folder / "split.json").test) & set(scored)
@@ -189,8 +190,20 @@ def test_a_pretraining_that_fails_is_said_and_the_others_are_compared(labelled, 
     """A t that no scan is long enough for is the program's own error."""
     (tmp_path / "far.toml").write_text("[methods.far]\ntasks = ['reconstruct_next:t=99']")
     flags = ["--backbone", SMALL, "--size", 32, "--classes", "big=10,small=20", "--no-surface", "--test-scans", 4]
-    flags += [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
-    call = ("fewshot", labelled, *flags, "--budget", 1, "--draws", 1, "--pretrainings", 1, "--method", "far.toml")
+    call = (
+        "fewshot",
+        labelled,
+        *flags,
+        *SETTINGS,
+        "--budget",
+        1,
+        "--draws",
+        1,
+        "--pretrainings",
+        1,
+        "--method",
+        "far.toml",
+    )
     ended = ssmtl(*call, "--out", "out")
     assert ended.returncode == 1
     assert "no scan has slices far enough apart" in ended.stderr
@@ -207,6 +220,10 @@ def test_a_pretraining_that_fails_is_said_and_the_others_are_compared(labelled, 
         (["--score", "validation"], "--score validation: there are none"),
         (["--method", "smtl"], "did you mean 'ssmtl'"),
         (["--set", "steps=3"], "expected an option of pre-training or fine-tuning"),
+        (["--set", "pretrain.a.b=3"], "expected an option of pre-training or fine-tuning"),
+        (["--set", "finetun.steps=3"], "did you mean 'finetune'"),
+        (["--set", "finetune.seeds=3"], "finetune.seeds is set by this command itself; see --draws"),
+        (["--set", "other.steps=3"], "expected an option of pre-training or fine-tuning"),
         (["--set", "finetune.stepz=3"], "no option 'stepz'"),
         (["--semi", "mean_student"], "mean_student"),
         (["--t", "0"], "greater than or equal to 1"),

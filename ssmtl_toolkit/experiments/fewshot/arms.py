@@ -12,10 +12,9 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.experiments.fewshot.methods import Method, read_methods
 from ssmtl_toolkit.experiments.fewshot.weights import locate
-from ssmtl_toolkit.experiments.overlays import merged, nested
+from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec
-from ssmtl_toolkit.text import did_you_mean
 
 _SHARED = ("precision", "accelerator", "skip_bad", *Slicing.model_fields)  # by pre-training and fine-tuning
 _LABELS = ("recipe", "classes", "ignore_value", "ignore_affine", "metrics", "surface", "tolerance")
@@ -73,42 +72,18 @@ class Arm:
         return self.pretrain is None and self.weights is None
 
 
-def arms_of(config: FewshotConfig, dataset: DatasetSpec, settings: Mapping[str, Any]) -> list[Arm]:
-    """All arms, each after its twin; all options are checked.
-
-    Args:
-        config: the options, resolved.
-        dataset: the labelled scans.
-        settings: options of pre-training and fine-tuning by their dotted names, such as {"pretrain.steps": 600}.
+def arms_of(config: FewshotConfig, dataset: DatasetSpec) -> list[Arm]:
+    """All arms, each after its twin; `config` is resolved, and all options are checked.
 
     Raises:
         UsageError: an option is wrong, or weights or a plugin are missing.
     """
-    common = nested_settings(settings)
+    _refuse_ours({"pretrain": config.pretrain, "finetune": config.finetune}, "--set", frozenset())
     methods = read_methods(config.methods, config.t)
-    arms = [_arm(id, method, config, dataset, common) for id, method in methods.items()]
+    arms = [_arm(id, method, config, dataset) for id, method in methods.items()]
     if config.semi is not None:
         arms += [_with_semi(arm, config) for arm in arms if arm.finetune.semi is None]
     return _Twins(arms, config.backbone).all()
-
-
-def nested_settings(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tables `pretrain` and `finetune` that --set gives.
-
-    Raises:
-        UsageError: a key is in neither.
-    """
-    tables: dict[str, dict[str, Any]] = {"pretrain": {}, "finetune": {}}
-    for key, value in settings.items():
-        table, dot, option = key.partition(".")
-        if table not in tables or not dot or "." in option:
-            raise UsageError(
-                f"--set {key}: expected an option of pre-training or fine-tuning{did_you_mean(table, tables)}, such as "
-                f"pretrain.steps=600 or finetune.steps=600"
-            )
-        tables = merged(tables, nested(key, value), "--set")
-    _refuse_ours(tables, "--set", frozenset())
-    return tables
 
 
 def _refuse_ours(tables: Mapping[str, Mapping[str, Any]], where: str, allowed: frozenset[str]) -> None:
@@ -118,9 +93,8 @@ def _refuse_ours(tables: Mapping[str, Mapping[str, Any]], where: str, allowed: f
                 raise UsageError(f"{where}: {table}.{option} is set by this command itself; see {names[option]}")
 
 
-def _arm(
-    id: str, method: Method, config: FewshotConfig, dataset: DatasetSpec, common: Mapping[str, Mapping[str, Any]]
-) -> Arm:
+def _arm(id: str, method: Method, config: FewshotConfig, dataset: DatasetSpec) -> Arm:
+    """One arm, without its twin."""
     where = f"method {id!r}"
     tables = {"pretrain": method.pretrain, "finetune": method.finetune}
     _refuse_ours(tables, where, frozenset(_OF_A_METHOD))
@@ -129,12 +103,12 @@ def _arm(
     try:
         backbone = registry().resolve(BackboneSpec, method.backbone or config.backbone)
         tasks = tuple(registry().resolve(TaskSpec, task) for task in method.tasks)
-        options = {"held_out": 0, **config.given(_SHARED), **merged(common["pretrain"], method.pretrain, where)}
+        options = {"held_out": 0, **config.given(_SHARED), **merged(config.pretrain, method.pretrain, where)}
         run = RunConfig.of(options | {"data": dataset, "backbone": backbone} | ({"tasks": tasks} if tasks else {}))
         run = run.resolve()
         if run.devices * run.nodes > 1:
             raise UsageError("trains on one device, not several; start the command once for each GPU")
-        options = {**dict(run.slicing), **config.given((*_SHARED, *_LABELS)), **common["finetune"], **method.finetune}
+        options = {**dict(run.slicing), **config.given((*_SHARED, *_LABELS)), **config.finetune, **method.finetune}
         options |= {"data": dataset, "backbone": backbone}
         options |= {} if method.starts_fresh else {"source": Path("start")}
         options |= {"transfer": "encoder"} if method.weights else {}

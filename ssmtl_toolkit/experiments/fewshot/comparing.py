@@ -14,6 +14,7 @@ from ssmtl_toolkit.evaluation.crossed import Matrix, crossed, rectangle, saved
 from ssmtl_toolkit.experiments.fewshot.arms import Arm
 from ssmtl_toolkit.experiments.fewshot.trials import Trial
 from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.text import counted
 
 MEAN = "mean"
 """What the mean over the classes is called among them."""
@@ -145,8 +146,8 @@ def verdict(cell: Mapping[str, Any], arm: Arm, metric: MetricSpec) -> str:
     interval = difference["ci95"]
     where = f"{arm.name}, {budget.words}: "
     if interval is None:
-        fewest = statistics.LEAST_REPETITIONS
-        return f"{where}cannot be said, {gain} from {difference['draws']} of at least {fewest} draws"
+        draws = f"{counted(difference['draws'], 'draw')}, {statistics.LEAST_REPETITIONS} are needed"
+        return f"{where}cannot be said from {draws}: {gain}"
     gain += f" ({formatting.interval(metric, interval)})"
     low, high = interval if metric.higher_is_better else (-interval[1], -interval[0])
     if low <= 0 <= high:
@@ -157,16 +158,14 @@ def verdict(cell: Mapping[str, Any], arm: Arm, metric: MetricSpec) -> str:
 
 
 def labels_saved(found: Mapping[str, Any] | None, budget: Budget) -> str:
-    """Print `1.4 patients (0.3 to 2.1)`; `more than 4 patients` beyond the largest budget from scratch."""
+    """Print `1.4 patients (0.3 to 2.1)`, or `more than 3.0 patients (1.2 to …)` beyond the largest budget."""
     if found is None:
         return "-"
-    if found["labels"] is None:
-        ends = found["ci95"] or [None, None]
-        known = ends[0] if found["beyond"] == "above" else ends[1]
-        word = "more than" if found["beyond"] == "above" else "less than"
-        return "beyond the budgets" if known is None else f"{word} {known:.1f} {budget.unit}"
-    labels = f"{found['labels']:.1f} {budget.unit}"
+    text = f"{_BEYOND[found['beyond']]}{found['labels']:.1f} {budget.unit}"
     if found["ci95"] is None:
-        return labels
+        return text
     low, high = ("…" if end is None else f"{end:.1f}" for end in found["ci95"])
-    return f"{labels} ({low} to {high})"
+    return f"{text} ({low} to {high})"
+
+
+_BEYOND = {"": "", "above": "more than ", "below": "less than "}

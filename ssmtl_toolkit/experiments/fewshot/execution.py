@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from ssmtl_toolkit.config import Budget, FewshotConfig, with_absolute_paths
 from ssmtl_toolkit.config.scoring import DEFAULTS
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.fewshot.arms import Arm, arms_of
 from ssmtl_toolkit.experiments.fewshot.comparing import Line, Scores, compare, verdict
@@ -21,6 +22,7 @@ from ssmtl_toolkit.experiments.fewshot.drawing import check_budgets, default_bud
 from ssmtl_toolkit.experiments.fewshot.gathering import Gathered, gather
 from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, write_report
 from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
+from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.experiments.runs import Runs
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.registry import registry
@@ -52,7 +54,6 @@ def fewshot(
     /,
     *,
     out: str | Path,
-    settings: Mapping[str, Any] | None = None,
     quick: bool = False,
     minutes: float | None = None,
     cache: str | Path | None = None,
@@ -68,9 +69,9 @@ def fewshot(
     Args:
         data: labelled scans.
         config: all options as one object, or instead of it …
-        options: … any of `FewshotConfig`'s options by name.
+        options: … any of `FewshotConfig`'s options by name; `pretrain` and `finetune` are tables of options of those
+            commands, such as {"steps": 600}.
         out: folder for the runs (`pretrain/`, `finetune/`) and the results (fewshot.md, .csv, .json, .svg).
-        settings: options of pre-training and fine-tuning, such as {"finetune.steps": 600}.
         quick: small and short, for what is not given otherwise.
         minutes: begin no training later than this; the results say what is done of what is planned.
         cache: folder for prepared slices; by default the user's cache directory.
@@ -83,11 +84,9 @@ def fewshot(
     """
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
-    given, settings = config or FewshotConfig.of(options), dict(settings or {})
-    if quick:
-        given, settings = _quick(given, settings)
-    resolved, dataset = given.resolve(), with_absolute_paths(registry().dataset(data))
-    arms = arms_of(resolved, dataset, settings)
+    given = config or FewshotConfig.of(options)
+    resolved, dataset = (_quick(given) if quick else given).resolve(), with_absolute_paths(registry().dataset(data))
+    arms = arms_of(resolved, dataset)
     launch()
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
@@ -95,15 +94,10 @@ def fewshot(
         return _Comparison(resolved, dataset, arms, runs).run(until)
 
 
-def _quick(config: FewshotConfig, settings: dict[str, Any]) -> tuple[FewshotConfig, dict[str, Any]]:
-    """The options and settings over those of quick.toml."""
-    document = tomllib.loads(QUICK.read_text(encoding="utf-8"))
-    tables = {name: document.pop(name) for name in ("pretrain", "finetune")}
-    quick = {f"{table}.{key}": value for table, options in tables.items() for key, value in options.items()}
+def _quick(config: FewshotConfig) -> FewshotConfig:
+    """The options that are given, over those of quick.toml."""
     given = {name: getattr(config, name) for name in config.model_fields_set}
-    if {"pretrain.epochs", "pretrain.steps"} & settings.keys():
-        quick.pop("pretrain.steps")
-    return FewshotConfig.of({**document, **given}), {**quick, **settings}
+    return FewshotConfig.of(merged(tomllib.loads(QUICK.read_text(encoding="utf-8")), given, str(QUICK)))
 
 
 @dataclass(frozen=True)
@@ -155,9 +149,13 @@ class _Comparison:
         with FileLock(self.runs.lock(NAME)):
             lines = [line for trial in trials if (line := Line.of(trial, self.runs.results(trial.job)))]
             summary = self._summary(lines, trials, budgets, gathered) | {"failed": dict(failed)}
-            toml = f"# data: {self.dataset}\n{self.config.write()}"
-            write_report(self.runs.out, summary, lines, toml)
+            write_report(self.runs.out, summary, lines, f"# data: {self.dataset}\n{self._options(budgets).write()}")
         return summary
+
+    def _options(self, budgets: Sequence[Budget]) -> FewshotConfig:
+        """The options, with budgets, and with slices as the data set suggests them."""
+        slicing = {name: getattr(self.arms[0].finetune, name) for name in Slicing.model_fields}
+        return self.config.model_copy(update={**slicing, "budgets": tuple(budgets)})
 
     def _summary(
         self, lines: Sequence[Line], trials: Sequence[Trial], budgets: Sequence[Budget], gathered: Gathered

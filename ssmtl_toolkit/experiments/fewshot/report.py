@@ -80,7 +80,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"({summary['score']}); recipe {summary['recipe']}."
     )
     texts = ["# How many labels?", data, markdown_table(headings(summary), rows(summary))]
-    return "\n\n".join([*texts, *(f"- {text}" for text in remarks(summary))]) + "\n"
+    return "\n\n".join([*texts, "\n".join(f"- {text}" for text in remarks(summary))]) + "\n"
 
 
 def table_csv(lines: Sequence[Line]) -> str:
