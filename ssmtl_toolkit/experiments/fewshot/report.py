@@ -18,6 +18,7 @@ from ssmtl_toolkit.experiments.fewshot.comparing import Line, labels_saved
 from ssmtl_toolkit.experiments.fewshot.figure import figure
 from ssmtl_toolkit.experiments.table import markdown_table
 from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.text import shortened
 
 HOW = (
     "Mean ± standard deviation over draws of labels and pre-trainings. Difference: to the same network from scratch, "
@@ -68,8 +69,16 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         texts.append(
             f"{summary['done']} of {summary['planned']} fine-tunings are done; rerun the command to do the others"
         )
-    texts += [f"{id}: failed: {reason}" for id, reason in summary["failed"].items()]
+    texts += failures(summary["failed"])
     return [*texts, HOW, *formatting.lower_is_better([metric, *others]), *formatting.remarks([metric, *others])]
+
+
+def failures(failed: Mapping[str, str]) -> list[str]:
+    """A line for each reason why fine-tunings failed."""
+    by_reason: dict[str, list[str]] = {}
+    for id, reason in failed.items():
+        by_reason.setdefault(reason, []).append(id)
+    return [f"failed: {'; '.join(shortened(ids, 3))}: {reason}" for reason, ids in by_reason.items()]
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
