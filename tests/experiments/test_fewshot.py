@@ -134,6 +134,13 @@ def test_what_is_done_is_not_done_again_and_draws_are_added(done, labelled, ssmt
     assert json.loads(ssmtl(*call, "--draws", 2).stdout) == done.summary
 
 
+def test_before_anything_is_done_the_table_says_so(labelled, tmp_path):
+    found = small(labelled, tmp_path, minutes=0, budgets=[1, "3slices"])
+    assert (found.summary["done"], found.summary["planned"]) == (0, 4)
+    assert "| 1 patient | SSMTL (±t) | 0/1 | - |" in (found.folder / "fewshot.md").read_text()
+    assert (found.folder / "fewshot.svg").is_file()
+
+
 @pytest.mark.slow
 def test_what_was_done_before_it_was_stopped_is_written_and_kept(labelled, tmp_path):
     flags = [word for name in ("backbone", "size", "classes", "t") for word in (f"--{name}", str(OPTIONS[name]))]

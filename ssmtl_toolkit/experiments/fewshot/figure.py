@@ -41,6 +41,9 @@ def _panel(axes: Any, summary: Mapping[str, Any], budgets: list[Budget]) -> None
         (curve,) = axes.plot(numbers, means, marker="o", ls="-" if method["twin"] else "--", label=method["name"])
         low, high = ([m + side * sd for m, sd in zip(means, sds, strict=True)] for side in (-1, 1))
         axes.fill_between(numbers, low, high, color=curve.get_color(), alpha=0.15, lw=0)
+    numbers = [budget.number for budget in budgets]
+    axes.set_xlim(min(numbers) / 1.2, max(numbers) * 1.2)  # also where nothing is done yet
     axes.set_xscale("log", base=2)
-    axes.set_xticks([budget.number for budget in budgets], labels=[str(budget.number) for budget in budgets])
+    axes.set_xticks(numbers, labels=[str(number) for number in numbers])
+    axes.minorticks_off()
     axes.set_xlabel(f"labelled {budgets[0].unit}")
