@@ -18,7 +18,7 @@ from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.evaluation.crossed import crossed
 from ssmtl_toolkit.experiments.definition import Job
 from ssmtl_toolkit.experiments.fewshot.arms import arms_of
-from ssmtl_toolkit.experiments.fewshot.comparing import MEAN, Line, Scores, compare, verdict
+from ssmtl_toolkit.experiments.fewshot.comparing import MEAN, Line, Scores, compare, labels_saved, verdict
 from ssmtl_toolkit.experiments.fewshot.drawing import check_budgets, default_budgets, draw_patients, draw_slices
 from ssmtl_toolkit.experiments.fewshot.methods import bundled, read_methods
 from ssmtl_toolkit.experiments.fewshot.report import table_csv
@@ -264,6 +264,13 @@ def test_the_sentence_says_what_pretraining_is_worth(gain, said):
     both, lines = made_up(gain)
     sentence = verdict(cells_of(lines, both)[0], both[1], IOU)
     assert sentence.startswith(f"SSMTL (±t), {said}")
+
+
+def test_at_the_largest_budget_no_number_of_labels_is_made_up():
+    both, lines = made_up(0.05)
+    cell = cells_of(lines, both)[2]
+    assert labels_saved(cell["saved"], BUDGETS[2]) == "beyond the budgets"
+    assert "saves you labels at this score, how many lies beyond the budgets: mIoU +0.0" in verdict(cell, both[1], IOU)
 
 
 def test_too_few_draws_are_said():

@@ -154,13 +154,19 @@ def verdict(cell: Mapping[str, Any], arm: Arm, metric: MetricSpec) -> str:
         return f"{where}cannot be said whether {subject} helps: {gain}"
     if high < 0:
         return f"{where}{subject} did not help here: {gain}"
-    return f"{where}{subject} saves you {labels_saved(found, budget)} at this score: {gain}"
+    labels = labels_saved(found, budget)
+    saves = (
+        "labels at this score, how many lies beyond the budgets" if labels == _OUTSIDE else f"{labels} at this score"
+    )
+    return f"{where}{subject} saves you {saves}: {gain}"
 
 
 def labels_saved(found: Mapping[str, Any] | None, budget: Budget) -> str:
     """Print `1.4 patients (0.3 to 2.1)`, or `more than 3.0 patients (1.2 to …)` beyond the largest budget."""
     if found is None:
         return "-"
+    if found["beyond"] and not found["labels"]:
+        return _OUTSIDE
     text = f"{_BEYOND[found['beyond']]}{found['labels']:.1f} {budget.unit}"
     if found["ci95"] is None:
         return text
@@ -168,4 +174,5 @@ def labels_saved(found: Mapping[str, Any] | None, budget: Budget) -> str:
     return f"{text} ({low} to {high})"
 
 
+_OUTSIDE = "beyond the budgets"
 _BEYOND = {"": "", "above": "more than ", "below": "less than "}
