@@ -105,6 +105,10 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     console.print(table("", columns, rows))
     for label, task in summary["tasks"].items():
         console.print(f"{label}: {task['verdict']}: {task['because']}")
+    if summary["probe"]:
+        from ssmtl_toolkit.pretraining.best import told
+
+        console.print(f"{told(summary['probe'])}; ssmtl finetune --from {summary['run']} starts from the best")
     used, skipped = summary["scans"]["used"], summary["scans"]["skipped"]
     console.print(
         f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "

@@ -37,6 +37,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
         "Machine": (
             *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
         ),
+        "Probe": ("probe", "probe_every", "probe_slices"),
         "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms"),
     }
 
@@ -76,6 +77,16 @@ class RunConfig(Config, Slicing, Machine, Descent):
     )
     store: Annotated[Literal["auto", "disk", "ram", "gpu"], Role.MACHINE] = Field(
         "auto", description="Where slices are kept while training; auto: the fastest place they fit in."
+    )
+
+    probe: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.EXTENT] = Field(
+        None, description="Labelled scans to choose the best step by: fit a linear classifier on its features."
+    )
+    probe_every: Annotated[int | None, Role.EXTENT] = Field(
+        None, ge=1, description="Steps between two probes.  [default: a tenth of all]"
+    )
+    probe_slices: Annotated[int, Role.EXTENT] = Field(
+        20, ge=1, description="Labelled slices to fit on; as many of other patients are scored."
     )
 
     skip_bad: Annotated[bool, Role.EXTENT] = Field(False, description="Continue without scans that cannot be read.")
@@ -158,6 +169,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
+            "probe": None if self.probe is None else with_absolute_paths(plugins.dataset(self.probe)),
         }
         resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
         resolved.check()
@@ -173,6 +185,7 @@ class ResolvedRun(RunConfig):
     balancer: SerializeAsAny[BalancerSpec]
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
+    probe: Annotated[SerializeAsAny[DatasetSpec] | None, Role.EXTENT]
 
     def resolve(self) -> ResolvedRun:
         """Return this."""
@@ -196,6 +209,8 @@ class ResolvedRun(RunConfig):
             raise UsageError(
                 f"augmentation {mixing[0]!r} mixes slices, which then have no companions; it is for ssmtl finetune"
             )
+        if self.probe is None and self.probe_every is not None:
+            raise UsageError("--probe-every: there is no probe; give labelled scans with --probe")
         check_needs(self.backbone, [*self.tasks, *([self.head] if self.head else [])])
 
     @property

@@ -19,12 +19,13 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining.labelled import gather_labelled
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.pretraining.watch import HeldOut, tell_held_out
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
-from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, hold_folder
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
@@ -34,12 +35,17 @@ from ssmtl_toolkit.text import printable
 
 
 class Run(Result):
-    """A finished pre-training, which `finetune` starts from."""
+    """A finished pre-training, which `finetune` starts from: the best step by `--probe`, without one the last."""
 
     @property
     def backbone(self) -> Path:
-        """The file with the pre-trained encoder and decoder."""
+        """The file with encoder and decoder after the last step."""
         return self.folder / BACKBONE
+
+    @property
+    def chosen(self) -> Path:
+        """The file that `finetune` and others take: the best step by the probe if there was one, else the last."""
+        return chosen_backbone(self.folder)
 
 
 def pretrain(
@@ -84,11 +90,12 @@ def pretrain(
             _check_same(resolved, folder)
         started = time.perf_counter()
         resolved, store, plan, held_out = _prepare(resolved, cache, progress)
+        labelled = gather_labelled(resolved, store.channels, cache, progress)
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
             agree(fabric)
-        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out)
+        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled)
         trainer.start(resume)
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)
