@@ -1,12 +1,14 @@
 """The options of the commands, one validated object each: flags, TOML and Python share it."""
 
+from ssmtl_toolkit.config.affinity import AffinityConfig as AffinityConfig
 from ssmtl_toolkit.config.base import Config as Config
 from ssmtl_toolkit.config.base import Machine as Machine
 from ssmtl_toolkit.config.base import Role as Role
 from ssmtl_toolkit.config.base import explain_missing_plugin as explain_missing_plugin
 from ssmtl_toolkit.config.base import with_absolute_paths as with_absolute_paths
 from ssmtl_toolkit.config.evaluate import EvaluateConfig as EvaluateConfig
-from ssmtl_toolkit.config.fewshot import Budget as Budget
+from ssmtl_toolkit.config.few_labels import Budget as Budget
+from ssmtl_toolkit.config.few_labels import FewLabels as FewLabels
 from ssmtl_toolkit.config.fewshot import FewshotConfig as FewshotConfig
 from ssmtl_toolkit.config.finetune import FinetuneConfig as FinetuneConfig
 from ssmtl_toolkit.config.finetune import ResolvedFinetune as ResolvedFinetune

@@ -80,8 +80,18 @@ def gather_labelled(config: ResolvedRun, channels: int, cache: Path, progress: P
 class LabelledGathering:
     """Gathers the slices of `--probe` for a network that takes so many channels."""
 
-    def __init__(self, config: ResolvedRun, channels: int, cache: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: ResolvedRun,
+        channels: int,
+        cache: Path,
+        progress: Progress,
+        classes: Classes | None = None,
+        ignore_affine: bool = False,
+    ) -> None:
+        """`classes`: all other values are background; None: as the data set says, or as its label maps show."""
         self.config, self.channels, self.cache, self.progress = config, channels, cache, progress
+        self.classes, self.ignore_affine = classes, ignore_affine
         self.readers: Readers = installed_readers()
         self.patients: dict[str, str] = {}
         self.notes: list[str] = []
@@ -98,7 +108,7 @@ class LabelledGathering:
                 f"--probe {self.config.probe}: its scans have {counted(store.channels, 'channel')}, those that are "
                 f"trained on {self.channels}; give labelled scans with the same channels"
             )
-        classes = self._classes(usable.scans)
+        classes = self.classes or self._classes(usable.scans)
         read = tuple(self._read(store, half, classes) for half in halves)
         self._tell(read, classes)
         digests = tuple(digest for stored in store.scans for digest in stored.digests)
@@ -205,7 +215,16 @@ class LabelledGathering:
         slicing = self.config.slicing
         volume = self.readers.read_scan(scan, slicing.volume)
         label, where = self.readers.read(scan.label), printable(scan.label)
-        read = read_labels(label, volume, classes, where, axis=slicing.axis, annotated=scan.annotated)
+        read = read_labels(
+            label,
+            volume,
+            classes,
+            where,
+            axis=slicing.axis,
+            annotated=scan.annotated,
+            ignore_affine=self.ignore_affine,
+            others="background" if self.classes else "refuse",
+        )
         self.notes += [f"{where}: {note}" for note in read.notes]
         return resize_labels(Stack.of(volume, slicing.axis).cut(read.index), slicing.size, slicing.size)
 

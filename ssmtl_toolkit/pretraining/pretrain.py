@@ -94,7 +94,7 @@ def pretrain(
         if resume:
             _check_same(resolved, folder)
         started = time.perf_counter()
-        resolved, store, plan, held_out = _prepare(resolved, cache, progress)
+        resolved, store, plan, held_out = prepared(resolved, cache, progress)
         labelled = gather_labelled(resolved, store.channels, cache, progress)
         interrupts.check("nothing was trained yet")
         if not others:
@@ -107,7 +107,7 @@ def pretrain(
         return Run(folder, trainer.summary)
 
 
-def _prepare(
+def prepared(
     config: ResolvedRun, cache: Path, progress: Progress
 ) -> tuple[ResolvedRun, SliceStore, Plan, HeldOut | None]:
     """Store the slices, find those that can be anchors, and hold some scans out; in the options levels are numbers."""

@@ -77,20 +77,27 @@ class Probe:
         """True positives, false positives and false negatives (3, classes) of both halves; None: cannot be fitted."""
         classes = len(self.labelled.classes)
         counts = np.zeros((3, classes), np.int64)
-        fits = []
-        for half, picked in zip(self.labelled.halves, self._picked, strict=True):
-            features = self._pixels(half, picked)
-            if not torch.isfinite(features).all():
-                return None
-            fits.append(Ridge.fit(features, half.labels.flatten(1)[picked], classes + 1))
+        fits = self.fits()
+        if fits is None:
+            return None
         for half, ridge in zip(self.labelled.halves, reversed(fits), strict=True):
-            for rows, maps in self._maps(half):
+            for rows, maps in self.maps(half):
                 scores = ridge.scores(maps, (self.config.size, self.config.size))
                 predicted = scores.argmax(dim=1).to(torch.uint8).cpu().numpy()
                 counts += count(predicted, half.labels[rows].numpy(), classes)
         return counts
 
-    def _maps(self, half: Half) -> Iterator[tuple[slice, list[Tensor]]]:
+    def fits(self) -> list[Ridge] | None:
+        """A classifier fitted on each half; None: features are not finite."""
+        fits = []
+        for half, picked in zip(self.labelled.halves, self._picked, strict=True):
+            features = self.pixels(half, picked)
+            if not torch.isfinite(features).all():
+                return None
+            fits.append(Ridge.fit(features, half.labels.flatten(1)[picked], len(self.labelled.classes) + 1))
+        return fits
+
+    def maps(self, half: Half) -> Iterator[tuple[slice, list[Tensor]]]:
         """Yield the features of a half's slices, batch by batch: maps (n, d_i, h_i, w_i) float32."""
         for start in range(0, len(half.images), self.config.batch_size):
             rows = slice(start, start + self.config.batch_size)
@@ -99,12 +106,12 @@ class Probe:
                 maps = features.tensors(self.feature)
             yield rows, [one.float() for one in maps]
 
-    def _pixels(self, half: Half, picked: tuple[Tensor, Tensor]) -> Tensor:
+    def pixels(self, half: Half, picked: tuple[Tensor, Tensor]) -> Tensor:
         """The features (n, d) float32 of the picked pixels, which are sorted by slice."""
         slices, places = picked
         size = (self.config.size, self.config.size)
         found = []
-        for rows, maps in self._maps(half):
+        for rows, maps in self.maps(half):
             for i, number in enumerate(range(*rows.indices(len(half.images)))):
                 here = places[slices == number].to(maps[0].device)
                 whole = [resized(one[i : i + 1], size).flatten(2)[0][:, here] for one in maps]

@@ -151,11 +151,21 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     Raises:
         DataError: names or shapes differ, with the first of them.
     """
+    restore_model(checkpoint, model)
+    with reading(checkpoint):
+        _put_back(optimizer, checkpoint.tensors, checkpoint.about["optimizer"])
+
+
+def restore_model(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Put weights and buffers back.
+
+    Raises:
+        DataError: names or shapes differ, with the first of them.
+    """
     tensors = {k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
     check_tensors(checkpoint.path, tensors, model.state_dict())
     with reading(checkpoint):
         model.load_state_dict(tensors)
-        _put_back(optimizer, checkpoint.tensors, checkpoint.about["optimizer"])
 
 
 def _put_back(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:

@@ -61,14 +61,16 @@ class Arm:
         return self.pretrain is None and self.weights is None
 
 
-def arms_of(config: FewshotConfig, dataset: DatasetSpec) -> list[Arm]:
+def arms_of(config: FewshotConfig, dataset: DatasetSpec, methods: Mapping[str, Method] | None = None) -> list[Arm]:
     """All arms, each after its twin; `config` is resolved, and all options are checked.
+
+    `methods`: instead of those that the options name.
 
     Raises:
         UsageError: an option is wrong, or weights or a plugin are missing.
     """
     _refuse_ours(config.pretrain, config.finetune, "--set")
-    methods = read_methods(config.methods, config.t)
+    methods = read_methods(config.methods, config.t) if methods is None else methods
     arms = [_arm(id, method, config, dataset) for id, method in methods.items()]
     if config.semi is not None:
         arms += [_with_semi(arm, config) for arm in arms if arm.finetune.semi is None]

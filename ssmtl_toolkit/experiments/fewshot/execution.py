@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
-from ssmtl_toolkit.specs import DatasetSpec
+from ssmtl_toolkit.specs import DatasetSpec, MetricSpec
 from ssmtl_toolkit.text import counted
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -91,7 +92,7 @@ def fewshot(
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
     with interrupts:
-        return _Comparison(resolved, dataset, arms, runs).run(until)
+        return Comparison(resolved, dataset, arms, runs).run(until)
 
 
 def _quick(config: FewshotConfig) -> FewshotConfig:
@@ -101,7 +102,7 @@ def _quick(config: FewshotConfig) -> FewshotConfig:
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
     """All that is planned, and where it is done."""
 
     config: FewshotConfig
@@ -109,32 +110,64 @@ class _Comparison:
     arms: Sequence[Arm]
     runs: Runs
 
+    @cached_property
+    def gathered(self) -> Gathered:
+        """Patients, slices and scans; reading them for the first time raises what `gather` does."""
+        fresh = next(arm for arm in self.arms if arm.starts_fresh and arm.finetune.semi is None)
+        return gather(self.config, fresh.finetune, self.runs)
+
+    @cached_property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets, those of patients first, rising."""
+        patients, slices = len(self.gathered.split.train), sum(map(len, self.gathered.slices.values()))
+        budgets = self.config.budgets or default_budgets(patients)
+        check_budgets(budgets, patients, slices)
+        return tuple(sorted(budgets, key=lambda budget: (budget.unit, budget.number)))
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """All that is planned."""
+        return trials_of(self.config, self.budgets, self.arms, self.gathered, self.runs)
+
     def run(self, until: float) -> Fewshot:
         """Do what is missing and write what is known, also when it is interrupted."""
-        fresh = next(arm for arm in self.arms if arm.starts_fresh and arm.finetune.semi is None)
-        gathered = gather(self.config, fresh.finetune, self.runs)
-        patients, slices = len(gathered.split.train), sum(map(len, gathered.slices.values()))
-        budgets = self.config.budgets or default_budgets(patients)
-        budgets = tuple(sorted(budgets, key=lambda budget: (budget.unit, budget.number)))
-        check_budgets(budgets, patients, slices)
-        trials = trials_of(self.config, budgets, self.arms, gathered, self.runs)
-        self._tell(trials, gathered)
+        self._tell()
         failed: dict[str, str] = {}
         try:
-            failed = self.runs.run([trial.job for trial in trials], until)
+            failed = self.runs.run([trial.job for trial in self.trials], until)
         finally:
-            summary = self._write(trials, budgets, gathered, failed)
+            summary = self._write(failed)
         if failed:
-            lines = "\n".join(failures(failed))
-            message = f"{len(failed)} of {len(trials)} fine-tunings failed, the others are in {self._file}:\n{lines}"
+            lines, number = "\n".join(failures(failed)), f"{len(failed)} of {len(self.trials)}"
+            message = f"{number} fine-tunings failed, the others are in {self._file}:\n{lines}"
             raise TrialsFailedError(message, summary)
         return Fewshot(self.runs.out, summary)
+
+    def lines(self) -> list[Line]:
+        """What came of the trials that are done."""
+        return [line for trial in self.trials if (line := Line.of(trial, self.runs.results(trial.job)))]
+
+    @property
+    def metric(self) -> MetricSpec:
+        """The metric that is compared by."""
+        output = self.arms[0].finetune.head.output
+        (metric,) = [each for each in self._metrics() if each.name == DEFAULTS[output][0]]
+        return metric
+
+    def scores(self, lines: Sequence[Line]) -> Scores:
+        """The scores of trials by that metric."""
+        return Scores(lines, self.metric, self.config.draws, self.config.pretrainings)
+
+    def _metrics(self) -> tuple[MetricSpec, ...]:
+        finetune = self.arms[0].finetune
+        return finetune.chosen_metrics(finetune.head.output)
 
     @property
     def _file(self) -> Path:
         return self.runs.out / f"{NAME}.md"
 
-    def _tell(self, trials: Sequence[Trial], gathered: Gathered) -> None:
+    def _tell(self) -> None:
+        gathered, trials = self.gathered, self.trials
         runs = {self.runs.pretraining(trial.job) for trial in trials} - {None}
         self.runs.progress.say(
             f"patients  {len(gathered.split.train)} to train on, {len(gathered.scored)} to score\n"
@@ -142,29 +175,23 @@ class _Comparison:
             f"planned   {counted(len(runs), 'pre-training')} and {counted(len(trials), 'fine-tuning')}"
         )
 
-    def _write(
-        self, trials: Sequence[Trial], budgets: Sequence[Budget], gathered: Gathered, failed: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def _write(self, failed: Mapping[str, str]) -> dict[str, Any]:
         """Write what is done; the last process to write has seen all of it."""
         with FileLock(self.runs.lock(NAME)):
-            lines = [line for trial in trials if (line := Line.of(trial, self.runs.results(trial.job)))]
-            summary = self._summary(lines, trials, budgets, gathered) | {"failed": dict(failed)}
-            write_report(self.runs.out, summary, lines, f"# data: {self.dataset}\n{self._options(budgets).write()}")
+            lines = self.lines()
+            summary = self._summary(lines) | {"failed": dict(failed)}
+            write_report(self.runs.out, summary, lines, f"# data: {self.dataset}\n{self._options().write()}")
         return summary
 
-    def _options(self, budgets: Sequence[Budget]) -> FewshotConfig:
+    def _options(self) -> FewshotConfig:
         """The options, with budgets, and with slices as the data set suggests them."""
         slicing = {name: getattr(self.arms[0].finetune, name) for name in Slicing.model_fields}
-        return self.config.model_copy(update={**slicing, "budgets": tuple(budgets)})
+        return self.config.model_copy(update={**slicing, "budgets": self.budgets})
 
-    def _summary(
-        self, lines: Sequence[Line], trials: Sequence[Trial], budgets: Sequence[Budget], gathered: Gathered
-    ) -> dict[str, Any]:
+    def _summary(self, lines: Sequence[Line]) -> dict[str, Any]:
         """What `--json` prints."""
-        finetune = self.arms[0].finetune
-        metrics = finetune.chosen_metrics(finetune.head.output)
-        (metric,) = [each for each in metrics if each.name == DEFAULTS[finetune.head.output][0]]
-        cells = compare(self.arms, budgets, lines, Scores(lines, metric, self.config.draws, self.config.pretrainings))
+        metric, gathered = self.metric, self.gathered
+        cells = compare(self.arms, self.budgets, lines, self.scores(lines))
         by_id = {arm.id: arm for arm in self.arms}
         sentences = [verdict(cell, by_id[cell["method"]], metric) for cell in cells]
         return {
@@ -172,13 +199,13 @@ class _Comparison:
             "patients": {"train": len(gathered.split.train), "scored": len(gathered.scored)},
             "score": self.config.score,
             "recipe": self.config.recipe,
-            "budgets": [str(budget) for budget in budgets],
+            "budgets": [str(budget) for budget in self.budgets],
             "draws": self.config.draws,
             "pretrainings": self.config.pretrainings,
             "methods": [_about(arm) for arm in self.arms],
             "metric": metric.name,
-            "metrics": [each.full() for each in metrics],
-            "planned": len(trials),
+            "metrics": [each.full() for each in self._metrics()],
+            "planned": len(self.trials),
             "done": len(lines),
             "cells": cells,
             "sentences": [sentence for sentence in sentences if sentence],

@@ -9,6 +9,7 @@ from pathlib import Path
 import tomli_w
 
 from ssmtl_toolkit.config import FewshotConfig, ResolvedFinetune
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo, atomic_write
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
@@ -32,6 +33,7 @@ class Gathered:
         training: the labelled scans of the training patients.
         slices: by scan, those that single labelled slices are drawn from.
         channels: how many the scans have.
+        classes: those of the labels; None without labels.
         pool: what may be learned from without labels: all scans of the training patients, and those of --unlabelled.
     """
 
@@ -40,6 +42,7 @@ class Gathered:
     training: Sequence[Scan]
     slices: dict[str, list[int]]
     channels: int
+    classes: Classes | None
     pool: DatasetSpec
 
 
@@ -71,6 +74,7 @@ def gather(config: FewshotConfig, finetune: ResolvedFinetune, runs: Runs) -> Gat
         material.training,
         {scan.name: material.contents[scan.name].slices(which) for scan in material.training},
         next(iter(material.contents.values())).channels,
+        material.targets.classes,
         _pool(config, finetune, slicing, material, runs),
     )
 
@@ -90,15 +94,23 @@ def _pool(
         scans = [*scans, *(replace(scan, name=f"unlabelled/{scan.name}") for scan in new)]
         runs.progress.say(f"{len(new)} of {len(more)} scans of {config.unlabelled} are pre-trained on too")
     patients = {scan.name: scan.patient for scan in material.training}
+    named = [replace(scan, patient=patients.get(scan.name, scan.patient), label=None) for scan in scans]
+    return write_manifest(named, "unlabelled", runs)
+
+
+def write_manifest(scans: Sequence[Scan], name: str, runs: Runs) -> DatasetSpec:
+    """Write down scans, with labels if they have any, in a file named by its content and this name."""
     tables = [
         {
             "image": [str(path.absolute()) for path in scan.paths],
             "name": scan.name,
-            "patient": patients.get(scan.name, scan.patient),
+            "patient": scan.patient,
+            **({"label": str(scan.label.absolute())} if scan.label else {}),
+            **({"slices": list(scan.annotated)} if scan.label and scan.annotated else {}),
         }
         for scan in scans
     ]
-    file = (runs.out / "splits" / f"unlabelled-{short_digest(tables)}.toml").absolute()
+    file = (runs.out / "splits" / f"{name}-{short_digest(tables)}.toml").absolute()
     if not file.is_file():
         with atomic_write(file) as temporary:
             temporary.write_text(tomli_w.dumps({"scan": tables}), encoding="utf-8")
