@@ -8,16 +8,26 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.config import EvaluateConfig, FewshotConfig, FinetuneConfig, PredictConfig, RunConfig
+    from ssmtl_toolkit.config import (
+        AffinityConfig,
+        EvaluateConfig,
+        FewshotConfig,
+        FinetuneConfig,
+        PredictConfig,
+        RunConfig,
+    )
     from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
     from ssmtl_toolkit.downstream.predict import predict
     from ssmtl_toolkit.downstream.predicted import Predicted
     from ssmtl_toolkit.evaluation.evaluate import Evaluated, evaluate
+    from ssmtl_toolkit.experiments.affinity.execution import Affinity, affinity
     from ssmtl_toolkit.experiments.execution import Compared, experiment
     from ssmtl_toolkit.experiments.fewshot.execution import Fewshot, fewshot
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
 
 _LAZY = {
+    "Affinity": "ssmtl_toolkit.experiments.affinity.execution",
+    "AffinityConfig": "ssmtl_toolkit.config",
     "Compared": "ssmtl_toolkit.experiments.execution",
     "EvaluateConfig": "ssmtl_toolkit.config",
     "Evaluated": "ssmtl_toolkit.evaluation.evaluate",
@@ -29,6 +39,7 @@ _LAZY = {
     "Predicted": "ssmtl_toolkit.downstream.predicted",
     "Run": "ssmtl_toolkit.pretraining.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
+    "affinity": "ssmtl_toolkit.experiments.affinity.execution",
     "evaluate": "ssmtl_toolkit.evaluation.evaluate",
     "experiment": "ssmtl_toolkit.experiments.execution",
     "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
@@ -38,6 +49,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "Affinity",
+    "AffinityConfig",
     "Compared",
     "DataError",
     "EvaluateConfig",
@@ -52,6 +65,7 @@ __all__ = [
     "RunConfig",
     "SsmtlError",
     "UsageError",
+    "affinity",
     "evaluate",
     "experiment",
     "fewshot",

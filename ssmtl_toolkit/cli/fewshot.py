@@ -12,7 +12,7 @@ from ssmtl_toolkit.cli.experiment import read_settings
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import cache_option, config_option, json_option, options_of, path_option, read_options
 from ssmtl_toolkit.cli.sections import Sectioned
-from ssmtl_toolkit.config import FewshotConfig
+from ssmtl_toolkit.config import FewLabels, FewshotConfig
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.launch import launch
@@ -60,7 +60,7 @@ def command(
       ssmtl fewshot labelled/ --size 128 --budget 1 --budget 4 --set pretrain.steps=600
       ssmtl fewshot labelled/ --unlabelled more/ --method ssmtl --method mine.toml
     """
-    config = read_options(FewshotConfig, file, flags | _tables(settings, file))
+    config = read_options(FewshotConfig, file, flags | tables_of(FewshotConfig, settings, file))
     if list_only:
         _list(config, as_json)
         return
@@ -69,13 +69,13 @@ def command(
     _run(data, config, out or Path("runs") / "fewshot", as_json, (quick, minutes, cache))
 
 
-def _tables(settings: Sequence[str], file: Path | None) -> dict[str, dict[str, Any]]:
+def tables_of(config: type[FewLabels], settings: Sequence[str], file: Path | None) -> dict[str, dict[str, Any]]:
     """The tables `pretrain` and `finetune` that --set gives, over those of the file.
 
     Raises:
         UsageError: a key is in neither.
     """
-    written = FewshotConfig.read(file) if file else {}
+    written = config.read(file) if file else {}
     tables: dict[str, dict[str, Any]] = {}
     for key, value in read_settings(settings).items():
         table, dot, option = key.partition(".")

@@ -35,7 +35,7 @@ class AffinityConfig(FewLabels):
     )
     pretrainings: int = Field(2, ge=1, description="Pre-trainings of each mix, by other seeds, for every draw.")
     slices: int = Field(
-        20, ge=1, description="Labelled slices of training patients that cheap scores see, and as many of others."
+        20, ge=2, description="Labelled slices of training patients that cheap scores see, and as many of others."
     )
     validation_scans: int | None = Field(
         None, ge=1, description="Labelled scans by which mixes are compared.  [default: a fifth]"

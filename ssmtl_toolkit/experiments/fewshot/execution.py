@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from ssmtl_toolkit.config import Budget, FewshotConfig, with_absolute_paths
+from ssmtl_toolkit.config import Budget, FewLabels, FewshotConfig, with_absolute_paths
 from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import SsmtlError, UsageError
@@ -33,6 +33,8 @@ from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec
 from ssmtl_toolkit.text import counted
+
+F = TypeVar("F", bound=FewLabels)
 
 QUICK = Path(__file__).parent / "quick.toml"
 
@@ -86,7 +88,10 @@ def fewshot(
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     given = config or FewshotConfig.of(options)
-    resolved, dataset = (_quick(given) if quick else given).resolve(), with_absolute_paths(registry().dataset(data))
+    resolved, dataset = (
+        (quickened(given, QUICK) if quick else given).resolve(),
+        with_absolute_paths(registry().dataset(data)),
+    )
     arms = arms_of(resolved, dataset)
     launch()
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -95,10 +100,10 @@ def fewshot(
         return Comparison(resolved, dataset, arms, runs).run(until)
 
 
-def _quick(config: FewshotConfig) -> FewshotConfig:
-    """The options that are given, over those of quick.toml."""
+def quickened(config: F, file: Path) -> F:
+    """The options that are given, over those of a file."""
     given = {name: getattr(config, name) for name in config.model_fields_set}
-    return FewshotConfig.of(merged(tomllib.loads(QUICK.read_text(encoding="utf-8")), given, str(QUICK)))
+    return config.of(merged(tomllib.loads(file.read_text(encoding="utf-8")), given, str(file)))
 
 
 @dataclass(frozen=True)
