@@ -64,7 +64,7 @@ class FewLabels(Config, Slicing, Machine, Scoring):
 
     draws: int = Field(5, ge=1, description="How often labelled patients are drawn; 4 or more give intervals.")
     pretrainings: int = Field(3, ge=1, description="Pre-trainings of each method, by other seeds, for every draw.")
-    backbone: SerializeAsAny[BackboneSpec] | str = Field("unet", description="Network, unless a method has its own.")
+    backbone: SerializeAsAny[BackboneSpec] | str = Field("unet", description="Network.")
     recipe: str = Field(DEFAULT, description="How all of them are fine-tuned: strong, paper, or a .toml file.")
 
     patient: str | None = Field(

@@ -38,7 +38,7 @@ from ssmtl_toolkit.runtime.folder import CHECKPOINTS
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import DatasetSpec
 
-_BATCHES = 4  # of pretext slices, over which gradients and losses are means
+_BATCHES = 8  # of pretext slices, over which gradients and losses are means
 _PIXELS = 64  # of each slice, for the effective rank
 
 Look = dict[str, Any]

@@ -28,8 +28,8 @@ HOW = (
 TAU = (
     "Tau: Kendall's tau-b over the mixes, 1: the same order, -1: the opposite; 95 % interval by atanh with variance "
     "0.437 / (n - 4), as if mixes were independent. They share tasks, and gains are uncertain themselves, which lowers "
-    f"tau: no score can be expected to do much better than '{REPEATED}'. With few mixes intervals are wide; each is "
-    "one by itself."
+    f"tau: no score can be expected to do much better than '{REPEATED}', which compares every second draw with the "
+    "others. With few mixes intervals are wide; each is one by itself."
 )
 MATRIX = (
     "Cosine: of the gradients of two losses at the backbone. Lookahead: the share by which the loss of the column "
