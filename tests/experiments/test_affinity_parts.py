@@ -160,3 +160,7 @@ def test_validation_patients_are_scored_and_pretraining_is_short_unless_it_is_se
 )
 def test_a_sentence_says_no_more_than_the_interval(tau, ends, message):
     assert sentence({"title": "probe", "tau": tau, "ci95": ends, "n": 3}).startswith(message)
+
+
+def test_a_score_that_no_mix_has_is_said_to_be_missing():
+    assert "are known of no mix" in sentence({"title": "probe", "tau": None, "ci95": None, "n": 0})

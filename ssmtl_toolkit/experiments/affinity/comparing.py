@@ -90,6 +90,8 @@ def _halves(comparison: Comparison) -> tuple[list[float | None], list[float | No
 def sentence(found: Mapping[str, Any]) -> str:
     """Say in one sentence whether a score orders the mixes as the true gains do."""
     title, tau, ends = found["title"], found["tau"], found["ci95"]
+    if found["n"] < 2:
+        return f"{title}: cannot be said: score and gain are known of {found['n'] or 'no'} mix"
     if tau is None:
         return f"{title}: cannot be said: no two mixes differ both in it and in their gain"
     if ends is None:
