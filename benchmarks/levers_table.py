@@ -41,9 +41,11 @@ class Scores:
         self.lines = lines
 
     def of(self, metric: str, draws: Sequence[int] | None = None, **wanted: Any) -> dict[int, float]:
-        """Draw -> the mean over the networks (and pre-trainings) that were trained on it."""
+        """Draw -> the mean over the networks (and pre-trainings) that were trained on it; of all draws or of these."""
         by_draw: dict[int, list[float]] = {}
         for line in self.lines:
+            if draws is not None and line["draw"] not in draws:
+                continue
             if all(line[key] == value for key, value in wanted.items()) and line.get(metric) is not None:
                 by_draw.setdefault(line["draw"], []).append(float(np.mean(line[metric])))
         return {draw: float(np.mean(values)) for draw, values in sorted(by_draw.items())}
