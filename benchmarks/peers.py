@@ -84,7 +84,8 @@ class Environment:
                 stderr=subprocess.STDOUT,
             )
         if ended.returncode:
-            raise SystemExit(f"{log}: {program} ended with {ended.returncode}; its last lines say why")
+            last = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+            raise SystemExit(f"{log}: {program} ended with {ended.returncode}: {last}")
 
 
 @dataclass
@@ -162,8 +163,9 @@ class Peers(Work):
         """Train for as long as our fine-tuning took at this place, predict, and score as `ssmtl evaluate` does."""
         peer, ours = self.peers[job.recipe], minutes(job.data, job.budget)
         assert ours is not None
+        (scans, images), out = self.test(job.data), self.out / job.folder
         self.environment.make()
-        planned, (scans, images), out = self.planned(job), self.test(job.data), self.out / job.folder
+        planned = self.planned(job)
         out.mkdir(exist_ok=True)
         program = Path(__file__).with_name("nnunet_2d.py")
         command: list[str | Path] = ["python", program, NAME, images, out, "--seed", str(job.draw)]
@@ -243,10 +245,17 @@ def columns(scores: Scores, place: dict[str, Any], draws: Sequence[int]) -> list
     return [spread(scores.of(name, draws, **place), digits[name]) for name in ("minutes", *METRICS)]
 
 
+def positive(text: str) -> int:
+    """A number of times."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text!r}")
+    return int(text)
+
+
 def main() -> None:
     """Run what is missing, or write the table."""
     timing = argparse.ArgumentParser(add_help=False)
-    timing.add_argument("--times", type=int, default=1, metavar="N", help="train N times as long as we do")
+    timing.add_argument("--times", type=positive, default=1, metavar="N", help="train N times as long as we do")
     given = options(__doc__, [timing]).parse_args()
     if given.command == "run":
         peers = {peer.name: peer for peer in (Peer(True, given.times), Peer(False, given.times))}
