@@ -109,7 +109,8 @@ class Augmenter:
                 for label, names in companions.items()
             }
         view = functools.partial(self.view, batch.anchor)
-        return Batch(self.other_values(anchor), companions, batch.position, batch.seed, batch.first, view)
+        changed = self.other_values(anchor)
+        return Batch(changed, companions, batch.position, batch.seed, batch.first, view, clean=anchor)
 
     def view(self, image: Tensor) -> Tensor:
         """Slices (N, C, H, W) in other places and with other values."""

@@ -27,7 +27,7 @@ from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.pretraining.pretrain import pretrain
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
-from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, FINETUNE, SUMMARY, snapshot
+from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, SUMMARY, chosen_backbone, snapshot
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
@@ -251,7 +251,7 @@ class _Work:
             return
         source = None
         if run is not None:
-            source = run / BACKBONE if job.start is None else snapshot(run, job.start)
+            source = chosen_backbone(run) if job.start is None else snapshot(run, job.start)
             if not source.is_file():
                 raise DataError(f"{source}: does not exist; remove {run}, and rerun the command to pre-train again")
         with self._alone(folder):
