@@ -216,8 +216,8 @@ def jobs(peers: Iterable[str]) -> Iterator[Job]:
 
 def table() -> str:
     """nnU-Net and, of the same draws, our fine-tunings, and what these are better by."""
-    lines, ours = done(RESULTS), Scores([line for line in done() if line["precision"] == PRECISION])
-    lines += [unmirrored(line) for line in lines if "unmirrored" in line]
+    ours = Scores([line for line in done() if line["precision"] == PRECISION])
+    lines = [row for line in done(RESULTS) for row in (line, *unmirrored(line))]
     peers, rows = Scores(lines), []
     for data, budget in sorted({(line["data"], line["budget"]) for line in lines}):
         at = {"data": data, "budget": budget}
@@ -234,9 +234,10 @@ def table() -> str:
     return markdown(headings, rows)
 
 
-def unmirrored(line: dict[str, Any]) -> dict[str, Any]:
-    """The line of the prediction without mirroring after a training with it."""
-    return {**line, **line["unmirrored"], "recipe": f"{line['recipe']}, mirrored in training only"}
+def unmirrored(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The line of the prediction without mirroring after a training with it, if there was one."""
+    named = {"recipe": f"{line['recipe']}, mirrored in training only"}
+    return [{**line, **line["unmirrored"], **named}] if "unmirrored" in line else []
 
 
 def columns(scores: Scores, place: dict[str, Any], draws: Sequence[int]) -> list[str]:
