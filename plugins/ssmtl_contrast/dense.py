@@ -23,7 +23,7 @@ class DenseContrast(nn.Module):
 
     where i' is the point i in the other view, a all points of both views of all slices of the batch, and z features of
     the decoder's map there, projected, at unit length. The views, the anchor and another draw of its values, show each
-    point in the same place. The local loss of GCL (Chaitanya et al. 2020, arXiv:2006.10511, eq. 3; there regions, and
+    point in the same place. The local loss of GCL (Chaitanya et al. 2020, arXiv:2006.10511; there of regions, with
     negatives of the same slice alone), at the map that MACL found best. Ranks do not share negatives.
     """
 
@@ -43,7 +43,8 @@ class DenseContrast(nn.Module):
     def forward(self, step: Step) -> TaskOutput:
         views = [step.features(), step.encode(step.view(moved=False))]
         maps = [features.decoded[-self.spec.level].flatten(2).transpose(1, 2) for features in views]
-        points = drawn(*maps[0].shape[:2], self.spec.points).to(step.anchor.device)[:, :, None]
+        number, places, _ = maps[0].shape
+        points = drawn(number, places, self.spec.points).to(step.anchor.device)[:, :, None]
         chosen = torch.cat([one.gather(1, points.expand(-1, -1, one.shape[2])).flatten(0, 1) for one in maps])
         projected = self.project(chosen).float()
         half = len(projected) // 2
@@ -56,7 +57,7 @@ class DenseContrast(nn.Module):
         loss = F.cross_entropy(alike, same) + unread(views)
         accuracy = (alike.detach().argmax(dim=1) == same).float().mean()
         chance = alike.new_tensor(math.log(2 * half - 1))
-        return TaskOutput(loss, {"chance": chance, "accuracy": accuracy}, pairs=len(step.anchor))
+        return TaskOutput(loss, {"chance": chance, "accuracy": accuracy}, pairs=number)
 
 
 def drawn(number: int, places: int, most: int) -> Tensor:

@@ -14,11 +14,11 @@ _SMALLEST = 1 / 12  # side of a box as a share of the slice's: 8 pixels of 96
 
 
 class SliceFusion(nn.Module):
-    """Cross-entropy + soft Dice loss of the mixing level of each pixel, volume fusion for slices.
+    """Cross-entropy + Dice loss of the mixing level of each pixel: volume fusion for slices.
 
     The network sees a F + (1 - a) B with B the anchor, F another slice of the batch, and a one of K levels from 0 to 1
     for each pixel, drawn for boxes that cover one another; its answer is the level, one of K classes, by a 1x1
-    convolution on the dense map (Wang et al. 2023, arXiv:2306.16925, section 3.1; there for volumes).
+    convolution on the dense map (volume fusion: Wang et al. 2023, arXiv:2306.16925; there of volumes).
     """
 
     def __init__(self, channels: int, spec: SliceFusionSpec) -> None:
@@ -86,4 +86,5 @@ def chance(truth: Tensor) -> Tensor:
     p = f is 2 f² / (f + f) = f of each class, 1 / K on average.
     """
     frequency = truth.mean(dim=(0, 2, 3))
-    return torch.special.entr(frequency).sum() + 1 - 1 / (frequency > 0).sum()
+    entropy: Tensor = torch.special.entr(frequency).sum()
+    return entropy + 1 - 1 / (frequency > 0).sum()

@@ -1,4 +1,4 @@
-"""The distance of two slices as the difference of their places, each read from the slice's own features."""
+"""The signed distance of two slices, from the pooled features of both."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from ssmtl_toolkit.engine.step import Step, TaskOutput
 
 
 class SlicePosition(nn.Module):
-    """Smooth L1 between g(other) - g(anchor) and their distance d, mean over the pairs that exist:
+    """Smooth L1 between predicted and true distance d of two slices a and b, mean over the pairs that exist:
 
-        h((g(other) - g(anchor)) - d / u),  h(e) = e²/2 for |e| < 1, else |e| - 1/2
+        s(h(a, b) - h(b, a) - d / u),  s(e) = e²/2 for |e| < 1, else |e| - 1/2
 
-    g is a perceptron of two layers on pooled features, u the mean |d| of the pairs trained on so far: whatever the
-    spacing, the trivial answer 0 costs about as much. True distances are differences of places too, so those of three
-    slices add up, and two slices in the other order have the negative one.
+    h is a perceptron of two layers on the pooled features of both, so that the distance changes its sign when they
+    change places; u is the mean |d| of the pairs trained on so far: whatever the spacing, the answer 0 costs about as
+    much. A difference g(b) - g(a) of places would be antisymmetric too, but has to know where in the body a slice lies
+    before it can tell how far the other one is; on held-out scans it was less exact.
 
-    A score for each slice whose differences follow the distances: Yan, Lu and Summers, ISBI 2018, arXiv:1707.03891;
-    telling the order of slices as a pretext task: Zhang, Wang and Zheng, ISBI 2017.
+    Distances between slices, and their order, as what a network learns from: Yan, Lu and Summers, ISBI 2018,
+    arXiv:1707.03891; Zhang, Wang and Zheng, ISBI 2017.
     """
 
     total: Tensor
@@ -27,13 +28,15 @@ class SlicePosition(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.place = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 1))
+        self.compare = nn.Sequential(
+            nn.Linear(2 * channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 1, bias=False)
+        )
         self.register_buffer("total", torch.zeros(()))  # of the distances trained on, without their signs, in mm
         self.register_buffer("number", torch.zeros(()))  # of these distances
 
     def forward(self, step: Step) -> TaskOutput:
         other = step.companion("other")
-        predicted = self._place(step.encode(other.image).pooled) - self._place(other.of(step.features().pooled))
+        predicted = self._distance(other.of(step.features().pooled), step.encode(other.image).pooled)
         if not len(predicted):
             return TaskOutput.nothing(predicted)
         mm = other.offsets * other.of(step.position.spacing)
@@ -46,11 +49,13 @@ class SlicePosition(nn.Module):
         }
         return TaskOutput(F.smooth_l1_loss(predicted, truth), metrics, pairs=len(mm))
 
-    def _place(self, pooled: Tensor) -> Tensor:
-        """Where slices lie on an axis along the body, (N,), in units; differences of bf16 numbers would be coarse."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            place: Tensor = self.place(pooled.float())[:, 0]
-        return place
+    def _distance(self, anchor: Tensor, other: Tensor) -> Tensor:
+        """How far the one is behind the other, (N,), in units; differences of bf16 numbers would be coarse."""
+        with torch.autocast(anchor.device.type, enabled=False):
+            pairs = (torch.cat(pair, dim=1).float() for pair in ((anchor, other), (other, anchor)))
+            there, back = (self.compare(pair)[:, 0] for pair in pairs)
+        distance: Tensor = there - back
+        return distance
 
     def _unit(self, mm: Tensor) -> Tensor:
         """The mean size of the distances trained on so far, in mm; before any, that of these."""

@@ -59,9 +59,9 @@ def lack_of_variance(features: Tensor) -> Tensor:
 
 def covariance_of(features: Tensor) -> Tensor:
     """Sum of the squared covariances of each two features (N, D), divided by D."""
-    centred = features - features.mean(dim=0)
-    covariance = centred.T @ centred / (len(features) - 1)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / features.shape[1]
+    square = torch.cov(features.T).square()
+    apart: Tensor = square.sum() - square.diagonal().sum()
+    return apart.div(features.shape[1])
 
 
 def spread(features: Tensor) -> Tensor:
