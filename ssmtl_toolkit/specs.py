@@ -36,6 +36,9 @@ Output = Literal["labels", "image"]
 Change = Literal["place", "values", "batch"]
 """What an augmentation changes of a slice: where its pixels come from, their values, or what it shares with others."""
 
+Fill = Literal["zero", "noise", "swap"]
+"""What covered patches of a slice show: zero, Gaussian noise of unit variance, or each other's pixels."""
+
 
 class Spec(BaseModel):
     """Options of one plugin part. `str(spec)` is the shortest text that reads back to an equal spec.
@@ -96,6 +99,8 @@ class Spec(BaseModel):
         option = ".".join(str(part) for part in error["loc"]) or "options"
         if error["type"] == "extra_forbidden":
             return f"{cls.name}: no option {option!r}{did_you_mean(option, cls.model_fields)} ({cls._known()})"
+        if error["type"] == "value_error" and not error["loc"]:  # options that do not go together
+            return f"{cls.name}: {error['msg'].removeprefix('Value error, ')}"
         if error["type"] == "missing":
             return f"{cls.name}: option {option!r} is needed ({cls._known()})"
         return f"{cls.name}: option {option!r}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"

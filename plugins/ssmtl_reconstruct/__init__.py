@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import Distance, Feature, TaskSpec, slices_of
+from ssmtl_toolkit.specs import Distance, Feature, Fill, TaskSpec, slices_of
 
 if TYPE_CHECKING:
     from ssmtl_reconstruct.module import Reconstruct
     from ssmtl_toolkit.engine.backbone import Backbone
 
 
-class _ReconstructSpec(TaskSpec):
+class ReconstructSpec(TaskSpec):
+    """What both directions have in common."""
+
     needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})
     metrics: ClassVar[tuple[str, ...]] = ("copy", "blank", "scaled_copy")
     baselines: ClassVar[tuple[str, ...]] = metrics
@@ -25,6 +27,11 @@ class _ReconstructSpec(TaskSpec):
     t: Distance = Field(
         5, description="Distance of the slice to reconstruct, in slices (the paper: 5, 10, 15) or mm, as in 15mm."
     )
+    mask: float = Field(
+        0.0, ge=0, lt=1, description="Share of the anchor's patches that are covered (the paper: none)."
+    )
+    patch: float = Field(0.125, gt=0, le=0.5, description="Side of a patch, as a share of the slice's.")
+    fill: Fill = Field("zero", description="What covered patches show: zero, noise, or each other's pixels.")
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
         t = slices_of(self.t, spacing)
@@ -33,17 +40,17 @@ class _ReconstructSpec(TaskSpec):
     def build(self, backbone: Backbone) -> Reconstruct:
         from ssmtl_reconstruct.module import Reconstruct
 
-        return Reconstruct(backbone.dense_channels, backbone.in_channels)
+        return Reconstruct(backbone.dense_channels, backbone.in_channels, self)
 
 
-class ReconstructPrev(_ReconstructSpec):
+class ReconstructPrev(ReconstructSpec):
     """Reconstruct the slice t steps before the anchor."""
 
     name: ClassVar[str] = "reconstruct_prev"
     sign: ClassVar[int] = -1
 
 
-class ReconstructNext(_ReconstructSpec):
+class ReconstructNext(ReconstructSpec):
     """Reconstruct the slice t steps after the anchor."""
 
     name: ClassVar[str] = "reconstruct_next"

@@ -60,8 +60,8 @@ def lack_of_variance(features: Tensor) -> Tensor:
 def covariance_of(features: Tensor) -> Tensor:
     """Sum of the squared covariances of each two features (N, D), divided by D."""
     square = torch.cov(features.T).square()
-    apart: Tensor = square.sum() - square.diagonal().sum()
-    return apart.div(features.shape[1])
+    mean: Tensor = (square.sum() - square.diagonal().sum()) / features.shape[1]
+    return mean
 
 
 def spread(features: Tensor) -> Tensor:

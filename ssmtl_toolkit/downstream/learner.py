@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -77,9 +77,9 @@ class Learner(nn.Module):
     def _outputs(self, batch: Batch) -> Mapping[str, TaskOutput]:
         """The tasks' outputs, each loss times its task's weight."""
         encode = SharedEncoder(self.model.backbone)
-        outputs = {}
+        outputs, made = {}, dict[Hashable, Any]()
         for label, weight, task in zip(self._labels, self._weights, self.tasks, strict=True):
-            output: TaskOutput = task(Step(batch, encode, batch.companions.get(label, {})))
+            output: TaskOutput = task(Step(batch, encode, batch.companions.get(label, {}), made))
             outputs[label] = output._replace(loss=weight * output.loss)
         return outputs
 

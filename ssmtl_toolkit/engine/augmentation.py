@@ -111,7 +111,7 @@ class Augmenter:
         view = functools.partial(self.view, batch.anchor)
         recoloured = functools.partial(self.other_values, anchor)
         changed = self.other_values(anchor)
-        return Batch(changed, companions, batch.position, batch.seed, batch.first, view, recoloured)
+        return Batch(changed, companions, batch.position, batch.seed, batch.first, view, recoloured, clean=anchor)
 
     def view(self, image: Tensor) -> Tensor:
         """Slices (N, C, H, W) in other places and with other values."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -82,9 +83,10 @@ class MultiTask(nn.Module):
     def outputs(self, batch: Batch, encode: SharedEncoder) -> dict[str, TaskOutput]:
         """Each task's output, by label."""
         outputs: dict[str, TaskOutput] = {}
+        made: dict[Hashable, Any] = {}
         for label, task in zip(self.labels, self.tasks, strict=True):
             self.running, self.balancing = label, False
-            output = task(Step(batch, encode, batch.companions.get(label, {})))
+            output = task(Step(batch, encode, batch.companions.get(label, {}), made))
             if not isinstance(output, TaskOutput):
                 given = type(output).__name__
                 raise SsmtlError(f"task {label!r}: its forward gives {given}; give TaskOutput(loss, metrics, pairs)")

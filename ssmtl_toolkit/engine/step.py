@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from ssmtl_toolkit.engine.backbone import Backbone, Features
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.features import Feature
 from ssmtl_toolkit.text import did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Batch:
         position: where the anchors lie; where none is given they are all slices of one sequence, in order.
         seed: a number that is equal on all ranks and differs from step to step, for common random draws.
         first: whether this is the first batch since the weights were last updated (gradient accumulation).
+        clean: (N, C, H, W), the anchors in the same places, with the values that they had before augmentation.
     """
 
     def __init__(
@@ -109,12 +112,14 @@ class Batch:
         first: bool = True,
         view: Callable[[], Tensor] | None = None,
         recoloured: Callable[[], Tensor] | None = None,
+        clean: Tensor | None = None,
     ) -> None:
         """Anchors changed by other draws of the run's augmentations are given by `view`, and those of which only the
-        values are by `recoloured`; None: as they are.
+        values are by `recoloured`; None, as `clean`: as they are.
         """
         self.anchor, self.companions, self.seed, self.first = anchor, companions, seed, first
         self.view, self.recoloured = view or (lambda: anchor), recoloured or (lambda: anchor)
+        self.clean = anchor if clean is None else clean
         self.position = position or Position.in_order(len(anchor), anchor.device)
 
 
@@ -129,16 +134,27 @@ class Step:
         seed: a number that is equal on all ranks and differs from step to step, for common random draws.
         first: whether this is the first step since the weights were last updated (gradient accumulation).
         encode: `encode(image)` gives the features of other images, one forward for all tasks.
+        clean: (N, C, H, W), the anchors in the same places, with the values that they had before --augment: what a task
+            learns that gives the slice back.
     """
 
-    def __init__(self, batch: Batch, encode: Callable[[Tensor], Features], companions: Mapping[str, Companion]) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        encode: Callable[[Tensor], Features],
+        companions: Mapping[str, Companion],
+        made: dict[Hashable, Any] | None = None,
+    ) -> None:
+        """`made` holds what tasks have in common (`common`): one for all tasks of a forward pass."""
         self.anchor = batch.anchor
+        self.clean = batch.clean
         self.position = batch.position
         self.seed = batch.seed
         self.first = batch.first
         self.encode = encode
         self._companions = companions
         self._view, self._recoloured = batch.view, batch.recoloured
+        self._made: dict[Hashable, Any] = {} if made is None else made
 
     def view(self, *, moved: bool = True) -> Tensor:
         """Another view of the anchors, (N, C, H, W): the slices changed by other draws of the run's augmentations.
@@ -147,6 +163,17 @@ class Step:
         call draws. Where nothing is augmented they are the anchors themselves.
         """
         return self._view() if moved else self._recoloured()
+
+    def common(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make()` gives, made once for all tasks of the step that ask with an equal key.
+
+        So tasks share random draws, and by `encode` of an image that they share one forward pass. Name in the key all
+        that the result depends on; an instance of a frozen dataclass is equal only to those of its class.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     def companion(self, name: str) -> Companion:
         """The companion slices that the task's spec named so in `companions()`.

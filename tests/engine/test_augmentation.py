@@ -207,6 +207,17 @@ def test_companions_move_as_their_anchors_do_and_keep_their_values(seed, has):
     assert torch.equal(given_batch.anchor, slices())
 
 
+def test_clean_anchors_move_as_the_anchors_do_and_keep_their_values():
+    torch.manual_seed(3)
+    moved = augmenter(*PLACES).unlabelled(batch())
+    torch.manual_seed(3)
+    new = augmenter(*PLACES, "intensity:p=1", "noise:p=1").unlabelled(batch())
+    assert torch.equal(new.clean, moved.anchor)
+    assert moved.clean is moved.anchor
+    assert not torch.equal(new.anchor, new.clean)
+    assert batch().clean.equal(slices())
+
+
 def test_companions_that_tasks_share_stay_one_object_and_the_rest_of_a_batch_stays():
     torch.manual_seed(0)
     given_batch = batch()

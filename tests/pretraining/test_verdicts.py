@@ -16,9 +16,9 @@ from torch import nn
 
 import ssmtl_toolkit
 from helpers.small import blobs
-from ssmtl_reconstruct.module import trivial_answers
 from ssmtl_slice_siam import SliceSiam
 from ssmtl_toolkit.data.sampling import Extent, Plan
+from ssmtl_toolkit.engine.baselines import trivial_answers
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.pretraining.pairs import _with_partner

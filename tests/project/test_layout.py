@@ -46,8 +46,8 @@ CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
     *("data.augment", "data.files", "data.finding", "data.geometry", "data.memory", "data.readers", "data.slicing"),
     *("data.source", "data.values", "data.volume"),
-    *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.head", "engine.hub", "engine.metric"),
-    *("engine.ranks", "engine.semi", "engine.step"),
+    *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.head", "engine.hub"),
+    *("engine.masking", "engine.metric", "engine.ranks", "engine.semi", "engine.step"),
 }
 
 
