@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,10 +62,9 @@ def lack_of_variance(features: Tensor) -> Tensor:
 def covariance_of(features: Tensor) -> Tensor:
     """Sum of the squared covariances of each two features (N, D), divided by D."""
     square = torch.cov(features.T).square()
-    mean: Tensor = (square.sum() - square.diagonal().sum()) / features.shape[1]
-    return mean
+    return (square.sum() - square.diagonal().sum()) / features.shape[1]
 
 
 def spread(features: Tensor) -> Tensor:
     """Standard deviation of the pooled features (N, C) at unit length, times √C: 1 is healthy, 0 collapsed."""
-    return F.normalize(features).std(dim=0, correction=0).mean() * features.shape[1] ** 0.5
+    return F.normalize(features).std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])

@@ -99,6 +99,14 @@ def test_a_run_learns_it_beside_reconstruction(ssmtl, tmp_path):
     assert "dense_contrast: no comparison: its loss" in done.stderr
 
 
+@pytest.mark.slow
+def test_two_processes_train_a_decoder_of_which_it_reads_a_part(ssmtl_process, tmp_path):
+    words = ("--data", "phantom:patients=1", "--size", 32, "--batch-size", 4, "--steps", 3, "--backbone", SMALL)
+    processes = ("--devices", 2, "--accelerator", "cpu")
+    done = ssmtl_process("run", *words, *processes, "--task", "dense_contrast", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("case", cases("dense_contrast"), ids=str)
 def test_it_keeps_the_contract(case):
     case.run()
