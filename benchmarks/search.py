@@ -42,6 +42,10 @@ TRIES = {
     "scratch": Try(None),
     "±t": Try(Pretext(PLUS_MINUS)),
     "±t + contrast": Try(BEST),
+    "locate": Try(Pretext(("locate",))),
+    "±t + locate": Try(Pretext((*PLUS_MINUS, "locate"))),
+    "contrast + locate": Try(Pretext((CONTRAST, "locate"))),
+    "±t + contrast + locate": Try(Pretext((*PLUS_MINUS, CONTRAST, "locate"))),
     "contrast": Try(Pretext((CONTRAST,))),
     "±t + contrast, 3 times longer": Try(longer(3)),
     "±t + contrast, encoder only": Try(BEST, {"transfer": "encoder"}),
@@ -51,12 +55,12 @@ TRIES = {
 
 
 def jobs() -> Iterator[Job]:
-    """All trainings, a round of all tries before the next draw."""
-    for draw in range(DRAWS):
-        for data, budget in ROUNDS:
+    """All trainings: for each set all tries with one draw before the next; one pre-training serves all draws."""
+    for data, budget in ROUNDS:
+        for draw in range(DRAWS):
             for name, one in TRIES.items():
                 made = next(other for other, earlier in TRIES.items() if earlier.pretext == one.pretext)
-                yield Job(data, budget, name, made if one.pretext else None, draw if one.pretext else None, draw)
+                yield Job(data, budget, name, made if one.pretext else None, 0 if one.pretext else None, draw)
 
 
 def work(root: Path, out: Path) -> Work:

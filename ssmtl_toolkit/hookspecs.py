@@ -226,7 +226,7 @@ def ssmtl_balancers() -> list[type[BalancerSpec]]:  # type: ignore[empty-body]
 
                 class Module(Balancer):
                     def forward(self, losses, shared):
-                        return torch.stack([tasks[label].weight * loss for label, loss in losses.items()]).mean()
+                        return torch.stack([tasks[label].given_weight * loss for label, loss in losses.items()]).mean()
 
                 return Module()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.distance import Distance as Distance
@@ -110,6 +111,26 @@ class Spec(BaseModel):
         return "options: " + ", ".join(cls.model_fields) if cls.model_fields else "it has no options"
 
 
+def _read_weight(value: Any) -> float | str:
+    if value == "auto":
+        return "auto"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError("should be a finite number greater than or equal to 0, or auto")
+    return number
+
+
+Weight = Annotated[
+    float | Literal["auto"],
+    BeforeValidator(_read_weight),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": "auto"}]}),
+]
+"""Type of a task's weight: a number, or `auto`: measured in the first steps (`engine/auto_weight.py`)."""
+
+
 class TaskSpec(Spec):
     """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
 
@@ -122,7 +143,14 @@ class TaskSpec(Spec):
     views: ClassVar[bool] = False  # whether it compares views of slices: without --augment they would be the same
     floor: ClassVar[float] = 0.0  # what the loss cannot get below; balancers that take ratios or logs count from there
 
-    weight: float = Field(1.0, ge=0, description="Weight of this loss in the total.")
+    weight: Weight = Field(
+        1.0, description="Weight of this loss in the total; auto: its gradient is made as large as those of the others."
+    )
+
+    @property
+    def given_weight(self) -> float:
+        """The weight as a number; 1 if it is auto: then the loss that a balancer gets is already scaled."""
+        return 1.0 if self.weight == "auto" else self.weight
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
         """Name the companion slices: for each, the candidate offsets from the anchor, in slices.
@@ -226,7 +254,7 @@ class BalancerSpec(Spec):
 
     @abstractmethod
     def build(self, tasks: Mapping[str, TaskSpec]) -> Balancer:
-        """Make the balancer for `tasks`, by label; of their specs it uses `weight` and `floor`."""
+        """Make the balancer for `tasks`, by label; of their specs it uses `given_weight` and `floor`."""
 
 
 class MetricSpec(Spec):

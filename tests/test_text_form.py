@@ -40,7 +40,7 @@ samples = st.builds(
     choice=st.sampled_from(["x", "y"]),
     some=st.none() | st.text(),
     pair=st.tuples(st.integers(), st.integers()),
-    weight=st.floats(0, 1e300),
+    weight=st.floats(0, 1e300) | st.just("auto"),
 )
 
 

@@ -17,7 +17,7 @@ class Weighing(Balancer):
 
     def __init__(self, tasks: Mapping[str, TaskSpec]) -> None:
         super().__init__()
-        self.scale = [task.weight for task in tasks.values()]
+        self.scale = [task.given_weight for task in tasks.values()]
         self.floor = [task.floor for task in tasks.values()]
         self.labels = list(tasks)
         self.counted = [i for i, weight in enumerate(self.scale) if weight]  # tasks of weight 0 are not balanced

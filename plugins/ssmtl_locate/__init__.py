@@ -22,9 +22,7 @@ class Locate(TaskSpec):
     metrics: ClassVar[tuple[str, ...]] = ("middle", "unmoved", "across", "along")
     baselines: ClassVar[tuple[str, ...]] = ("middle", "unmoved")
 
-    part: float = Field(
-        0.5, gt=0, le=1, description="Smallest side of a piece, as a share of the slice's."
-    )
+    part: float = Field(0.5, gt=0, le=1, description="Smallest side of a piece, as a share of the slice's.")
     rotate: float = Field(20.0, ge=0, le=180, description="Largest turn, in degrees.")
 
     def build(self, backbone: Backbone) -> LocateModule:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import Distance, Feature, TaskSpec, slices_of
+from ssmtl_toolkit.specs import Distance, Feature, TaskSpec, Weight, slices_of
 
 if TYPE_CHECKING:
     from ssmtl_slice_siam.module import SliceSiam as SliceSiamModule
@@ -24,7 +24,7 @@ class SliceSiam(TaskSpec):
     baselines: ClassVar[tuple[str, ...]] = ("random",)
     floor: ClassVar[float] = -1.0
 
-    weight: float = Field(1 / 3, ge=0, description="Weight λ of this loss in the total (eq. 3).")
+    weight: Weight = Field(1 / 3, description="Weight λ of this loss in the total (eq. 3), or auto.")
     t: Distance = Field(5, description="Pairs are t+1 to 2t slices apart, on either side; t may be in mm, as in 15mm.")
     norm: Literal["none", "batch"] = Field(
         "none",

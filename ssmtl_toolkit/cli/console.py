@@ -82,6 +82,7 @@ class RichProgress(engine_progress.Progress):
         self._pace = self._reading = engine_progress.Pace(1)
         self._lines = _Lines(1)
         self._held_out: dict[str, float] = {}
+        self._probe = ""
 
     def note(self, text: str) -> None:
         self.console.print(f"note: {text}")
@@ -104,6 +105,7 @@ class RichProgress(engine_progress.Progress):
     def training(self, first: int, steps: int, images: int) -> None:
         self._first, self._steps, self._images = first, steps, images
         self._pace, self._lines, self._held_out = engine_progress.Pace(steps, first), _Lines(steps), {}
+        self._probe = ""
         self._open("steps", steps, first)
 
     def stepped(self, step: int) -> None:
@@ -115,11 +117,15 @@ class RichProgress(engine_progress.Progress):
             self.console.print(f"step {step}/{self._steps}{self._to_go(self._pace)}")
 
     def logged(self, record: Mapping[str, float]) -> None:
+        if "probe/iou" in record:  # shown with the next losses
+            self._probe = f"  probe mIoU {record['probe/iou']:.3f}"
+            return
         step = int(record["step"])
         self._pace.update(step)
         speed = (step - self._first) * self._images / max(self._pace.elapsed, 1e-9)
         self._held_out |= {k.removesuffix("/held_out"): v for k, v in record.items() if k.endswith("/held_out")}
         losses = "  ".join(self._loss(k.removesuffix("/loss"), v) for k, v in record.items() if k.endswith("/loss"))
+        losses += self._probe
         if self._bars and self.console.is_terminal:
             self._bars.update(self._task, losses=f"{speed:.0f} images/s  {losses}")
         elif self._lines.due(step):

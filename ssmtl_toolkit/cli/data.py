@@ -1,4 +1,4 @@
-"""`ssmtl data`: write phantom scans, split labelled scans by patient."""
+"""`ssmtl data`: write phantom scans, split labelled scans by patient, suggest slices to label."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import click
 
 from ssmtl_toolkit.cli.once import OnceGroup
-from ssmtl_toolkit.cli.options import cache_option, path_option
+from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 
@@ -26,7 +26,7 @@ class Writable(Protocol):
 
 @click.group("data", cls=OnceGroup)
 def command() -> None:
-    """`ssmtl run` and `ssmtl finetune` need neither: they use the phantom by default, and draw their own split."""
+    """`ssmtl run` and `ssmtl finetune` need none: they use the phantom by default, and draw their own split."""
 
 
 @command.command("phantom")
@@ -59,6 +59,11 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
 def _patients(*names: str, **how: Any) -> Callable[[F], F]:
     """Decorate a command with an option that says which patients go where."""
     return click.option(*names, cls=Sectioned, section="Patients", **how)
+
+
+def _choice(*names: str, **how: Any) -> Callable[[F], F]:
+    """Decorate a command with an option that says which slices are chosen."""
+    return click.option(*names, cls=Sectioned, section="Slices", **how)
 
 
 @command.command("split")
@@ -113,3 +118,93 @@ def split(
     ]
     console.print("; ".join(parts))
     click.echo(out)
+
+
+@command.command("suggest")
+@click.argument("data")
+@path_option("--from", "source", required=True, help="Pre-training run folder or backbone file.")
+@_choice("--slices", type=click.IntRange(1), default=20, show_default=True, help="How many slices to suggest.")
+@_choice("--per-patient", type=click.IntRange(1), help="At most this many of a patient.  [default: any number]")
+@_choice("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other groups of slices.")
+@_patients("--without", type=click.Path(path_type=Path), help="Skip test and validation patients of this split.")
+@_patients("--patient", help="Regex on scan names; what its first group matches is the patient.")
+@path_option("--out", required=True, help="The manifest to write, e.g. to_label.csv.")
+@cache_option
+@json_option
+def suggest(
+    data: str,
+    source: Path,
+    out: Path,
+    slices: int,
+    per_patient: int | None,
+    seed: int,
+    without: Path | None,
+    patient: str | None,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    """Suggest which slices of DATA to label next.
+
+    Slices are grouped by the features of a pre-trained network; of each group the most typical one is suggested. They
+    are written as a manifest: label them, put the paths of the label maps into its column `label`, and give it to
+    `ssmtl finetune --data`.
+    """
+    from ssmtl_toolkit.cli.console import print_json, reporting
+    from ssmtl_toolkit.config import check_pattern
+    from ssmtl_toolkit.registry import registry
+    from ssmtl_toolkit.runtime.scans import default_cache
+
+    if out.suffix.lower() != ".csv":
+        raise UsageError(f"{out}: the manifest is a table; give a name that ends in .csv")
+    if out.exists():
+        raise UsageError(f"{out}: already exists; choose another --out")
+    if patient is not None:
+        check_pattern(patient)
+    dataset = registry().dataset(data)
+    from ssmtl_toolkit.downstream.suggest import suggest as choose  # torch is imported from here on
+    from ssmtl_toolkit.downstream.suggest import write_manifest
+    from ssmtl_toolkit.runtime.interrupt import interrupts
+
+    with interrupts, reporting() as (console, progress):
+        chosen = choose(
+            source,
+            dataset,
+            slices,
+            cache=cache or default_cache(),
+            per_patient=per_patient,
+            without=without,
+            patient=patient,
+            seed=seed,
+            progress=progress,
+        )
+        write_manifest(out, chosen)
+    if as_json:
+        print_json({"manifest": str(out), "slices": [one.to_json() for one in chosen]})
+        return
+    _show_suggestions(console, chosen)
+    click.echo(out)
+
+
+def _show_suggestions(console: Any, chosen: Sequence[Any]) -> None:
+    """A row for each slice, with what it stands for."""
+    from ssmtl_toolkit.cli.console import print_table
+    from ssmtl_toolkit.text import counted
+
+    columns = ["scan", "patient", "slice", "the most typical of"]
+    rows = [
+        [
+            one.scan.name,
+            one.scan.patient,
+            f"{one.slice} of {one.count}",
+            "{} slices, {} patients".format(*one.stands_for),
+        ]
+        for one in chosen
+    ]
+    if all(one.scan.name == one.scan.patient for one in chosen):
+        columns, rows = [column for column in columns if column != "patient"], [[row[0], *row[2:]] for row in rows]
+    print_table(console, "", columns, rows)
+    scans = len({one.scan.name for one in chosen})
+    console.print(
+        f"{counted(len(chosen), 'slice')} of {counted(scans, 'scan')} to label; slices are counted from 0 in the "
+        f"file's own order"
+    )

@@ -138,6 +138,8 @@ def _options(entry: Entry) -> list[dict[str, str]]:
 
 
 def _type(part: dict[str, Any]) -> str:
+    if "const" in part:
+        return str(part["const"])
     if "enum" in part:
         return " | ".join(str(choice) for choice in part["enum"])
     return str(part.get("format") or part.get("type", "any"))

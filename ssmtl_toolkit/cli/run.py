@@ -92,7 +92,8 @@ def _announce(console: Any, config: ResolvedRun) -> None:
     console.print(f"backbone  {config.backbone}")
     console.print("tasks     " + "  ".join(str(task) for task in config.tasks))
     length = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
-    console.print(f"training  {length}, batch {config.batch_size}, {config.size} x {config.size} pixels")
+    patients = f" of {config.patients_per_batch} patients" if config.patients_per_batch else ""
+    console.print(f"training  {length}, batch {config.batch_size}{patients}, {config.size} x {config.size} pixels")
 
 
 def _report(console: Any, summary: dict[str, Any]) -> None:
@@ -105,6 +106,10 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     console.print(table("", columns, rows))
     for label, task in summary["tasks"].items():
         console.print(f"{label}: {task['verdict']}: {task['because']}")
+    if summary["probe"]:
+        from ssmtl_toolkit.pretraining.best import told
+
+        console.print(f"{told(summary['probe'])}; ssmtl finetune --from {summary['run']} starts from the best")
     used, skipped = summary["scans"]["used"], summary["scans"]["skipped"]
     console.print(
         f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "

@@ -33,6 +33,9 @@ from ssmtl_toolkit.text import did_you_mean, printable
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
 
+_SPECS = ("data", "backbone", "balancer", "head", "semi", "unlabelled", "probe")  # options that are a spec each
+
+
 class Role(Enum):
     """What changing an option means for work that has begun. It is marked beside the field.
 
@@ -117,14 +120,16 @@ class Config(BaseModel):
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    @field_validator("data", "backbone", "balancer", "head", "semi", "unlabelled", mode="before", check_fields=False)
+    @field_validator(
+        "data", "backbone", "balancer", "head", "semi", "unlabelled", "probe", mode="before", check_fields=False
+    )
     @classmethod
     def _spec_or_text(cls, value: Any) -> Any:
         if not isinstance(value, str | Spec | None):
             raise ValueError("expected a spec or its text, such as 'name:option=value'")
         return value
 
-    @field_serializer("data", "backbone", "balancer", "head", "semi", "unlabelled", check_fields=False)
+    @field_serializer(*_SPECS, check_fields=False)
     def _text(self, spec: Spec | str | None) -> str | None:
         return spec.full() if isinstance(spec, Spec) else spec
 

@@ -304,12 +304,17 @@ class ResolvedFinetune(FinetuneConfig):
         self._check_pretext()
 
     def _check_pretext(self) -> None:
-        """Refuse pretext tasks that are given twice, or whose gradient reaches nothing that learns."""
+        """Refuse pretext tasks given twice, or with `weight=auto`, or whose gradient reaches nothing that learns."""
         if not (tasks := self.pretext_tasks):
             return
         twice = sorted({str(task) for task in tasks if tasks.count(task) > 1})
         if twice:
             raise UsageError(f"--semi {self.semi}: task {twice[0]!r} is given twice; give it once, with a weight=…")
+        if auto := next((task for task in tasks if task.weight == "auto"), None):
+            raise UsageError(
+                f"--semi {self.semi}: task {str(auto)!r}: weight=auto is measured by ssmtl run only; give a number, "
+                f"such as the auto_weight in the summary.json of a run with this task"
+            )
         trained = parts_of(feature for task in tasks for feature in task.needs)
         if set(trained) <= set(self.frozen_parts):
             raise UsageError(

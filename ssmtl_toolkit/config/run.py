@@ -31,12 +31,24 @@ class RunConfig(Config, Slicing, Machine, Descent):
         "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "normalise", "skip_bad"),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
         "Training": (
-            *("epochs", "steps", "batch_size", "accumulate", "augment", "optimizer", "lr", "schedule", "weight_decay"),
+            *(
+                "epochs",
+                "steps",
+                "batch_size",
+                "patients_per_batch",
+                "accumulate",
+                "augment",
+                "optimizer",
+                "lr",
+                "schedule",
+                "weight_decay",
+            ),
             *("clip", "seed"),
         ),
         "Machine": (
             *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
         ),
+        "Probe": ("probe", "probe_every", "probe_slices"),
         "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms"),
     }
 
@@ -62,6 +74,9 @@ class RunConfig(Config, Slicing, Machine, Descent):
     epochs: Annotated[int, Role.EXTENT] = Field(100, ge=1, description="Passes over all anchor slices.")
     steps: Annotated[int | None, Role.EXTENT] = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
     batch_size: int = Field(16, ge=1, description="Anchor slices per batch and device.")
+    patients_per_batch: int | None = Field(
+        None, ge=1, description="Patients in each batch, with equally many slices.  [default: as they come]"
+    )
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed for one step.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
@@ -76,6 +91,16 @@ class RunConfig(Config, Slicing, Machine, Descent):
     )
     store: Annotated[Literal["auto", "disk", "ram", "gpu"], Role.MACHINE] = Field(
         "auto", description="Where slices are kept while training; auto: the fastest place they fit in."
+    )
+
+    probe: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.EXTENT] = Field(
+        None, description="Labelled scans to choose the best step by: fit a linear classifier on its features."
+    )
+    probe_every: Annotated[int | None, Role.EXTENT] = Field(
+        None, ge=1, description="Steps between two probes.  [default: a tenth of all]"
+    )
+    probe_slices: Annotated[int, Role.EXTENT] = Field(
+        20, ge=1, description="Labelled slices to fit on; as many of other patients are scored."
     )
 
     skip_bad: Annotated[bool, Role.EXTENT] = Field(False, description="Continue without scans that cannot be read.")
@@ -158,6 +183,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
+            "probe": None if self.probe is None else with_absolute_paths(plugins.dataset(self.probe)),
         }
         resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
         resolved.check()
@@ -173,6 +199,7 @@ class ResolvedRun(RunConfig):
     balancer: SerializeAsAny[BalancerSpec]
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
+    probe: Annotated[SerializeAsAny[DatasetSpec] | None, Role.EXTENT]
 
     def resolve(self) -> ResolvedRun:
         """Return this."""
@@ -191,11 +218,18 @@ class ResolvedRun(RunConfig):
             raise UsageError(f"task {twice[0]!r} is given twice; give it once, with a weight=… if it should count more")
         if not any(task.weight for task in self.tasks):
             raise UsageError("every task has weight 0: nothing would be trained; give one of them a weight above 0")
+        if self.patients_per_batch and self.patients_per_batch > self.batch_size:
+            raise UsageError(
+                f"--patients-per-batch {self.patients_per_batch}: a batch has only {self.batch_size} slices; choose at "
+                f"most {self.batch_size} patients, or a larger --batch-size"
+            )
         mixing = [spec.name for spec in self.augment if "batch" in spec.changes]
         if mixing:
             raise UsageError(
                 f"augmentation {mixing[0]!r} mixes slices, which then have no companions; it is for ssmtl finetune"
             )
+        if self.probe is None and self.probe_every is not None:
+            raise UsageError("--probe-every: there is no probe; give labelled scans with --probe")
         check_needs(self.backbone, [*self.tasks, *([self.head] if self.head else [])])
 
     @property

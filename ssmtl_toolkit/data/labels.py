@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.grid import check_grid, turned
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Cut
-from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
+from ssmtl_toolkit.data.volume import DIRECTIONS, Stack, Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.text import listed
+from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import listed, printable
 
 _INT32 = np.iinfo(np.int32)
 _WHOLE = 1e-3  # how far from a whole number a scaled or float label may be
@@ -112,6 +115,14 @@ def read_labels(
     return Labels(index, tuple(notes))
 
 
+def file_order(image: Volume, wanted: Cut) -> NDArray[np.int64]:
+    """For each slice of `Stack.of(image, wanted)` its number in the file's own order, as `Scan.annotated` counts."""
+    stack = Stack.of(image, wanted)
+    rows = np.broadcast_to(np.arange(stack.grid[0])[:, None, None], stack.grid)
+    in_file = np.moveaxis(stack.back(rows), _file_axis(image, wanted), 0)[:, 0, 0]
+    return np.argsort(in_file)
+
+
 def _file_axis(image: Volume, wanted: Cut) -> int:
     """Return which of I, J, K `Stack.of(image, wanted)` cuts."""
     world = nib.orientations.axcodes2ornt(DIRECTIONS[image.axis(wanted)])[0, 0]
@@ -131,3 +142,43 @@ def _only_annotated(index: NDArray[np.uint8], annotated: Sequence[int], axis: in
     shape = [1, 1, 1]
     shape[axis] = count
     return np.where(unannotated.reshape(shape), np.uint8(IGNORE), index)
+
+
+def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:
+    """Make a class of each value in the label maps, for data that do not define what their values mean.
+
+    Returns:
+        The classes, and how many of the scans show each, in words.
+
+    Raises:
+        DataError: there is nothing but background, or a negative value, which is hardly a class.
+    """
+    shown: Counter[int] = Counter()
+    first: dict[int, str] = {}
+    number = 0
+    for scan in scans:
+        if scan.label is None:
+            continue
+        number += 1
+        values = label_values(readers.read(scan.label), printable(scan.label))
+        for value in map(int, np.unique(values)):
+            shown[value] += 1
+            first.setdefault(value, printable(scan.label))
+    classes = Classes.of_values(shown, ignore)
+    if not len(classes):
+        raise DataError(f"the label maps of these {number} scans hold nothing but background; check the labels")
+    for value in (label.values[0] for label in classes.classes):
+        if value < 0:
+            raise DataError(
+                f"{first[value]}: has the label value {value} (in {shown[value]} of {number} scans); if it means not "
+                f"annotated, say so with --ignore-value={value}, or name the classes with --classes"
+            )
+    entries = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
+    hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
+    return classes, f"label classes by their values: {', '.join(entries)}; --classes names or chooses them{hint}"
+
+
+def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:
+    """In how many scans a value is; if in one only, in which."""
+    where = f": {first[value]}" if scans == 1 < total else ""
+    return f"{value} (in {scans} of {total} scans{where})"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.seeds import Stream, step_seed
+
 Rows = NDArray[np.int64]
 _PART = 1 << 16
 _EPOCH, _COMPANION = 1, 2  # streams of random numbers
+_TURNS = 256  # batches whose patients are found at once
+_CHANCE, _PLACE = 1, 2  # and of those by which patients take turns
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,12 @@ class Plan:
         """The anchors of these scans, given by their indices."""
         return self.anchors[np.isin(self._scan[self.anchors], np.asarray(scans, dtype=np.int64))]
 
+    def by_patient(self) -> list[Rows]:
+        """The anchors of each patient who has any."""
+        patient = self._patient[self._scan[self.anchors]]
+        order = np.argsort(patient, kind="stable")
+        return np.split(self.anchors[order], np.flatnonzero(np.diff(patient[order])) + 1)
+
     def places(self, rows: Rows) -> Places:
         """Where `rows` lie in their scans."""
         scan, (start, count) = self._scan[rows], self._extents
@@ -125,17 +135,102 @@ class Plan:
 class Sampler:
     """Goes through all anchors in a new order each epoch, a batch at a time, each rank its own part.
 
-    Batches follow each other without regard to the end of an epoch, so every anchor is seen equally often.
+    Batches follow each other without regard to the end of an epoch, so every anchor is seen equally often. With
+    `patients` each batch holds slices of so many patients (`Turns`).
     """
 
-    def __init__(self, plan: Plan, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, plan: Plan, batch_size: int, seed: int, rank: int = 0, world: int = 1, patients: int | None = None
+    ) -> None:
         self.plan, self.batch_size, self.seed, self.rank, self.world = plan, batch_size, seed, rank, world
+        self.turns = Turns(plan.by_patient(), patients, batch_size, seed) if patients else None
 
     def draw(self, index: int) -> Draw:
         """The rows of this rank's batch number `index` (counted from 0 over the whole training)."""
-        first = (index * self.world + self.rank) * self.batch_size
-        anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed)
+        batch = index * self.world + self.rank
+        first = batch * self.batch_size
+        if self.turns is None:
+            anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed)
+        else:
+            anchors = self.turns.anchors(batch)
         return Draw(anchors, self.plan.companions(anchors, (self.seed, first)))
+
+
+class Turns:
+    """Batches with slices of a fixed number of different patients, of each as many as of the others, or one more.
+
+    Each patient's slices come in an order of their own, new in each of the patient's epochs. With every batch a patient
+    earns slices in proportion to those that there are of it; it is the turn of those who are owed most, give or take a
+    share of a batch by chance, so that other patients meet each time. So a patient's slices are about as often seen as
+    another's, unless they are more than a share of a batch can hold: then such a patient is in every batch.
+
+    What a batch holds depends on its number alone, but is found by going through those before it.
+    """
+
+    def __init__(self, rows: Sequence[Rows], patients: int, batch_size: int, seed: int) -> None:
+        """`rows` are the slices of each patient; there must be at least so many `patients`, and slices in a batch."""
+        self.rows, self.batch_size = rows, batch_size
+        self._seed = step_seed(seed, Stream.PATIENTS)
+        self._seeds = [step_seed(seed, Stream.PATIENTS, patient) for patient in range(len(rows))]
+        self._order = lru_cache(maxsize=2 * len(rows))(_shuffled)
+        even, more = divmod(batch_size, patients)
+        self._sizes = np.array([even + 1] * more + [even] * (patients - more), dtype=np.int64)
+        shares, whole = batch_shares(np.array([len(one) for one in rows], dtype=np.int64), patients)
+        self._earned, self._share, self._slice = batch_size * shares, batch_size * whole, patients * whole
+        self._always = np.where(shares == whole, 1 << 62, 0)  # more than any patient is ever owed
+        self._restart()
+
+    def anchors(self, batch: int) -> Rows:
+        """The slices of this batch, counted from 0."""
+        chosen, first = self._turn(batch)
+        parts = [
+            in_turn(self.rows[patient], int(start), int(size), self._seeds[patient], self._order)
+            for patient, start, size in zip(chosen, first, self._sizes, strict=True)
+        ]
+        order = np.argsort(_random((self._seed, batch, _PLACE), self.batch_size), kind="stable")
+        return np.concatenate(parts)[order]
+
+    def _turn(self, batch: int) -> tuple[Rows, Rows]:
+        """Whose turn it is in this batch, and how many slices of each have come before."""
+        part, index = divmod(batch, _TURNS)
+        if part < self._part:
+            self._restart()
+        while self._part < part:
+            self._next_part()
+        return self._chosen[index], self._first[index]
+
+    def _restart(self) -> None:
+        self._part = -1
+        self._owed, self._taken = np.zeros((2, len(self.rows)), dtype=np.int64)
+
+    def _next_part(self) -> None:
+        """Go through the next batches."""
+        self._part += 1
+        numbers = _random((self._seed, self._part, _CHANCE), _TURNS * len(self.rows)) % np.uint64(self._share)
+        chance = numbers.astype(np.int64).reshape(_TURNS, -1)
+        self._chosen, self._first = np.empty((2, _TURNS, len(self._sizes)), dtype=np.int64)
+        for index in range(_TURNS):
+            self._owed += self._earned
+            due = self._owed + chance[index]
+            chosen = np.argsort(-(due + self._always), kind="stable")[: len(self._sizes)]
+            chosen = chosen[np.argsort(-due[chosen], kind="stable")]  # who is owed most gets a slice more
+            self._chosen[index], self._first[index] = chosen, self._taken[chosen]
+            self._owed[chosen] -= self._slice * self._sizes
+            self._taken[chosen] += self._sizes
+
+
+def batch_shares(counts: Rows, patients: int) -> tuple[Rows, int]:
+    """In how many of `whole` batches each patient is, and `whole`; so many `patients` are in each.
+
+    It is in proportion to the `counts` of their slices; who would have to be in more batches than there are is in all.
+    """
+    full = np.zeros(len(counts), dtype=bool)
+    while True:
+        places, whole = patients - int(full.sum()), int(counts[~full].sum())
+        more = ~full & (counts * places > whole)
+        if not more.any():
+            return np.where(full, whole, counts * places), whole
+        full |= more
 
 
 class FixedSample:
@@ -156,19 +251,21 @@ class FixedSample:
         return Draw(anchors, self.plan.companions(anchors, (self.seed, index)))
 
 
-def in_turn(rows: Rows, first: int, number: int, seed: int) -> Rows:
+def _shuffled(seed: int, epoch: int, number: int) -> Rows:
+    return np.argsort(_random((seed, epoch, _EPOCH), number), kind="stable")
+
+
+_order = lru_cache(maxsize=4)(_shuffled)
+
+
+def in_turn(rows: Rows, first: int, number: int, seed: int, order: Callable[[int, int, int], Rows] = _order) -> Rows:
     """The `number` rows behind the first `first`, where all `rows` come in a new order each epoch, without end."""
     epochs, places = np.divmod(np.arange(first, first + number), len(rows))
     drawn = np.empty(number, dtype=np.int64)
     for epoch in np.unique(epochs):
         now = epochs == epoch
-        drawn[now] = rows[_order(seed, int(epoch), len(rows))[places[now]]]
+        drawn[now] = rows[order(seed, int(epoch), len(rows))[places[now]]]
     return drawn
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, number: int) -> Rows:
-    return np.argsort(_random((seed, epoch, _EPOCH), number), kind="stable")
 
 
 def _random(key: tuple[int, int, int], number: int) -> NDArray[np.uint64]:

@@ -25,6 +25,10 @@ class Stream(IntEnum):
     """What heads draw in the test: the same for all networks."""
     HELD_OUT = 8
     """Which scans a pre-training does not train on, and on which slices their loss is watched."""
+    PROBE = 9
+    """On which labelled patients, slices and pixels a pre-training is probed."""
+    PATIENTS = 10
+    """Of which patients a batch holds slices, and their order."""
 
 
 def step_seed(*parts: int) -> int:

@@ -124,6 +124,20 @@ _STEM = re.compile(
 )  # 7_ED, p7-T1, 7-t1n
 
 
+def part_by_patient(scan: Scan, parts: Mapping[str, str], pattern: str | None) -> str | None:
+    """The part of the scan's patient, of whom it may have another name than the labelled scans give.
+
+    A scan is a patient's if the data set or the expression says so, or if its name begins with the patient's, followed
+    by no letter or digit. A scan too many that is kept away does little harm, a test patient that is learned from does.
+    """
+    match = re.search(pattern, scan.name) if pattern else None
+    names = {scan.patient, scan.name, *([match[1] if match.re.groups else match[0]] if match else [])}
+    for patient, part in parts.items():
+        if patient in names or re.match(rf"{re.escape(patient)}[^A-Za-z0-9]", scan.name):
+            return part
+    return None
+
+
 def _matched(name: str, pattern: str) -> str:
     match = re.search(pattern, name)
     found = match and (match[1] if match.re.groups else match[0])

@@ -24,13 +24,13 @@ from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.folder import (
-    BACKBONE,
     FINETUNE,
     SCORES,
     SPLIT,
     SUMMARY,
     TRANSFER,
     UNLABELLED,
+    chosen_backbone,
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -95,6 +95,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     if resume:
         _check_same(config, folder)
         _check_scored(metrics, folder)
+    if pretrained and (note := pretrained.chosen()):
+        progress.note(note)
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
@@ -185,7 +187,7 @@ def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:
 def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -> list[str]:
     """Name those of source and split whose content has changed since the run began, wherever they are now."""
     same = set()
-    source = config.source and (config.source / BACKBONE if config.source.is_dir() else config.source)
+    source = config.source and (chosen_backbone(config.source) if config.source.is_dir() else config.source)
     if source and source.is_file() and (folder / TRANSFER).is_file():
         report = json.loads((folder / TRANSFER).read_text(encoding="utf-8"))
         same |= {"source"} if report["sha256"] == digest(source) else set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,17 +10,18 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data import split as splits
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
+from ssmtl_toolkit.data.labels import find_classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
 from ssmtl_toolkit.data.store import Skipped, unusable
 from ssmtl_toolkit.downstream import drawing
 from ssmtl_toolkit.downstream.image_targets import ImageTargets
-from ssmtl_toolkit.downstream.label_targets import LabelTargets, find_classes
+from ssmtl_toolkit.downstream.label_targets import LabelTargets
 from ssmtl_toolkit.downstream.targets import SliceContents, Targets
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.runtime.folder import SPLIT, SUMMARY
+from ssmtl_toolkit.runtime.folder import BACKBONE, SPLIT, SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
@@ -160,11 +161,23 @@ class Gathering:
                 )
             known[digests] = scan
         memo.save()
-        seen = self.pretrained.scans if self.pretrained else frozenset()
         names = {scan.name for scan in test}
-        if not seen:
-            return None
-        return sum(any(d[:16] in seen for d in digests) for digests, scan in known.items() if scan.name in names)
+        tested = {scan: digests for digests, scan in known.items() if scan.name in names}
+        self._refuse_probed(tested)
+        seen = self.pretrained.scans if self.pretrained else frozenset()
+        return sum(_overlap(digests, seen) for digests in tested.values()) if seen else None
+
+    def _refuse_probed(self, tested: Mapping[Scan, Sequence[str]]) -> None:
+        """Refuse a checkpoint that was chosen by the labels of test scans: their scores would be optimistic."""
+        probed = self.pretrained.probed if self.pretrained else frozenset()
+        chose = [scan for scan, digests in tested.items() if _overlap(digests, probed)]
+        if self.pretrained and chose:
+            raise UsageError(
+                f"{printable(self.pretrained.file)}: its step was chosen by a probe that saw the labels of "
+                f"{len(chose)} of the {len(tested)} test scans, such as {printable(chose[0].name)}; start from the "
+                f"last step, --from {printable(self.pretrained.file.with_name(BACKBONE))}, or pre-train with "
+                f"--without SPLIT and give the same --split here (ssmtl data split makes one)"
+            )
 
     def _targets(self, scans: Sequence[Scan]) -> Targets:
         """What the head learns from."""
@@ -233,6 +246,11 @@ class Gathering:
 def _once(scans: Sequence[Scan]) -> list[Scan]:
     """Each scan once, in the order of first appearance."""
     return list({scan.name: scan for scan in scans}.values())
+
+
+def _overlap(digests: Sequence[str], seen: Collection[str]) -> bool:
+    """Whether one of a scan's files is among those seen."""
+    return any(digest[:16] in seen for digest in digests)
 
 
 def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool, what: str) -> list[Skipped]:

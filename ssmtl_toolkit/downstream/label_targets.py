@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.classes import IGNORE, Classes
-from ssmtl_toolkit.data.labels import label_values, read_labels
+from ssmtl_toolkit.data.labels import read_labels
 from ssmtl_toolkit.data.prepare import resize_labels
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
@@ -122,43 +121,3 @@ class LabelTargets(Targets):
             scored.append(scores.score_scan(scan.name, predicted, truth, names, spacing, metrics))
             interrupts.check(KEPT)
         return scores.summarise(scored, metrics)
-
-
-def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:
-    """Make a class of each value in the label maps, for data that do not define what their values mean.
-
-    Returns:
-        The classes, and how many of the scans show each, in words.
-
-    Raises:
-        DataError: there is nothing but background, or a negative value, which is hardly a class.
-    """
-    shown: Counter[int] = Counter()
-    first: dict[int, str] = {}
-    number = 0
-    for scan in scans:
-        if scan.label is None:
-            continue
-        number += 1
-        values = label_values(readers.read(scan.label), printable(scan.label))
-        for value in map(int, np.unique(values)):
-            shown[value] += 1
-            first.setdefault(value, printable(scan.label))
-    classes = Classes.of_values(shown, ignore)
-    if not len(classes):
-        raise DataError(f"the label maps of these {number} scans hold nothing but background; check the labels")
-    for value in (label.values[0] for label in classes.classes):
-        if value < 0:
-            raise DataError(
-                f"{first[value]}: has the label value {value} (in {shown[value]} of {number} scans); if it means not "
-                f"annotated, say so with --ignore-value={value}, or name the classes with --classes"
-            )
-    entries = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
-    hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
-    return classes, f"label classes by their values: {', '.join(entries)}; --classes names or chooses them{hint}"
-
-
-def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:
-    """In how many scans a value is; if in one only, in which."""
-    where = f": {first[value]}" if scans == 1 < total else ""
-    return f"{value} (in {scans} of {total} scans{where})"

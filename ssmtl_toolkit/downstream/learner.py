@@ -38,7 +38,7 @@ class Learner(nn.Module):
         with foreign(f"building semi {str(config.semi)!r}"):
             self.method = config.semi.build()
         self._labels = [str(task) for task in unlabelled.tasks]
-        self._weights = [task.weight for task in unlabelled.tasks]
+        self._weights = [task.given_weight for task in unlabelled.tasks]
         self.tasks = nn.ModuleList()
         for task in unlabelled.tasks:
             with foreign(f"building task {str(task)!r}"):

@@ -18,7 +18,7 @@ from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining
 from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
-from ssmtl_toolkit.runtime.folder import BACKBONE
+from ssmtl_toolkit.runtime.folder import BACKBONE, chosen_backbone
 from ssmtl_toolkit.specs import BackboneSpec
 from ssmtl_toolkit.text import listed, printable, shortened
 
@@ -97,11 +97,13 @@ class Pretrained:
     def open(cls, source: Path) -> Pretrained:
         """Read a run folder's backbone, or any .safetensors file with `encoder.*` and `decoder.*`.
 
+        A run with a probe has two: the best by the probe is taken.
+
         Raises:
             UsageError: there is none.
             DataError: the file is damaged or holds no backbone.
         """
-        file = source / BACKBONE if source.is_dir() else source
+        file = chosen_backbone(source) if source.is_dir() else source
         if not file.is_file():
             what = "holds no pre-trained backbone" if source.is_dir() else "no such file or folder"
             raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run to --from")
@@ -143,6 +145,21 @@ class Pretrained:
     def scans(self) -> frozenset[str]:
         """First 16 digits of the sha256 of every file of the scans that were seen."""
         return frozenset(self.about.get("scans", {}).get("digests", ()))
+
+    @property
+    def probed(self) -> frozenset[str]:
+        """The same of the labelled scans by which its step was chosen; empty if it was not chosen."""
+        return frozenset((self.about.get("probe") or {}).get("digests", ()))
+
+    def chosen(self) -> str:
+        """What a user should know of the step that these weights are of; "" if no probe has chosen it."""
+        probe = self.about.get("probe")
+        if not probe:
+            return ""
+        return (
+            f"{printable(self.file)}: step {self.about['step']} of the pre-training, the best by its probe (mIoU "
+            f"{probe['iou']:.3f}); give {BACKBONE} beside it for the last step"
+        )
 
     def load_into(self, backbone: Backbone, min_transfer: float | None = None) -> TransferReport:
         """Copy what fits into `backbone`, in place, and check the result.

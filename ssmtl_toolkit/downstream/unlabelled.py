@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.split import part_by_patient
 from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
 from ssmtl_toolkit.downstream.gather import Material
 from ssmtl_toolkit.errors import DataError
@@ -128,7 +128,7 @@ class UnlabelledGathering:
         parts = {}
         for scan in scans:
             by_content = (contents[one] for one in _digests(scan, readers, memo) if one in contents)
-            part = _part_by_patient(scan, patients, self.material.split.pattern) or next(by_content, None)
+            part = part_by_patient(scan, patients, self.material.split.pattern) or next(by_content, None)
             if part is not None:
                 parts[scan.name] = part
         memo.save()
@@ -190,20 +190,6 @@ class UnlabelledGathering:
         without = f", without {unlabelled.held_out} of validation and test patients" if unlabelled.held_out else ""
         used = f"{counted(len(unlabelled.store.scans), 'scan')}, {counted(len(unlabelled.store.slices), 'slice')}"
         self.progress.say(f"unlabelled  {used}{without}")
-
-
-def _part_by_patient(scan: Scan, parts: Mapping[str, str], pattern: str | None) -> str | None:
-    """The part of the scan's patient, of whom it may have another name than the labelled scans give.
-
-    A scan is a patient's if the data set or the expression says so, or if its name begins with the patient's, followed
-    by no letter or digit. A scan too many that is kept away does little harm, a test patient that is learned from does.
-    """
-    match = re.search(pattern, scan.name) if pattern else None
-    names = {scan.patient, scan.name, *([match[1] if match.re.groups else match[0]] if match else [])}
-    for patient, part in parts.items():
-        if patient in names or re.match(rf"{re.escape(patient)}[^A-Za-z0-9]", scan.name):
-            return part
-    return None
 
 
 def _digests(scan: Scan, readers: Readers, memo: DigestMemo) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssmtl_toolkit.engine.auto_weight import AutoWeights
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
@@ -33,15 +34,21 @@ class MultiTask(nn.Module):
     balancing: bool = False
 
     def __init__(
-        self, backbone: Backbone, tasks: Mapping[str, nn.Module], balancer: Balancer, meeting: Feature = "pyramid"
+        self,
+        backbone: Backbone,
+        tasks: Mapping[str, nn.Module],
+        balancer: Balancer,
+        meeting: Feature = "pyramid",
+        auto: AutoWeights | None = None,
     ) -> None:
-        """`meeting`: the maps that all is made of which the tasks that count read."""
+        """`meeting`: the maps that all is made of which the tasks that count read; `auto`: sets weights that are."""
         super().__init__()
         self.backbone = backbone
         self.labels = list(tasks)
         self.tasks = nn.ModuleList(tasks.values())  # labels have dots, which ModuleDict refuses
         self.balancer = balancer
         self.meeting = meeting
+        self.auto = auto
 
     @classmethod
     def build(
@@ -63,16 +70,24 @@ class MultiTask(nn.Module):
             if part not in trained:
                 network.get_submodule(part).requires_grad_(False)
         with foreign(f"building balancer {str(balancer)!r}"):
-            weighing = balancer.build({str(task): task for task in tasks})
+            weighing = balancer.build({str(task): _weighted(task) for task in tasks})
         meeting = meeting_of(feature for task in tasks if task.weight for feature in task.needs)
-        return cls(network, modules, weighing, meeting)
+        auto = balancer.weighs and any(task.weight == "auto" for task in tasks)
+        return cls(network, modules, weighing, meeting, AutoWeights({str(t): t for t in tasks}) if auto else None)
 
-    def forward(self, batch: Batch, watch: Watch | None = None) -> tuple[Tensor, dict[str, TaskOutput]]:
-        """The scalar to descend, and each task's output; `watch` looks on at what the balancer gets."""
+    def forward(
+        self, batch: Batch, watch: Watch | None = None, measure: bool = False
+    ) -> tuple[Tensor, dict[str, TaskOutput]]:
+        """The scalar to descend, and each task's output.
+
+        `watch` looks on at what the balancer gets; `measure`: first set the weights that are auto by this batch.
+        """
         encode = SharedEncoder(self.backbone)
         outputs = self.outputs(batch, encode)
         losses = {label: output.loss for label, output in outputs.items()}
         shared = Shared(batch, self.backbone, encode, outputs, self.meeting)
+        if self.auto is not None:
+            losses = self.auto(losses, shared, measure)
         if watch is not None:
             watch(losses, shared)
         self.balancing = True
@@ -93,6 +108,11 @@ class MultiTask(nn.Module):
             outputs[label] = output
         self.running = None
         return outputs
+
+
+def _weighted(task: TaskSpec) -> TaskSpec:
+    """The task as balancers see it: its weight is a number."""
+    return task.model_copy(update={"weight": task.given_weight}) if task.weight == "auto" else task
 
 
 def _check_apart(backbone: Backbone, tasks: Mapping[str, nn.Module]) -> None:

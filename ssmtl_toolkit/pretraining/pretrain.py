@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
 from ssmtl_toolkit.data.held_out import choose_held_out
-from ssmtl_toolkit.data.sampling import Plan
+from ssmtl_toolkit.data.sampling import Plan, batch_shares
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining.labelled import gather_labelled
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.pretraining.watch import HeldOut, tell_held_out
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
-from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, hold_folder
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare
 from ssmtl_toolkit.specs import Scan, TaskSpec
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import counted, printable
 
 
 class Run(Result):
-    """A finished pre-training, which `finetune` starts from."""
+    """A finished pre-training, which `finetune` starts from: the best step by `--probe`, without one the last."""
 
     @property
     def backbone(self) -> Path:
-        """The file with the pre-trained encoder and decoder."""
+        """The file with encoder and decoder after the last step."""
         return self.folder / BACKBONE
+
+    @property
+    def chosen(self) -> Path:
+        """The file that `finetune` and others take: the best step by the probe if there was one, else the last."""
+        return chosen_backbone(self.folder)
 
 
 def pretrain(
@@ -76,6 +84,9 @@ def pretrain(
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
     if resolved.head is not None and "decoder" in parts_of(resolved.head.needs) and "decoder" not in resolved.trained:
         progress.note("no task trains the decoder: the head will start on a fresh one, as the paper's MoCo V2 baseline")
+    auto = [str(task) for task in resolved.tasks if task.weight == "auto"]
+    if auto and not resolved.balancer.weighs:
+        progress.note(f"under balancer {resolved.balancer.name!r} weights cancel out; weight=auto changes nothing")
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     others = launch(resolved.devices, resolved.nodes).started
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
@@ -84,11 +95,12 @@ def pretrain(
             _check_same(resolved, folder)
         started = time.perf_counter()
         resolved, store, plan, held_out = _prepare(resolved, cache, progress)
+        labelled = gather_labelled(resolved, store.channels, cache, progress)
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
             agree(fabric)
-        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out)
+        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled)
         trainer.start(resume)
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)
@@ -111,6 +123,8 @@ def _prepare(
         others = usable.open(apart, copies=config.devices)
         held_out = HeldOut(others, plan_of(others, config.tasks))
     tell_held_out(held_out, len(usable.scans), progress)
+    if config.patients_per_batch is not None:
+        check_patients(plan, config.patients_per_batch, config.batch_size, progress)
     if config.batch_size > (number := len(plan.anchors)):
         progress.note(
             f"a batch of {config.batch_size} is more than the {number} slices to train on: it holds some of "
@@ -187,6 +201,31 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
         scan = store.scans[i]
         progress.note(f"{printable(scan.scan.path)}: skipped: {no_pair(scan)}")
     return plan
+
+
+def check_patients(plan: Plan, wanted: int, batch_size: int, progress: Progress) -> None:
+    """Refuse more patients in a batch than there are; note whose slices are seen less often, or twice in a batch.
+
+    Raises:
+        UsageError: naming both numbers.
+    """
+    counts = np.array([len(rows) for rows in plan.by_patient()])
+    option, there = f"--patients-per-batch {wanted}", counted(len(counts), "patient")
+    if wanted > len(counts):
+        raise UsageError(
+            f"{option}: the scans to train on are of {there}; choose {len(counts)} or fewer, or give more scans"
+        )
+    seen = batch_shares(counts, wanted)[0] / counts
+    if rare := int((seen < seen.max()).sum()):
+        progress.note(
+            f"{option}: {rare} of {there} have more slices than their share of all batches; they are in each, and "
+            f"their slices are seen less often than those of others (down to {100 * seen.min() / seen.max():.0f} %)"
+        )
+    if few := int((counts < math.ceil(batch_size / wanted)).sum()):
+        progress.note(
+            f"{option}: {few} of {there} have fewer slices than a batch takes of each, which then holds some of them "
+            f"several times"
+        )
 
 
 def plan_of(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:

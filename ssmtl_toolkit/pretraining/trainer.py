@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
 
 from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
 from ssmtl_toolkit.data.files import atomic_write, write_json
@@ -22,17 +20,20 @@ from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.pretraining.best import BestStep
+from ssmtl_toolkit.pretraining.labelled import Labelled
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
+from ssmtl_toolkit.pretraining.probe import Probe
+from ssmtl_toolkit.pretraining.saving import Saver
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
-from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.registry import OURS
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
-from ssmtl_toolkit.runtime.fingerprint import fingerprint
-from ssmtl_toolkit.runtime.folder import BACKBONE, CHECKPOINTS, CONFIG, METRICS, SUMMARY, snapshot
+from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
@@ -57,6 +58,7 @@ class Trainer:
         folder: Path,
         progress: Progress,
         held_out: HeldOut | None = None,
+        labelled: Labelled | None = None,
     ) -> None:
         self.fabric, self.config, self.folder, self.progress = fabric, config, folder, progress
         self.plan = plan
@@ -76,18 +78,23 @@ class Trainer:
         self.schedule = config.schedule.build(optimizer, self.steps)
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()
-        sampler = Sampler(plan, config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
+        ranks = fabric.global_rank, fabric.world_size
+        sampler = Sampler(plan, config.batch_size, config.seed, *ranks, config.patients_per_batch)
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
-        weights = {str(task): task.weight for task in config.tasks}
+        weights = {str(task): task.given_weight for task in config.tasks}
         self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights)
         self.held_out = held_out
         self.watch = None
         if held_out and len(held_out.plan.anchors):
             self.watch = Watch(fabric, config, self.model, (self.store, plan), held_out, self.steps)
         self.log = MetricLog(folder / METRICS)
+        self.saver = Saver(fabric, config, self.model, self.optimizer.optimizer, store, folder)
+        self.best = None
+        if labelled:
+            probe = Probe(fabric, config, self.model.backbone, labelled, self.steps)
+            self.best = BestStep(probe, self.saver, self.log, progress)
         self.step = 0
-        self.saved = -1
         self.started = time.perf_counter()
         self.seconds_before = 0.0  # of the sessions that this one resumes, up to their last checkpoint
         self.summary: dict[str, Any] = {}
@@ -95,6 +102,10 @@ class Trainer:
     @property
     def images_per_step(self) -> int:
         return self.config.batch_size * self.config.accumulate * self.fabric.world_size
+
+    @property
+    def _epoch(self) -> float:
+        return round(self.step * self.images_per_step / len(self.plan.anchors), 4)
 
     @property
     def steps(self) -> int:
@@ -105,14 +116,16 @@ class Trainer:
         """Write run.toml, or put back the state of the newest checkpoint."""
         if resume:
             self._resume()
-        self._on_first_rank(self._begin)
+        self.saver.on_first_rank(self._begin)
+        if self.best:
+            self.best.resume()
         tell_pairs(self.stacks, self.config.tasks, self.pairs, self.progress)
 
     def _begin(self) -> None:
         try:
             with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
                 temporary.write_text(self.config.write(), encoding="utf-8")
-            if dropped := self.log.cut(self.step):
+            if dropped := self.log.cut(self.step or -1):  # before the first step nothing stays
                 self.progress.note(
                     f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped"
                 )
@@ -129,7 +142,7 @@ class Trainer:
         if latest.step > self.steps:
             raise UsageError(f"{self.folder}: already has {latest.step} steps, more than the {self.steps} requested")
         checkpoint.restore(latest, self.model, self.optimizer.optimizer)
-        self.step = self.saved = latest.step
+        self.step = self.saver.saved = latest.step
         self.seconds_before = latest.about.get("seconds", 0.0)
         self.progress.note(f"resumes after step {latest.step}")
 
@@ -147,6 +160,12 @@ class Trainer:
             raise DataError(
                 f"{latest.path}: the scans are no longer those of this run (their contents or order differ); "
                 f"restore them, or start a new run"
+            )
+        if self.best and latest.about.get("probe") not in (None, self.best.probe.labelled.fingerprint):
+            raise DataError(
+                f"{latest.path}: the labelled slices of --probe are no longer those of this run (scans, labels, their "
+                f"order or --probe-slices differ), so that scores could not be compared; restore them, or start a new "
+                f"run"
             )
         if self.schedule is not None and length != self.steps:
             raise UsageError(
@@ -168,12 +187,15 @@ class Trainer:
         """Train to the last step, save, and sum up."""
         self.started = started
         self.progress.training(self.step, self.steps, self.images_per_step)
+        if not self.step:
+            self._probe()
         first_step = None
         images, clock = 0, time.perf_counter()
         pace = Pace(self.steps, self.step)
         while self.step < self.steps:
             self._update()
-            self._snapshot()
+            self.saver.snapshots(self.step, self._epochs_after)
+            self._probe()
             self.progress.stepped(self.step)
             pace.update(self.step)
             if pace.known == _TIMED:
@@ -189,9 +211,7 @@ class Trainer:
                     self._save()
             self._leave_if_asked()
         if first_step is None and self.fabric.is_global_zero:
-            self._save_backbone(
-                self.folder / BACKBONE
-            )  # killed between its last checkpoint and this file, the run has an older one
+            self.saver.backbone(self.step)  # killed between its last checkpoint and this file, it has an older one
         seconds = time.perf_counter() - clock
         self._sum_up(images / seconds if images else 0.0, first_step or 0.0)
         self.progress.done()
@@ -213,6 +233,10 @@ class Trainer:
         self.update(self.step)
         self.step += 1
 
+    def _probe(self) -> None:
+        if self.best:
+            self.best.look(self.step, self._epoch)
+
     def _flush(self, watched: Mapping[str, float] = MappingProxyType({})) -> None:
         """Write a line of metrics, also of the slices `watched`.
 
@@ -223,98 +247,30 @@ class Trainer:
             if name.endswith("/weight") and not math.isfinite(value):
                 raise SsmtlError(
                     f"balancer {str(self.config.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
-                    f"{value} by step {self.step}; {self._last_good()}; try --balancer fixed"
+                    f"{value} by step {self.step}; {self.saver.last_good()}; try --balancer fixed"
                 )
         for name, value in means.items():
             if name.endswith("/loss") and not math.isfinite(value):
                 raise SsmtlError(
                     f"task {name.removesuffix('/loss')!r}: its loss is {value} by step {self.step}; "
-                    f"{self._last_good()}; try a lower --lr, --clip 1 or --precision 32"
+                    f"{self.saver.last_good()}; try a lower --lr, --clip 1 or --precision 32"
                 )
         if self.fabric.is_global_zero and means:
-            epoch = self.step * self.images_per_step / len(self.plan.anchors)
-            record = {"step": self.step, "epoch": round(epoch, 4), **means, **extra, **watched}
+            record = {"step": self.step, "epoch": self._epoch, **means, **extra, **watched}
             self.log.append(record)
             self.progress.logged(record)
 
-    def _last_good(self) -> str:
-        return f"the checkpoint of step {self.saved} is good" if self.saved > 0 else "there is no checkpoint yet"
-
     def _save(self) -> None:
         """Write checkpoint and backbone."""
-        self._check_finite()
+        options, versions = self.config.of_roles(Role.NUMBERS), self._versions()
+        about = {**self._machine(), "options": options, "versions": versions}
+        if self.best:
+            about["probe"] = self.best.probe.labelled.fingerprint
+        self.saver.checkpoint(self.step, {**about, "seconds": self._seconds(), "length": self.steps})
 
-        def write() -> None:
-            about = {"step": self.step, "scans": self.store.fingerprint, **self._machine()}
-            about |= {"options": self.config.of_roles(Role.NUMBERS), "versions": self._versions()}
-            about |= {"seconds": self._seconds(), "length": self.steps}
-            folder, adam = self.folder / CHECKPOINTS, self.optimizer.optimizer
-            checkpoint.save(folder, self.model, adam, about, keep=self.config.keep)
-            self._save_backbone(self.folder / BACKBONE)
-
-        if self.saved != self.step:
-            self._on_first_rank(write)
-        self.saved = self.step
-
-    def _snapshot(self) -> None:
-        """Keep the backbone if this step completes one of the epochs to keep it after."""
-        every, anchors = self.config.snapshot_every, len(self.plan.anchors)
-        if every is None:
-            return
-        before, now = ((step * self.images_per_step) // anchors for step in (self.step - 1, self.step))
-        wanted = [epoch for epoch in range(before + 1, now + 1) if epoch % every == 0]
-        if wanted:
-            self._check_finite()
-        for epoch in wanted:
-            self._on_first_rank(functools.partial(self._save_backbone, snapshot(self.folder, epoch)))
-
-    def _check_finite(self) -> None:
-        for name, tensor in self.model.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise SsmtlError(
-                    f"weights of {name!r} are not finite after step {self.step}; {self._last_good()}; "
-                    f"try a lower --lr, --clip 1 or --precision 32"
-                )
-
-    def _on_first_rank(self, write: Callable[[], None]) -> None:
-        """Write something on the first rank; all ranks learn whether that succeeded."""
-        problem = ""
-        if self.fabric.is_global_zero:
-            try:
-                write()
-            except SsmtlError as error:
-                problem = str(error)
-        problem = self.fabric.broadcast(problem)
-        if problem:
-            raise SsmtlError(problem)
-
-    def _save_backbone(self, file: Path) -> None:
-        try:
-            checkpoint.save_backbone(file, self.model.backbone, self._about())
-        except (OSError, SafetensorError) as error:
-            raise SsmtlError(f"{file}: cannot be written: {error}; {self._last_good()}") from error
-
-    def _about(self) -> dict[str, Any]:
-        """The metadata of backbone.safetensors; no paths, no patient names."""
-        plugins = registry()
-        return {
-            "version": our_version(),
-            "backbone": plugins.origin(self.config.backbone),
-            "tasks": [plugins.origin(task) for task in self.config.tasks],
-            "balancer": plugins.origin(self.config.balancer),
-            "prepare": self.config.slicing.model_dump(),
-            "channels": self.store.channels,
-            "trained": self.config.trained,
-            "scans": {
-                "number": len(self.store.scans),
-                "fingerprint": self.store.fingerprint,
-                "digests": [digest[:16] for scan in self.store.scans for digest in scan.digests],
-            },
-            "fingerprint": fingerprint(self.model.backbone, self.config.size, self.config.trained),
-            "step": self.step,
-            "seed": self.config.seed,
-            "torch": torch.__version__,
-        }
+    def _epochs_after(self, step: int) -> int:
+        """How many epochs are complete after so many steps."""
+        return step * self.images_per_step // len(self.plan.anchors)
 
     def _leave_if_asked(self) -> None:
         number = interrupts.number
@@ -351,6 +307,7 @@ class Trainer:
             "slices": len(self.store.slices) - sum(self.store.scans[i].count for i in self.plan.idle),
             "anchors": len(self.plan.anchors),
             "held_out": self.held_out and self.held_out.to_json(),
+            "probe": self.best and self.best.to_json(),
             "stacks": self.stacks.to_json(),
             "pairs": pairs_json(self.pairs),
             "scans": {
@@ -368,6 +325,8 @@ class Trainer:
         verdict = judge(task, history, self.pairs[label].hint if label in self.pairs else "")
         means = {"loss": history.means.get("loss"), "baseline": best_trivial(task, history.means)} | history.means
         watched = {"held_out": None, "seen": None} if history.watched is None else history.watched.to_json(task)
+        auto = self.model.auto.values() if self.model.auto else {}
+        means |= {"auto_weight": auto[label]} if label in auto else {}
         return {**means, **watched, "verdict": verdict.word, "because": verdict.because}
 
     def _skipped(self) -> list[Skipped]:

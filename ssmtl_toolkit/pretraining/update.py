@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.seeds import step_seed
+from ssmtl_toolkit.engine.auto_weight import MEASURED
 from ssmtl_toolkit.engine.backbone import Features
 from ssmtl_toolkit.engine.balancer import PairMeans, Shared
 from ssmtl_toolkit.engine.multitask import MultiTask
@@ -72,8 +73,13 @@ class Updater:
         self._norms = norms.get() if norms else {}
 
     def extra_metrics(self) -> dict[str, float]:
-        """What the log records of the last update besides losses: `label/weight` and `label/gradient`, where known."""
+        """What the log records of the last update besides losses, where known.
+
+        That is `label/weight`, by the balancer, `label/auto_weight` and `label/gradient`.
+        """
         weights = {f"{label}/weight": float(weight) for label, weight in self.model.balancer.factors.items()}
+        auto = self.model.auto.values() if self.model.auto else {}
+        weights |= {f"{label}/auto_weight": weight for label, weight in auto.items()}
         return weights | {f"{label}/gradient": float(norm) for label, norm in self._norms.items()}
 
     def _descend(self, step: int, part: int, norms: GradientNorms | None) -> dict[str, TaskOutput]:
@@ -81,7 +87,8 @@ class Updater:
         with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1), self._memory():
             batch = self._batch(step, part)
             with self._task(step, batch):
-                loss, outputs = self.wrapped(batch, norms) if norms else self.wrapped(batch)
+                measure = self.model.auto is not None and part == 0 and step + 1 in MEASURED
+                loss, outputs = self.wrapped(batch, norms, measure) if norms or measure else self.wrapped(batch)
                 self.fabric.backward(loss / config.accumulate)
         by_label: dict[str, TaskOutput] = outputs
         return by_label

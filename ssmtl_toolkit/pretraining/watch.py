@@ -102,7 +102,7 @@ class Watch:
             SsmtlError: naming the task that cannot do without gradient or in eval mode.
         """
         measured: dict[str, float] = {}
-        with self._naming_task(step), leaving_no_trace(self.model), self._uncompiled(), torch.no_grad():
+        with self._naming_task(step), leaving_no_trace(self.model), uncompiled(self.config), torch.no_grad():
             self.model.eval()
             for name, (load, batches) in self._samples.items():
                 measured |= self._means(name, load, batches)
@@ -124,11 +124,6 @@ class Watch:
         wanted |= {f"{task}/loss": f"{task}/{name}" for task in self.config.tasks}
         return {key: means[logged] for logged, key in wanted.items() if logged in means}
 
-    def _uncompiled(self) -> contextlib.AbstractContextManager[Any]:
-        """Compiling once more, for eval mode, would take longer than it saves."""
-        stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-        return stance("force_eager") if self.config.compile and stance else contextlib.nullcontext()
-
     @contextlib.contextmanager
     def _naming_task(self, step: int) -> Iterator[None]:
         try:
@@ -140,6 +135,12 @@ class Watch:
                 f"task {self.model.running!r} failed on held-out slices, in eval mode and without gradient, after step "
                 f"{step}: {explained(error)}; --held-out 0 trains without them"
             ) from error
+
+
+def uncompiled(config: ResolvedRun) -> contextlib.AbstractContextManager[Any]:
+    """Run a compiled network as it is: compiling once more, for eval mode, would take longer than it saves."""
+    stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
+    return stance("force_eager") if config.compile and stance else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

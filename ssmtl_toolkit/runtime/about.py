@@ -40,8 +40,15 @@ class Fingerprint(About):
     dense: _Numbers | None = None
 
 
+class Probed(About):
+    """By which labelled scans the step was chosen: as in `Scans.digests`, and its mean IoU."""
+
+    digests: list[str]
+    iou: float
+
+
 class Pretraining(About):
-    """The metadata of a backbone.safetensors."""
+    """The metadata of a backbone.safetensors, or of best.safetensors, which `probe` has chosen."""
 
     version: str
     backbone: Origin
@@ -52,6 +59,7 @@ class Pretraining(About):
     trained: list[Part]
     scans: Scans
     fingerprint: Fingerprint
+    probe: Probed | None = None
     step: int
     seed: int
     torch: str

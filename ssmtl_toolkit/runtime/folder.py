@@ -25,6 +25,7 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "checkpoints",
 )
 SNAPSHOTS = "snapshots"
+BEST = "best.safetensors"  # the backbone of the step that the probe found best
 
 
 FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER = (
@@ -39,7 +40,7 @@ ENSEMBLE = "ensemble-{}.json"  # of an arm
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (
-    *(CONFIG, BACKBONE, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, HOLDER),
+    *(CONFIG, BACKBONE, BEST, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, HOLDER),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files
@@ -55,6 +56,11 @@ _REPETITION = re.compile(r"(?:pretrained|scratch)-\d+")
 def snapshot(folder: Path, epoch: int) -> Path:
     """Where a run keeps its backbone as it was after `epoch` epochs."""
     return folder / SNAPSHOTS / f"epoch-{epoch:04d}.safetensors"
+
+
+def chosen_backbone(folder: Path) -> Path:
+    """What others start from: the best step by the probe if there was one, else the last."""
+    return folder / BEST if (folder / BEST).is_file() else folder / BACKBONE
 
 
 @contextlib.contextmanager

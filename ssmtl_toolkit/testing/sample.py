@@ -200,6 +200,7 @@ def train(
         balancer=balancer or registry().resolve(BalancerSpec, "fixed"),
         augment=(),
         head=None,
+        probe=None,
         steps=steps,
         **{**chosen, "precision": "32", **options},
     )

@@ -66,7 +66,7 @@ def test_the_roles_of_options_are_those_that_resuming_and_experiments_rely_on():
     roles = {name: RunConfig.role(name) for name in RunConfig.model_fields}
     assert {name for name, role in roles.items() if role is Role.PLACE} == {"data", "without"}
     assert {name for name, role in roles.items() if role is Role.EXTENT} == {
-        *("epochs", "steps", "skip_bad", "snapshot_every")
+        *("epochs", "steps", "skip_bad", "snapshot_every", "probe", "probe_every", "probe_slices")
     }
     assert {"lr", "seed", "tasks", "backbone", "size", "precision"} <= {
         n for n, r in roles.items() if r is Role.NUMBERS

@@ -15,5 +15,5 @@ def test_a_seed_is_63_bits_of_blake2b_of_its_numbers():
 
 
 def test_no_two_purposes_share_a_stream():
-    assert len({int(stream) for stream in Stream}) == len(Stream) == 8
-    assert len({step_seed(0, stream) for stream in Stream}) == 8
+    assert len({int(stream) for stream in Stream}) == len(Stream) == 10
+    assert len({step_seed(0, stream) for stream in Stream}) == 10

@@ -29,6 +29,7 @@ BALANCERS = (
     *("fixed", "uncertainty", "dwa:window=1", "rlw", "famo"),
     *("pcgrad:at=features", "pcgrad", "upgrad", "upgrad:at=features", "mgda", "mgda:at=backbone"),
 )
+AUTO = (PREV, NEXT, "slice_siam:t=2,weight=auto")
 ACCUMULATE, UPDATES = 2, 3
 
 
@@ -107,19 +108,21 @@ def updater_of(fabric, balancer, tasks=TASKS, lr=0.1, make=batch_of, **options):
     def load(index):
         return make(index, tasks, part=part, first=index % config.accumulate == 0)
 
-    weights = {str(task): task.weight for task in specs}
+    weights = {str(task): task.given_weight for task in specs}
     return Updater(fabric, config, wrapped, optimizer, load, window, weights)
 
 
 def train_all(fabric):
     """What each balancer tells after each update, and all weights and buffers at the end."""
     found = {}
-    for balancer in BALANCERS:
-        update = updater_of(fabric, balancer)
+    cases = {balancer: (balancer, TASKS) for balancer in BALANCERS}
+    cases |= {f"auto {balancer}": (balancer, AUTO) for balancer in ("fixed", "uncertainty")}
+    for name, case in cases.items():
+        update = updater_of(fabric, *case)
         for step in range(UPDATES):
             update(step)
-            found |= {f"{balancer} {step} {k}": torch.tensor(v) for k, v in update.extra_metrics().items()}
-        found |= {f"{balancer} {k}": v.detach().clone() for k, v in update.model.state_dict().items()}
+            found |= {f"{name} {step} {k}": torch.tensor(v) for k, v in update.extra_metrics().items()}
+        found |= {f"{name} {k}": v.detach().clone() for k, v in update.model.state_dict().items()}
     return found
 
 

@@ -106,7 +106,8 @@ def test_flags_win_over_the_file(ssmtl, scans, tmp_path):
     done = ssmtl("run", "--config", "mine.toml", *FLAGS, "--steps", 3, "--out", "r", "--json")
     assert json.loads(done.stdout)["steps"] == 3, done.stderr
     written = tomllib.loads((tmp_path / "r" / "run.toml").read_text())
-    assert (written["lr"], written["steps"], written["tasks"]) == (1e-4, 3, ["reconstruct_prev:weight=1.0,t=1"])
+    assert (written["lr"], written["steps"]) == (1e-4, 3)
+    assert written["tasks"] == ["reconstruct_prev:weight=1.0,t=1,mask=0.0,patch=0.125,fill=zero"]
     assert "epochs" not in written
 
 
@@ -247,7 +248,8 @@ def test_the_backbone_file_tells_what_it_is_and_holds_no_path_or_patient(scans, 
         "distribution": "ssmtl-toolkit",
         "version": about["version"],
     }
-    assert about["tasks"][0]["spec"] == "reconstruct_prev:weight=1.0,t=1"  # with the defaults of today
+    full = "reconstruct_prev:weight=1.0,t=1,mask=0.0,patch=0.125,fill=zero"  # with the defaults of today
+    assert about["tasks"][0]["spec"] == full
     assert about["trained"] == ["encoder", "decoder"]
     assert about["prepare"]["size"] == 32
     assert about["step"] == 6

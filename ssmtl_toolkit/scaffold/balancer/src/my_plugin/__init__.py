@@ -26,7 +26,7 @@ class MyPlugin(BalancerSpec):
         # Imported here, not at the top: torch takes seconds to import, and `ssmtl --help` does not need it.
         from my_plugin.module import GeometricMean
 
-        exponents = {label: task.weight for label, task in tasks.items()}
+        exponents = {label: task.given_weight for label, task in tasks.items()}
         floors = {label: task.floor for label, task in tasks.items()}
         return GeometricMean(exponents, floors, self.least)
 
