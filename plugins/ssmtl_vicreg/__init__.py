@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
-from ssmtl_toolkit.specs import Feature, TaskSpec
+from ssmtl_toolkit.specs import Feature, TaskSpec, Weight
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.engine.backbone import Backbone
@@ -25,7 +25,7 @@ class VICReg(TaskSpec):
     beaten_untrained: ClassVar[bool] = True  # two views of a slice look alike to any network
     views: ClassVar[bool] = True
 
-    weight: float = Field(0.04, ge=0, description="Weight of this loss in the total; 1/25 brings it to about 1.")
+    weight: Weight = Field(0.04, description="Weight of this loss in the total; 1/25 brings it to about 1; or auto.")
     invariance: float = Field(25.0, ge=0, description="Weight λ of the difference between the two views.")
     variance: float = Field(25.0, ge=0, description="Weight μ of features that vary too little.")
     covariance: float = Field(1.0, ge=0, description="Weight ν of features that vary together.")
