@@ -19,7 +19,7 @@ PAIR = ("reconstruct_prev", "reconstruct_next")
 COVERED = ("reconstruct_prev:mask=0.75", "reconstruct_next:mask=0.75")
 NEW = (
     *("inpaint", "denoise", "restore"),
-    *("contrast", "dense_contrast", "vicreg", "slice_position", "slice_fusion"),
+    *("contrast", "dense_contrast", "vicreg", "slice_position", "slice_fusion", "locate"),
 )
 CASES = {
     "±t": PAIR,
