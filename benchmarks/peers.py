@@ -241,9 +241,10 @@ def unmirrored(line: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def columns(scores: Scores, place: dict[str, Any], draws: Sequence[int]) -> list[str]:
-    """Minutes and scores at one place of the results."""
+    """Minutes and scores at one place of the results, of these draws."""
     digits = {"minutes": 1, "iou": 3, "dice": 3, "hd95": 1}
-    return [spread(scores.of(name, draws, **place), digits[name]) for name in ("minutes", *METRICS)]
+    values = {name: scores.of(name, **place) for name in ("minutes", *METRICS)}
+    return [spread({key: v for key, v in values[name].items() if key[0] in draws}, digits[name]) for name in values]
 
 
 def positive(text: str) -> int:

@@ -8,18 +8,21 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.config import EvaluateConfig, FinetuneConfig, PredictConfig, RunConfig
+    from ssmtl_toolkit.config import EvaluateConfig, FewshotConfig, FinetuneConfig, PredictConfig, RunConfig
     from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
     from ssmtl_toolkit.downstream.predict import predict
     from ssmtl_toolkit.downstream.predicted import Predicted
     from ssmtl_toolkit.evaluation.evaluate import Evaluated, evaluate
     from ssmtl_toolkit.experiments.execution import Compared, experiment
+    from ssmtl_toolkit.experiments.fewshot.execution import Fewshot, fewshot
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
 
 _LAZY = {
     "Compared": "ssmtl_toolkit.experiments.execution",
     "EvaluateConfig": "ssmtl_toolkit.config",
     "Evaluated": "ssmtl_toolkit.evaluation.evaluate",
+    "Fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
+    "FewshotConfig": "ssmtl_toolkit.config",
     "FinetuneConfig": "ssmtl_toolkit.config",
     "Finetuned": "ssmtl_toolkit.downstream.finetune",
     "PredictConfig": "ssmtl_toolkit.config",
@@ -28,6 +31,7 @@ _LAZY = {
     "RunConfig": "ssmtl_toolkit.config",
     "evaluate": "ssmtl_toolkit.evaluation.evaluate",
     "experiment": "ssmtl_toolkit.experiments.execution",
+    "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
     "predict": "ssmtl_toolkit.downstream.predict",
     "pretrain": "ssmtl_toolkit.pretraining.pretrain",
@@ -38,6 +42,8 @@ __all__ = [
     "DataError",
     "EvaluateConfig",
     "Evaluated",
+    "Fewshot",
+    "FewshotConfig",
     "FinetuneConfig",
     "Finetuned",
     "PredictConfig",
@@ -48,6 +54,7 @@ __all__ = [
     "UsageError",
     "evaluate",
     "experiment",
+    "fewshot",
     "finetune",
     "hookimpl",
     "predict",

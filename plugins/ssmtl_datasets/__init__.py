@@ -58,7 +58,7 @@ class Folder(DatasetSpec):
 
 
 class Manifest(DatasetSpec):
-    """Scans listed in a CSV or TOML file: image and, optionally, label, patient, modality and annotated slices.
+    """Scans listed in a CSV or TOML file: image and, optionally, label, patient, modality, annotated slices and name.
 
     For scans with several channels in separate files, `image` is the first, and image_2, image_3 … are the others (in
     TOML `image` may be a list).

@@ -15,7 +15,7 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import did_you_mean, printable
 
-COLUMNS = ("image", "label", "patient", "modality", "slices")
+COLUMNS = ("image", "label", "patient", "modality", "slices", "name")
 SUFFIXES = (".csv", ".toml")
 _FURTHER = re.compile(r"image_([2-9]|[1-9]\d{1,2})")  # the column of the second channel, the third …
 _SLICES = re.compile(r"(\d+)(?:-(\d+))?")
@@ -113,7 +113,7 @@ def _check_columns(where: str, columns: list[str]) -> None:
 
 
 def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
-    texts = {column: _text(where, column, row.get(column, "")) for column in ("label", "patient", "modality")}
+    texts = {column: _text(where, column, row.get(column, "")) for column in ("label", "patient", "modality", "name")}
     image, *more = (_path(file, f"{where}: the image", text) for text in _images(where, row))
     label = _path(file, f"{where}: the label", texts["label"]) if texts["label"] else None
     for path in (image, *more):
@@ -121,7 +121,7 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
             raise DataError(f"{where}: image and label are the same file, {printable(path)}")
         if [image, *more].count(path) > 1:
             raise DataError(f"{where}: two of its images are {printable(path)}; each channel needs a file of its own")
-    name = _name(file, image)
+    name = _below(texts["name"]) or _name(file, image)
     if not name:
         raise DataError(f"{where}: the image {printable(image)} is not a scan; give a file, or the folder of one scan")
     patient, annotated = texts["patient"] or name, _slices(where, row.get("slices", ""))
@@ -173,7 +173,13 @@ def _name(file: Path, image: Path) -> str:
     shown = shown if shown.name else Path(real(image).name)
     if not shown.name:
         return ""
-    return printable(Path(*[part for part in shown.with_name(stem(shown.name)).parts if part not in ("..", ".")]))
+    return _below(shown.with_name(stem(shown.name)))
+
+
+def _below(name: str | Path) -> str:
+    """A name that is a relative path without `..`: files are called after it."""
+    parts = [part for part in Path(name).parts if part not in ("..", ".", "/", "//")]
+    return printable(Path(*parts)) if parts else ""
 
 
 def _slices(where: str, value: Any) -> tuple[int, ...] | None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": "Fine-tune on few labelled slices, and test on other patients.",
     "predict": "Write predictions for scans, on the scans' own grid.",
     "evaluate": "Score predicted label maps against labels.",
+    "fewshot": "How many labels are needed, and does pre-training help? From one labelled folder.",
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
     "plugins": "Show, check and make plugins: tasks, backbones, heads, balancers, readers, datasets.",

@@ -62,10 +62,19 @@ def read_as_asked(
     file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]
 ) -> ResolvedExperiment:
     """Read an experiment as the shared options say."""
-    overrides = dict(map(_setting, settings))
-    if len(overrides) < len(settings):
+    return read_experiment(file, data, quick=quick, seeds=seeds, settings=read_settings(settings))
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Read what --set gives.
+
+    Raises:
+        UsageError: a text is not KEY=VALUE, or a key is given twice.
+    """
+    settings = dict(map(_setting, texts))
+    if len(settings) < len(texts):
         raise UsageError("--set: a key is given twice, and only its last value would count; give each key once")
-    return read_experiment(file, data, quick=quick, seeds=seeds, settings=overrides)
+    return settings
 
 
 def _setting(text: str) -> tuple[str, Any]:

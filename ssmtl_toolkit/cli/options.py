@@ -72,7 +72,7 @@ def _kinds(annotation: Any) -> list[Any]:
 def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
     if get_origin(kind[0]) is Literal:
         return click.Choice([str(choice) for choice in get_args(kind[0])])
-    if kind[0] in (int, float):
+    if kind[0] in (int, float) and str not in kind:
         return click.INT if kind[0] is int else click.FLOAT
     return click.Path(path_type=Path) if kind[0] is Path else click.STRING
 

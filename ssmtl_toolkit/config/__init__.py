@@ -6,6 +6,8 @@ from ssmtl_toolkit.config.base import Role as Role
 from ssmtl_toolkit.config.base import explain_missing_plugin as explain_missing_plugin
 from ssmtl_toolkit.config.base import with_absolute_paths as with_absolute_paths
 from ssmtl_toolkit.config.evaluate import EvaluateConfig as EvaluateConfig
+from ssmtl_toolkit.config.fewshot import Budget as Budget
+from ssmtl_toolkit.config.fewshot import FewshotConfig as FewshotConfig
 from ssmtl_toolkit.config.finetune import FinetuneConfig as FinetuneConfig
 from ssmtl_toolkit.config.finetune import ResolvedFinetune as ResolvedFinetune
 from ssmtl_toolkit.config.finetune import check_pattern as check_pattern

@@ -241,16 +241,16 @@ def markdown(summary: Mapping[str, Any]) -> str:
     parts = [f"# {_cell(summary['title'] or summary['experiment'])}", f"Data: `{summary['data']}`"]
     for heads, rows in zip(headings(summary), lines(summary), strict=True):
         if len(heads) > 1:
-            parts.append(_table(heads, rows))
+            parts.append(markdown_table(heads, rows))
     if any(row["published"] for row in summary["rows"]) and len(headings(summary)[1]) > 1:
         parts.append("By class: ours (published).")
     heads, rows = ensembles(summary)
     if rows:
-        parts.append(_table(heads, rows))
+        parts.append(markdown_table(heads, rows))
     return "\n\n".join([*parts, *remarks(summary)]) + "\n"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown."""
     head, *body = ["| " + " | ".join(map(_cell, cells)) + " |" for cells in [heads, *rows]]
     return "\n".join([head, f"|{'---|' * len(heads)}", *body])

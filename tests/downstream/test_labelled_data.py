@@ -209,6 +209,18 @@ def test_a_toml_manifest_that_cannot_be_used_is_refused(tmp_path, text):
         listed(Manifest(file=tmp_path / "m.toml"), tmp_path)
 
 
+def test_a_manifest_may_name_its_scans_which_files_of_other_folders_share_names(tmp_path):
+    touch(tmp_path, "p1/t1.nii.gz", "p2/t1.nii.gz", "p3/t1.nii.gz")
+    (tmp_path / "below").mkdir()
+    file = tmp_path / "below" / "scans.csv"
+    file.write_text("image,name\n../p1/t1.nii.gz,first\n../p2/t1.nii.gz,../../more/second\n../p3/t1.nii.gz,\n")
+    names = [scan.name for scan in listed(Manifest(file=file), tmp_path)]
+    assert names == ["first", "more/second", "p3/t1"]  # files are written below a folder, whatever it is called
+    file.write_text("image,name\n../p1/t1.nii.gz,same\n../p2/t1.nii.gz,same\n")
+    with pytest.raises(DataError, match="two images are both called 'same'"):
+        listed(Manifest(file=file), tmp_path)
+
+
 @given(st.sets(st.integers(0, 500), min_size=1))
 def test_slices_read_back_to_what_was_written(slices):
     ordered = tuple(sorted(slices))

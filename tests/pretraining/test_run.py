@@ -248,7 +248,8 @@ def test_the_backbone_file_tells_what_it_is_and_holds_no_path_or_patient(scans, 
         "distribution": "ssmtl-toolkit",
         "version": about["version"],
     }
-    assert about["tasks"][0]["spec"] == "reconstruct_prev:weight=1.0,t=1,mask=0.0,patch=0.125,fill=zero"  # with the defaults of today
+    full = "reconstruct_prev:weight=1.0,t=1,mask=0.0,patch=0.125,fill=zero"  # with the defaults of today
+    assert about["tasks"][0]["spec"] == full
     assert about["trained"] == ["encoder", "decoder"]
     assert about["prepare"]["size"] == 32
     assert about["step"] == 6

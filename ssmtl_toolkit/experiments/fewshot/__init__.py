@@ -1,0 +1,1 @@
+"""How many labels are needed, and whether pre-training helps: methods by budgets of labels, draws and seeds."""

@@ -1,0 +1,200 @@
+"""Runs a comparison of few labels, and writes what is known at its end or when it is stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ssmtl_toolkit.config import Budget, FewshotConfig, with_absolute_paths
+from ssmtl_toolkit.config.scoring import DEFAULTS
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.experiments.fewshot.arms import Arm, arms_of
+from ssmtl_toolkit.experiments.fewshot.comparing import Line, Scores, compare, verdict
+from ssmtl_toolkit.experiments.fewshot.drawing import check_budgets, default_budgets
+from ssmtl_toolkit.experiments.fewshot.gathering import Gathered, gather
+from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, failures, write_report
+from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
+from ssmtl_toolkit.experiments.overlays import merged
+from ssmtl_toolkit.experiments.runs import Runs
+from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.results import Result
+from ssmtl_toolkit.runtime.scans import default_cache
+from ssmtl_toolkit.specs import DatasetSpec
+from ssmtl_toolkit.text import counted
+
+QUICK = Path(__file__).parent / "quick.toml"
+
+
+class Fewshot(Result):
+    """A comparison of few labels, finished or as far as it went."""
+
+
+class TrialsFailedError(SsmtlError):
+    """Trials failed; `summary` compares the others."""
+
+    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+def fewshot(
+    data: str | DatasetSpec,
+    config: FewshotConfig | None = None,
+    /,
+    *,
+    out: str | Path,
+    quick: bool = False,
+    minutes: float | None = None,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Fewshot:
+    """Find out how many labels are needed, and whether pre-training helps.
+
+    Every method is pre-trained with several seeds on the scans of the training patients, and fine-tuned on the labels
+    of few of them, with several draws. What `out` already holds is not done again; processes that are given the same
+    `out` share the work.
+
+    Args:
+        data: labelled scans.
+        config: all options as one object, or instead of it …
+        options: … any of `FewshotConfig`'s options by name; `pretrain` and `finetune` are tables of options of those
+            commands, such as {"steps": 600}.
+        out: folder for the runs (`pretrain/`, `finetune/`) and the results (fewshot.md, .csv, .json, .svg).
+        quick: small and short, for what is not given otherwise.
+        minutes: begin no training later than this; the results say what is done of what is planned.
+        cache: folder for prepared slices; by default the user's cache directory.
+        progress: is notified of what happens, to show it.
+
+    Raises:
+        UsageError: an option is wrong; nothing was trained.
+        DataError: scans, labels or split cannot be used.
+        TrialsFailedError: some trainings failed; the others are done, and the results are written.
+    """
+    if config is not None and options:
+        raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
+    given = config or FewshotConfig.of(options)
+    resolved, dataset = (_quick(given) if quick else given).resolve(), with_absolute_paths(registry().dataset(data))
+    arms = arms_of(resolved, dataset)
+    launch()
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
+    with interrupts:
+        return _Comparison(resolved, dataset, arms, runs).run(until)
+
+
+def _quick(config: FewshotConfig) -> FewshotConfig:
+    """The options that are given, over those of quick.toml."""
+    given = {name: getattr(config, name) for name in config.model_fields_set}
+    return FewshotConfig.of(merged(tomllib.loads(QUICK.read_text(encoding="utf-8")), given, str(QUICK)))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """All that is planned, and where it is done."""
+
+    config: FewshotConfig
+    dataset: DatasetSpec
+    arms: Sequence[Arm]
+    runs: Runs
+
+    def run(self, until: float) -> Fewshot:
+        """Do what is missing and write what is known, also when it is interrupted."""
+        fresh = next(arm for arm in self.arms if arm.starts_fresh and arm.finetune.semi is None)
+        gathered = gather(self.config, fresh.finetune, self.runs)
+        patients, slices = len(gathered.split.train), sum(map(len, gathered.slices.values()))
+        budgets = self.config.budgets or default_budgets(patients)
+        budgets = tuple(sorted(budgets, key=lambda budget: (budget.unit, budget.number)))
+        check_budgets(budgets, patients, slices)
+        trials = trials_of(self.config, budgets, self.arms, gathered, self.runs)
+        self._tell(trials, gathered)
+        failed: dict[str, str] = {}
+        try:
+            failed = self.runs.run([trial.job for trial in trials], until)
+        finally:
+            summary = self._write(trials, budgets, gathered, failed)
+        if failed:
+            lines = "\n".join(failures(failed))
+            message = f"{len(failed)} of {len(trials)} fine-tunings failed, the others are in {self._file}:\n{lines}"
+            raise TrialsFailedError(message, summary)
+        return Fewshot(self.runs.out, summary)
+
+    @property
+    def _file(self) -> Path:
+        return self.runs.out / f"{NAME}.md"
+
+    def _tell(self, trials: Sequence[Trial], gathered: Gathered) -> None:
+        runs = {self.runs.pretraining(trial.job) for trial in trials} - {None}
+        self.runs.progress.say(
+            f"patients  {len(gathered.split.train)} to train on, {len(gathered.scored)} to score\n"
+            f"methods   {', '.join(arm.name for arm in self.arms)}\n"
+            f"planned   {counted(len(runs), 'pre-training')} and {counted(len(trials), 'fine-tuning')}"
+        )
+
+    def _write(
+        self, trials: Sequence[Trial], budgets: Sequence[Budget], gathered: Gathered, failed: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Write what is done; the last process to write has seen all of it."""
+        with FileLock(self.runs.lock(NAME)):
+            lines = [line for trial in trials if (line := Line.of(trial, self.runs.results(trial.job)))]
+            summary = self._summary(lines, trials, budgets, gathered) | {"failed": dict(failed)}
+            write_report(self.runs.out, summary, lines, f"# data: {self.dataset}\n{self._options(budgets).write()}")
+        return summary
+
+    def _options(self, budgets: Sequence[Budget]) -> FewshotConfig:
+        """The options, with budgets, and with slices as the data set suggests them."""
+        slicing = {name: getattr(self.arms[0].finetune, name) for name in Slicing.model_fields}
+        return self.config.model_copy(update={**slicing, "budgets": tuple(budgets)})
+
+    def _summary(
+        self, lines: Sequence[Line], trials: Sequence[Trial], budgets: Sequence[Budget], gathered: Gathered
+    ) -> dict[str, Any]:
+        """What `--json` prints."""
+        finetune = self.arms[0].finetune
+        metrics = finetune.chosen_metrics(finetune.head.output)
+        (metric,) = [each for each in metrics if each.name == DEFAULTS[finetune.head.output][0]]
+        cells = compare(self.arms, budgets, lines, Scores(lines, metric, self.config.draws, self.config.pretrainings))
+        by_id = {arm.id: arm for arm in self.arms}
+        sentences = [verdict(cell, by_id[cell["method"]], metric) for cell in cells]
+        return {
+            "data": str(self.dataset),
+            "patients": {"train": len(gathered.split.train), "scored": len(gathered.scored)},
+            "score": self.config.score,
+            "recipe": self.config.recipe,
+            "budgets": [str(budget) for budget in budgets],
+            "draws": self.config.draws,
+            "pretrainings": self.config.pretrainings,
+            "methods": [_about(arm) for arm in self.arms],
+            "metric": metric.name,
+            "metrics": [each.full() for each in metrics],
+            "planned": len(trials),
+            "done": len(lines),
+            "cells": cells,
+            "sentences": [sentence for sentence in sentences if sentence],
+            "how": HOW,
+        }
+
+
+def _about(arm: Arm) -> dict[str, Any]:
+    tasks = [] if arm.pretrain is None else [str(task) for task in arm.pretrain.tasks]
+    semi = arm.finetune.semi
+    return {
+        "id": arm.id,
+        "name": arm.name,
+        "twin": arm.twin,
+        "backbone": str(arm.finetune.backbone),
+        "tasks": tasks,
+        "weights": None if arm.weights is None else str(arm.weights),
+        "semi": None if semi is None else str(semi),
+    }
