@@ -26,6 +26,7 @@ from ssmtl_toolkit.config.base import STRONG
 from ssmtl_toolkit.data.split import Split, make, with_patients
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.specs import Scan
 
 RESULTS = Path(__file__).parent / "results" / "levers.jsonl"
 NETWORK = "unet:encoder=plain,width=16"
@@ -151,14 +152,17 @@ class Work:
         """Prepared slices."""
         return self.out / "cache"
 
+    def scans(self, name: str) -> list[Scan]:
+        """The scans of one set."""
+        scans = list_scans(registry().dataset(str(self.root / SETS[name].folder)), self.cache)
+        return with_patients(scans, SETS[name].pattern)[0]
+
     def split(self, name: str) -> Split:
         """The patients of one set, the same for all trainings."""
         if name not in self.splits:
             data = SETS[name]
-            scans = list_scans(registry().dataset(str(self.root / data.folder)), self.cache)
-            scans, _ = with_patients(scans, data.pattern)
             parts = (data.test * data.scans_a_patient, data.validation * data.scans_a_patient)
-            self.splits[name] = make(scans, *parts, 0, data.pattern)
+            self.splits[name] = make(self.scans(name), *parts, 0, data.pattern)
         return self.splits[name]
 
     def written(self, name: str, split: Split) -> Path:
@@ -188,13 +192,16 @@ class Work:
                 )
         return folder
 
+    def labelled(self, job: Job) -> tuple[str, ...]:
+        """The labelled patients of a draw; they are nested: those of two patients are among those of four."""
+        train, (number, slices) = self.split(job.data).train, BUDGETS[job.budget]
+        order = np.random.default_rng([job.draw, 0]).permutation(len(train))
+        patients = number if slices is None else -(-number // SETS[job.data].scans_a_patient)
+        return tuple(train[i] for i in order[:patients])
+
     def drawn(self, job: Job) -> Path:
-        """The labelled slices of a draw; patients are nested: those of two patients are among those of four."""
-        data, (number, slices) = SETS[job.data], BUDGETS[job.budget]
-        whole = self.split(job.data)
-        order = np.random.default_rng([job.draw, 0]).permutation(len(whole.train))
-        patients = number if slices is None else -(-number // data.scans_a_patient)
-        train = tuple(whole.train[i] for i in order[:patients])
+        """The labelled slices of a draw."""
+        slices, whole, train = BUDGETS[job.budget][1], self.split(job.data), self.labelled(job)
         shown = self.recipes[job.recipe].get("slices", "foreground" if job.recipe.startswith("paper") else "auto")
         name = f"{job.data}-{job.budget}-{shown}-{job.draw}".replace(" ", "_")
         file = self.out / "drawn" / name / "split.json"
@@ -269,11 +276,11 @@ def run(work: Work, jobs: Iterable[Job], only: Sequence[str], until: float) -> N
             continue
 
 
-def options(doc: str | None) -> argparse.ArgumentParser:
-    """The command line that programs like this one share."""
+def options(doc: str | None, more: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+    """The command line that programs like this one share; `more` options are those of `run`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run")
+    running = commands.add_parser("run", parents=more)
     running.add_argument("data", type=Path)
     running.add_argument("out", type=Path)
     running.add_argument("--only", nargs="*", default=[], help="only trainings whose description has all these words")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from levers import PRECISION, PRETEXTS
 
-from ssmtl_toolkit.evaluation.statistics import paired
+from ssmtl_toolkit.evaluation.crossed import crossed, rectangle
 
 DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 Lines = Sequence[Mapping[str, Any]]
@@ -34,40 +34,60 @@ def fill(name: str, table: str) -> None:
     DOCS.write_text(f"{before}{mark}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
+Values = Mapping[tuple[int, int | None], float]
+"""Scores by draw and seed of the pre-training; None: from scratch."""
+
+
 class Scores:
-    """The scores of trainings, by draw."""
+    """The scores of trainings."""
 
     def __init__(self, lines: Lines) -> None:
         self.lines = lines
 
-    def of(self, metric: str, draws: Sequence[int] | None = None, **wanted: Any) -> dict[int, float]:
-        """Draw -> the mean over the networks (and pre-trainings) that were trained on it."""
-        by_draw: dict[int, list[float]] = {}
-        for line in self.lines:
-            if all(line[key] == value for key, value in wanted.items()) and line.get(metric) is not None:
-                by_draw.setdefault(line["draw"], []).append(float(np.mean(line[metric])))
-        return {draw: float(np.mean(values)) for draw, values in sorted(by_draw.items())}
+    def of(self, metric: str, **wanted: Any) -> Values:
+        """For each draw and pre-training the mean over its networks."""
+        return {
+            (line["draw"], line["seed"]): float(np.mean(line[metric]))
+            for line in self.lines
+            if all(line[key] == value for key, value in wanted.items()) and line.get(metric) is not None
+        }
 
-    def together(self, **wanted: Any) -> dict[int, float]:
-        """Draw -> the mIoU of the networks of one draw together."""
+    def together(self, **wanted: Any) -> Values:
+        """The mIoU of the networks of one draw together."""
         chosen = [line for line in self.lines if all(line[k] == v for k, v in wanted.items())]
-        return {line["draw"]: line["ensemble"]["iou"] for line in chosen if "ensemble" in line}
+        return {(line["draw"], line["seed"]): line["ensemble"]["iou"] for line in chosen if "ensemble" in line}
 
 
-def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
-    """`+0.045 (+0.012 to +0.078), 5/5`: mean, 95 % interval over draws that both have, and how many are higher."""
-    draws = sorted(ours.keys() & theirs.keys())
-    if not draws:
+def by_draw(values: Values) -> dict[int, float]:
+    """The mean over pre-trainings of each draw."""
+    draws = sorted({draw for draw, _ in values})
+    return {draw: float(np.mean([v for (one, _), v in values.items() if one == draw])) for draw in draws}
+
+
+def difference(ours: Values, theirs: Values) -> str:
+    """`+0.045 (+0.012 to +0.078), 5/5`: mean, 95 % interval, and in how many draws it is above 0.
+
+    Draws and pre-trainings that both are crossed (decision 29); where both begin from a pre-training they are paired by
+    its seed as well.
+    """
+    seeds, other = sorted({seed for _, seed in ours}, key=str), {seed for _, seed in theirs}
+    twins = {seed: seed if seed in other else next(iter(other), None) for seed in seeds}
+    table = [[_minus(ours.get((d, s)), theirs.get((d, twins[s]))) for s in seeds] for d in sorted(by_draw(ours))]
+    rows, columns = rectangle(table)
+    if not rows:
         return "-"
-    told = paired([ours[draw] for draw in draws], [theirs[draw] for draw in draws])
-    up = sum(ours[draw] > theirs[draw] for draw in draws)
+    told = crossed(np.array([[table[row][column] for column in columns] for row in rows], dtype=float))
     interval = "" if told["ci95"] is None else " ({:+.3f} to {:+.3f})".format(*told["ci95"])
-    return f"{told['mean']:+.3f}{interval}, {up}/{len(draws)}"
+    return f"{told['mean']:+.3f}{interval}, {told['up']}/{told['draws']}"
 
 
-def spread(values: Mapping[int, float], digits: int = 3) -> str:
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def spread(values: Values, digits: int = 3) -> str:
     """`0.512 ± 0.034` over draws."""
-    numbers = list(values.values())
+    numbers = list(by_draw(values).values())
     if not numbers:
         return "-"
     sd = f" ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else ""
@@ -98,16 +118,13 @@ def precisions(lines: Lines) -> str:
     """What bf16 changes: scores of the trainings that were done in both, by data set."""
     rows, scores = [], {precision: Scores(of(lines, precision)) for precision in ("32", "bf16")}
     for data in sorted({line["data"] for line in lines}):
-        both: tuple[list[float], list[float]] = ([], [])
-        for line in of(lines, "32"):
+        both = [dict[tuple[int, int | None], float](), dict[tuple[int, int | None], float]()]
+        for number, line in enumerate(line for line in of(lines, "32") if line["data"] == data):
             at = {key: line[key] for key in ("data", "budget", "recipe", "pretext", "seed", "draw")}
-            twin = scores["bf16"].of("iou", **at)
-            if at["data"] == data and twin:
-                both[0].append(float(np.mean(line["iou"])))
-                both[1].append(*twin.values())
+            if twin := scores["bf16"].of("iou", **at):
+                both[0][number, None], both[1][number, None] = float(np.mean(line["iou"])), *twin.values()
         if both[0]:
-            numbered = [dict(enumerate(values)) for values in both]
-            rows.append([data, str(len(both[0])), *map(spread, numbered), difference(*reversed(numbered))])
+            rows.append([data, str(len(both[0])), *map(spread, both), difference(*reversed(both))])
     return markdown(["set", "trainings", "float32", "bf16", "bf16 - float32"], rows)
 
 

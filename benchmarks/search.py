@@ -38,15 +38,20 @@ def longer(times: int, pretext: Pretext = BEST) -> Pretext:
     return Pretext(pretext.tasks, {**pretext.options, "steps": 600 * times})
 
 
+AUTO = f"{CONTRAST},weight=auto"
+MASKED = tuple(f"{task},mask=0.5" for task in PLUS_MINUS)
 TRIES = {
     "scratch": Try(None),
-    "±t": Try(Pretext(PLUS_MINUS)),
     "±t + contrast": Try(BEST),
     "locate": Try(Pretext(("locate",))),
-    "±t + locate": Try(Pretext((*PLUS_MINUS, "locate"))),
     "contrast + locate": Try(Pretext((CONTRAST, "locate"))),
-    "±t + contrast + locate": Try(Pretext((*PLUS_MINUS, CONTRAST, "locate"))),
+    "±t": Try(Pretext(PLUS_MINUS)),
     "contrast": Try(Pretext((CONTRAST,))),
+    "±t + contrast of equal gradients": Try(Pretext((*PLUS_MINUS, AUTO))),
+    "±t, half of the anchor covered, + contrast": Try(Pretext((*MASKED, CONTRAST))),
+    "contrast + slice position": Try(Pretext((CONTRAST, "slice_position:weight=auto"))),
+    "contrast + dense contrast": Try(Pretext((CONTRAST, "dense_contrast"))),
+    "±t + contrast + locate": Try(Pretext((*PLUS_MINUS, CONTRAST, "locate"))),
     "±t + contrast, 3 times longer": Try(longer(3)),
     "±t + contrast, encoder only": Try(BEST, {"transfer": "encoder"}),
     "±t + contrast, pretrained_lr 0.3": Try(BEST, {"pretrained_lr": 0.3}),

@@ -17,7 +17,10 @@ from ssmtl_toolkit.pretraining.trainer import Trainer
 
 PAIR = ("reconstruct_prev", "reconstruct_next")
 COVERED = ("reconstruct_prev:mask=0.75", "reconstruct_next:mask=0.75")
-NEW = ("inpaint", "denoise", "restore")
+NEW = (
+    *("inpaint", "denoise", "restore"),
+    *("contrast", "dense_contrast", "vicreg", "slice_position", "slice_fusion", "locate"),
+)
 CASES = {
     "±t": PAIR,
     "±t, mask=0.75": COVERED,

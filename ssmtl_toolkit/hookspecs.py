@@ -25,6 +25,8 @@ def ssmtl_tasks() -> list[type[TaskSpec]]:  # type: ignore[empty-body]
     """Pretext tasks, for `--task`: each a `TaskSpec` whose module turns a `Step` into a `TaskOutput`.
 
     A `Step` has the anchors, their positions in their scans, their companions, and the features of all these.
+    `step.view()` gives another view of the anchors by the run's augmentations, `step.view(moved=False)` one that shows
+    every place where the anchor shows it, with other values; set `views` in the spec of a task that needs them.
 
     Example:
         from ssmtl_toolkit import hookimpl

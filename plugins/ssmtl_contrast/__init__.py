@@ -1,4 +1,4 @@
-"""Contrast of slices: two views of a slice, or slices from the same place in the body, are to be alike."""
+"""Contrast: views of a slice, slices from one place in the body, or one point in two views, are to be alike."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, TaskSpec
 
 if TYPE_CHECKING:
+    from ssmtl_contrast.dense import DenseContrast as DenseContrastModule
     from ssmtl_contrast.module import Contrast as ContrastModule
     from ssmtl_toolkit.engine.backbone import Backbone
 
@@ -68,6 +69,27 @@ class Contrast(TaskSpec):
         return ContrastModule(backbone.pooled_channels, self)
 
 
+class DenseContrast(TaskSpec):
+    """Tell which points of two views are the same point of the same slice, in a coarse map of the decoder."""
+
+    name: ClassVar[str] = "dense_contrast"
+    needs: ClassVar[frozenset[Feature]] = frozenset({"decoded"})
+    metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
+    baselines: ClassVar[tuple[str, ...]] = ("chance",)
+    beaten_untrained: ClassVar[bool] = True  # a point looks much the same in two views to any network
+    views: ClassVar[bool] = True
+
+    level: int = Field(2, ge=1, description="Which map of the decoder, counted from the coarsest, 1; 2: MACL's.")
+    points: int = Field(64, ge=1, description="Most points that are drawn in a slice.")
+    dim: int = Field(128, ge=1, description="Length of the projected features.")
+    temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
+
+    def build(self, backbone: Backbone) -> DenseContrastModule:
+        from ssmtl_contrast.dense import DenseContrast as DenseContrastModule
+
+        return DenseContrastModule(backbone.levels.decoder, self)
+
+
 @hookimpl
 def ssmtl_tasks() -> list[type[TaskSpec]]:
-    return [Contrast]
+    return [Contrast, DenseContrast]

@@ -109,8 +109,9 @@ class Augmenter:
                 for label, names in companions.items()
             }
         view = functools.partial(self.view, batch.anchor)
+        recoloured = functools.partial(self.other_values, anchor)
         changed = self.other_values(anchor)
-        return Batch(changed, companions, batch.position, batch.seed, batch.first, view, clean=anchor)
+        return Batch(changed, companions, batch.position, batch.seed, batch.first, view, recoloured, clean=anchor)
 
     def view(self, image: Tensor) -> Tensor:
         """Slices (N, C, H, W) in other places and with other values."""
@@ -201,12 +202,12 @@ def boxes(number: int, shape: Sequence[int], share: float) -> Tensor:
     area, half = uniform(number, 0, share, cpu), math.log(2) / 2
     ratio = uniform(number, -half, half, cpu).exp()
     height, width = (
-        _spans(length, side) for length, side in zip(shape, ((area * ratio).sqrt(), (area / ratio).sqrt()), strict=True)
+        spans(length, side) for length, side in zip(shape, ((area * ratio).sqrt(), (area / ratio).sqrt()), strict=True)
     )
     return height[:, :, None] & width[:, None, :]
 
 
-def _spans(length: int, side: Tensor) -> Tensor:
+def spans(length: int, side: Tensor) -> Tensor:
     """Masks (N, length) of intervals of these lengths, shares of all (N,), anywhere inside."""
     wide = (side.clamp(max=1) * length).floor()[:, None]
     start = (torch.rand(len(side), 1) * (length - wide + 1)).floor()

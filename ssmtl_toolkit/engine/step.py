@@ -111,11 +111,14 @@ class Batch:
         seed: int = 0,
         first: bool = True,
         view: Callable[[], Tensor] | None = None,
+        recoloured: Callable[[], Tensor] | None = None,
         clean: Tensor | None = None,
     ) -> None:
-        """`view` gives the anchors changed by other draws of the run's augmentations; None, as `clean`: as they are."""
+        """Anchors changed by other draws of the run's augmentations are given by `view`, and those of which only the
+        values are by `recoloured`; None, as `clean`: as they are.
+        """
         self.anchor, self.companions, self.seed, self.first = anchor, companions, seed, first
-        self.view = view or (lambda: anchor)
+        self.view, self.recoloured = view or (lambda: anchor), recoloured or (lambda: anchor)
         self.clean = anchor if clean is None else clean
         self.position = position or Position.in_order(len(anchor), anchor.device)
 
@@ -150,15 +153,16 @@ class Step:
         self.first = batch.first
         self.encode = encode
         self._companions = companions
-        self._view = batch.view
+        self._view, self._recoloured = batch.view, batch.recoloured
         self._made: dict[Hashable, Any] = {} if made is None else made
 
-    def view(self) -> Tensor:
+    def view(self, *, moved: bool = True) -> Tensor:
         """Another view of the anchors, (N, C, H, W): the slices changed by other draws of the run's augmentations.
 
-        Every call draws anew. Where nothing is augmented they are the anchors themselves.
+        With `moved=False` only their values are drawn anew: each pixel shows the same place as in the anchor. Every
+        call draws. Where nothing is augmented they are the anchors themselves.
         """
-        return self._view()
+        return self._view() if moved else self._recoloured()
 
     def common(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make()` gives, made once for all tasks of the step that ask with an equal key.

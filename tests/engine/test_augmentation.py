@@ -14,7 +14,7 @@ from scipy import ndimage
 from ssmtl_toolkit import SsmtlError
 from ssmtl_toolkit.engine.augmentation import Augmentation, Augmenter, uniform
 from ssmtl_toolkit.engine.head import IGNORE
-from ssmtl_toolkit.engine.step import Batch, Companion
+from ssmtl_toolkit.engine.step import Batch, Companion, Step
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import AugmentationSpec
 
@@ -233,6 +233,23 @@ def test_companions_are_left_alone_where_only_values_change():
     new = augmenter("intensity:p=1").unlabelled(given_batch)
     assert new.companions is given_batch.companions
     assert not torch.equal(new.anchor, given_batch.anchor)
+
+
+@given(seed=SEEDS)
+def test_a_view_that_is_not_moved_shows_the_places_of_the_anchor_with_values_of_its_own(seed):
+    torch.manual_seed(seed)
+    new = augmenter(*PLACES, "intensity:p=1").unlabelled(batch())
+    one, two = Step(new, None, {}).view(moved=False), Step(new, None, {}).view(moved=False)
+    for anchor, first, second in zip(new.anchor, one, two, strict=True):
+        assert not torch.equal(anchor, first)
+        assert not torch.equal(first, second)
+        assert np.corrcoef(anchor.flatten(), first.flatten())[0, 1] > 0.999
+    assert abs(np.corrcoef(new.anchor[0].flatten(), new.view()[0].flatten())[0, 1]) < 0.9
+
+
+def test_views_are_the_anchors_where_nothing_is_augmented():
+    step = Step(batch(), None, {})
+    assert step.view() is step.view(moved=False) is step.anchor
 
 
 def test_without_augmentations_there_is_nothing_to_do():
