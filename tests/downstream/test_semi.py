@@ -91,7 +91,7 @@ def test_the_weights_say_how_they_learned_and_from_how_much(labelled, tmp_path):
     about = weights.read(done.folder / "scratch-0" / "model.safetensors", TODO).about(Model)
     assert [origin.spec for origin in about.semi] == [
         'pretext:weight=0.1,start=0.0,tasks=["reconstruct_next:t=2"]',
-        "reconstruct_next:weight=1.0,t=2",
+        "reconstruct_next:weight=1.0,t=2,mask=0.0,patch=0.125,fill=zero",
     ]
     assert (about.unlabelled.scans, about.unlabelled.test_seen) == (8, 0)
     plain = finetune(labelled, tmp_path / "g")
