@@ -169,10 +169,11 @@ def _refuse_too_many(number: int, per_patient: int | None, patients: NDArray[np.
     each = np.unique(patients, return_counts=True)[1]
     available = int(np.minimum(each, per_patient or len(patients)).sum())
     if number > available:
+        do = "ask for fewer" if available else "give scans without labels, such as the images/ of the folder alone"
         limit = f" with --per-patient {per_patient}" if per_patient and available < len(patients) else ""
         raise UsageError(
             f"--slices {number}: {dataset} has {counted(available, 'slice')} of {counted(len(each), 'patient')} to "
-            f"suggest{limit} (neither blank nor labelled); ask for fewer"
+            f"suggest{limit} (neither blank nor labelled); {do}"
         )
 
 
