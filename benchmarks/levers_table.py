@@ -73,12 +73,17 @@ def difference(ours: Values, theirs: Values) -> str:
     seeds, other = sorted({seed for _, seed in ours}, key=str), {seed for _, seed in theirs}
     twins = {seed: seed if seed in other else next(iter(other), None) for seed in seeds}
     table = [[_minus(ours.get((d, s)), theirs.get((d, twins[s]))) for s in seeds] for d in sorted(by_draw(ours))]
-    rows, columns = rectangle(table)
+    whole = [rectangle([row[:width] for row in table]) for width in range(1, len(seeds) + 1)]
+    rows, columns = max(whole, key=_cells, default=([], []))  # the largest table without a gap
     if not rows:
         return "-"
     told = crossed(np.array([[table[row][column] for column in columns] for row in rows], dtype=float))
     interval = "" if told["ci95"] is None else " ({:+.3f} to {:+.3f})".format(*told["ci95"])
     return f"{told['mean']:+.3f}{interval}, {told['up']}/{told['draws']}"
+
+
+def _cells(table: tuple[list[int], list[int]]) -> int:
+    return len(table[0]) * len(table[1])
 
 
 def _minus(one: float | None, other: float | None) -> float | None:

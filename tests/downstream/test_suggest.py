@@ -182,7 +182,7 @@ def test_blank_and_labelled_slices_are_not_suggested(pretrained, tmp_path):
     with pytest.raises(UsageError, match=r"--slices 3: .* has 2 slices of 1 patient to suggest \(neither blank"):
         suggest(pretrained, dataset, 3, cache=tmp_path / "cache")
     (tmp_path / "m.csv").write_text("image,label\na.nii.gz,a_label.nii.gz\n")
-    with pytest.raises(UsageError, match="has 0 slices of 0 patients.*give scans without labels"):
+    with pytest.raises(UsageError, match=r"has 0 slices of 0 patients.*give scans without labels"):
         suggest(pretrained, registry().dataset(str(tmp_path / "m.csv")), 1, cache=tmp_path / "cache")
 
 
