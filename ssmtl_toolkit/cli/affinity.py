@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ssmtl_toolkit.cli.fewshot import tables_of
+from ssmtl_toolkit.cli.fewshot import compare_and_show, tables_of
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import cache_option, config_option, json_option, options_of, path_option, read_options
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -67,26 +68,11 @@ def _run(
     data: str, config: AffinityConfig, out: Path, as_json: bool, how: tuple[bool, float | None, Path | None]
 ) -> None:
     launch()
-    from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.experiments.affinity.execution import affinity  # imports torch
-    from ssmtl_toolkit.experiments.fewshot.execution import TrialsFailedError
 
-    failed: TrialsFailedError | None = None
     quick, minutes, cache = how
-    with reporting() as (console, progress):
-        try:
-            summary = affinity(
-                data, config, out=out, quick=quick, minutes=minutes, cache=cache, progress=progress
-            ).summary
-        except TrialsFailedError as error:
-            summary, failed = error.summary, error
-    if as_json:
-        print_json(summary)
-    else:
-        _show(console, summary)
-        click.echo(out / "affinity.md")
-    if failed:
-        raise failed
+    done = functools.partial(affinity, data, config, out=out, quick=quick, minutes=minutes, cache=cache)
+    compare_and_show(done, _show, out / "affinity.md", as_json)
 
 
 def _show(console: Any, summary: dict[str, Any]) -> None:

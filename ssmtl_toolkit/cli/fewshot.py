@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +100,31 @@ def _run(
     how: tuple[bool, float | None, Path | None],
 ) -> None:
     launch()
+    from ssmtl_toolkit.experiments.fewshot.execution import fewshot  # imports torch
+
+    quick, minutes, cache = how
+    done = functools.partial(fewshot, data, config, out=out, quick=quick, minutes=minutes, cache=cache)
+    compare_and_show(done, _show, out / "fewshot.md", as_json)
+
+
+def compare_and_show(
+    compare: Callable[..., Any], show: Callable[[Any, dict[str, Any]], None], report: Path, as_json: bool
+) -> None:
+    """Call `compare(progress=…)` and show the summary of what it gives, also if some of its trainings failed."""
     from ssmtl_toolkit.cli.console import print_json, reporting
-    from ssmtl_toolkit.experiments.fewshot.execution import TrialsFailedError, fewshot  # imports torch
+    from ssmtl_toolkit.experiments.fewshot.execution import TrialsFailedError
 
     failed: TrialsFailedError | None = None
-    quick, minutes, cache = how
     with reporting() as (console, progress):
         try:
-            found = fewshot(data, config, out=out, quick=quick, minutes=minutes, cache=cache, progress=progress)
-            summary = found.summary
+            summary = compare(progress=progress).summary
         except TrialsFailedError as error:
             summary, failed = error.summary, error
     if as_json:
         print_json(summary)
     else:
-        _show(console, summary)
-        click.echo(out / "fewshot.md")
+        show(console, summary)
+        click.echo(report)
     if failed:
         raise failed
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config.scoring import DEFAULTS
-from ssmtl_toolkit.data.files import atomic_write
-from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.evaluation import formatting, statistics
 from ssmtl_toolkit.evaluation.formatting import difference, interval, number, spread
 from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
 from ssmtl_toolkit.experiments.figure import figure
+from ssmtl_toolkit.experiments.writing import write_texts
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import MetricSpec
 
@@ -289,9 +288,4 @@ def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -
         summary["figure"] = "the figure is not drawn: pip install 'ssmtl-toolkit[plots]'"
     texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(summary), "json": json.dumps(summary, indent=1)}
     texts |= {"svg": figure(summary)} if drawn else {}
-    try:
-        for suffix, text in texts.items():
-            with atomic_write(out / f"{name}.{suffix}") as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    write_texts(out, name, texts)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import Budget
-from ssmtl_toolkit.data.files import atomic_write
-from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.experiments.affinity.comparing import REPEATED, SCORES, Table
 from ssmtl_toolkit.experiments.fewshot.report import failures
 from ssmtl_toolkit.experiments.table import markdown_table
+from ssmtl_toolkit.experiments.writing import write_texts
 from ssmtl_toolkit.specs import MetricSpec
 
 NAME = "affinity"
@@ -121,12 +120,7 @@ def write_report(out: Path, summary: Mapping[str, Any], toml: str) -> None:
         SsmtlError: the disk is full or not writable.
     """
     texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(summary), "json": json.dumps(summary, indent=1)}
-    try:
-        for suffix, text in texts.items():
-            with atomic_write(out / f"{NAME}.{suffix}") as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    write_texts(out, NAME, texts)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import Budget
-from ssmtl_toolkit.data.files import atomic_write
-from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.evaluation import formatting, statistics
 from ssmtl_toolkit.experiments.fewshot.comparing import Line, labels_saved
 from ssmtl_toolkit.experiments.fewshot.figure import figure
 from ssmtl_toolkit.experiments.table import markdown_table
+from ssmtl_toolkit.experiments.writing import write_texts
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import shortened
 
@@ -118,12 +117,7 @@ def write_report(out: Path, summary: dict[str, Any], lines: Sequence[Line], toml
         summary["figure"] = "the figure is not drawn: pip install 'ssmtl-toolkit[plots]'"
     texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(lines), "json": json.dumps(summary, indent=1)}
     texts |= {"svg": figure(summary)} if drawn else {}
-    try:
-        for suffix, text in texts.items():
-            with atomic_write(out / f"{NAME}.{suffix}") as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    write_texts(out, NAME, texts)
 
 
 def _metrics(summary: Mapping[str, Any]) -> tuple[MetricSpec, list[MetricSpec]]:

@@ -1,0 +1,23 @@
+"""The files that a comparison writes: one name, several suffixes, each whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssmtl_toolkit.data.files import atomic_write
+from ssmtl_toolkit.errors import SsmtlError
+
+
+def write_texts(out: Path, name: str, texts: Mapping[str, str]) -> None:
+    """Write `texts`, by suffix, as NAME.suffix into `out`.
+
+    Raises:
+        SsmtlError: the disk is full or not writable.
+    """
+    try:
+        for suffix, text in texts.items():
+            with atomic_write(out / f"{name}.{suffix}") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
