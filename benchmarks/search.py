@@ -59,7 +59,7 @@ TRIES = {
 }
 
 
-KEPT = (  # after the first draw on CHAOS: the twin, the lead, its parts, what came above the twin, and what was not tried
+KEPT = (  # after the first draw on CHAOS: the twin, the lead and its parts, what was above the twin, and what is new
     "scratch",
     "±t + contrast",
     "contrast",
