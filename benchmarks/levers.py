@@ -222,6 +222,8 @@ class Work:
         data = SETS[job.data]
         source = None if job.pretext is None else self.pretrained(job.data, job.pretext, job.seed or 0)
         given = {name: value for name, value in options.items() if value is not None}
+        if "semi" in given:  # all patients but those of the test, which the split names
+            given["unlabelled"] = str(self.root / data.folder)
         return ssmtl.finetune(
             source,
             backbone=NETWORK,
