@@ -108,7 +108,7 @@ def find_piece(
     sources = [(path, readers.of(path)) for path in scan.paths]
     digests = tuple(digest_with(reader, path, memo) for path, reader in sources)
     read = [[digest, str(reader), reader.revision] for digest, (_, reader) in zip(digests, sources, strict=True)]
-    recipe = [_FORMAT, read, preparing.REVISION, slicing.model_dump_json()]
+    recipe = [_FORMAT, read, preparing.REVISION, *slicing.key]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
     make = functools.partial(_make, sources, slicing, file, key)
@@ -142,7 +142,7 @@ def _make(sources: Sequence[tuple[Path, ReaderSpec]], slicing: Slicing, file: Pa
         raise DataError(f"{printable(sources[0][0])}: {error}") from error
     about = About(
         count=len(made.slices),
-        channels=volume.channels,
+        channels=made.slices.shape[1],
         spacing=made.spacing,
         axis=made.axis,
         blank=made.blank,

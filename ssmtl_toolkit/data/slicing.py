@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_serializer, field_validator
+
+from ssmtl_toolkit.specs import PreparationSpec
 
 Axis = Literal["axial", "coronal", "sagittal"]
 """An anatomical axis."""
@@ -16,9 +18,13 @@ Cut = Literal["axial", "coronal", "sagittal", "acquisition"]
 Level = tuple[float, float]
 """Mean and standard deviation of the values of a channel."""
 
+Prepare = tuple[SerializeAsAny[PreparationSpec] | str, ...]
+"""Preparations in order: specs; in options that are not resolved yet, also their texts."""
+
 LARGEST = 4096  # pixels of a side; a model file may not ask for more memory than a network could use
 
 
+_BY_VALUE = re.compile(r"^([a-z][a-z0-9_]*)=")  # `window=lung` is `window:lung`
 _MEAN = r"-?\d+(?:\.\d+)?"
 _SD = r"(?!0+(?:\.0*)?(?:/|\+|$))\d+(?:\.\d+)?"  # above 0
 _LEVELS = re.compile(rf"{_MEAN}/{_SD}(?:\+{_MEAN}/{_SD})*")
@@ -35,10 +41,24 @@ class Slicing(BaseModel):
     window: tuple[float, float] | None = Field(
         None, description="Clip intensities to LOW HIGH first, e.g. -1000 1000 HU."
     )
-
+    prepare: Prepare = Field(
+        (), description="Prepare scans, in order, e.g. window=lung, resample:spacing=1.25, fit:pad; repeatable."
+    )
     normalise: str = Field(
         "slice", description="Mean and deviation to normalise by: of the slice, scan or data, or MEAN/SD (channels: +)."
     )
+
+    @field_validator("prepare", mode="before")
+    @classmethod
+    def _list_of_specs(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError("expected a list of specs")
+        value = () if list(value) == ["none"] else value
+        return tuple(_BY_VALUE.sub(r"\1:", item) if isinstance(item, str) else item for item in value)
+
+    @field_serializer("prepare")
+    def _as_texts(self, specs: Prepare) -> list[str]:
+        return [spec if isinstance(spec, str) else spec.full() for spec in specs]
 
     @field_validator("normalise")
     @classmethod
@@ -61,6 +81,23 @@ class Slicing(BaseModel):
         if window is not None and window[0] >= window[1]:
             raise ValueError("LOW must be below HIGH")
         return window
+
+    @property
+    def preparations(self) -> tuple[PreparationSpec, ...]:
+        """What is done to a scan after it is cut, in order.
+
+        Raises:
+            TypeError: it is not resolved yet.
+        """
+        if texts := [item for item in self.prepare if isinstance(item, str)]:
+            raise TypeError(f"the preparation {texts[0]!r} is a text; resolve the options first")
+        return self.prepare  # type: ignore[return-value]
+
+    @property
+    def key(self) -> list[Any]:
+        """What identifies slices made of one volume, as JSON: equal keys give equal slices."""
+        after = [[spec.full(), spec.revision] for spec in self.preparations]
+        return [self.model_dump_json(exclude={"prepare"}), *([after] if after else [])]
 
     @property
     def slicing(self) -> Slicing:

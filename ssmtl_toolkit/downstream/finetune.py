@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
+from ssmtl_toolkit.config.base import resolved_preparations
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
@@ -203,5 +204,6 @@ def _slicing(config: ResolvedFinetune, pretrained: Pretrained | None) -> Slicing
     """How slices are made: as set, else as in the pre-training, else as the dataset suggests."""
     if pretrained is None:
         suggested = {k: v for k, v in config.data.suggested().items() if k in Slicing.model_fields}
-        return config.over(Slicing(**suggested))
-    return config.over(Slicing(**pretrained.about.get("prepare", {})))
+        slicing = config.over(Slicing(**suggested))
+        return slicing.model_copy(update={"prepare": resolved_preparations(slicing.prepare)})
+    return config.over(pretrained.slicing())

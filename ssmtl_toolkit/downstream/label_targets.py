@@ -13,12 +13,12 @@ from torch import Tensor
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.labels import read_labels
-from ssmtl_toolkit.data.prepare import resize_labels
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
@@ -74,12 +74,13 @@ class LabelTargets(Targets):
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a label map and tell what it shows."""
         volume, labels = self.read(scan)
-        index = Stack.of(volume, self._slicing.axis).cut(labels)
+        sliced = Sliced.of(volume, self._slicing)
+        index = sliced.prepared_labels(labels)
         if keep:  # so that no map is read twice
-            self._kept[scan.name] = resize_labels(index, self._slicing.size, self._slicing.size)
+            self._kept[scan.name] = sliced.labels(labels)
         flat = index.reshape(len(index), -1)
         classes = [(flat == i + 1).any(axis=1) for i in range(len(self.classes))]
-        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), volume.channels)
+        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), sliced.channels)
 
     def tensor(self, store: SliceStore) -> Tensor:
         """Class indices (total, size, size) uint8 of the store's slices, each pixel the one at its centre."""

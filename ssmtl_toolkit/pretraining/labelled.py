@@ -17,12 +17,11 @@ from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.held_out import likely_patients
 from ssmtl_toolkit.data.labels import find_classes, read_labels
-from ssmtl_toolkit.data.prepare import resize_labels
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Split, choose, part_by_patient
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.data.volume import Stack
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.checkpoint import digest_of_tensors
 from ssmtl_toolkit.runtime.progress import Progress
@@ -226,7 +225,7 @@ class LabelledGathering:
             others="background" if self.classes else "refuse",
         )
         self.notes += [f"{where}: {note}" for note in read.notes]
-        return resize_labels(Stack.of(volume, slicing.axis).cut(read.index), slicing.size, slicing.size)
+        return Sliced.of(volume, slicing).labels(read.index)
 
     def _tell(self, halves: Sequence[Half], classes: Classes) -> None:
         slices = " and ".join(
