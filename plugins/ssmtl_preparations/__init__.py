@@ -107,7 +107,9 @@ class Resample(PreparationSpec):
 
     name: ClassVar[str] = "resample"
 
-    spacing: float | None = Field(None, gt=0, le=100, description="Pixel spacing in mm, along rows and columns.")
+    spacing: float | None = Field(
+        None, gt=0, le=100, examples=[1.25], description="Pixel spacing in mm, along rows and columns."
+    )
     stack: float | None = Field(None, gt=0, le=100, description="Distance between slices in mm.")
 
     @model_validator(mode="after")

@@ -96,9 +96,9 @@ class Line:
 
     @property
     def ends(self) -> tuple[int, int]:
-        """The first and the last voxel that can be seen."""
-        first = int(np.clip(np.ceil(self.low - _ROUNDING), 0, self.voxels - 1))
-        return first, int(np.clip(np.floor(self.high + _ROUNDING), first, self.voxels - 1))
+        """The first and the last voxel of which anything can be seen."""
+        first = int(np.clip(np.floor(self.low + 0.5 + _ROUNDING), 0, self.voxels - 1))
+        return first, int(np.clip(np.ceil(self.high - 0.5 - _ROUNDING), first, self.voxels - 1))
 
     @property
     def nearest(self) -> NDArray[np.int64]:

@@ -94,6 +94,11 @@ class Slicing(BaseModel):
         return self.prepare  # type: ignore[return-value]
 
     @property
+    def reach(self) -> int:
+        """How many neighbours on either side each slice shows beside itself."""
+        return sum(spec.reach for spec in self.preparations)
+
+    @property
     def key(self) -> list[Any]:
         """What identifies slices made of one volume, as JSON: equal keys give equal slices."""
         after = [[spec.full(), spec.revision] for spec in self.preparations]

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +73,7 @@ class SliceStore:
     slices: Tensor
     scans: tuple[StoredScan, ...]
     skipped: tuple[Skipped, ...]
+    reach: int = 0  # how many neighbours on either side each slice shows beside itself
 
     @property
     def channels(self) -> int:
@@ -102,7 +103,7 @@ class SliceStore:
 
     def to(self, device: torch.device) -> SliceStore:
         """Move the slices to a device."""
-        return SliceStore(self.slices.to(device), self.scans, self.skipped)
+        return replace(self, slices=self.slices.to(device))
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Usable:
 
     pieces: tuple[Piece, ...]
     skipped: tuple[Skipped, ...]
-    size: int
+    slicing: Slicing
     cache: Path
     memo: DigestMemo
     waiting: Waiting
@@ -137,7 +138,7 @@ class Usable:
             copies: how many processes on this machine will hold the store.
         """
         pieces = [piece for i, piece in enumerate(self.pieces) if chosen is None or i in chosen]
-        return _open(pieces, self.skipped, self.size, self.cache, placement, copies, self.memo, self.waiting)
+        return _open(pieces, self.skipped, self.slicing, self.cache, placement, copies, self.memo, self.waiting)
 
 
 def build_store(
@@ -225,7 +226,7 @@ def prepare_scans(
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
     _check_channels(kept)
-    return Usable(tuple(kept), skipped, slicing.size, cache, memo, waiting)
+    return Usable(tuple(kept), skipped, slicing, cache, memo, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:
@@ -290,7 +291,7 @@ def _check_channels(pieces: Sequence[Piece]) -> None:
 def _open(
     pieces: Sequence[Piece],
     skipped: tuple[Skipped, ...],
-    size: int,
+    slicing: Slicing,
     cache: Path,
     placement: Placement,
     copies: int,
@@ -298,7 +299,7 @@ def _open(
     waiting: Waiting,
 ) -> SliceStore:
     total = sum(piece.about.count for piece in pieces)
-    shape = (total, pieces[0].about.channels, size, size)
+    shape = (total, pieces[0].about.channels, slicing.size, slicing.size)
     fits = copies * _bytes(shape) <= _PART_OF_MEMORY * free_memory()
     packed = placement == "disk" or not fits
     slices = _packed(pieces, shape, cache, memo, waiting) if packed else _loaded(pieces, shape, waiting)
@@ -306,7 +307,7 @@ def _open(
     for piece in pieces:
         scans.append(_stored(piece, start))
         start += piece.about.count
-    return SliceStore(slices, tuple(scans), skipped)
+    return SliceStore(slices, tuple(scans), skipped, slicing.reach)
 
 
 def _bytes(shape: _Shape) -> int:
