@@ -248,7 +248,7 @@ class ResolvedFinetune(FinetuneConfig):
     metrics: Annotated[tuple[SerializeAsAny[MetricSpec], ...], Role.EXTENT]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
-    prepare: tuple[SerializeAsAny[PreparationSpec], ...]
+    prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
     semi: SerializeAsAny[SemiSpec] | None
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | None, Role.PLACE]
 

@@ -211,7 +211,7 @@ class ResolvedRun(RunConfig):
     tasks: tuple[SerializeAsAny[TaskSpec], ...]
     balancer: SerializeAsAny[BalancerSpec]
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
-    prepare: tuple[SerializeAsAny[PreparationSpec], ...]
+    prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
     probe: Annotated[SerializeAsAny[DatasetSpec] | None, Role.EXTENT]
 
