@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_serializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_serializer, field_validator
 
 from ssmtl_toolkit.specs import PreparationSpec
 
@@ -14,6 +14,17 @@ Axis = Literal["axial", "coronal", "sagittal"]
 
 Cut = Literal["axial", "coronal", "sagittal", "acquisition"]
 """What slices are cut along: an anatomical axis, or the one that the scanner stepped along."""
+
+
+def _read_volume(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number not in ("all", None) and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+        raise ValueError("expected a number from 0 on, or all")
+    return number
+
+
+WhichVolume = Annotated[Literal["all"] | int | None, BeforeValidator(_read_volume)]
+"""Which volume of 4-D files is taken, counted from 0; all: each is a channel; None: 4-D files are refused."""
 
 Level = tuple[float, float]
 """Mean and standard deviation of the values of a channel."""
@@ -37,7 +48,9 @@ class Slicing(BaseModel):
 
     axis: Cut = Field("acquisition", description="Axis to cut slices along; acquisition: as scanned.")
     size: int = Field(256, ge=8, le=LARGEST, description="Resize slices to size x size pixels.")
-    volume: int | None = Field(None, ge=0, description="Volume to take of 4-D files, counted from 0.")
+    volume: WhichVolume = Field(
+        None, description="Volume to take of 4-D files, counted from 0; all: each is a channel."
+    )
     window: tuple[float, float] | None = Field(
         None, description="Clip intensities to LOW HIGH first, e.g. -1000 1000 HU."
     )

@@ -107,3 +107,34 @@ def test_annotated_slices_are_those_of_the_file_also_if_the_stack_is_resampled(s
     split = json.loads((tmp_path / "ft" / "split.json").read_text())
     ((_, slices),) = split["slices"][0].items()
     assert slices == [10, 11, 12, 13]  # from below: the file's slices 4 and 3
+
+
+def write_contrasts(folder, names, volumes=3):
+    """4-D files of contrasts, and a label map of each."""
+    for seed, name in enumerate(names):
+        image, label = ball(8, seed)
+        noise = np.random.default_rng(seed).normal(0, 5, (*image.shape, volumes))
+        contrasts = (image[..., None] * np.linspace(-1, 1, volumes) + 100 + noise).astype(np.float32)
+        for place, array in (("images", contrasts), ("labels", label)):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, OBLIQUE), folder / place / f"{name}.nii.gz")
+    return folder
+
+
+def test_the_contrasts_of_a_4d_file_are_channels_with_volume_all(ssmtl, tmp_path):
+    data = write_contrasts(tmp_path / "data", "abcd")
+    refused = done(ssmtl("run", "--data", data, *RUN), 3)
+    assert "is 4-D with 3 volumes; give --volume i, 0 to 2, or all: as channels" in refused.stderr
+    assert "3 channels" in done(ssmtl("run", "--data", data, *RUN, "--volume", "all", "--out", "run")).stderr
+    done(ssmtl("finetune", "--from", "run", "--data", data, *TUNE, "--out", "ft"))
+    done(ssmtl("predict", "--from", "ft", data / "images" / "a.nii.gz", "--out", "out"))
+    assert nib.load(tmp_path / "out" / "a.nii.gz").shape == (32, 32, 8)
+    refused = ssmtl("predict", "--from", "ft", data / "images" / "a.nii.gz", "--volume", "1", "--out", "other")
+    assert "has 1 channel, and the model takes 3" in refused.stderr
+    assert "expected a number from 0 on, or all" in done(ssmtl("run", "--volume", "-1"), 2).stderr
+
+
+def test_a_4d_file_of_more_volumes_than_channels_is_refused(ssmtl, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 3, 65), np.int16), np.eye(4)), tmp_path / "fmri.nii.gz")
+    refused = done(ssmtl("run", "--data", "fmri.nii.gz", *RUN, "--volume", "all"), 3)
+    assert "has 65 volumes, more than the 64 channels that are possible; choose one" in refused.stderr
