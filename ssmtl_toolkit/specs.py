@@ -227,6 +227,11 @@ class PreparationSpec(Spec):
         """How many neighbours on either side a slice shows beside itself; companions nearer than that overlap."""
         return 0
 
+    @property
+    def patches(self) -> bool:
+        """Whether slices stay larger than the network's input: it learns from patches, and predicts by windows."""
+        return False
+
     @abstractmethod
     def prepare(self, stack: Stack, size: int) -> Stage:
         """Return the slices as they are after it, and its way back; the network will see them at `size` x `size`.

@@ -142,19 +142,25 @@ class Crop(PreparationSpec):
 
 
 class Fit(PreparationSpec):
-    """Say how slices come to have the size of the network's input: squeezed, padded, cropped."""
+    """Say how slices come to have the size of the network's input: squeezed, padded, cropped, in patches."""
 
     name: ClassVar[str] = "fit"
     positional: ClassVar[str | None] = "how"
 
-    how: Literal["squeeze", "pad", "crop"] = Field(
+    how: Literal["squeeze", "pad", "crop", "patch"] = Field(
         "pad",
         description="squeeze: whatever their aspect; pad: shrunk if too large, aspect kept, rest padded; crop: never "
-        "resampled, but cropped where too large and padded where too small.",
+        "resampled, but cropped where too large and padded where too small; patch: learn from random patches of large "
+        "ones, predict by overlapping windows.",
     )
 
+    @property
+    def patches(self) -> bool:
+        """Whether slices stay larger than the network's input."""
+        return self.how == "patch"
+
     def prepare(self, stack: Stack, size: int) -> Stage:
-        """Return slices of size x size pixels."""
+        """Return slices of size x size pixels, or for patches of at least as many."""
         from ssmtl_preparations.places import fitted
 
         return fitted(stack, self.how, size)

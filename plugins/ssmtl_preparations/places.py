@@ -69,9 +69,12 @@ def _box(bright: NDArray[np.int64], margin: float) -> tuple[int, int]:
     return max(0, int(there[0]) - wide), min(len(bright), int(there[-1]) + 1 + wide)
 
 
-def fitted(stack: Stack, how: Literal["squeeze", "pad", "crop"], size: int) -> Stage:
-    """Bring slices to size x size pixels."""
+def fitted(stack: Stack, how: Literal["squeeze", "pad", "crop", "patch"], size: int) -> Stage:
+    """Bring slices to size x size pixels, or for patches to no less."""
     slices, height, width = stack.grid
+    if how == "patch":
+        rows, columns = (Line.of(n).centred(max(n, size)) for n in (height, width))
+        return Stage.of_places(stack, Lattice(Line.of(slices), rows, columns))
     if how == "squeeze":
         lines = [Line.of(n).centred(size, n / size) if n != size else Line.of(n) for n in (height, width)]
     else:

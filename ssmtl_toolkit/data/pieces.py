@@ -35,6 +35,7 @@ class About:
 
     Attributes:
         voxels: checksum of the slices, their shape and type.
+        sides: rows and columns of the slices, where these are not of the size that was asked for.
         like_labels: why the scan looks like a label map, "" where it does not.
     """
 
@@ -46,12 +47,14 @@ class About:
     notes: tuple[str, ...]
     like_labels: str
     voxels: str
+    sides: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, text: str) -> About:
         """Read what `write` has written."""
         found = json.loads(text)
-        return cls(**{**found, "notes": tuple(found["notes"])})
+        sides = tuple(found["sides"]) if found.get("sides") else None
+        return cls(**{**found, "notes": tuple(found["notes"]), "sides": sides})
 
     def write(self) -> str:
         """The JSON text that is sealed."""
@@ -149,6 +152,7 @@ def _make(sources: Sequence[tuple[Path, ReaderSpec]], slicing: Slicing, file: Pa
         notes=made.notes,
         like_labels=looks_like_labels(volume),
         voxels=_checksum(made.slices),
+        sides=made.sides,
     ).write()
     with atomic_write(file) as temporary:
         save_file({"slices": made.slices}, temporary, {"about": about, "seal": _seal(key, about)})

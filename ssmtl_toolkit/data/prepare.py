@@ -27,10 +27,10 @@ _SLICES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Prepared:
-    """The slices of one scan: (S, C, size, size) float16, normalised.
+    """The slices of one scan, normalised: (S, C, size, size) float16; if patches are used (S, C, h, w).
 
     `spacing` is mm between slices; `blank` counts the slices all of whose channels are of one single value, which are
-    all zero here.
+    all zero here; `sides` are h and w, if patches are used.
     """
 
     slices: NDArray[np.float16]
@@ -38,6 +38,7 @@ class Prepared:
     axis: Axis
     blank: int
     notes: tuple[str, ...]
+    sides: tuple[int, int] | None = None
 
 
 def prepare(volume: Volume, slicing: Slicing) -> Prepared:
@@ -49,7 +50,7 @@ def prepare(volume: Volume, slicing: Slicing) -> Prepared:
     refuse_blank(volume)
     sliced = Sliced.of(volume, slicing)
     number, channels = len(sliced), sliced.channels
-    out = np.empty((number, channels, slicing.size, slicing.size), dtype=np.float16)
+    out = np.empty((number, channels, *sliced.sides), dtype=np.float16)
     blank = np.empty((number, channels), dtype=bool)
     for start in range(0, number, _SLICES_AT_ONCE):
         rows = slice(start, start + _SLICES_AT_ONCE)
@@ -60,7 +61,8 @@ def prepare(volume: Volume, slicing: Slicing) -> Prepared:
         how = ", ".join(map(str, slicing.prepare)) or f"clipped to {slicing.window}"
         what = "--prepare" if slicing.prepare else "--window"
         raise DataError(f"{has} nothing but blank slices once {how}; choose another {what}")
-    return Prepared(out, sliced.stack.spacing[0], sliced.stack.axis, int(blank.all(axis=1).sum()), volume.notes)
+    sides = sliced.sides if slicing.patches else None
+    return Prepared(out, sliced.stack.spacing[0], sliced.stack.axis, int(blank.all(axis=1).sum()), volume.notes, sides)
 
 
 def refuse_blank(volume: Volume) -> None:
@@ -113,7 +115,16 @@ class Sliced:
                 lattice = (lattice or Lattice.of(cut.grid)).then(stage.lattice)
             undo += [stage.undo] if stage.undo else []
             stack = stage.stack
+        if slicing.patches and min(stack.grid[1:]) < slicing.size:
+            sides = sizes_text(stack.grid[1:])
+            raise DataError(f"has slices of {sides} pixels, less than --size {slicing.size}; put fit=patch last")
         return cls(slicing, cut, stack, lattice, tuple(undo), np.moveaxis(stack.slices, 1, 0))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns of the slices that are stored."""
+        _, height, width = self.stack.grid
+        return (height, width) if self.slicing.patches else (self.slicing.size, self.slicing.size)
 
     def __len__(self) -> int:
         """How many slices there are."""
@@ -157,12 +168,12 @@ class Sliced:
         return standardise(self.stack.slices[rows], self.slicing, self.levels)
 
     def labels(self, index: NDArray[np.uint8], outside: int = 0) -> NDArray[np.uint8]:
-        """Labels on the file's grid (I, J, K) as those of the slices: (S, size, size), none interpolated.
+        """Labels on the file's grid (I, J, K) as those of the slices: (S, rows, columns), none interpolated.
 
         Each pixel has the label of the voxel nearest to its centre; `outside`: where there is none.
         """
         labels = self.prepared_labels(index, outside)
-        return np.asarray(resize_labels(labels, self.slicing.size, self.slicing.size))
+        return labels if self.slicing.patches else np.asarray(resize_labels(labels, *self.sides))
 
     def prepared_labels(self, index: NDArray[np.uint8], outside: int = 0) -> NDArray[np.uint8]:
         """The same before slices are resized: (S, h, w)."""
@@ -206,7 +217,7 @@ def _stage(spec: PreparationSpec, stack: Stack, size: int) -> Stage:
 
 @dataclass(frozen=True)
 class Standard:
-    """Slices (S, C, size, size) float32 as the network sees them, and for each channel (S, C) how to undo that.
+    """Slices (S, C, size, size) float32 as the network sees them, of patches larger, and how to undo that (S, C).
 
     A value is `slices` times `deviation` plus `mean`. Where all pixels have one value it is `blank`, and if slices are
     normalised by themselves its `deviation` and its pixels are 0.
@@ -226,7 +237,7 @@ def standardise(slices: NDArray[Any], slicing: Slicing, levels: Sequence[Level] 
     part = np.asarray(slices, dtype=np.float32)
     if slicing.window is not None and not slicing.prepare:  # else it has been done before these
         part = part.clip(*slicing.window)
-    resized = resize(part, slicing.size)
+    resized = part if slicing.patches else resize(part, slicing.size)
     return normalise(resized) if levels is None else _by_levels(resized, levels)
 
 

@@ -112,6 +112,11 @@ class Slicing(BaseModel):
         return sum(spec.reach for spec in self.preparations)
 
     @property
+    def patches(self) -> bool:
+        """Whether a network sees patches of slices, not whole ones."""
+        return any(spec.patches for spec in self.preparations)
+
+    @property
     def key(self) -> list[Any]:
         """What identifies slices made of one volume, as JSON: equal keys give equal slices."""
         after = [[spec.full(), spec.revision] for spec in self.preparations]

@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, holding
 from ssmtl_toolkit.data.memory import free_memory
+from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Extent
@@ -52,6 +54,7 @@ class StoredScan:
     axis: str
     blank: int
     notes: tuple[str, ...]
+    sides: tuple[int, int] | None = None  # rows and columns, if patches of them are used
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class SliceStore:
     scans: tuple[StoredScan, ...]
     skipped: tuple[Skipped, ...]
     reach: int = 0  # how many neighbours on either side each slice shows beside itself
+    patches: Patches | None = None  # where the patches lie that the network sees; None: it sees whole slices
 
     @property
     def channels(self) -> int:
@@ -94,12 +98,25 @@ class SliceStore:
             for scan in self.scans
         ]
 
-    def gather(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Copy slices `rows` (N,) to `device` as images (N, C, size, size) float32."""
-        picked = self.slices.index_select(0, rows.to(self.slices.device))
+    def gather(self, rows: Tensor, device: torch.device, places: Tensor | None = None) -> Tensor:
+        """Copy slices `rows` (N,), or a patch of each, to `device` as images (N, C, size, size) float32."""
+        picked = self.picked(self.slices, rows, places)
         if device.type == "cuda" and picked.device.type == "cpu":
             picked = picked.pin_memory()
         return picked.to(device, non_blocking=True).float()
+
+    def places(self, number: int) -> Tensor | None:
+        """Draw where patches of so many slices lie, (number, 2), by torch's global generator; None: there are none."""
+        return torch.rand(number, 2) if self.patches else None
+
+    def picked(self, slices: Tensor, rows: Tensor, places: Tensor | None = None) -> Tensor:
+        """Of `slices`, or anything (total, …, H, W) that goes with them, the `rows` (N,), or a patch of each.
+
+        `places` (N, 2): where the patches lie; None: in the middle.
+        """
+        if self.patches:
+            return self.patches.cut(slices, rows, places)
+        return slices.index_select(0, rows.to(slices.device))
 
     def to(self, device: torch.device) -> SliceStore:
         """Move the slices to a device."""
@@ -299,7 +316,9 @@ def _open(
     waiting: Waiting,
 ) -> SliceStore:
     total = sum(piece.about.count for piece in pieces)
-    shape = (total, pieces[0].about.channels, slicing.size, slicing.size)
+    sides = [piece.about.sides or (slicing.size, slicing.size) for piece in pieces]
+    height, width = (max(lengths) for lengths in zip(*sides, strict=True))
+    shape = (total, pieces[0].about.channels, height, width)
     fits = copies * _bytes(shape) <= _PART_OF_MEMORY * free_memory()
     packed = placement == "disk" or not fits
     slices = _packed(pieces, shape, cache, memo, waiting) if packed else _loaded(pieces, shape, waiting)
@@ -307,7 +326,9 @@ def _open(
     for piece in pieces:
         scans.append(_stored(piece, start))
         start += piece.about.count
-    return SliceStore(slices, tuple(scans), skipped, slicing.reach)
+    every = torch.tensor(sides).repeat_interleave(torch.tensor([piece.about.count for piece in pieces]), dim=0)
+    patches = Patches(slicing.size, every) if slicing.patches else None
+    return SliceStore(slices, tuple(scans), skipped, slicing.reach, patches)
 
 
 def _bytes(shape: _Shape) -> int:
@@ -317,7 +338,7 @@ def _bytes(shape: _Shape) -> int:
 def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
     place = (piece.scan, piece.key, piece.digests, start, about.count)
-    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes)
+    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides)
 
 
 def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:
@@ -325,12 +346,18 @@ def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:
     ends = np.cumsum([piece.about.count for piece in pieces])
 
     def load(piece: Piece, end: int) -> None:
-        slices[end - piece.about.count : end] = piece.slices(waiting)
+        slices[end - piece.about.count : end] = _padded(piece.slices(waiting), shape)
 
     with ThreadPoolExecutor(max_workers=_workers()) as pool:  # reading, checksums and copies leave the others running
         for done in [pool.submit(load, *one) for one in zip(pieces, ends.tolist(), strict=True)]:
             done.result()
     return torch.from_numpy(slices)
+
+
+def _padded(slices: NDArray[np.float16], shape: _Shape) -> NDArray[np.float16]:
+    """Slices (count, C, h, w) with zeros at their ends up to (…, H, W); no patch shows them."""
+    missing = [have - wanted for have, wanted in zip(shape[2:], slices.shape[2:], strict=True)]
+    return np.pad(slices, [(0, 0), (0, 0), *((0, n) for n in missing)]) if any(missing) else slices
 
 
 def _packed(pieces: Sequence[Piece], shape: _Shape, cache: Path, memo: DigestMemo, waiting: Waiting) -> Tensor:
@@ -349,19 +376,19 @@ def _packed(pieces: Sequence[Piece], shape: _Shape, cache: Path, memo: DigestMem
                 if not whole():  # no other process has made it meanwhile
                     if pack.exists():
                         waiting.note(f"{printable(pack)}: is damaged, and made anew")
-                    _write_pack(pack, pieces, waiting)
+                    _write_pack(pack, pieces, shape, waiting)
     except OSError as error:
         raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
     memo.save()
     return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
 
 
-def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
+def _write_pack(pack: Path, pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> None:
     """Write the slices, then a checksum of them and of the pack's name: exchanged packs are noticed."""
     total = xxhash.xxh3_128(pack.name.encode())
     with atomic_write(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
         for piece in pieces:
-            data = piece.slices(waiting).data.cast("B")
+            data = np.ascontiguousarray(_padded(piece.slices(waiting), shape)).data.cast("B")
             total.update(data)
             file.write(data)
         file.write(total.digest())

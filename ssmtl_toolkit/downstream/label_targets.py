@@ -84,12 +84,12 @@ class LabelTargets(Targets):
         return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), sliced.channels)
 
     def tensor(self, store: SliceStore) -> Tensor:
-        """Class indices (total, size, size) uint8 of the store's slices, each pixel the one at its centre."""
-        size = self._slicing.size
-        indices = torch.full((len(store.slices), size, size), IGNORE, dtype=torch.uint8)
+        """Class indices (total, H, W) uint8 of the store's slices, each pixel the one at its centre."""
+        indices = torch.full((len(store.slices), *store.slices.shape[2:]), IGNORE, dtype=torch.uint8)
         for stored in store.scans:
             index = np.ascontiguousarray(self._kept.pop(stored.scan.name))
-            indices[stored.start : stored.start + stored.count] = torch.from_numpy(index)
+            _, height, width = index.shape
+            indices[stored.start : stored.start + stored.count, :height, :width] = torch.from_numpy(index)
         return indices
 
     def absent(self, slices: Slices, contents: Mapping[str, SliceContents]) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.patches import covered
 from ssmtl_toolkit.data.postprocess import smooth_slices
 from ssmtl_toolkit.data.prepare import Sliced, Standard, refuse_blank
 from ssmtl_toolkit.data.slicing import Slicing
@@ -201,7 +202,17 @@ class Predictor:
             yield rows, self.resized(torch.from_numpy(made.slices), sliced.stack.grid[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation; of several models their mean."""
+        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation; of several models their mean.
+
+        If the models see patches, `shape` is (h, w): windows cover the images, and their maps are blended.
+        """
+        if not self.model_spec.slicing.patches:
+            return self._resized(image, shape)
+        size = self.model_spec.slicing.size
+        with torch.inference_mode():
+            return covered(image.to(self.fabric.device), size, lambda part: self._resized(part, (size, size)))
+
+    def _resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
         with foreign(self.model_spec.named), torch.inference_mode():
             image = image.to(self.fabric.device)
             if not self._averages:
