@@ -138,3 +138,30 @@ def test_a_4d_file_of_more_volumes_than_channels_is_refused(ssmtl, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 3, 65), np.int16), np.eye(4)), tmp_path / "fmri.nii.gz")
     refused = done(ssmtl("run", "--data", "fmri.nii.gz", *RUN, "--volume", "all"), 3)
     assert "has 65 volumes, more than the 64 channels that are possible; choose one" in refused.stderr
+
+
+def test_slices_that_are_made_in_another_way_than_those_of_the_pre_training_are_noted(ssmtl, labelled):
+    done(ssmtl("run", "--data", labelled, *RUN, "--axis", "axial", "--out", "run"))
+    tune = ("finetune", "--from", "run", "--data", labelled, *TUNE)
+    told = done(ssmtl(*tune, "--size", "32", "--axis", "coronal", "--prepare", "fit=pad", "--out", "other"))
+    assert (
+        "slices are made in another way than those of the pre-training: axis is coronal, was axial; size is 32, was 24; "
+        "prepare is fit:how=pad, was none" in told.stderr
+    )
+    assert "another way" not in done(ssmtl(*tune, "--out", "same")).stderr
+
+
+@pytest.mark.parametrize(("size", "noted"), [(16, True), (64, False)])
+def test_slices_too_small_for_the_depth_of_the_network_are_noted(ssmtl, scans, size, noted):
+    words = (
+        "--backbone",
+        "unet:encoder=resnet18",
+        "--steps",
+        "1",
+        "--task",
+        "reconstruct_next:t=2",
+        "--batch-size",
+        "4",
+    )
+    told = done(ssmtl("run", "--data", scans, "--size", size, *words, "--out", "run")).stderr
+    assert ("its deepest maps are 1 x 1 pixels; choose a larger one" in told) is noted
