@@ -66,8 +66,8 @@ def _too_small(features: Features, config: ResolvedRun) -> str:
     if min(height, width) >= _FEWEST_PLACES:
         return ""
     return (
-        f"--size {config.size} is small for {config.backbone}: its deepest maps are {height} x {width} pixels; choose a "
-        f"larger one, or a network with fewer levels"
+        f"--size {config.size} is small for {config.backbone}: its deepest maps are {height} x {width} pixels; "
+        f"choose a larger one, or a network with fewer levels"
     )
 
 

@@ -145,8 +145,8 @@ def test_slices_that_are_made_in_another_way_than_those_of_the_pre_training_are_
     tune = ("finetune", "--from", "run", "--data", labelled, *TUNE)
     told = done(ssmtl(*tune, "--size", "32", "--axis", "coronal", "--prepare", "fit=pad", "--out", "other"))
     assert (
-        "slices are made in another way than those of the pre-training: axis is coronal, was axial; size is 32, was 24; "
-        "prepare is fit:how=pad, was none" in told.stderr
+        "slices are made in another way than those of the pre-training: axis is coronal, was axial; size is 32, "
+        "was 24; prepare is fit:how=pad, was none" in told.stderr
     )
     assert "another way" not in done(ssmtl(*tune, "--out", "same")).stderr
 
