@@ -58,7 +58,8 @@ def prepare(volume: Volume, slicing: Slicing) -> Prepared:
         out[rows], blank[rows] = part.slices, part.blank
     for c in np.flatnonzero(blank.all(axis=0)):
         has = "has" if channels == 1 else f"channel {c + 1} of {channels} has"
-        how = ", ".join(map(str, slicing.prepare)) or f"clipped to {slicing.window}"
+        listed = ", ".join(map(str, slicing.prepare))
+        how = f"prepared by {listed}" if listed else f"clipped to {slicing.window}"
         what = "--prepare" if slicing.prepare else "--window"
         raise DataError(f"{has} nothing but blank slices once {how}; choose another {what}")
     sides = sliced.sides if slicing.patches else None
