@@ -22,8 +22,9 @@ from ssmtl_toolkit.text import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssmtl_toolkit.data.preparation import Stage
     from ssmtl_toolkit.data.readers import Readers
-    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.data.volume import Stack, Volume
     from ssmtl_toolkit.engine.augmentation import Augmentation
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
@@ -209,6 +210,38 @@ class HeadSpec(Spec):
 
         `classes` is the number of maps: the classes and the background, or of classes that overlap these alone; 0
         without labels.
+        """
+
+
+class PreparationSpec(Spec):
+    """What is done to a scan between its cut into slices and their normalisation, with its way back.
+
+    Pre-training, fine-tuning and prediction prepare alike: the weights carry the list.
+    """
+
+    kind: ClassVar[str] = "preparation"
+    revision: ClassVar[int] = 1  # raise it when the same scan would become other slices: cached ones are then rebuilt
+
+    @property
+    def reach(self) -> int:
+        """How many neighbours on either side a slice shows beside itself; companions nearer than that overlap."""
+        return 0
+
+    @property
+    def patches(self) -> bool:
+        """Whether slices stay larger than the network's input: it learns from patches, and predicts by windows."""
+        return False
+
+    @abstractmethod
+    def prepare(self, stack: Stack, size: int) -> Stage:
+        """Return the slices as they are after it, and its way back; the network will see them at `size` x `size`.
+
+        `stack.slices` are (S, C, H, W) in the scan's own units, and are not to be changed in place. Other values:
+        `Stage.of_values`; other places (crop, pad, resample): `Stage.of_places`, which interpolates, while labels are
+        taken from the nearest voxel. Equal scans must give equal slices.
+
+        Raises:
+            DataError: the scan cannot be prepared so (one line; its name is added).
         """
 
 

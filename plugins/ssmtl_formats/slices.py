@@ -35,6 +35,7 @@ class _Settings(BaseModel):
 
     spacing: tuple[float, float, float] = Field((1.0, 1.0, 1.0))
     axis: Axis = "axial"
+    colours: bool = False  # red, green and blue are channels
 
 
 def read_slices(folder: Path) -> Volume:
@@ -51,7 +52,7 @@ def read_slices(folder: Path) -> Volume:
         settings = _settings(folder / SLICES, notes)
         if masks:
             notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are skipped")
-        array = _stacked(files, notes)
+        array = _stacked(files, settings.colours, notes)
     spacing = (settings.spacing[2], settings.spacing[1], settings.spacing[0])
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     for axis, (direction, step) in enumerate(zip(reversed(DIRECTIONS[settings.axis]), spacing, strict=True)):
@@ -69,12 +70,13 @@ def parts_of(folder: Path) -> dict[str, Path]:
     """
     with naming_file(folder), contextlib.suppress(SyntaxError, OSError, ValueError, Image.DecompressionBombError):
         files, _ = slices_of(folder)
+        colours = _settings(folder / SLICES, []).colours
         sizes = {_header(file)[0] for file in files}
         if len(sizes) > 1:
             raise FileError("holds pictures of different sizes: not the slices of a scan")
         for file in files[:1]:
             with Image.open(file, formats=["PNG"]) as image:
-                _gray(image, _header(file)[1], indexed=True)
+                _values(image, _header(file)[1], True, colours)
     return {"": folder}
 
 
@@ -90,8 +92,8 @@ def _settings(file: Path, notes: list[str]) -> _Settings:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise FileError(
-                f"{printable(where)}: {first['msg']}; expected spacing = [slices, rows, columns] in mm, and "
-                f"axis = {' or '.join(get_args(Axis))}"
+                f"{printable(where)}: {first['msg']}; expected spacing = [slices, rows, columns] in mm, "
+                f"axis = {' or '.join(get_args(Axis))}, and colours = true if these are channels"
             ) from None
         if min(settings.spacing) <= 0:
             raise FileError(f"its spacing is {list(settings.spacing)}; distances in mm above 0 are needed")
@@ -100,14 +102,14 @@ def _settings(file: Path, notes: list[str]) -> _Settings:
     return settings
 
 
-def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
-    """Read all slices (column, row, slice), of the widest type that one of them has."""
-    palettes = Palettes(files)
-    first = _pixels(files[0], palettes)
+def _stacked(files: Sequence[Path], colours: bool, notes: list[str]) -> NDArray[Any]:
+    """Read all slices (column, row, slice), with `colours` (…, 3), of the widest type that one of them has."""
+    palettes = Palettes([] if colours else files)
+    first = _pixels(files[0], palettes, colours)
     check_memory((*first.shape, len(files)), np.dtype(np.int32))
-    array = np.empty((first.shape[1], first.shape[0], len(files)), first.dtype, order="F")
+    array = np.empty((first.shape[1], first.shape[0], len(files), *first.shape[2:]), first.dtype, order="F")
     for k, file in enumerate(files):
-        plane = _pixels(file, palettes)
+        plane = _pixels(file, palettes, colours)
         if plane.shape != first.shape:
             size, first_size = (f"{shape[1]} x {shape[0]}" for shape in (plane.shape, first.shape))
             raise FileError(
@@ -117,13 +119,13 @@ def _stacked(files: Sequence[Path], notes: list[str]) -> NDArray[Any]:
         palettes.check(file, plane)
         if plane.dtype != array.dtype:
             array = array.astype(np.promote_types(plane.dtype, array.dtype), order="F")
-        array[..., k] = plane.T
+        array[:, :, k] = plane.swapaxes(0, 1)
     notes += palettes.finish()
     return array
 
 
-def _pixels(file: Path, palettes: Palettes) -> NDArray[Any]:
-    """Decode one PNG to (rows, columns)."""
+def _pixels(file: Path, palettes: Palettes, colours: bool) -> NDArray[Any]:
+    """Decode one PNG to (rows, columns), with `colours` to (rows, columns, 3)."""
     with naming_file(file):
         try:
             with Image.open(file, formats=["PNG"]) as image:
@@ -132,7 +134,7 @@ def _pixels(file: Path, palettes: Palettes) -> NDArray[Any]:
                 image.verify()  # compares the checksums, which loading does not
             with Image.open(file, formats=["PNG"]) as image:
                 image.load()
-                return _gray(image, _header(file)[1], palettes.indexed)
+                return _values(image, _header(file)[1], palettes.indexed, colours)
         except (SyntaxError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -146,8 +148,13 @@ def _header(file: Path) -> tuple[bytes, int]:
     return head[16:24], head[24]
 
 
-def _gray(image: Image.Image, bits: int, indexed: bool) -> NDArray[Any]:
-    """Return the one value of each pixel: gray, equal colours or, with `indexed`, the index of a palette."""
+def _values(image: Image.Image, bits: int, indexed: bool, colours: bool) -> NDArray[Any]:
+    """Return the one value of each pixel: gray, equal colours or, with `indexed`, the index of a palette.
+
+    With `colours`: its red, green and blue.
+    """
+    if colours and image.mode in _GRAY:
+        raise FileError("has no colours, and slices.toml says colours = true; omit that, or save it in colour")
     if image.mode in _GRAY:
         array = np.asarray(image).astype(_GRAY[image.mode])
         return array // _STRETCHED[bits] if bits in _STRETCHED else array
@@ -156,8 +163,12 @@ def _gray(image: Image.Image, bits: int, indexed: bool) -> NDArray[Any]:
     array = np.asarray(image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB"))
     if array.shape[2] == 4 and (array[..., 3] != 255).any():
         raise FileError("is transparent in places; save it as gray")
+    if colours:
+        return array[..., :3]
     if image.mode == "P" and indexed:
         return np.asarray(image)
     if (array[..., :3] == array[..., :1]).all():
         return np.ascontiguousarray(array[..., 0])
-    raise FileError("has colours; a slice has one value per pixel: save it as gray")
+    raise FileError(
+        "has colours; a slice has one value per pixel: save it as gray, or set colours = true in slices.toml"
+    )

@@ -24,6 +24,8 @@ _EXTENSIONS = 1000  # most records to follow; more would only keep us busy
 def read_nifti(path: Path, volume: int | None) -> Volume:
     """Read one 3-D scan; `volume` chooses from a 4-D file and is ignored if there is only one.
 
+    Colours (RGB, RGBA) are channels.
+
     Integers stay as they are up to 32 bits; scaled voxels and floats are float32.
 
     Raises:
@@ -43,7 +45,8 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
             image = image_beside(path)
             with naming_file(image), Source(image) as source:
                 raw = _read_voxels(source, header, volume, notes)
-        array, replaced = sanitise_voxels(raw, notes, (header.slope, header.inter))
+        scaling = (header.slope, header.inter) if header.scaled else (1.0, 0.0)
+        array, replaced = sanitise_voxels(raw, notes, scaling)
         with np.errstate(all="ignore"):  # overflow and NaN are checked, not warned about
             affine, spacing = geometry(header, notes)
     axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
@@ -57,7 +60,7 @@ def _read_voxels(source: Source, header: Header, volume: int | None, notes: list
         packed = f", and gzip cannot compress more than {DEFLATE}:1" if source.zipped else ""
         raise FileError(f"is cut short, or its header lies: it claims {end} bytes of {source.size}{packed}; {AGAIN}")
     index = volume_index(header.volumes, volume)
-    check_memory(header.shape, header.dtype, header.scaled)
+    check_memory((*header.shape, header.channels), header.dtype, header.scaled)
     cramped = header.single and not _check_extensions(source, header)
     source.skip_to(header.start + index * header.bytes)
     data = source.fill(header.bytes)
@@ -65,7 +68,21 @@ def _read_voxels(source: Source, header: Header, volume: int | None, notes: list
         if cramped:
             raise FileError(f"announces header extensions, but its vox_offset leaves no room for them; {AGAIN}")
         notes.append(f"{surplus} bytes after the last voxel are ignored")
-    return data.view(header.dtype).reshape(header.shape, order="F")
+    voxels = data.view(header.dtype)
+    if header.channels == 1:
+        return voxels.reshape(header.shape, order="F")
+    return _opaque(np.moveaxis(voxels.reshape((header.channels, *header.shape), order="F"), 0, -1), notes)
+
+
+def _opaque(colours: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """Colours (I, J, K, 3 or 4) as channels, without an alpha that is the same everywhere; equal ones are gray."""
+    if colours.shape[-1] == 4 and (colours[..., 3] == colours[0, 0, 0, 3]).all():
+        notes.append("its alpha is the same everywhere and is not used")
+        colours = colours[..., :3]
+    if (colours == colours[..., :1]).all():
+        notes.append("its colours are all gray, and are read as one channel")
+        return np.ascontiguousarray(colours[..., 0])
+    return colours
 
 
 def _check_extensions(source: Source, header: Header) -> bool:

@@ -83,7 +83,7 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ssmtl_toolkit.registry import registry
 
-        wanted = {"data": "dataset", "for": "head"}.get(kind, kind)
+        wanted = {"data": "dataset", "for": "head", "augment": "augmentation", "prepare": "preparation"}.get(kind, kind)
         names = [spec.name for spec in registry().of(Spec) if spec.kind == wanted]
         return [CompletionItem(name) for name in names if re.match(re.escape(incomplete), name)]
 

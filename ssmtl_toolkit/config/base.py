@@ -25,9 +25,10 @@ from pydantic import (
 )
 
 from ssmtl_toolkit.config.schedules import Constant, Schedule, read_schedule
+from ssmtl_toolkit.data.slicing import Prepare
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import OURS, registry
-from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, Spec
+from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
@@ -223,6 +224,20 @@ class Config(BaseModel):
             before = before.resolve()
         now, then = self.of_roles(Role.NUMBERS), before.of_roles(Role.NUMBERS)
         return [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k in then and now[k] != then[k]]
+
+
+def resolved_preparations(given: Prepare) -> tuple[PreparationSpec, ...]:
+    """Preparations as specs, in order.
+
+    Raises:
+        UsageError: an unknown name, a wrong option, one given twice.
+    """
+    specs = tuple(registry().resolve(PreparationSpec, one) for one in given)
+    names = [spec.name for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        more = "; several windows are one option, with + between them" if twice[0] == "window" else ""
+        raise UsageError(f"--prepare: {twice[0]!r} is given twice; give it once{more}")
+    return specs
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import Field, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Machine, absolute, resolved_preparations, with_absolute_paths
 from ssmtl_toolkit.config.finetune import check_pattern
 from ssmtl_toolkit.config.recipes import DEFAULT
 from ssmtl_toolkit.config.scoring import Scoring
@@ -109,7 +109,12 @@ class FewLabels(Config, Slicing, Machine, Scoring):
         if self.patient is not None:
             check_pattern(self.patient)
         more = None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled))
-        return self.model_copy(update={"backbone": plugins.resolve(BackboneSpec, self.backbone), "unlabelled": more})
+        specs = {
+            "backbone": plugins.resolve(BackboneSpec, self.backbone),
+            "prepare": resolved_preparations(self.prepare),
+            "unlabelled": more,
+        }
+        return self.model_copy(update=specs)
 
     def write(self) -> str:
         """Return the TOML text that reads back to this configuration."""

@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import STRONG, Config, Descent, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import (
+    STRONG,
+    Config,
+    Descent,
+    Machine,
+    Role,
+    absolute,
+    resolved_preparations,
+    with_absolute_paths,
+)
 from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
 from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.config.scoring import Scoring
@@ -23,6 +32,7 @@ from ssmtl_toolkit.specs import (
     DatasetSpec,
     HeadSpec,
     MetricSpec,
+    PreparationSpec,
     SemiSpec,
     Spec,
     TaskSpec,
@@ -43,6 +53,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "ignore_value",
             "ignore_affine",
             "axis",
+            "prepare",
             "size",
             "volume",
             "window",
@@ -199,7 +210,9 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
             "unlabelled": None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled)),
         }
-        resolved = ResolvedFinetune.model_construct({*cooked.model_fields_set, *specs}, **{**dict(cooked), **specs})
+        given = {*cooked.model_fields_set, *specs}  # slices are made as in the pre-training unless it is said otherwise
+        specs["prepare"] = resolved_preparations(self.prepare)
+        resolved = ResolvedFinetune.model_construct(given, **{**dict(cooked), **specs})
         resolved.check()
         return resolved
 
@@ -235,6 +248,7 @@ class ResolvedFinetune(FinetuneConfig):
     metrics: Annotated[tuple[SerializeAsAny[MetricSpec], ...], Role.EXTENT]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
+    prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
     semi: SerializeAsAny[SemiSpec] | None
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | None, Role.PLACE]
 

@@ -8,7 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_serializer, field_validator
 
-from ssmtl_toolkit.config.base import STRONG, Config, Descent, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import (
+    STRONG,
+    Config,
+    Descent,
+    Machine,
+    Role,
+    absolute,
+    resolved_preparations,
+    with_absolute_paths,
+)
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import Part, parts_of
@@ -19,6 +28,7 @@ from ssmtl_toolkit.specs import (
     BalancerSpec,
     DatasetSpec,
     HeadSpec,
+    PreparationSpec,
     TaskSpec,
     check_needs,
 )
@@ -28,7 +38,9 @@ class RunConfig(Config, Slicing, Machine, Descent):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "normalise", "skip_bad"),
+        "Data": (
+            *("data", "without", "held_out", "axis", "prepare", "size", "volume", "window", "normalise", "skip_bad"),
+        ),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
         "Training": (
             *(
@@ -181,6 +193,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "tasks": tasks,
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
+            "prepare": resolved_preparations(suggested.pop("prepare", self.prepare)),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
             "probe": None if self.probe is None else with_absolute_paths(plugins.dataset(self.probe)),
@@ -198,6 +211,7 @@ class ResolvedRun(RunConfig):
     tasks: tuple[SerializeAsAny[TaskSpec], ...]
     balancer: SerializeAsAny[BalancerSpec]
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
+    prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
     probe: Annotated[SerializeAsAny[DatasetSpec] | None, Role.EXTENT]
 

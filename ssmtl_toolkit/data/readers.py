@@ -12,7 +12,8 @@ import numpy as np
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.grid import check_channel, turned
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import naming_file
+from ssmtl_toolkit.data.slicing import WhichVolume
+from ssmtl_toolkit.data.source import SeveralVolumesError, naming_file
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
@@ -42,6 +43,10 @@ _FOREIGN = {
     ".brik": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
     ".head": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
 }
+
+
+MOST_CHANNELS = 64
+"""Volumes of a 4-D file that may be channels; more are a sequence in time, or directions of diffusion."""
 
 
 class Readers:
@@ -87,8 +92,8 @@ class Readers:
         """
         return read_with(self.of(path), path, volume)
 
-    def read_scan(self, scan: Scan, volume: int | None = None) -> Volume:
-        """Read a scan, all its channels; of 4-D files the volume with index `volume`.
+    def read_scan(self, scan: Scan, volume: WhichVolume = None) -> Volume:
+        """Read a scan, all its channels; of 4-D files the volume with index `volume`, or `all` as channels.
 
         Raises:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
@@ -112,21 +117,24 @@ class Readers:
         return joined_digests([self.digest(path, memo) for path in scan.paths])
 
 
-def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None = None) -> Volume:
+def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolume = None) -> Volume:
     """Read files, each by its reader, as the channels of one volume on the grid of the first of them.
+
+    Of 4-D files the volume with index `volume` is taken, or, with `all`, each of them as a channel.
 
     Raises:
         DataError: naming the file and what is wrong with it, or two files whose grids differ.
     """
-    volumes = [read_with(reader, path, volume) for path, reader in sources]
-    if len(volumes) == 1:
-        return volumes[0]
-    first, names = volumes[0], [printable(path) for path, _ in sources]
+    read = [(path, one) for path, reader in sources for one in _volumes(reader, path, volume)]
+    if len(read) == 1:
+        return read[0][1]
+    volumes, (start, first) = [one for _, one in read], read[0]
     notes = list(first.notes)
-    for i, (path, _) in enumerate(sources[1:], start=1):
-        volumes[i] = other = turned(volumes[i], first)
-        moved = check_channel(first, other, names[i], names[0])
-        notes += [f"{printable(path.name)}: {note}" for note in (*other.notes, *([moved] if moved else []))]
+    for i, (path, one) in enumerate(read[1:], start=1):
+        volumes[i] = other = turned(one, first)
+        moved = check_channel(first, other, printable(path), printable(start))
+        new = [f"{printable(path.name)}: {note}" for note in (*other.notes, *([moved] if moved else []))]
+        notes += [note for note in new if path != start or note.partition(": ")[2] not in first.notes]
     channels, kind = sum(one.channels for one in volumes), np.result_type(*(one.array for one in volumes))
     with naming_file(sources[0][0]):
         check_memory((*first.shape, channels), kind)
@@ -135,11 +143,32 @@ def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None
     return replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
 
 
+def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume) -> list[Volume]:
+    """The volume that is meant, or all of a 4-D file, one after the other, each decoded by itself.
+
+    Raises:
+        DataError: it has more volumes than a network takes channels.
+    """
+    if volume != "all":
+        return [read_with(reader, path, volume)]
+    try:
+        return [read_with(reader, path)]
+    except SeveralVolumesError as error:
+        if error.volumes > MOST_CHANNELS:
+            raise DataError(
+                f"{printable(path)}: has {error.volumes} volumes, more than the {MOST_CHANNELS} channels that are "
+                f"possible; choose one, --volume 0 to {error.volumes - 1}"
+            ) from None
+        return [read_with(reader, path, i) for i in range(error.volumes)]
+
+
 def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
     """Read one scan or label map by this reader; raises what `Readers.read` does."""
     name = printable(path)
     try:
         return reader.read(path, volume)
+    except SeveralVolumesError:
+        raise
     except DataError as error:
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
     except OSError as error:

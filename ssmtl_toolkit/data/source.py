@@ -28,6 +28,14 @@ class FileError(Exception):
     """What is wrong with the file, without its name."""
 
 
+class SeveralVolumesError(FileError, DataError):
+    """A file is 4-D, and nobody said which of its `volumes` is meant."""
+
+    def __init__(self, problem: str, volumes: int) -> None:
+        super().__init__(problem)
+        self.volumes = volumes
+
+
 class Source:
     """The bytes of a regular file, with a count of them; unless `plain`, unpacked when it is gzip whatever its name."""
 
@@ -125,6 +133,8 @@ def naming_file(path: Path) -> Iterator[None]:
     try:
         yield
         return
+    except SeveralVolumesError as error:
+        raise SeveralVolumesError(f"{printable(path)}: {error}", error.volumes) from None
     except FileError as error:
         problem = str(error)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -182,6 +182,12 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
     for label, names in plan.columns.items():
         for name, column in names.items():
             if not plan.candidates[column].number.any():
+                if store.reach:
+                    raise DataError(
+                        f"task {label!r}: its {name} is no more than {2 * store.reach} slices away, and with a context "
+                        f"of {store.reach} it shows slices that the anchor shows too; choose a t above "
+                        f"{2 * store.reach}, or less context"
+                    )
                 raise DataError(
                     f"task {label!r}: no scan has slices near enough together for its {name} (they are "
                     f"{_range([e.spacing for e in extents])} mm apart); choose a larger distance"
@@ -229,17 +235,22 @@ def check_patients(plan: Plan, wanted: int, batch_size: int, progress: Progress)
 
 
 def plan_of(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:
-    """Find the anchors, if there are any."""
+    """Find the anchors, if there are any; companions that show slices of their anchor's context are none."""
     extents = store.extents
     offsets = {
-        spacing: {str(task): _companions(task, spacing) for task in tasks} for spacing in {e.spacing for e in extents}
+        spacing: {str(task): _companions(task, spacing, 2 * store.reach) for task in tasks}
+        for spacing in {e.spacing for e in extents}
     }
     return Plan(extents, [offsets[extent.spacing] for extent in extents])
 
 
-def _companions(task: TaskSpec, spacing: float) -> Mapping[str, Sequence[int]]:
+def _companions(task: TaskSpec, spacing: float, overlap: int) -> Mapping[str, Sequence[int]]:
+    """The offsets of a task's companions, without those of `overlap` slices or fewer, unless that is 0."""
     with foreign(f"task {str(task)!r}, asked for its companions at {spacing:g} mm,"):
-        return task.companions(spacing)
+        companions = task.companions(spacing)
+    if not overlap:
+        return companions
+    return {name: [o for o in offsets if abs(o) > overlap] for name, offsets in companions.items()}
 
 
 def _range(numbers: Collection[float]) -> str:

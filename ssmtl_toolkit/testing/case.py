@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import traceback
@@ -194,6 +195,8 @@ def _is_choice(annotation: Any) -> bool:
 def sample_of(cls: type[Spec]) -> Spec:
     """Make a spec with default options; one that is needed takes its first example, choice, or a path.
 
+    If the defaults do not go together, options that have examples take the first of these.
+
     Raises:
         UsageError: an option is needed and nothing says what it may be.
     """
@@ -209,7 +212,10 @@ def sample_of(cls: type[Spec]) -> Spec:
                 f"Field(examples=[…])"
             )
         values[name] = choices[0]
-    try:
+    examples = {name: field.examples[0] for name, field in cls.model_fields.items() if field.examples}
+    with contextlib.suppress(ValidationError):
         return cls.model_validate(values)
+    try:
+        return cls.model_validate(examples | values)
     except ValidationError as error:
         raise UsageError(f"{cls.kind} {cls.name!r}: cannot be made with {values}: {error.errors()[0]['msg']}") from None

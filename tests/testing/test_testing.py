@@ -28,6 +28,7 @@ from helpers.broken_parts import (
     folder_of_scans,
     raw_example,
 )
+from helpers.broken_preparations import BROKEN_PREPARATIONS, BrokenPlaces, BrokenPreparation
 from helpers.heavy_part import Heavy
 from helpers.part_examples import EXAMPLES, nifti
 from helpers.unusual_parts import AnchorsToo, AtABlock, Between, Drawing, NeedsSize
@@ -88,6 +89,7 @@ SHAPES = "scans and slices of any shape are scored, whatever the order of their 
 TWICE = "asked twice it gives the same, and leaves what it compares as it is"
 BROKEN = [
     *BROKEN_AUGMENTATIONS,
+    *BROKEN_PREPARATIONS,
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),
@@ -302,7 +304,7 @@ BROKEN = [
 MENDED = [
     *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenSemi(), BrokenReader()),
     *(BrokenDataset(root="scans"), BrokenMetric(), BrokenPooledMetric(), BrokenImageMetric()),
-    *(BrokenAugmentation(), BrokenPlace(), BrokenMix()),
+    *(BrokenAugmentation(), BrokenPlace(), BrokenMix(), BrokenPreparation(), BrokenPlaces()),
 ]
 
 
