@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ssmtl_toolkit.data.readers import Readers
-    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.data.volume import Header, Volume
     from ssmtl_toolkit.engine.augmentation import Augmentation
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
@@ -329,6 +329,17 @@ class ReaderSpec(Spec):
             DataError: naming the file, what is wrong with it, what was got and what to do.
         """
 
+    def header(self, path: Path) -> Header:
+        """Describe the voxels at `path` as `read(path)` would give them; quickly, for `ssmtl data info`.
+
+        By default the scan is read (of a 4-D file the first volume). If the format has a header, return what it says
+        without reading voxels: damage behind it is not looked for.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return self.read(path, 0).without_voxels()
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -373,6 +384,10 @@ class DatasetSpec(Spec):
         Raises:
             DataError: the root is missing or holds no scan.
         """
+
+    def layout(self) -> str:
+        """What a folder was taken for, in words ("nnU-Net v2, 2 channels"); "" if there is nothing to say."""
+        return ""
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """Name the label classes without background: for each the values that it has in the label files, the first of
