@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.experiments.execution import Compared, experiment
     from ssmtl_toolkit.experiments.fewshot.execution import Fewshot, fewshot
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
+    from ssmtl_toolkit.runtime.arrays import from_arrays
 
 _LAZY = {
     "Affinity": "ssmtl_toolkit.experiments.affinity.execution",
@@ -44,6 +45,7 @@ _LAZY = {
     "experiment": "ssmtl_toolkit.experiments.execution",
     "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
+    "from_arrays": "ssmtl_toolkit.runtime.arrays",
     "predict": "ssmtl_toolkit.downstream.predict",
     "pretrain": "ssmtl_toolkit.pretraining.pretrain",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "experiment",
     "fewshot",
     "finetune",
+    "from_arrays",
     "hookimpl",
     "predict",
     "pretrain",

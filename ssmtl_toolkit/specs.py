@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -349,7 +349,7 @@ class Scan:
     is that of the first, and `more` are those of the others in order. `unfit` says why a file cannot be used as a scan
     to train on; it is listed as skipped. `annotated` lists the slices of `label` that are annotated, counted from 0 in
     the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file by itself,
-    not a folder that it is in.
+    not a folder that it is in. `source`: which of several sources it is of, if there are several.
     """
 
     path: Path
@@ -361,6 +361,7 @@ class Scan:
     annotated: tuple[int, ...] | None = None
     named: bool = False
     more: tuple[Path, ...] = ()
+    source: str = ""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -397,6 +398,15 @@ class DatasetSpec(Spec):
             DataError: the file that defines them cannot be understood.
         """
         return {}
+
+    def remarks(self, scans: Sequence[Scan]) -> Sequence[str]:
+        """What a user should know about the scans that were listed, a line each."""
+        return ()
+
+    def with_paths(self, change: Callable[[Path], Path]) -> Self:
+        """This dataset with every path among its options changed, such as made absolute."""
+        paths = {name: change(value) for name, value in self if isinstance(value, Path)}
+        return self.model_copy(update=paths) if paths else self
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""

@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import PARTS, Part, parts_of
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import (
     AugmentationSpec,
     BackboneSpec,
@@ -64,7 +65,8 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
-        "phantom", description="Labelled scans: a folder, a manifest (.csv, .toml), or a dataset by name."
+        "phantom",
+        description="Labelled scans: a folder, manifest (.csv, .toml), pattern or dataset by name; repeatable.",
     )
     source: Annotated[Path | None, Role.PLACE] = Field(
         None, description="Pre-training run folder or backbone file; omit to train from scratch."
@@ -100,7 +102,8 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         None, description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none.  [default: none]"
     )
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.PLACE] = Field(
-        None, description="Scans for --semi.  [default: those of --data, without validation and test patients]"
+        None,
+        description="Scans for --semi; repeatable.  [default: those of --data, without validation and test patients]",
     )
     transductive: bool = Field(
         False, description="Let --semi see the images of validation and test patients; scores are then optimistic."
@@ -191,13 +194,13 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         cooked = self._over(recipe)
         head = cooked._head(recipe.get("head"))
         specs = {
-            "data": with_absolute_paths(plugins.dataset(self.data)),
+            "data": with_absolute_paths(dataset_of(self.data)),
             "head": head,
             "metrics": self.named_metrics(head.output),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
             "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
-            "unlabelled": None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled)),
+            "unlabelled": None if self.unlabelled is None else with_absolute_paths(dataset_of(self.unlabelled)),
         }
         resolved = ResolvedFinetune.model_construct({*cooked.model_fields_set, *specs}, **{**dict(cooked), **specs})
         resolved.check()

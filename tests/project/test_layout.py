@@ -31,6 +31,7 @@ ROOMS = [  # each imports those above it, and none below
     ["scaffolding"],
     ["data"],
     ["engine"],
+    ["sources"],
     ["config"],
     ["runtime"],
     ["evaluation"],
@@ -40,7 +41,12 @@ ROOMS = [  # each imports those above it, and none below
     ["testing"],
     ["cli"],
 ]
-NOT_FOR_DATA = {"registry", "config", "scaffolding"}  # the way from file to slices, and the contract, know no options
+NOT_FOR_DATA = {
+    "registry",
+    "sources",
+    "config",
+    "scaffolding",
+}  # the way from file to slices, and the contract, know no options
 
 CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
