@@ -1,4 +1,4 @@
-"""`ssmtl data`: write phantom scans, split labelled scans by patient, suggest slices to label."""
+"""`ssmtl data`: look at scans, write phantom scans, split labelled scans by patient, suggest slices to label."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import click
 
+from ssmtl_toolkit.cli.data_info import command as info
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -27,6 +28,9 @@ class Writable(Protocol):
 @click.group("data", cls=OnceGroup)
 def command() -> None:
     """`ssmtl run` and `ssmtl finetune` need none: they use the phantom by default, and draw their own split."""
+
+
+command.add_command(info, "info")
 
 
 @command.command("phantom")
