@@ -7,11 +7,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.distance import AUTO, distances_among
 from ssmtl_toolkit.distance import Distance as Distance
 from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
@@ -131,6 +132,13 @@ Weight = Annotated[
 """Type of a task's weight: a number, or `auto`: measured in the first steps (`engine/auto_weight.py`)."""
 
 
+class Slices(Protocol):
+    """What a task may ask of the slices that it will be trained on, to set options that are left to it."""
+
+    def distance(self, task: TaskSpec, option: str) -> int | str:
+        """The distance between slices that suits them (`inspection/distance.py`), with enough pairs for this task."""
+
+
 class TaskSpec(Spec):
     """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
 
@@ -159,6 +167,16 @@ class TaskSpec(Spec):
         the anchor has no such companion and is skipped for it. `spacing` is the scan's slice spacing in mm.
         """
         return {}
+
+    @property
+    def open_options(self) -> list[str]:
+        """The options that are to be set by what suits the data: every `Distance` that is `auto`."""
+        return [name for name in distances_among(type(self).model_fields) if getattr(self, name) == AUTO]
+
+    def fitted(self, slices: Slices) -> Self:
+        """Set the open options; asked once, when the slices are known. What it returns is trained and written down."""
+        chosen = {name: slices.distance(self, name) for name in self.open_options}
+        return self.model_copy(update=chosen) if chosen else self
 
     def remarks(self, anchors: int) -> Sequence[str]:
         """What a user should know before this task trains on `anchors` slices, a line each."""

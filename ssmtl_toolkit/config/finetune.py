@@ -318,6 +318,12 @@ class ResolvedFinetune(FinetuneConfig):
                 f"--semi {self.semi}: task {str(auto)!r}: weight=auto is measured by ssmtl run only; give a number, "
                 f"such as the auto_weight in the summary.json of a run with this task"
             )
+        if task := next((task for task in tasks if task.open_options), None):
+            option = task.open_options[0]
+            raise UsageError(
+                f"--semi {self.semi}: task {str(task)!r}: {option}=auto is chosen by ssmtl run only; give a number; "
+                f"ssmtl data info proposes one"
+            )
         trained = parts_of(feature for task in tasks for feature in task.needs)
         if set(trained) <= set(self.frozen_parts):
             raise UsageError(

@@ -47,17 +47,27 @@ class StackOfSlices:
 
 
 def products_of(slices: NDArray[np.float32], spacing: float) -> NDArray[np.float64]:
-    """Return the products of all pairs of slices (S, C, H, W) that are up to 40 mm or 15 slices apart: (C, T, 4)."""
+    """Return the products of all pairs of slices (S, C, H, W) that are up to 40 mm or 15 slices apart: (C, T, 4).
+
+    Each slice is given zero mean and unit variance first; one of a single value counts as zeros.
+    """
     count, channels = slices.shape[:2]
     farthest = min(max(_FEWEST, math.ceil(_FARTHEST_MM / spacing)), _MOST, count - 1)
     products = np.zeros((channels, max(farthest, 0), 4))
     for c in range(channels):
-        rows = slices[:, c].reshape(count, -1)
+        rows = _standardised(slices[:, c].reshape(count, -1))
         every = (rows @ rows.T).astype(np.float64) / rows.shape[1]
         own = every.diagonal()
         for t in range(1, farthest + 1):
             products[c, t - 1] = count - t, own[:-t].sum(), own[t:].sum(), every.diagonal(t).sum()
     return products
+
+
+def _standardised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1, keepdims=True)
+    constant = deviation <= 1e-6 * np.abs(rows).max(axis=1, keepdims=True)  # what is left of one value after rounding
+    return np.where(constant, 0, centred / np.where(constant, 1, deviation)).astype(np.float32)
 
 
 class Stacks:

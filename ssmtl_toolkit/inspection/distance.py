@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 ENOUGH = 0.66
@@ -39,23 +40,26 @@ def proposed_distance(data: Measured) -> ProposedDistance:
 
     It is a number of slices, or, where scans differ in the distance between slices, a length in mm.
     """
-    chosen: int | str | None = None
+    suitable, why = suitable_distances(data)
+    return ProposedDistance(suitable[-1], why)
+
+
+def suitable_distances(data: Measured) -> tuple[list[int | str], str]:
+    """Return the distances that suit, at least the smallest possible, and why the next one does not."""
+    suitable: list[int | str] = []
     for t in _candidates(data):
-        why = _too_far(data, t)
-        if why:
-            return ProposedDistance(t if chosen is None else chosen, why)
-        chosen = t
-    return ProposedDistance(1 if chosen is None else chosen, "no scan has slices farther apart")
+        if why := _too_far(data, t):
+            return suitable or [t], why
+        suitable.append(t)
+    return suitable or [1], "no scan has slices farther apart"
 
 
 def _candidates(data: Measured) -> Iterator[int | str]:
-    number = 1
-    while True:
+    for number in count(1):
         t: int | str = number if data.even else f"{round(number * data.spacing, 1):g}mm"
-        if data.share(t) <= 0 and number > 1:
+        if data.share(t) <= 0:
             return
         yield t
-        number += 1
 
 
 def _too_far(data: Measured, t: int | str) -> str:

@@ -56,7 +56,7 @@ def look_at(volume: Volume, axis: Cut, size: int) -> Look:
     array, stack = volume.array, Stack.of(volume, axis)
     sample = array.ravel(order="K")[:: max(1, array.size // _SAMPLE)]
     low, high = np.percentile(sample, (1, 99)).tolist()
-    normal, deviations = _standardised(stack.slices, size)
+    resized, deviations = _resized(stack.slices, size)
     overall = float(np.std(sample, dtype=np.float64))
     blank = (deviations == 0).all(axis=1)
     nearly = (deviations < _NEARLY * overall).all(axis=1) & ~blank
@@ -70,26 +70,22 @@ def look_at(volume: Volume, axis: Cut, size: int) -> Look:
         nearly_blank=int(nearly.sum()),
         like_labels=looks_like_labels(volume),
         replaced=volume.replaced,
-        products=products_of(normal, stack.spacing[0]),
+        products=products_of(resized, stack.spacing[0]),
     )
 
 
-def _standardised(slices: NDArray[Any], size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Resize slices (S, C, H, W) and give each zero mean and unit variance; also their deviations (S, C) before it."""
+def _resized(slices: NDArray[Any], size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Resize slices (S, C, H, W) to (S, C, size, size); also their deviations (S, C) before that, 0 for one value."""
     count, channels = slices.shape[:2]
-    normal = np.zeros((count, channels, size, size), np.float32)
+    resized = np.zeros((count, channels, size, size), np.float32)
     deviations = np.zeros((count, channels))
     for s in range(count):
         for c in range(channels):
             plane = np.ascontiguousarray(slices[s, c], np.float32)
-            if plane.min() == plane.max():
-                continue
-            deviations[s, c] = plane.std(dtype=np.float64)
-            resized = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
-            centred = resized - resized.mean(dtype=np.float64)
-            scale = centred.std(dtype=np.float64)
-            normal[s, c] = centred / scale if scale > 0 else 0
-    return normal, deviations
+            if plane.min() < plane.max():
+                deviations[s, c] = plane.std(dtype=np.float64)
+                resized[s, c] = Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR)
+    return resized, deviations
 
 
 def _digest(array: NDArray[Any]) -> str:

@@ -15,11 +15,11 @@ import torch
 from ssmtl_toolkit.data.sampling import Rows
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import distances_among
+from ssmtl_toolkit.inspection.distance import ENOUGH
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.text import counted
 
-ENOUGH = 0.66  # of the slices should have a partner
 _BLANK = 0.5  # correlation of slices of unit variance below which 2 - 2r, the error of copying, is above 1
 _SAMPLE = 32  # pairs that a correlation is estimated from
 
