@@ -20,6 +20,7 @@ from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
+from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
@@ -90,6 +91,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)
+    if config.backbone is not None:
+        check_buildable(backbone)
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
     metrics = config.chosen_metrics(config.head.output)
     if resume:
@@ -97,6 +100,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
         _check_scored(metrics, folder)
     if pretrained and (note := pretrained.chosen()):
         progress.note(note)
+    if pretrained and (changed := _cut_otherwise(slicing, pretrained)):
+        progress.note(f"slices are cut otherwise than in the pre-training: {', '.join(changed)}")
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
@@ -119,6 +124,14 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     for remark in summary["remarks"]:
         progress.note(remark)
     return summary
+
+
+def _cut_otherwise(slicing: Slicing, pretrained: Pretrained) -> list[str]:
+    """What the slices of this fine-tuning have other than those that were pre-trained on."""
+    before = Slicing(**pretrained.about.get("prepare", {})).model_dump()
+    now = slicing.model_dump()
+    options = ("axis", "size", "window", "normalise")
+    return [f"{name} is {now[name]}, was {before[name]}" for name in options if now[name] != before[name]]
 
 
 def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> BackboneSpec:

@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.held_out import choose_held_out
 from ssmtl_toolkit.data.sampling import Plan, batch_shares
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
@@ -96,6 +97,7 @@ def pretrain(
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
         started = time.perf_counter()
+        check_buildable(resolved.backbone, resolved.tasks)
         resolved, store, plan, held_out = prepared(resolved, cache, progress)
         labelled = gather_labelled(resolved, store.channels, cache, progress)
         interrupts.check("nothing was trained yet")
@@ -162,6 +164,8 @@ def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> It
 def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
     scans = list_scans(config.data, cache, progress.note)
+    if layout := config.data.layout():
+        progress.say(f"layout    {layout}")
     if config.without is None:
         return scans
     split = Split.read(config.without)
