@@ -1,6 +1,6 @@
 """How alike slices are that lie t apart, on real scans, and which t the rule of `t=auto` takes there.
 
-    python benchmarks/distances.py ../shared/data/msd_hippocampus ../shared/data/sunnybrook_lv …
+python benchmarks/distances.py ../shared/data/msd_hippocampus ../shared/data/sunnybrook_lv …
 """
 
 from __future__ import annotations

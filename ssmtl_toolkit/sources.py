@@ -165,17 +165,17 @@ class Several(DatasetSpec):
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """The classes of all sources; they must not contradict each other."""
-        defined = [(label, classes) for label, spec in self._named() if (classes := spec.classes())]
         merged: dict[str, tuple[int, ...]] = {}
-        for label, classes in defined:
-            for name, values in classes.items():
-                if merged.setdefault(name, values) != values or any(
-                    set(values) & set(other) for known, other in merged.items() if known != name
-                ):
+        for label, spec in self._named():
+            classes = spec.classes()
+            new = {value for name, values in classes.items() if name not in merged for value in values}
+            for name, values in merged.items():
+                if classes and (classes.get(name, values) != values or (name not in classes and new & set(values))):
                     raise DataError(
-                        f"{label}: class {printable(name)} is {values}, which contradicts a source before it "
+                        f"{label}: its classes ({_shown(classes)}) contradict those of the sources before it "
                         f"({_shown(merged)}); name the classes by --classes name=value,…"
                     )
+            merged.update(classes)
         return merged
 
     def suggested(self) -> Mapping[str, Any]:

@@ -84,7 +84,7 @@ def _resized(slices: NDArray[Any], size: int) -> tuple[NDArray[np.float32], NDAr
             plane = np.ascontiguousarray(slices[s, c], np.float32)
             if plane.min() < plane.max():
                 deviations[s, c] = plane.std(dtype=np.float64)
-                resized[s, c] = Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR)
+                resized[s, c] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
     return resized, deviations
 
 

@@ -153,7 +153,7 @@ def test_classes_of_several_sources_must_not_contradict_each_other(tmp_path):
     both = dataset_of([tmp_path / "a" / "m.toml", tmp_path / "c"])
     assert both.classes() == {"liver": (1,)}
     assert any("c does not name its label classes" in remark for remark in both.remarks([]))
-    with pytest.raises(DataError, match=r"class liver is .2,., which contradicts a source before it .liver=1."):
+    with pytest.raises(DataError, match=r"b-?\d*: its classes .liver=2. contradict those of the sources before it"):
         dataset_of([tmp_path / "a" / "m.toml", tmp_path / "b" / "m.toml"]).classes()
 
 
