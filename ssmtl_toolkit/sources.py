@@ -135,13 +135,12 @@ class Several(DatasetSpec):
 
     @property
     def labels(self) -> list[str]:
-        """A short name for each source, all different: that of its folder or file, or of the dataset."""
-        labels: list[str] = []
-        for spec in self.of:
-            label = _label(spec)
-            taken = [other for other in labels if re.fullmatch(rf"{re.escape(label)}(-\d+)?", other)]
-            labels.append(f"{label}-{len(taken) + 1}" if taken else label)
-        return labels
+        """A short name for each source, all different: that of its folder or file, with the folder above if needed."""
+        for depth in (1, 2, 3):
+            labels = [_label(spec, depth) for spec in self.of]
+            if len(set(labels)) == len(labels):
+                return labels
+        return [f"{label}-{i}" for i, label in enumerate(labels, start=1)]
 
     def layout(self) -> str:
         words = [f"{label}: {words}" if (words := spec.layout()) else label for label, spec in self._named()]
@@ -249,12 +248,14 @@ class Pattern(DatasetSpec):
 _OURS: dict[str, type[DatasetSpec]] = {spec.name: spec for spec in (Several, Pattern)}
 
 
-def _label(spec: DatasetSpec) -> str:
+def _label(spec: DatasetSpec, depth: int) -> str:
+    """The last `depth` parts of a source's path, the suffix of a file omitted; of one without a path its name."""
     place = next((value for _, value in spec if isinstance(value, Path)), None)
     if place is None:
         return spec.name
-    name = real(place).name or spec.name
-    return printable(name if place.is_dir() or isinstance(spec, Pattern) else name.partition(".")[0] or name)
+    *above, name = real(place).parts[-depth:]
+    name = name if place.is_dir() or isinstance(spec, Pattern) else name.partition(".")[0] or name
+    return printable("/".join([*above, name]).strip("/")) or spec.name
 
 
 def _shown(classes: Mapping[str, tuple[int, ...]]) -> str:

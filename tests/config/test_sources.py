@@ -38,6 +38,15 @@ def test_sources_add_up_and_equal_names_stay_apart(two):
     assert names == [("p0", "p0"), ("p1", "p1"), ("b/p0", "p0"), ("b/p1", "p1"), ("q", "q")]
 
 
+def test_sources_of_one_name_are_told_apart_by_the_folder_above(two):
+    for folder in ("a", "b"):
+        (two / folder).rename(two / "tmp")
+        (two / folder).mkdir()
+        (two / "tmp").rename(two / folder / "images")
+    names = listed([two / "a" / "images", two / "b" / "images"])
+    assert [name for name, _ in names] == ["p0", "p1", "b/images/p0", "b/images/p1", "q"]
+
+
 def test_equal_names_of_patients_are_taken_as_one_patient_and_this_is_said(two):
     notes = []
     list_scans(dataset_of([two / "a", two / "b"]), two, notes.append)
@@ -153,7 +162,7 @@ def test_classes_of_several_sources_must_not_contradict_each_other(tmp_path):
     both = dataset_of([tmp_path / "a" / "m.toml", tmp_path / "c"])
     assert both.classes() == {"liver": (1,)}
     assert any("c does not name its label classes" in remark for remark in both.remarks([]))
-    with pytest.raises(DataError, match=r"b-?\d*: its classes .liver=2. contradict those of the sources before it"):
+    with pytest.raises(DataError, match=r"b/m: its classes .liver=2. contradict those of the sources before it"):
         dataset_of([tmp_path / "a" / "m.toml", tmp_path / "b" / "m.toml"]).classes()
 
 

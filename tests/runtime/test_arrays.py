@@ -71,7 +71,7 @@ def test_a_torch_dataset_is_a_dataset():
     assert all(scan.label for scan in scans)
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodec")
+@pytest.mark.filterwarnings("ignore:NvImgCodec", "ignore::FutureWarning:monai")
 def test_a_monai_dataset_brings_affines_and_names(tmp_path):
     for i in range(2):
         write_pair(tmp_path, f"p{i}", seed=i)
