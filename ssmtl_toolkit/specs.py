@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.distance import AUTO, distances_among
 from ssmtl_toolkit.distance import Distance as Distance
 from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ssmtl_toolkit.data.preparation import Stage
     from ssmtl_toolkit.data.readers import Readers
-    from ssmtl_toolkit.data.volume import Stack, Volume
+    from ssmtl_toolkit.data.volume import Header, Stack, Volume
     from ssmtl_toolkit.engine.augmentation import Augmentation
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
@@ -132,6 +133,13 @@ Weight = Annotated[
 """Type of a task's weight: a number, or `auto`: measured in the first steps (`engine/auto_weight.py`)."""
 
 
+class Slices(Protocol):
+    """What a task may ask of the slices that it will be trained on, to set options that are left to it."""
+
+    def distance(self, task: TaskSpec, option: str) -> int | str:
+        """The distance between slices that suits them (`inspection/distance.py`), with enough pairs for this task."""
+
+
 class TaskSpec(Spec):
     """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
 
@@ -160,6 +168,16 @@ class TaskSpec(Spec):
         the anchor has no such companion and is skipped for it. `spacing` is the scan's slice spacing in mm.
         """
         return {}
+
+    @property
+    def open_options(self) -> list[str]:
+        """The options that are to be set by what suits the data: every `Distance` that is `auto`."""
+        return [name for name in distances_among(type(self).model_fields) if getattr(self, name) == AUTO]
+
+    def fitted(self, slices: Slices) -> Self:
+        """Set the open options; asked once, when the slices are known. What it returns is trained and written down."""
+        chosen = {name: slices.distance(self, name) for name in self.open_options}
+        return self.model_copy(update=chosen) if chosen else self
 
     def remarks(self, anchors: int) -> Sequence[str]:
         """What a user should know before this task trains on `anchors` slices, a line each."""
@@ -367,6 +385,17 @@ class ReaderSpec(Spec):
             DataError: naming the file, what is wrong with it, what was got and what to do.
         """
 
+    def header(self, path: Path) -> Header:
+        """Describe the voxels at `path` as `read(path)` would give them; quickly, for `ssmtl data info`.
+
+        By default the scan is read (of a 4-D file the first volume). If the format has a header, return what it says
+        without reading voxels: damage behind it is not looked for.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return self.read(path, 0).without_voxels()
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -376,7 +405,7 @@ class Scan:
     is that of the first, and `more` are those of the others in order. `unfit` says why a file cannot be used as a scan
     to train on; it is listed as skipped. `annotated` lists the slices of `label` that are annotated, counted from 0 in
     the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file by itself,
-    not a folder that it is in.
+    not a folder that it is in. `source`: which of several sources it is of, if there are several.
     """
 
     path: Path
@@ -388,6 +417,7 @@ class Scan:
     annotated: tuple[int, ...] | None = None
     named: bool = False
     more: tuple[Path, ...] = ()
+    source: str = ""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -412,6 +442,10 @@ class DatasetSpec(Spec):
             DataError: the root is missing or holds no scan.
         """
 
+    def layout(self) -> str:
+        """What a folder was taken for, in words ("nnU-Net v2, 2 channels"); "" if there is nothing to say."""
+        return ""
+
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """Name the label classes without background: for each the values that it has in the label files, the first of
         them the one to write. Empty if the dataset does not define them.
@@ -420,6 +454,15 @@ class DatasetSpec(Spec):
             DataError: the file that defines them cannot be understood.
         """
         return {}
+
+    def remarks(self, scans: Sequence[Scan]) -> Sequence[str]:
+        """What a user should know about the scans that were listed, a line each."""
+        return ()
+
+    def with_paths(self, change: Callable[[Path], Path]) -> Self:
+        """This dataset with every path among its options changed, such as made absolute."""
+        paths = {name: change(value) for name, value in self if isinstance(value, Path)}
+        return self.model_copy(update=paths) if paths else self
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""

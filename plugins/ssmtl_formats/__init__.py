@@ -11,7 +11,7 @@ from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import ReaderSpec
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.data.volume import Header, Volume
 
 
 class Dicom(ReaderSpec):
@@ -56,6 +56,12 @@ class Dicom(ReaderSpec):
 
         return read_dicom(path, volume)
 
+    def header(self, path: Path) -> Header:
+        """Read the headers of the files of the series, not their pixels."""
+        from ssmtl_formats.dicom import read_dicom_header
+
+        return read_dicom_header(path)
+
 
 class Nrrd(ReaderSpec):
     """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it.
@@ -81,6 +87,12 @@ class Nrrd(ReaderSpec):
         from ssmtl_formats.itk import read_itk
 
         return read_itk(path, volume, "NRRD")
+
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_formats.itk import read_itk_header
+
+        return read_itk_header(path, "NRRD")
 
 
 class MetaImage(ReaderSpec):
@@ -108,6 +120,12 @@ class MetaImage(ReaderSpec):
 
         return read_itk(path, volume, "MetaImage")
 
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_formats.itk import read_itk_header
+
+        return read_itk_header(path, "MetaImage")
+
 
 class Mgh(ReaderSpec):
     """FreeSurfer's .mgh and .mgz files."""
@@ -123,6 +141,12 @@ class Mgh(ReaderSpec):
         from ssmtl_formats.mgh import read_mgh
 
         return read_mgh(path, volume)
+
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_formats.mgh import read_mgh_header
+
+        return read_mgh_header(path)
 
 
 class Slices(ReaderSpec):
@@ -151,6 +175,12 @@ class Slices(ReaderSpec):
         from ssmtl_formats.slices import read_slices
 
         return read_slices(path)
+
+    def header(self, path: Path) -> Header:
+        """Read the sizes in the headers of the pictures, not their pixels."""
+        from ssmtl_formats.slices import read_slices_header
+
+        return read_slices_header(path)
 
 
 @hookimpl

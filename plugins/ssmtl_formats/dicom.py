@@ -15,7 +15,7 @@ from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import listed, printable
 
@@ -104,6 +104,29 @@ def holds_parts(folder: Path) -> bool:
     from ssmtl_formats.spread import spread_below
 
     return bool(spread_below(folder))
+
+
+def read_dicom_header(path: Path) -> Header:
+    """Say what the headers of a series say, all but its pixels.
+
+    Raises:
+        DataError: as `read_dicom`.
+    """
+    with naming_file(path):
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file or directory")
+        if not _installed():
+            raise FileError(f"is DICOM, for which pydicom is needed: {INSTALL}")
+        from ssmtl_formats.series import chosen
+        from ssmtl_formats.spread import whole_series_of
+        from ssmtl_formats.stacking import grid, stacked
+
+        all_series = whole_series_of(path if path.is_dir() else path.parent)
+        series, notes = chosen(path, all_series), _skipped(path, all_series)
+        frames = stacked([_fit(frame) for frame in series.frames], 0, notes)
+        affine = grid(frames, notes)
+    shape = (frames[0].size[1], frames[0].size[0], len(frames))
+    return Header(shape, affine, lengths(affine), 2, tuple(notes), volumes=max(1, len(series.frames) // len(frames)))
 
 
 def _installed() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from ssmtl_formats.pictures import slices_of
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.slicing import Axis
 from ssmtl_toolkit.data.source import AGAIN, FileError, naming_file
-from ssmtl_toolkit.data.volume import DIRECTIONS, Volume
+from ssmtl_toolkit.data.volume import DIRECTIONS, Header, Volume
 from ssmtl_toolkit.text import printable
 
 _RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
@@ -53,11 +54,37 @@ def read_slices(folder: Path) -> Volume:
         if masks:
             notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are skipped")
         array = _stacked(files, settings.colours, notes)
+    affine, spacing = _place(settings)
+    return Volume(array, affine, spacing, 2, tuple(notes))
+
+
+def read_slices_header(folder: Path) -> Header:
+    """Say how many pictures a folder has, how large the first is, and where they lie; no picture is decoded.
+
+    Raises:
+        DataError: as `read_slices`, as far as names and the sizes in the pictures' headers show.
+    """
+    with naming_file(folder):
+        files, _ = slices_of(folder)
+        notes: list[str] = []
+        settings = _settings(folder / SLICES, notes)
+        sizes = {size: file for file in files for size in [_header(file)[0]]}
+        if len(sizes) > 1:
+            raise FileError("has slices of different sizes; put each scan's slices into a folder of its own")
+        width, height = struct.unpack(">II", next(iter(sizes)))
+        if min(width, height) < 1:
+            raise FileError(f"{printable(files[0].name)} is damaged or not a PNG; {AGAIN}")
+    affine, spacing = _place(settings)
+    return Header((width, height, len(files)), affine, spacing, 2, tuple(notes))
+
+
+def _place(settings: _Settings) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+    """Return the affine and the mm between columns, rows and slices."""
     spacing = (settings.spacing[2], settings.spacing[1], settings.spacing[0])
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     for axis, (direction, step) in enumerate(zip(reversed(DIRECTIONS[settings.axis]), spacing, strict=True)):
         affine[_RAS[direction][0], axis] = _RAS[direction][1] * step
-    return Volume(array, affine, spacing, 2, tuple(notes))
+    return affine, spacing
 
 
 def parts_of(folder: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from ssmtl_nifti.header import Header, read_header
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
+from ssmtl_toolkit.data.volume import Header as ScanHeader
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.text import printable
 
@@ -53,12 +54,41 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
     return Volume(array, affine, spacing, axis, tuple(notes), replaced, header.fields)
 
 
-def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:
-    """Read one volume (I, J, K), big- or little-endian and unscaled, and the rest of the file for its checksum."""
+def read_nifti_header(path: Path) -> ScanHeader:
+    """Say what the header alone says: a few hundred bytes are read, and the size of the file is compared with it.
+
+    Raises:
+        DataError: naming the file, what is wrong, what was got and what to do.
+    """
+    notes: list[str] = []
+    with naming_file(path):
+        with Source(path) as source:
+            header = read_header(source)
+            if header.single:
+                _end(source, header)
+        if not header.single:
+            image = image_beside(path)
+            with naming_file(image), Source(image) as source:
+                _end(source, header)
+        with np.errstate(all="ignore"):
+            affine, spacing = geometry(header, notes)
+    axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
+    kind = header.dtype.name
+    return ScanHeader(header.shape, affine, spacing, axis, tuple(notes), volumes=header.volumes, dtype=kind)
+
+
+def _end(source: Source, header: Header) -> int:
+    """Return where the voxels end, which may not be beyond the end of the file."""
     end = header.start + header.bytes * header.volumes
     if end > source.limit:
         packed = f", and gzip cannot compress more than {DEFLATE}:1" if source.zipped else ""
         raise FileError(f"is cut short, or its header lies: it claims {end} bytes of {source.size}{packed}; {AGAIN}")
+    return end
+
+
+def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:
+    """Read one volume (I, J, K), big- or little-endian and unscaled, and the rest of the file for its checksum."""
+    end = _end(source, header)
     index = volume_index(header.volumes, volume)
     check_memory((*header.shape, header.channels), header.dtype, header.scaled)
     cramped = header.single and not _check_extensions(source, header)

@@ -1,4 +1,4 @@
-"""`ssmtl data`: write phantom scans, split labelled scans by patient, suggest slices to label."""
+"""`ssmtl data`: look at scans, write phantom scans, split labelled scans by patient, suggest slices to label."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import click
 
+from ssmtl_toolkit.cli.data_info import command as info
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -27,6 +28,9 @@ class Writable(Protocol):
 @click.group("data", cls=OnceGroup)
 def command() -> None:
     """`ssmtl run` and `ssmtl finetune` need none: they use the phantom by default, and draw their own split."""
+
+
+command.add_command(info, "info")
 
 
 @command.command("phantom")
@@ -67,7 +71,7 @@ def _choice(*names: str, **how: Any) -> Callable[[F], F]:
 
 
 @command.command("split")
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @_patients("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
 @_patients("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
 @_patients("--patient", help="Regex on scan names; what its first group matches is the patient.")
@@ -75,7 +79,7 @@ def _choice(*names: str, **how: Any) -> Callable[[F], F]:
 @path_option("--out", required=True, help="The file to write, e.g. split.json.")
 @cache_option
 def split(
-    data: str,
+    data: tuple[str, ...],
     out: Path,
     test_scans: int | None,
     validation_scans: int,
@@ -92,24 +96,26 @@ def split(
     from ssmtl_toolkit.config import check_pattern
     from ssmtl_toolkit.data import split as splitting
     from ssmtl_toolkit.data.files import write_json
-    from ssmtl_toolkit.registry import registry
     from ssmtl_toolkit.runtime.scans import default_cache, list_scans
+    from ssmtl_toolkit.sources import dataset_of
 
     if out.exists():
         raise UsageError(f"{out}: already exists; choose another --out")
     if patient is not None:
         check_pattern(patient)
-    all_scans = list_scans(registry().dataset(data), cache or default_cache())
+    console = stderr()
+    dataset = dataset_of(data)
+    all_scans = list_scans(dataset, cache or default_cache(), lambda note: console.print(f"note: {note}"))
     scans, notes = splitting.with_patients([scan for scan in all_scans if scan.label and not scan.unfit], patient)
     if not scans:
         unfit = [scan.unfit for scan in all_scans if scan.unfit]
         skipped = f"; {len(unfit)} skipped, such as {unfit[0]}" if unfit else ""
         raise DataError(
-            f"{data}: none of its scans has a label; a folder needs images/ and labels/ with the same names{skipped}"
+            f"{' '.join(data)}: none of its scans has a label; a folder needs images/ and labels/ with the same "
+            f"names{skipped}"
         )
     new_split = splitting.make(scans, test_scans, validation_scans, seed, patient)
     write_json(out, new_split.to_json())
-    console = stderr()
     for note in notes:
         console.print(f"note: {note}")
     parts = [
@@ -121,7 +127,7 @@ def split(
 
 
 @command.command("suggest")
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @path_option("--from", "source", required=True, help="Pre-training run folder or backbone file.")
 @_choice("--slices", type=click.IntRange(1), default=20, show_default=True, help="How many slices to suggest.")
 @_choice("--per-patient", type=click.IntRange(1), help="At most this many of a patient.  [default: any number]")
@@ -132,7 +138,7 @@ def split(
 @cache_option
 @json_option
 def suggest(
-    data: str,
+    data: tuple[str, ...],
     source: Path,
     out: Path,
     slices: int,
@@ -151,8 +157,8 @@ def suggest(
     """
     from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.config import check_pattern
-    from ssmtl_toolkit.registry import registry
     from ssmtl_toolkit.runtime.scans import default_cache
+    from ssmtl_toolkit.sources import dataset_of
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: the manifest is a table; give a name that ends in .csv")
@@ -160,7 +166,7 @@ def suggest(
         raise UsageError(f"{out}: already exists; choose another --out")
     if patient is not None:
         check_pattern(patient)
-    dataset = registry().dataset(data)
+    dataset = dataset_of(data)
     from ssmtl_toolkit.downstream.suggest import suggest as choose  # torch is imported from here on
     from ssmtl_toolkit.downstream.suggest import write_manifest
     from ssmtl_toolkit.runtime.interrupt import interrupts

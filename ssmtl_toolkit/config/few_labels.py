@@ -17,6 +17,7 @@ from ssmtl_toolkit.config.recipes import DEFAULT
 from ssmtl_toolkit.config.scoring import Scoring
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec
 from ssmtl_toolkit.text import counted
 
@@ -108,7 +109,7 @@ class FewLabels(Config, Slicing, Machine, Scoring):
         plugins = registry()
         if self.patient is not None:
             check_pattern(self.patient)
-        more = None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled))
+        more = None if self.unlabelled is None else with_absolute_paths(dataset_of(self.unlabelled))
         specs = {
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "prepare": resolved_preparations(self.prepare),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from ssmtl_toolkit.data.grid import check_channel, turned
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.slicing import WhichVolume
 from ssmtl_toolkit.data.source import SeveralVolumesError, naming_file
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
 
+T = TypeVar("T")
 _INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
     ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
@@ -100,6 +102,22 @@ class Readers:
         """
         return read_channels([(path, self.of(path)) for path in scan.paths], volume)
 
+    def header(self, path: Path) -> Header:
+        """What the header of the scan or label map at `path` says of its voxels.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return header_with(self.of(path), path)
+
+    def scan_header(self, scan: Scan) -> Header:
+        """What the headers of a scan's files say of its voxels, all its channels.
+
+        Raises:
+            DataError: naming the file and what is wrong with it, or two files whose grids differ.
+        """
+        return joined_headers([(path, self.header(path)) for path in scan.paths])
+
     def digest(self, path: Path, memo: DigestMemo) -> str:
         """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.
 
@@ -162,11 +180,35 @@ def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume) -> list[Volume
         return [read_with(reader, path, i) for i in range(error.volumes)]
 
 
+def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
+    """The header of a scan whose channels are these files, on the grid of the first of them.
+
+    Raises:
+        DataError: naming two files whose grids differ.
+    """
+    (path, first), *others = headers
+    for other_path, other in others:
+        check_channel(first.empty(), turned(other.empty(), first.empty()), printable(other_path), printable(path))
+    notes = [f"{printable(p.name)}: {note}" for p, header in others for note in header.notes]
+    channels = sum(header.channels for _, header in headers)
+    return replace(first, channels=channels, notes=(*first.notes, *notes))
+
+
 def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
     """Read one scan or label map by this reader; raises what `Readers.read` does."""
+    return _naming(reader, path, lambda: reader.read(path, volume))
+
+
+def header_with(reader: ReaderSpec, path: Path) -> Header:
+    """Read the header of one scan or label map by this reader; raises what `Readers.read` does."""
+    return _naming(reader, path, lambda: reader.header(path))
+
+
+def _naming(reader: ReaderSpec, path: Path, read: Callable[[], T]) -> T:
+    """Let a reader read, and name the file in whatever goes wrong."""
     name = printable(path)
     try:
-        return reader.read(path, volume)
+        return read()
     except SeveralVolumesError:
         raise
     except DataError as error:

@@ -1,4 +1,4 @@
-"""What a reader returns (`Volume`) and the slices cut from it along one axis (`Stack`), with the way back."""
+"""What a reader returns (`Volume`, `Header`) and the slices cut along one axis (`Stack`), with the way back."""
 
 from __future__ import annotations
 
@@ -71,9 +71,42 @@ class Volume:
         """How many channels there are."""
         return len(self.by_channel)
 
+    def without_voxels(self) -> Header:
+        """What a header would say of this volume."""
+        place = (self.shape, self.affine, self.spacing, self.slice_axis, self.notes)
+        return Header(*place, channels=self.channels, dtype=self.array.dtype.name)
+
     def axis(self, wanted: Cut) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
         return acquired_axis(self.affine, self.slice_axis) if wanted == "acquisition" else wanted
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its voxels, known without reading them.
+
+    Attributes:
+        shape: how many voxels there are along I, J, K.
+        affine, spacing, slice_axis, notes: as in `Volume`.
+        channels: how many values a voxel has.
+        volumes: of a 4-D file, how many volumes it holds.
+        dtype: type of the stored values, as numpy calls it; "" if unknown.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+    slice_axis: int = 2
+    notes: tuple[str, ...] = field(default=())
+    channels: int = 1
+    volumes: int = 1
+    dtype: str = ""
+
+    def empty(self) -> Volume:
+        """A volume of zeros on the same grid that takes no memory, for code that needs the grid alone."""
+        sizes = self.shape if self.channels == 1 else (*self.shape, self.channels)
+        zeros = np.broadcast_to(np.zeros((), np.uint8), sizes)
+        return Volume(zeros, self.affine, self.spacing, self.slice_axis, self.notes)
 
 
 def stepped_axis(spacing: tuple[float, ...], named: int | None = None) -> int:

@@ -17,10 +17,12 @@ from ssmtl_toolkit.data.held_out import choose_held_out
 from ssmtl_toolkit.data.sampling import Plan, batch_shares
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining.fitting import as_begun, fit_tasks
 from ssmtl_toolkit.pretraining.labelled import gather_labelled
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
@@ -92,8 +94,10 @@ def pretrain(
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
     with interrupts, _hold_folder(folder, resume, fabric, others):
         if resume:
+            resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
         started = time.perf_counter()
+        check_buildable(resolved.backbone, resolved.tasks)
         resolved, store, plan, held_out = prepared(resolved, cache, progress)
         labelled = gather_labelled(resolved, store.channels, cache, progress)
         interrupts.check("nothing was trained yet")
@@ -110,13 +114,14 @@ def pretrain(
 def prepared(
     config: ResolvedRun, cache: Path, progress: Progress
 ) -> tuple[ResolvedRun, SliceStore, Plan, HeldOut | None]:
-    """Store the slices, find those that can be anchors, and hold some scans out; in the options levels are numbers."""
+    """Store the slices, find those that can be anchors, hold some scans out; set options that the data decide."""
     scans = chosen_scans(config, cache, progress)
     config = config.model_copy(update={"normalise": measured(config.slicing, scans, progress).normalise})
     usable = prepare(scans, config.slicing, cache, progress, skip_bad=config.skip_bad)
     apart = choose_held_out(usable.scans, config.held_out, config.seed)
     trained_on = sorted(set(range(len(usable.scans))) - set(apart))
     store = usable.open(trained_on, placement=config.store, copies=config.devices)
+    config = fit_tasks(config, store, progress)
     plan = make_plan(store, config.tasks, progress)
     held_out = None
     if apart:
@@ -158,7 +163,9 @@ def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> It
 
 def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
-    scans = list_scans(config.data, cache)
+    scans = list_scans(config.data, cache, progress.note)
+    if layout := config.data.layout():
+        progress.say(f"layout    {layout}")
     if config.without is None:
         return scans
     split = Split.read(config.without)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmtl_toolkit.data.files import digest
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import ReaderSpec
 from ssmtl_toolkit.testing.case import Bench, check, fail, require
@@ -52,6 +53,20 @@ def volume_is_sound(bench: Bench) -> None:
         if (abs(spacing / lengths - 1) > 0.01).any():
             require(bool(volume.notes), f"spacing is {volume.spacing}, the affine's {tuple(lengths)}; note it")
         require(volume.slice_axis in (0, 1, 2), f"slice_axis is {volume.slice_axis}; it is 0, 1 or 2")
+
+
+@check(ReaderSpec, "what its header says is what it reads", needs_example=True)
+def header_agrees(bench: Bench) -> None:
+    spec, path = _made(bench)
+    for part in spec.parts(path).values():
+        header, volume = spec.header(part), spec.read(part, 0)
+        if not isinstance(header, Header):
+            fail(f"header gives {type(header).__name__}; give a Header")
+        for name in ("shape", "spacing", "slice_axis", "channels"):
+            said, found = getattr(header, name), getattr(volume, name)
+            require(bool(np.allclose(said, found)), f"header says {name} {said}, and read gives {found}")
+        require(bool(np.allclose(header.affine, volume.affine)), "header and read give different affines")
+        require(header.volumes >= 1, f"header says {header.volumes} volumes; of a 3-D scan it is 1")
 
 
 @check(ReaderSpec, "reading twice gives the same, and leaves the files alone", needs_example=True)
@@ -98,6 +113,8 @@ def _copied(path: Path, files: Sequence[Path], folder: Path) -> Path:
 def _refused(spec: ReaderSpec, path: Path, what: str) -> None:
     try:
         for part in spec.parts(path).values():
+            with contextlib.suppress(DataError):  # it need not see damage behind the header
+                spec.header(part)
             spec.read(part, 0)
     except DataError as error:
         require("\n" not in str(error).strip(), f"of {what} it says more than one line: {str(error)[:100]!r}")

@@ -1,6 +1,7 @@
 """Parts with one deliberate fault each, for the checks of `ssmtl_toolkit.testing` to find; MENDED has none."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -416,6 +417,10 @@ class BrokenReader(ReaderSpec):
             raise DataError(f"{path}: has {len(data)} bytes, expected 480; copy it again")
         array = np.frombuffer(data[:480].ljust(480, b"\0"), "<f4").reshape(4, 5, 6)
         return Volume(array, np.diag([1, 1, 2, 1.0]), (1.0, 1.0, 3.0 if self.fault == "other spacing" else 2.0))
+
+    def header(self, path):
+        header = super().header(path)
+        return replace(header, shape=header.shape[::-1]) if self.fault == "header turned" else header
 
 
 class BrokenDataset(DatasetSpec):

@@ -31,8 +31,10 @@ ROOMS = [  # each imports those above it, and none below
     ["scaffolding"],
     ["data"],
     ["engine"],
+    ["sources"],
     ["config"],
     ["runtime"],
+    ["inspection"],
     ["evaluation"],
     ["pretraining"],
     ["downstream"],
@@ -40,7 +42,12 @@ ROOMS = [  # each imports those above it, and none below
     ["testing"],
     ["cli"],
 ]
-NOT_FOR_DATA = {"registry", "config", "scaffolding"}  # the way from file to slices, and the contract, know no options
+NOT_FOR_DATA = {
+    "registry",
+    "sources",
+    "config",
+    "scaffolding",
+}  # the way from file to slices, and the contract, know no options
 
 CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
@@ -115,7 +122,7 @@ def test_plugins_import_the_contract_and_nothing_else_of_the_toolkit(graph):
     [
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
-        *(["data", "suggest", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
+        *(["data", "suggest", "--help"], ["data", "info", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
         *(["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
         ["plugins", "new", "slice-order", "--kind", "task"],
     ],

@@ -283,6 +283,7 @@ BROKEN = [
             "it tells which paths it matches, whether they exist or not": ("opens the path", "FileNotFoundError"),
             "it matches its example and names all files that it reads": ("does not match", "denies x.raw4"),
             "it reads a volume whose spacing and affine agree": ("other spacing", "note it"),
+            "what its header says is what it reads": ("header turned", "header says shape (6, 5, 4)"),
             "reading twice gives the same, and leaves the files alone": ("writes", "changes the file"),
             "what is missing, empty or damaged is refused in one line that names it": (
                 "takes half a file",
