@@ -21,7 +21,7 @@ class Dicom(ReaderSpec):
     """
 
     name: ClassVar[str] = "dicom"
-    revision: ClassVar[int] = 3  # 1 wrapped integers beyond 32 bits, 2 mixed volumes
+    revision: ClassVar[int] = 4  # 1 wrapped integers beyond 32 bits, 2 mixed volumes, 3 took the step from both ends
 
     def matches(self, path: Path) -> bool:
         """Recognise a file by its suffix or, unless another format has it, its first bytes; a folder by its files.

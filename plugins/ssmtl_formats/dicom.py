@@ -92,9 +92,10 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
         notes = _skipped(path, all_series)
         notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
-        affine = grid(frames, notes)
+        placed = grid(frames, notes)
         array, replaced = _voxels(frames, notes)
-    return Volume(array, affine, lengths(affine), 2, tuple(notes), replaced)
+    spacing = lengths(placed.affine)
+    return Volume(array, placed.affine, spacing, 2, tuple(notes), replaced, positions=placed.positions)
 
 
 def holds_parts(folder: Path) -> bool:

@@ -84,9 +84,11 @@ def _joined(folders: Folders, key: Key) -> Series | None:
         return None
     reason = unfit(images)
     try:
-        grid(stacked(images, 0, []), [])
+        problem = "its slices are unevenly spaced" if grid(stacked(images, 0, []), []).positions else ""
     except FileError as error:
-        reason = reason or f"spread over {spread(parts)} and does not join: {error}"
+        problem = str(error)
+    if problem:
+        reason = reason or f"spread over {spread(parts)} and does not join: {problem}"
     name = f"series-{'none' if key[1] is None else key[1]}"
     return Series(name, tuple(frame for frames in parts.values() for frame in frames), reason, tuple(parts))
 

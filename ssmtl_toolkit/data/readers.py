@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.specs import ReaderSpec, Scan
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
+EVEN = "resample it to an even spacing, or export its parts as series of their own"
+"""What to do about unevenly spaced slices."""
 _INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
     ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
@@ -79,21 +83,26 @@ class Readers:
         reader = self.match(path)
         return {"": path} if reader is None else reader.parts(path)
 
-    def read(self, path: Path, volume: int | None = None) -> Volume:
+    def read(self, path: Path, volume: int | None = None, *, uneven: bool = False) -> Volume:
         """Read the scan or label map at `path`; of a 4-D file the volume with index `volume`.
+
+        Args:
+            path: what a reader matches.
+            volume: which volume of a 4-D file.
+            uneven: accept unevenly spaced slices; the caller uses `Volume.positions`.
 
         Raises:
             DataError: naming the file and what is wrong with it, also if the reader itself failed.
         """
-        return read_with(self.of(path), path, volume)
+        return read_with(self.of(path), path, volume, uneven=uneven)
 
-    def read_scan(self, scan: Scan, volume: int | None = None) -> Volume:
-        """Read a scan, all its channels; of 4-D files the volume with index `volume`.
+    def read_scan(self, scan: Scan, volume: int | None = None, *, uneven: bool = False) -> Volume:
+        """Read a scan, all its channels, as `read` does.
 
         Raises:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
         """
-        return read_channels([(path, self.of(path)) for path in scan.paths], volume)
+        return read_channels([(path, self.of(path)) for path in scan.paths], volume, uneven=uneven)
 
     def digest(self, path: Path, memo: DigestMemo) -> str:
         """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.
@@ -112,13 +121,15 @@ class Readers:
         return joined_digests([self.digest(path, memo) for path in scan.paths])
 
 
-def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None = None) -> Volume:
+def read_channels(
+    sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None = None, *, uneven: bool = False
+) -> Volume:
     """Read files, each by its reader, as the channels of one volume on the grid of the first of them.
 
     Raises:
         DataError: naming the file and what is wrong with it, or two files whose grids differ.
     """
-    volumes = [read_with(reader, path, volume) for path, reader in sources]
+    volumes = [read_with(reader, path, volume, uneven=uneven) for path, reader in sources]
     if len(volumes) == 1:
         return volumes[0]
     first, names = volumes[0], [printable(path) for path, _ in sources]
@@ -135,11 +146,21 @@ def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None
     return replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
 
 
-def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
-    """Read one scan or label map by this reader; raises what `Readers.read` does."""
+def read_with(reader: ReaderSpec, path: Path, volume: int | None = None, *, uneven: bool = False) -> Volume:
+    """Read one scan or label map by this reader; takes and raises what `Readers.read` does."""
+    with _naming(reader, path):
+        read = reader.read(path, volume)
+        if read.positions and not uneven:
+            raise DataError(f"is unevenly spaced: {_distances(read.positions)}; {EVEN}")
+    return read
+
+
+@contextlib.contextmanager
+def _naming(reader: ReaderSpec, path: Path) -> Iterator[None]:
+    """Name the file, and the reader if it is to blame, in whatever goes wrong inside."""
     name = printable(path)
     try:
-        return reader.read(path, volume)
+        yield
     except DataError as error:
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
     except OSError as error:
@@ -151,6 +172,13 @@ def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volu
             raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
         problem = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
         raise DataError(f"{name}: {problem}; omit it or report it to the reader's authors") from error
+
+
+def _distances(positions: Sequence[float]) -> str:
+    """Say how far apart slices are, with the number of times."""
+    counts = Counter(f"{step:.3g}" for step in np.diff(positions))
+    shown = listed((f"{step} mm ({times} times)" for step, times in counts.most_common()), 4)
+    return f"its slices are {shown} apart"
 
 
 def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:
