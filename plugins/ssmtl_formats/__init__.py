@@ -58,13 +58,13 @@ class Dicom(ReaderSpec):
 
 
 class Nrrd(ReaderSpec):
-    """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it.
+    """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it; segmentations of 3D Slicer with their names.
 
     Needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
     """
 
     name: ClassVar[str] = "nrrd"
-    revision: ClassVar[int] = 2  # 1 took another format's header for voxels
+    revision: ClassVar[int] = 3  # 1 took another format's header for voxels, 2 read one layer of segments
 
     def matches(self, path: Path) -> bool:
         """Recognise by the suffix, in any case."""
@@ -81,6 +81,20 @@ class Nrrd(ReaderSpec):
         from ssmtl_formats.itk import read_itk
 
         return read_itk(path, volume, "NRRD")
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read a label map; a segmentation of 3D Slicer, which may be cropped, is placed on the grid of its scan."""
+        from ssmtl_formats.itk import read_itk
+        from ssmtl_toolkit.data.grid import placed
+
+        label = read_itk(path, None, "NRRD")
+        return placed(label, image) if self.classes(path) else label
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return the names of Slicer's segments, with their values."""
+        from ssmtl_formats.slicer import classes_of
+
+        return classes_of(path)
 
 
 class MetaImage(ReaderSpec):

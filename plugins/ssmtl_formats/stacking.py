@@ -90,8 +90,8 @@ class Grid:
 
     Attributes:
         affine: voxel (column, row, slice) -> mm in RAS+; a tilted gantry shears it.
-        positions: of the slices, in mm from the first one along their step, if they are unevenly spaced; then the affine
-            holds for their mean distance.
+        positions: of the slices, in mm from the first one, if they are unevenly spaced; then the affine holds for their
+            mean distance.
     """
 
     affine: NDArray[np.float64]

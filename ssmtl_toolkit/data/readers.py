@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.grid import check_channel, turned
 from ssmtl_toolkit.data.memory import check_memory
+from ssmtl_toolkit.data.named import renumbered
 from ssmtl_toolkit.data.source import naming_file
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
@@ -103,6 +105,28 @@ class Readers:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
         """
         return read_channels([(path, self.of(path)) for path in scan.paths], volume, uneven=uneven)
+
+    def read_label(self, path: Path, image: Volume, classes: Classes) -> Volume:
+        """Read the label map at `path` of the scan that was read as `image`.
+
+        If the file names its classes, its voxels get the values that these names have in `classes`.
+
+        Raises:
+            DataError: naming the file and what is wrong with it, or a name that contradicts `classes`.
+        """
+        reader = self.of(path)
+        with _naming(reader, path):
+            return renumbered(reader.read_label(path, image), reader.classes(path), classes, path)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """What the values of a label file mean, if it says so: for each class of its own the values that it has there.
+
+        Raises:
+            DataError: naming the file and what is wrong with it.
+        """
+        reader = self.of(path)
+        with _naming(reader, path):
+            return dict(reader.classes(path))
 
     def digest(self, path: Path, memo: DigestMemo) -> str:
         """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.

@@ -44,8 +44,8 @@ NOT_FOR_DATA = {"registry", "config", "scaffolding"}  # the way from file to sli
 
 CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
-    *("data.augment", "data.files", "data.finding", "data.geometry", "data.memory", "data.readers", "data.slicing"),
-    *("data.source", "data.values", "data.volume"),
+    *("data.augment", "data.files", "data.finding", "data.geometry", "data.grid", "data.memory", "data.readers"),
+    *("data.slicing", "data.source", "data.values", "data.volume"),
     *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.head", "engine.hub"),
     *("engine.masking", "engine.metric", "engine.ranks", "engine.semi", "engine.step"),
 }
