@@ -14,7 +14,7 @@ import nibabel as nib
 
 from ssmtl_datasets.channels import Channel, joined
 from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, stem, tells_case
-from ssmtl_datasets.pairing import once, paired
+from ssmtl_datasets.pairing import once, paired, referenced
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
 from ssmtl_toolkit.data.readers import Readers
@@ -42,7 +42,7 @@ def list_scans(root: Path, readers: Readers, channel: Channel = 0) -> list[Scan]
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
             f"or folders of DICOM or PNG slices"
         )
-    return scans
+    return referenced(scans, readers)
 
 
 def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:

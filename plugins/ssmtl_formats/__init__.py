@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ssmtl_formats import names
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.text import printable
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.data.volume import Volume
@@ -55,6 +57,91 @@ class Dicom(ReaderSpec):
         from ssmtl_formats.dicom import read_dicom
 
         return read_dicom(path, volume)
+
+
+class _DicomLabels(ReaderSpec):
+    """Label maps in DICOM: a file, or a folder that holds nothing else."""
+
+    only_labels: ClassVar[bool] = True
+    uids: ClassVar[tuple[str, ...]]
+    what: ClassVar[str]
+
+    def matches(self, path: Path) -> bool:
+        """Recognise a file by its SOP class, a folder by its only file."""
+        return names.holds_label(path, *self.uids) is not None
+
+    def files(self, path: Path) -> Sequence[Path]:
+        """Return the file."""
+        return (names.holds_label(path, *self.uids) or path,)
+
+    def read(self, path: Path, volume: int | None = None) -> Volume:
+        """Refuse it: it has no voxels without its scan."""
+        raise DataError(
+            f"{printable(path)}: is {self.what}, the label map of a scan; put it into labels/ beside images/, or into "
+            f"the column label of a manifest"
+        )
+
+    def scan_of(self, path: Path, scans: Sequence[Path]) -> Path | None:
+        """Return the scan whose series it refers to."""
+        from ssmtl_formats.dicom import referred
+
+        return referred(names.holds_label(path, *self.uids) or path, scans)
+
+    def _file(self, path: Path) -> Path:
+        from ssmtl_formats.dicom import check_installed
+
+        check_installed(path)
+        return names.holds_label(path, *self.uids) or path
+
+
+class DicomSeg(_DicomLabels):
+    """DICOM segmentations (SEG) as label maps: binary, fractional and label map; classes by their segment labels.
+
+    Needs pydicom: pip install 'ssmtl-toolkit[formats]'.
+    """
+
+    name: ClassVar[str] = "dicom_seg"
+    uids: ClassVar[tuple[str, ...]] = names.SEG
+    what: ClassVar[str] = "a DICOM segmentation (SEG)"
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read a segmentation as `ssmtl_formats.segmentation.read_segmentation` does."""
+        file = self._file(path)
+        from ssmtl_formats.segmentation import read_segmentation
+
+        return read_segmentation(file, image)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return the segment labels with the numbers of the segments."""
+        file = self._file(path)
+        from ssmtl_formats.segmentation import classes_of
+
+        return classes_of(file)
+
+
+class RtStruct(_DicomLabels):
+    """DICOM structure sets (RTSTRUCT) as label maps: closed contours, filled on the slices of their scan.
+
+    Needs pydicom: pip install 'ssmtl-toolkit[formats]'.
+    """
+
+    name: ClassVar[str] = "rtstruct"
+    uids: ClassVar[tuple[str, ...]] = names.RTSTRUCT
+    what: ClassVar[str] = "a DICOM structure set (RTSTRUCT)"
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Fill the contours as `ssmtl_formats.contours.read_contours` does."""
+        file = self._file(path)
+        from ssmtl_formats.contours import read_contours
+
+        return read_contours(file, image)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return the names of the structures with their numbers."""
+        file = self._file(path)
+        from ssmtl_formats.contours import classes_of
+
+        return classes_of(file)
 
 
 class Nrrd(ReaderSpec):
@@ -170,4 +257,4 @@ class Slices(ReaderSpec):
 @hookimpl
 def ssmtl_readers() -> list[type[ReaderSpec]]:
     """Register the readers of all formats except NIfTI."""
-    return [Dicom, Nrrd, MetaImage, Mgh, Slices]
+    return [Dicom, DicomSeg, RtStruct, Nrrd, MetaImage, Mgh, Slices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,8 +82,7 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
     with naming_file(path):
         if not path.exists():
             raise FileNotFoundError(2, "No such file or directory")
-        if not _installed():
-            raise FileError(f"is DICOM, for which pydicom is needed: {INSTALL}")
+        check_installed(path)
         from ssmtl_formats.series import chosen
         from ssmtl_formats.spread import spread, whole_series_of
         from ssmtl_formats.stacking import grid, stacked
@@ -105,6 +105,27 @@ def holds_parts(folder: Path) -> bool:
     from ssmtl_formats.spread import spread_below
 
     return bool(spread_below(folder))
+
+
+def check_installed(path: Path) -> None:
+    """Refuse to read DICOM without pydicom.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    if not _installed():
+        raise DataError(f"{printable(path)}: is DICOM, for which pydicom is needed: {INSTALL}")
+
+
+def referred(label: Path, scans: Sequence[Path]) -> Path | None:
+    """The one of `scans` whose series the label map in file `label` refers to; None if it does not, or is damaged."""
+    if not _installed():
+        return None
+    from ssmtl_formats.labels import scan_of
+
+    with contextlib.suppress(FileError, DataError, OSError):
+        return scan_of(label, scans)
+    return None
 
 
 def _installed() -> bool:

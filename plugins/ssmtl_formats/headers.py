@@ -115,7 +115,7 @@ def series_key(file: Path) -> tuple[str, int | None] | None:
         try:
             data = dataset_of(file, ("SeriesInstanceUID", "SeriesNumber"), stop_before_pixels=True)
             uid = str(data.get("SeriesInstanceUID") or "")
-            return (uid, _whole(data, "SeriesNumber")) if uid else None
+            return (uid, whole(data, "SeriesNumber")) if uid else None
         except Exception:  # reported when the whole header is read
             return None
 
@@ -154,10 +154,10 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
         return []  # an index with the name of a slice
     if "SOPClassUID" not in data and "Rows" not in data:
         raise FileError(f"is not a DICOM file, or has lost its header; {AGAIN}")
-    number = _whole(data, "SeriesNumber")
+    number = whole(data, "SeriesNumber")
     series = (str(data.get("SeriesInstanceUID") or ""), number)
     instance = str(data.get("SOPInstanceUID") or "")
-    many = _whole(data, "NumberOfFrames") or 1
+    many = whole(data, "NumberOfFrames") or 1
     if unfit := _unfit(data, many):
         return [Frame(file, 0, series, number, instance, unfit)]
     groups = data.get("PerFrameFunctionalGroupsSequence") or ([data] if many == 1 else [])
@@ -190,18 +190,18 @@ def _frame(
 ) -> Frame:
     series, instance = names
     shown = str(data.get("PhotometricInterpretation") or "")
-    if (_whole(data, "SamplesPerPixel") or 1) != 1 or not shown.startswith("MONOCHROME"):
+    if (whole(data, "SamplesPerPixel") or 1) != 1 or not shown.startswith("MONOCHROME"):
         raise FileError("has colours; a scan has one value per pixel: export the original series")
     if "ModalityLUTSequence" in data:
         raise FileError("maps its values by a lookup table, which is not supported; export it with slope and intercept")
-    size = (_whole(data, "Rows") or 0, _whole(data, "Columns") or 0)
+    size = (whole(data, "Rows") or 0, whole(data, "Columns") or 0)
     if min(size) < 1:
         raise FileError(f"has {size[0]} rows and {size[1]} columns; {AGAIN}")
-    scaling = _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleSlope", 1, (1.0,))
-    scaling += _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
+    scaling = numbers(within(groups, "PixelValueTransformationSequence"), "RescaleSlope", 1, (1.0,))
+    scaling += numbers(within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
     if scaling[0] == 0:
         raise FileError("has a rescale slope of 0, so that all its voxels are equal; export the series again")
-    padding = _numbers(groups[-1:], "PixelPaddingValue", 1, ())
+    padding = numbers(groups[-1:], "PixelPaddingValue", 1, ())
     return Frame(
         file,
         index,
@@ -210,24 +210,24 @@ def _frame(
         f"{instance}/{index}" if instance else "",
         "",
         size,
-        _numbers(_within(groups, "PixelMeasuresSequence"), "PixelSpacing", 2),
-        _numbers(_within(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
-        _numbers(_within(groups, "PlanePositionSequence"), "ImagePositionPatient", 3),
+        numbers(within(groups, "PixelMeasuresSequence"), "PixelSpacing", 2),
+        numbers(within(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
+        numbers(within(groups, "PlanePositionSequence"), "ImagePositionPatient", 3),
         (scaling[0], scaling[1]),
         marks_of(groups),
-        (_whole(data, "InstanceNumber") or 0, index),
+        (whole(data, "InstanceNumber") or 0, index),
         padding[0] if padding else None,
         shown == "MONOCHROME1",
     )
 
 
-def _within(groups: list[Dataset], sequence: str) -> list[Dataset]:
+def within(groups: list[Dataset], sequence: str) -> list[Dataset]:
     """Return where a value may be: in this sequence of the frame's or the shared group, or in the file itself."""
     items = [group.get(sequence) for group in groups]
     return [item[0] for item in items if item] + groups[-1:]
 
 
-def _numbers(places: list[Dataset], name: str, count: int, default: Vector | None = None) -> Vector:
+def numbers(places: list[Dataset], name: str, count: int, default: Vector | None = None) -> Vector:
     """Read finite numbers from the first place that has them.
 
     Raises:
@@ -239,15 +239,20 @@ def _numbers(places: list[Dataset], name: str, count: int, default: Vector | Non
             raise FileError(f"has no {name}, without which it cannot be placed; export the series again")
         return default
     try:
-        numbers = tuple(float(x) for x in (value if isinstance(value, list | tuple) or count > 1 else [value]))
+        found = tuple(float(x) for x in (value if isinstance(value, list | tuple) or count > 1 else [value]))
     except (TypeError, ValueError):
         raise FileError(f"has a {name} that is not a number; {AGAIN}") from None
-    if len(numbers) < count or not all(map(math.isfinite, numbers)):
-        raise FileError(f"has a {name} of {len(numbers)} numbers, {count} finite ones are needed; {AGAIN}")
-    return numbers[:count]
+    if len(found) < count or not all(map(math.isfinite, found)):
+        raise FileError(f"has a {name} of {len(found)} numbers, {count} finite ones are needed; {AGAIN}")
+    return found[:count]
 
 
-def _whole(data: Any, name: str) -> int | None:
+def whole(data: Any, name: str) -> int | None:
+    """Read an integer; None if it is missing.
+
+    Raises:
+        FileError: it is not an integer.
+    """
     value = data.get(name)
     try:
         return None if value in (None, "") else int(value)

@@ -36,6 +36,9 @@ _NOT_DICOM = (
 )
 _BACKUPS = (".bak", ".old", ".orig", "~")
 _INDEX = b"1.2.840.10008.1.3.10"  # Media Storage Directory, whatever the file is called
+SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
+RTSTRUCT = ("1.2.840.10008.5.1.4.1.1.481.3",)
+_CLASS = re.compile(rb"(?:\x02\0\x02\0UI..|\x08\0\x16\0(?:UI..|....))(1\.2\.840\.[\d.]+)", re.DOTALL)
 _NO_SUFFIX = re.compile(r"[^.]+|.*\.\d+", re.DOTALL)  # what follows a dot may be the end of a UID
 _VR = re.compile(rb"[A-Z]{2}")
 
@@ -67,10 +70,37 @@ def is_dicom(path: Path) -> bool:
     if name.startswith(".") or name == "dicomdir":
         return False
     if name.endswith(_DICOM):
-        return True
+        return not is_of_class(path, *SEG, *RTSTRUCT)
     if name.endswith(_NOT_DICOM) or _is_backup(path):
         return False
-    return begins_as_dicom(path, magic=not _NO_SUFFIX.fullmatch(path.name))
+    return begins_as_dicom(path, magic=not _NO_SUFFIX.fullmatch(path.name)) and not is_of_class(path, *SEG, *RTSTRUCT)
+
+
+def is_of_class(path: Path, *uids: str) -> bool:
+    """Whether a file is a DICOM object of one of these SOP classes, by its first bytes."""
+    match = _CLASS.search(_head(path))
+    return match is not None and match[1].decode() in uids
+
+
+def holds_label(path: Path, *uids: str) -> Path | None:
+    """Return the file of one of these SOP classes that is meant by `path`: itself, or the only file in a folder."""
+    if path.name.startswith(".") or path.name.lower().endswith(_NOT_DICOM):
+        return None
+    if not is_folder(path):
+        return path if is_of_class(path, *uids) else None
+    files = [name for name, folder in _named(path) if not folder and not name.startswith(".")]
+    files = [name for name in files if not name.lower().endswith(_NOT_DICOM)]
+    return path / files[0] if len(files) == 1 and is_of_class(path / files[0], *uids) else None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if not is_file(path):  # opening a pipe would wait for a writer forever
+            return b""
+        with path.open("rb") as file:
+            return file.read(512)
+    except (OSError, ValueError):
+        return b""
 
 
 def _is_backup(path: Path) -> bool:
@@ -82,13 +112,7 @@ def _is_backup(path: Path) -> bool:
 
 def begins_as_dicom(path: Path, *, magic: bool) -> bool:
     """Whether a regular file has DICOM's magic or, unless `magic` is required, begins with group 0008 or 0002."""
-    try:
-        if not is_file(path):  # opening a pipe would wait for a writer forever
-            return False
-        with path.open("rb") as file:
-            head = file.read(512)
-    except (OSError, ValueError):
-        return False
+    head = _head(path)
     if head[128:132] == b"DICM":
         return _INDEX not in head
     if magic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +13,18 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError
 
-Piece = tuple[tuple[slice | int, ...], NDArray[np.bool_]]
-"""Where in the label map a mask belongs, and the mask."""
+Voxels = NDArray[np.integer[Any]]
+"""Indices of voxels (I, J, K) in the order of `ravel`."""
 _MOST = 1 << 16  # segments of one file
 
 
 @dataclass(frozen=True)
 class Part:
-    """A segment: the value of its voxels, how many it has, and its masks, made anew whenever they are asked for."""
+    """A segment: the value of its voxels, how many it has, and which they are, a piece at a time."""
 
     value: int
     size: int
-    pieces: Callable[[], Iterable[Piece]]
+    pieces: Callable[[], Iterable[Voxels]]
 
 
 def painted(shape: Sequence[int], parts: Sequence[Part], notes: list[str]) -> NDArray[Any]:
@@ -34,16 +35,16 @@ def painted(shape: Sequence[int], parts: Sequence[Part], notes: list[str]) -> ND
     """
     kind = np.dtype(np.min_scalar_type(max((part.value for part in parts), default=0)))
     check_memory(shape, kind)
-    array = np.zeros(shape, kind, order="F")
+    array = np.zeros(math.prod(shape), kind)
     covered = 0
     for part in sorted(parts, key=lambda part: -part.size):
-        for where, mask in part.pieces():
-            before = array[where][mask]
+        for voxels in part.pieces():
+            before = array[voxels]
             covered += int(np.count_nonzero((before != 0) & (before != part.value)))
-            array[where][mask] = part.value
+            array[voxels] = part.value
     if covered:
         notes.append(f"{covered} voxels belong to several segments; they count for the smallest of these")
-    return array
+    return array.reshape(shape)
 
 
 def values_of(numbers: Sequence[int]) -> list[int]:

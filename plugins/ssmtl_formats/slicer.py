@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_formats.overlaps import Part, Piece, named, painted, values_of
+from ssmtl_formats.overlaps import Part, Voxels, named, painted, values_of
 from ssmtl_formats.stored import header_lines
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, naming_file
 
@@ -76,8 +76,8 @@ def joined(layers: NDArray[Any], segments: Sequence[Segment], notes: list[str]) 
     sizes = [dict(zip(*_counted(layer), strict=True)) for layer in layers]
 
     def part(segment: Segment) -> Part:
-        def pieces() -> Iterator[Piece]:
-            yield (slice(None),) * 3, layers[segment.layer] == segment.stored
+        def pieces() -> Iterator[Voxels]:
+            yield np.flatnonzero(layers[segment.layer] == segment.stored)
 
         return Part(segment.value, sizes[segment.layer].get(segment.stored, 0), pieces)
 

@@ -58,6 +58,24 @@ def spread_below(folder: Path) -> dict[Key, Series]:
     return {key: series for key, series in joined.items() if series is not None}
 
 
+def series_uids(path: Path) -> frozenset[str]:
+    """The SeriesInstanceUIDs of a scan, a file or a folder with those below it; they are not to be shown."""
+    if not path.is_dir():
+        with contextlib.suppress(OSError):
+            key = _key(path, path.stat().st_mtime_ns) if is_dicom(path) else None
+            return frozenset([key[0]] if key else [])
+    found: set[str] = set()
+    for folder in folders_below(path):
+        with contextlib.suppress(OSError):
+            found.update(uid for uid, _ in _keys(folder, folder.stat().st_mtime_ns))
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _key(file: Path, time: int) -> Key | None:
+    return series_key(file)
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _keys(folder: Path, time: int) -> frozenset[Key]:
     """Return the series in a folder, judged by three of its files; if these differ, by all."""

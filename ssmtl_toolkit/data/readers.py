@@ -128,6 +128,16 @@ class Readers:
         with _naming(reader, path):
             return dict(reader.classes(path))
 
+    def label_rank(self, path: Path) -> int | None:
+        """Of a file that is a label map by its format the place of its reader among all; None: of any other file."""
+        reader = self.match(path)
+        return self.specs.index(reader) if reader is not None and reader.only_labels else None
+
+    def scan_of(self, label: Path, scans: Sequence[Path]) -> Path | None:
+        """Which of `scans` a label map refers to; None: it does not say, or none of them."""
+        with foreign(f"{printable(label)}: a reader, asked for the scan of this label map,"):
+            return self.of(label).scan_of(label, scans)
+
     def digest(self, path: Path, memo: DigestMemo) -> str:
         """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.
 
