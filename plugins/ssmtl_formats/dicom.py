@@ -93,6 +93,7 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
         notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
         placed = grid(frames, notes)
+        notes += dict.fromkeys(frame.note for frame in frames if frame.note)
         array, replaced = _voxels(frames, notes)
     spacing = lengths(placed.affine)
     return Volume(array, placed.affine, spacing, 2, tuple(notes), replaced, positions=placed.positions)

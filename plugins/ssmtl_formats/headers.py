@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 
 from ssmtl_formats import private
 from ssmtl_formats.attributes import TAGS, TIMES, Marks, marks_of
+from ssmtl_formats.mosaics import csa_of, is_mosaic, tiles_of
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 Vector = tuple[float, ...]
@@ -29,6 +30,7 @@ _NAMES = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "InstanceNumber", "Rows"),
     *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
+    *("SpacingBetweenSlices", "SliceThickness"),  # of mosaics only
     "PixelRepresentation",  # without which the padding value of an implicit file has no sign
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
 )
@@ -36,7 +38,7 @@ _TAGS = (*map(Tag, _NAMES), *map(Tag, TAGS))
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
 _SHOWN = (*_NO_SCANS, "CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "OT", "SC", "ECG", "RTIMAGE")
 _DEFLATED = 128 << 20  # most bytes that a deflated file may hold; a slice has less than a MiB
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -67,6 +69,8 @@ class Frame:
         instance_number: with the index within the file.
         padding: the stored value outside the scanner's field of view.
         inverted: small values are to be displayed bright (MONOCHROME1).
+        tiles: how many slices are side by side in a row of its file, a mosaic; 0: the file shows this slice alone.
+        note: what is odd about it.
     """
 
     file: Path
@@ -84,6 +88,8 @@ class Frame:
     instance_number: tuple[int, int] = (0, 0)
     padding: float | None = None
     inverted: bool = False
+    tiles: int = 0
+    note: str = ""
 
     @property
     def acquired(self) -> tuple[object, ...]:
@@ -164,7 +170,34 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
     if len(groups) != many:
         raise FileError(f"announces {many} frames but describes {len(groups)}; {AGAIN}")
     shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    if many == 1 and (is_mosaic(data) or private.tiles(data) > 1):
+        return _slices(_frame(file, 0, (series, instance), data, [groups[0], shared, data]), data)
     return [_frame(file, i, (series, instance), data, [group, shared, data]) for i, group in enumerate(groups)]
+
+
+def _slices(mosaic: Frame, data: Dataset) -> list[Frame]:
+    """The slices of a mosaic as frames of their own; a single unfit one if the header does not say how they lie."""
+    csa = csa_of(mosaic.file)
+    distance = numbers([data], "SpacingBetweenSlices", 1, ()) or numbers([data], "SliceThickness", 1, (0.0,))
+    count = csa.slices or private.tiles(data)
+    tiles = tiles_of(count, mosaic.size, mosaic.position, mosaic.directions, mosaic.pixel, distance[0], csa.normal)
+    if tiles is None:
+        known = f"{count} of {mosaic.size[0]} x {mosaic.size[1]} pixels" if count else "their number is missing"
+        return [replace(mosaic, unfit=f"a mosaic whose slices cannot be cut out ({known}); export the original series")]
+    note = "its mosaics do not say in which direction their slices follow; upwards along the normal is assumed"
+    return [
+        replace(
+            mosaic,
+            index=k,
+            instance=mosaic.instance and f"{mosaic.instance}/{k}",
+            size=tiles.size,
+            position=position,
+            instance_number=(mosaic.instance_number[0], k),
+            tiles=tiles.side,
+            note=note if tiles.assumed else "",
+        )
+        for k, position in enumerate(tiles.positions)
+    ]
 
 
 def _unfit(data: Dataset, many: int) -> str:
@@ -176,7 +209,7 @@ def _unfit(data: Dataset, many: int) -> str:
     kind = str(data.get("ImageType") or "").upper()
     if "LOCALIZER" in kind:
         return "a scout (localizer)"
-    if "MOSAIC" in kind or "VFRAME" in kind or private.is_mosaic(data):
+    if "VFRAME" in kind:
         return "a mosaic (all slices of a volume side by side in one image; dcm2niix converts it to .nii.gz)"
     if many > 1 and "PerFrameFunctionalGroupsSequence" not in data:
         return "a multi-frame image without positions"

@@ -33,6 +33,7 @@ from pydicom.uid import (
 )
 
 from ssmtl_formats.headers import Frame, dataset_of, quiet
+from ssmtl_formats.mosaics import cut
 from ssmtl_formats.names import INSTALL
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, FileError
@@ -67,6 +68,8 @@ class Pixels:
         """
         if frame.file != self._file:
             self._planes = _decode(frame.file)
+            if frame.tiles:
+                self._planes = cut(self._planes, frame.tiles)
             self._file = frame.file
         if self._planes.shape[1:] != frame.size or frame.index >= len(self._planes):
             raise FileError(f"has pixels of a different size than its header says; {AGAIN}")
