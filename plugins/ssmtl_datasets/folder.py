@@ -40,7 +40,7 @@ def list_scans(root: Path, readers: Readers, channel: Channel = 0) -> list[Scan]
     if not scans:
         raise DataError(
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
-            f"or folders of DICOM or PNG slices"
+            f"or folders of DICOM, PNG, JPEG or TIFF slices"
         )
     return referenced(scans, readers)
 

@@ -1,4 +1,4 @@
-"""Reads DICOM series, NRRD, MetaImage, MGH, and folders of PNG slices; order and spacing come from positions."""
+"""Reads DICOM series, NRRD, MetaImage, MGH, and slices as pictures; order and spacing come from positions."""
 
 from __future__ import annotations
 
@@ -227,14 +227,20 @@ class Mgh(ReaderSpec):
 
 
 class Slices(ReaderSpec):
-    """A folder of PNG slices, in the natural order of their names; an optional slices.toml sets spacing and axis."""
+    """Slices as pictures: a folder of PNG, JPEG or TIFF, or a TIFF file of several pages.
+
+    They are in the natural order of their names; an optional slices.toml sets spacing and axis.
+    """
 
     name: ClassVar[str] = "slices"
     revision: ClassVar[int] = 2  # 1 took masks for slices, and gray levels of coloured palettes for values
 
     def matches(self, path: Path) -> bool:
-        """Recognise by the names in the folder: two .png or more, and neither scans nor a prediction beside them."""
-        return bool(names.png_files(path))
+        """Recognise a folder by two pictures or more, and neither scans nor a prediction beside them.
+
+        A TIFF file is recognised by its suffix and its second page.
+        """
+        return bool(names.picture_files(path)) if names.is_folder(path) else names.is_stack(path)
 
     def parts(self, path: Path) -> Mapping[str, Path]:
         """Return the scan, unless the pictures are figures (of different sizes or in colour) or of several scans."""
@@ -243,15 +249,29 @@ class Slices(ReaderSpec):
         return parts_of(path)
 
     def files(self, path: Path) -> Sequence[Path]:
-        """Return the PNG files, and slices.toml if it exists."""
-        settings = path / names.SLICES
-        return (*names.png_files(path), *([settings] if settings.is_file() else []))
+        """Return the pictures, and slices.toml if it exists."""
+        folder = path if path.is_dir() else path.parent
+        settings = folder / names.SLICES
+        pictures = names.picture_files(path) if path.is_dir() else [path]
+        return (*pictures, *([settings] if settings.is_file() else []))
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan as `ssmtl_formats.slices.read_slices` does."""
         from ssmtl_formats.slices import read_slices
 
         return read_slices(path)
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read a label map, unless it is JPEG."""
+        self.classes(path)
+        return self.read(path)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return nothing: pictures do not name their classes; refuse those that lose values."""
+        from ssmtl_formats.slices import refuse_lossy
+
+        refuse_lossy(path)
+        return {}
 
 
 @hookimpl

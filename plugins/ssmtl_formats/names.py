@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 SLICES = "slices.toml"
 _DICOM = (".dcm", ".dicom", ".ima")
@@ -34,6 +36,7 @@ _NOT_DICOM = (
     ),
     *(".py", ".ipynb", ".sh", ".exe", ".dll", ".jar", ".part", ".partial", ".crdownload", ".tmp", ".lock", ".sha256"),
 )
+_PICTURES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
 _BACKUPS = (".bak", ".old", ".orig", "~")
 _INDEX = b"1.2.840.10008.1.3.10"  # Media Storage Directory, whatever the file is called
 SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
@@ -151,14 +154,49 @@ def _is_lost(path: Path, suffixes: Collection[str]) -> bool:
     return named and not name.startswith("DICOMDIR")
 
 
-def png_files(folder: Path) -> list[Path]:
-    """Return the PNG slices in a folder, in natural order; none if there are fewer than 2, or scans beside them."""
+def picture_format(path: Path) -> str:
+    """PNG, JPEG or TIFF by the suffix, "" for other files."""
+    return next((kind for kind, suffixes in _PICTURES.items() if ends_in(path, *suffixes)), "")
+
+
+def is_stack(path: Path) -> bool:
+    """Whether a file is TIFF with several pages, by its suffix and the first of its directories."""
+    if picture_format(path) != "TIFF" or not is_file(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return _second_page(file) > 0
+    except (OSError, ValueError, OverflowError, struct.error):
+        return False
+
+
+def _second_page(file: BinaryIO) -> int:
+    """Where the directory of the second page of a TIFF file begins; 0 if it has one page or is not TIFF."""
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+    version = struct.unpack(f"{order or '<'}H", head[2:4])[0]
+    if not order or version not in (42, 43):  # 43: BigTIFF
+        return 0
+    start, count, entry, offset = (4, "I", 12, "H") if version == 42 else (8, "Q", 20, "Q")
+    file.seek(struct.unpack_from(f"{order}{count}", head, start)[0])
+    entries = struct.unpack(f"{order}{offset}", file.read(struct.calcsize(offset)))[0]
+    file.seek(entry * entries, os.SEEK_CUR)
+    return int(struct.unpack(f"{order}{count}", file.read(struct.calcsize(count)))[0])
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, in natural order; none if there are fewer than 2, or scans beside them.
+
+    A TIFF file of several pages is a scan.
+    """
     entries = _entries(folder)
     from ssmtl_toolkit.data.finding import PREDICTION  # not needed to list plugins
 
     if any(path.name == PREDICTION or ends_in(path, *_OTHERS) for path in entries):
         return []
-    pictures = [path for path in entries if ends_in(path, ".png") and is_file(path)]
+    pictures = [path for path in entries if picture_format(path) and is_file(path)]
+    if any(map(is_stack, pictures)):
+        return []
     return sorted(pictures, key=_natural) if len(pictures) > 1 else []
 
 

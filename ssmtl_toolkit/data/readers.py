@@ -33,18 +33,14 @@ _FOREIGN = {
     ".img": "is the voxels of a pair; give the .hdr file beside it",
     ".img.gz": "is the voxels of a pair; give the .hdr file beside it",
     ".raw": "is the voxels of a pair; give the .mhd or .nhdr file beside it",
-    ".png": "is one slice; give the folder with all slices of the scan",
-    ".jpg": "is a picture; give a scan, or a folder of slices as PNG",
-    ".jpeg": "is a picture; give a scan, or a folder of slices as PNG",
-    ".tif": "is TIFF, which is not read; convert it to .nii.gz or to a folder of PNG slices",
-    ".tiff": "is TIFF, which is not read; convert it to .nii.gz or to a folder of PNG slices",
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), "is one slice; give the folder with all slices of the scan"),
+    **dict.fromkeys((".tif", ".tiff"), "is TIFF of one page, one slice; give the folder with all slices of the scan"),
+    **dict.fromkeys((".bmp", ".gif", ".webp", ".jp2"), "is a picture of a format that is not read; save all as PNG"),
     ".npy": "is a bare array without spacing; save it as .nii.gz",
     ".npz": "is bare arrays without spacing; save them as .nii.gz",
     ".h5": "is HDF5, which is not read; convert it to .nii.gz",
-    ".zip": "is an archive; unpack it and give the folder",
-    ".tar": "is an archive; unpack it and give the folder",
-    ".tar.gz": "is an archive; unpack it and give the folder",
-    ".tgz": "is an archive; unpack it and give the folder",
+    **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"), "is an archive; unpack it and give the folder"),
+    **dict.fromkeys((".bz2", ".xz", ".zst"), "is packed in a way that is not read; unpack it"),
     ".brik": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
     ".head": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
 }
@@ -239,7 +235,7 @@ def _foreign(path: Path) -> str:
     """Say what a file is that no reader reads, and what to do."""
     name = path.name.lower()
     if path.is_dir():
-        return "is a folder, and no scan by itself; give a file or a folder of DICOM or PNG slices"
+        return "is a folder, and no scan by itself; give a file, or a folder of DICOM, PNG, JPEG or TIFF slices"
     if name.startswith(("dicomdir", "dirfile")):
         return _INDEX
     known = next((what for ending, what in _FOREIGN.items() if name.endswith(ending)), "")
