@@ -120,7 +120,8 @@ def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan
 
 
 def _everything(root: Path, readers: Readers, channel: Channel) -> list[Scan]:
-    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if readers.can_read(root) else []
+    whole = readers.can_read(root) and readers.label_rank(root) is None
+    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if whole else []
     scans = own + once(_unless_labels(root, list(find(root, readers))))
     return joined(scans, root) if channel == "all" and scans else scans
 

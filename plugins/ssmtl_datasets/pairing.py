@@ -98,20 +98,21 @@ def referenced(scans: Sequence[Scan], readers: Readers) -> list[Scan]:
         labels.update({owner: best[0]} if len(best) == 1 else {})
     used |= set(labels.values())
     return [
-        replace(scan, label=labels.get(scan.path, scan.label), unfit=_unused(scan, ranks, owners))
+        replace(scan, label=labels.get(scan.path, scan.label), unfit=_unused(scan, ranks, owners, labels))
         for scan in scans
         if not (scan.path in ranks and scan.path in used)
     ]
 
 
-def _unused(scan: Scan, labels: Collection[Path], owners: Mapping[Path, Path | None]) -> str:
+def _unused(scan: Scan, maps: Collection[Path], owners: Mapping[Path, Path | None], labels: Mapping[Path, Path]) -> str:
     """Why a scan cannot be used; of a label map, why it is not."""
-    if scan.path not in labels:
+    if scan.path not in maps:
         return scan.unfit
     owner = owners.get(scan.path)
     reason = "is a label map, and its scan is not here; name the two in a manifest, or remove it"
     if owner is not None:
-        reason = f"is one of several label maps of {printable(owner)}; a manifest chooses among them"
+        used = f", of which {printable(labels[owner].name)} is used" if owner in labels else ""
+        reason = f"is one of several label maps of {printable(owner)}{used}; a manifest chooses among them"
     return f"{printable(scan.path)}: {reason}"
 
 
