@@ -121,14 +121,17 @@ class Job:
 
 def jobs() -> Iterator[Job]:
     """All trainings, those first that say most."""
-    again: list[Arm] = [("strong", pretext, 1) for pretext in PRETEXTS]
-    main: list[Arm] = [("strong", None, None), *(("strong", pretext, 0) for pretext in PRETEXTS)]
-    main += [("paper", None, None), ("paper", "±t", 0)]
+    scratch: list[Arm] = [("strong", None, None), ("paper", None, None)]
+    pretrained: list[Arm] = [
+        ("paper", "±t", 0),
+        *(("strong", pretext, seed) for seed in (0, 1) for pretext in PRETEXTS),
+    ]
     single = [recipe for recipe in RECIPES if recipe not in ("paper", "strong")]
-    first, *others = BUDGETS
-    rounds: list[tuple[str, list[Arm]]] = [(first, main), (first, again)]
-    rounds += [(first, [(recipe, *start)]) for start in ((None, None), ("±t", 0)) for recipe in single]
-    rounds += [(budget, [*main, *again]) for budget in others]
+    first = next(iter(BUDGETS))
+    rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in BUDGETS]
+    rounds += [(first, [(recipe, None, None)]) for recipe in single]
+    rounds += [(budget, pretrained) for budget in BUDGETS]
+    rounds += [(first, [(recipe, "±t", 0)]) for recipe in single]
     for budget, trained in rounds:
         for draw in range(DRAWS):
             for data in SETS:
@@ -219,6 +222,8 @@ class Work:
         data = SETS[job.data]
         source = None if job.pretext is None else self.pretrained(job.data, job.pretext, job.seed or 0)
         given = {name: value for name, value in options.items() if value is not None}
+        if "semi" in given:  # all patients but those of the test, which the split names
+            given["unlabelled"] = str(self.root / data.folder)
         return ssmtl.finetune(
             source,
             backbone=NETWORK,

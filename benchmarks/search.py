@@ -33,13 +33,15 @@ class Try:
     finetune: dict[str, Any] = field(default_factory=dict)
 
 
-def longer(times: int, pretext: Pretext = BEST) -> Pretext:
-    """The same, trained for longer."""
-    return Pretext(pretext.tasks, {**pretext.options, "steps": 600 * times})
+def longer(times: int, pretext: Pretext = BEST, **options: Any) -> Pretext:
+    """The same, trained for longer, with other options."""
+    return Pretext(pretext.tasks, {**pretext.options, "steps": 600 * times, **options})
 
 
 AUTO = f"{CONTRAST},weight=auto"
 MASKED = tuple(f"{task},mask=0.5" for task in PLUS_MINUS)
+DENSE = Pretext((CONTRAST, "dense_contrast"))
+LOCATED = Pretext((*PLUS_MINUS, CONTRAST, "locate"))
 TRIES = {
     "scratch": Try(None),
     "±t + contrast": Try(BEST),
@@ -50,26 +52,23 @@ TRIES = {
     "±t + contrast of equal gradients": Try(Pretext((*PLUS_MINUS, AUTO))),
     "±t, half of the anchor covered, + contrast": Try(Pretext((*MASKED, CONTRAST))),
     "contrast + slice position": Try(Pretext((CONTRAST, "slice_position:weight=auto"))),
-    "contrast + dense contrast": Try(Pretext((CONTRAST, "dense_contrast"))),
-    "±t + contrast + locate": Try(Pretext((*PLUS_MINUS, CONTRAST, "locate"))),
+    "contrast + dense contrast": Try(DENSE),
+    "±t + contrast + locate": Try(LOCATED),
     "±t + contrast, 3 times longer": Try(longer(3)),
     "±t + contrast, encoder only": Try(BEST, {"transfer": "encoder"}),
     "±t + contrast, pretrained_lr 0.3": Try(BEST, {"pretrained_lr": 0.3}),
     "±t + contrast, frozen for 200 steps": Try(BEST, {"frozen_steps": 200}),
+    "contrast, 3 times longer": Try(longer(3, Pretext((CONTRAST,)))),
+    "±t + contrast + locate, 3 times longer": Try(longer(3, LOCATED)),
+    "contrast + dense contrast, 3 times longer": Try(longer(3, DENSE)),
+    "±t + contrast, 3 times longer, cosine": Try(longer(3, schedule="cosine")),
+    "scratch, 2400 steps": Try(None, {"steps": 2400}),
+    "±t + contrast, 3 times longer, 2400 steps": Try(longer(3), {"steps": 2400}),
 }
-
-
-KEPT = (  # after the first draw on CHAOS: the twin, the lead, its parts, what came above the twin, and what was not tried
+KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
     "scratch",
-    "±t + contrast",
-    "contrast",
-    "±t + contrast + locate",
-    "contrast + dense contrast",
     "±t + contrast, 3 times longer",
-    "±t + contrast, encoder only",
-    "±t",
-    "contrast + locate",
-    "±t + contrast, pretrained_lr 0.3",
+    "contrast, 3 times longer",
 )
 
 

@@ -195,16 +195,21 @@ class HeadSpec(Spec):
     """A downstream task on top of a pre-trained backbone.
 
     `output` says what it learns from, is scored by and writes: `labels` (label maps; IoU, Dice, HD95) or `image` (the
-    slices themselves; PSNR, SSIM).
+    slices themselves; PSNR, SSIM). `overlapping` says that it learns classes that overlap, too (`engine/head.py`).
     """
 
     kind: ClassVar[str] = "head"
     needs: ClassVar[frozenset[Feature]] = frozenset({"dense"})  # what it reads: another backbone is refused
     output: ClassVar[Output] = "labels"
+    overlapping: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, backbone: Backbone, classes: int) -> Head:
-        """Make the head's module for the features of `backbone`; `classes` counts the background too (0: no labels)."""
+        """Make the head's module for the features of `backbone`.
+
+        `classes` is the number of maps: the classes and the background, or of classes that overlap these alone; 0
+        without labels.
+        """
 
 
 class AugmentationSpec(Spec):

@@ -49,27 +49,30 @@ def _is_ours(document: Mapping[str, Any]) -> bool:
 
 
 def classes_of(root: Path, document: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return class name -> its value, without background; Decathlon writes value: name, nnU-Net name: value.
+    """Return class name -> its values, without background; Decathlon writes value: name, nnU-Net name: value.
 
-    nnU-Net's `ignore` is not a class: its value is for --ignore-value.
+    nnU-Net's regions are classes of several values, which may overlap. Of those that no other region tells apart, the
+    one in its `regions_class_order` comes first: it is what predictions write. nnU-Net's `ignore` is not a class: its
+    value is for --ignore-value.
 
     Raises:
-        DataError: the labels do not have these forms, or overlap (nnU-Net's regions).
+        DataError: the labels do not have these forms.
     """
     file, labels = printable(root / FILE), document.get("labels", {})
     if not isinstance(labels, dict):
         raise DataError(f"{file}: its `labels` are {labels!r}; expected a table such as {{'1': 'liver'}}")
-    if any(isinstance(value, list) for value in labels.values()):
-        raise DataError(f"{file}: its labels are regions that overlap; name the classes by --classes name=value,…")
+    order = document.get("regions_class_order")
+    first = order if isinstance(order, list) else []
     classes = {}
     for key, value in labels.items():
-        name, number = (key, value) if isinstance(value, int) else (value, key)
+        name, numbers = (key, value) if isinstance(value, int | list) else (value, key)
         try:
-            classes[str(name)] = (int(number),)
+            values = [int(number) for number in (numbers if isinstance(numbers, list) else [numbers])]
         except (TypeError, ValueError):
             shown = printable(f"{key!r:.100}: {value!r:.100}")
             raise DataError(f"{file}: label {shown} has no integer value; fix it") from None
-    return {name: values for name, values in classes.items() if values != (0,) and name != "ignore"}
+        classes[str(name)] = tuple(sorted(values, key=lambda number: number not in first))
+    return {name: values for name, values in classes.items() if set(values) != {0} and name != "ignore"}
 
 
 def list_described(root: Path, document: Mapping[str, Any], channel: Channel, readers: Readers) -> list[Scan]:

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 class Segmentation(HeadSpec):
-    """A class for each pixel: one 1x1 convolution on the dense map, cross-entropy, Dice loss or both."""
+    """A class for each pixel: one 1x1 convolution on the dense map, cross-entropy, Dice loss or both.
+
+    Classes that overlap have a sigmoid each, and binary cross-entropy.
+    """
 
     name: ClassVar[str] = "segmentation"
     output: ClassVar[Output] = "labels"
+    overlapping: ClassVar[bool] = True
 
     loss: Literal["ce", "dice", "ce+dice"] = Field("ce+dice", description="Loss to minimise (the paper: ce).")
 

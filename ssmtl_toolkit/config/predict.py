@@ -33,7 +33,7 @@ class PredictConfig(Config, Machine):
     volume: int | None = Field(None, ge=0, description="Volume to take from 4-D files.  [default: as trained]")
     batch_size: Annotated[int, Role.MACHINE] = Field(16, ge=1, description="Slices per batch: bounds the memory.")
     probabilities: Annotated[bool, Role.RECORD] = Field(
-        False, description="Also write NAME_probabilities.nii.gz, background first."
+        False, description="Also write NAME_probabilities.nii.gz, background first (none if classes overlap)."
     )
     overlay: Annotated[bool, Role.RECORD] = Field(False, description="Also write NAME.png: labels over the slices.")
     smooth: float = Field(

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -41,15 +43,19 @@ class LabelClass:
 class Classes:
     """The classes of label maps. The background is value 0 and index 0; `classes[i]` has index i + 1.
 
+    Classes may overlap, as nnU-Net's regions do: `whole=1+2+3,core=2+3`. An index then stands for a cell, the values
+    that belong to the same classes: 1 is in `whole` alone, 2 and 3 are in both. Without an overlap the cells are the
+    classes.
+
     Attributes:
-        classes: at most 254, names and values all different.
+        classes: at most 254; their names are all different, and so are their sets of values.
         background: further values that count as background, because they were not chosen.
         ignore: the value that means "nobody annotated this".
         known: the names, with their values, that the classes were chosen from; empty: they are all there are. By these
             label files that name their classes are read, however they number them (`data/named.py`).
 
     Raises:
-        UsageError: names or values are there twice, a class has the value 0 or `ignore`, or they are too many.
+        UsageError: a name or a set of values is there twice, a class has the value 0 or `ignore`, or they are too many.
     """
 
     classes: tuple[LabelClass, ...]
@@ -66,14 +72,25 @@ class Classes:
         for name, count in Counter(self.names).items():
             if count > 1:
                 raise UsageError(f"class {name!r} is given {count} times; give it once, its values joined by +")
-        for value, count in Counter(v for c in self.classes for v in c.values).items():
-            if count > 1:
-                raise UsageError(f"the label value {value} is given {count} times in {self}; it can be of one class")
         for one in self.classes:
             self._check(one)
+        self._check_values()
+        if len(self.cells) > _MOST_CLASSES:
+            raise UsageError(
+                f"{len(self.cells)} parts of overlapping classes are more than the {_MOST_CLASSES} possible"
+            )
         for value in (*(v for c in self.classes for v in c.values), *self.background, self.ignore or 0):
             if not _INT32.min <= value <= _INT32.max:
                 raise UsageError(f"the label value {value} does not fit into 32 bits; choose another")
+
+    def _check_values(self) -> None:
+        same: dict[frozenset[int], str] = {}
+        for one in self.classes:
+            if twice := [value for value, count in Counter(one.values).items() if count > 1]:
+                raise UsageError(f"class {str(one)!r} has the label value {twice[0]} twice; give it once")
+            other = same.setdefault(frozenset(one.values), one.name)
+            if other != one.name:
+                raise UsageError(f"classes {other!r} and {one.name!r} have the same label values; omit one of them")
 
     def _check(self, one: LabelClass) -> None:
         if not one.name or not one.values:
@@ -117,8 +134,45 @@ class Classes:
 
     @property
     def by_name(self) -> dict[str, tuple[int, ...]]:
-        """The values of each name by which label files may call them."""
-        return {one.name: one.values for one in self.known or self.classes}
+        """The values of each name by which label files may call them; of classes that share values none."""
+        names = self.known or self.classes
+        shared = max(Counter(value for one in names for value in one.values).values(), default=1) > 1
+        return {} if shared else {one.name: one.values for one in names}
+
+    @property
+    def overlap(self) -> bool:
+        """Whether a value belongs to several classes."""
+        return any(len(owners) > 1 for owners in self._owners.values())
+
+    @cached_property
+    def _owners(self) -> dict[int, tuple[int, ...]]:
+        """For each value the numbers of its classes, in the order of the classes."""
+        owners: dict[int, tuple[int, ...]] = {}
+        for i, one in enumerate(self.classes):
+            for value in one.values:
+                owners[value] = (*owners.get(value, ()), i)
+        return owners
+
+    @cached_property
+    def cells(self) -> tuple[tuple[int, ...], ...]:
+        """The values of each index from 1 on; a prediction writes the first of them."""
+        found: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for value, owners in self._owners.items():
+            found[owners] = (*found.get(owners, ()), value)
+        return tuple(found.values())
+
+    @cached_property
+    def members(self) -> NDArray[np.bool_]:
+        """Which indices belong to which class: (classes, cells + 1); the first column, the background, is False."""
+        owners = [(), *(self._owners[cell[0]] for cell in self.cells)]
+        return np.array([[i in those for those in owners] for i in range(len(self))], bool).reshape(len(self), -1)
+
+    @property
+    def parts(self) -> Classes:
+        """Classes that do not overlap: the cells, each called by the names of its classes with & between them."""
+        named = zip(self.cells, self.members.T[1:], strict=True)
+        parts = [LabelClass("&".join(compress(self.names, owned)), cell) for cell, owned in named]
+        return Classes(tuple(parts), self.background, self.ignore, self.known or self.classes) if self.overlap else self
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -138,7 +192,7 @@ class Classes:
             DataError: there are such values and `others` is "refuse"; naming `where`, the values and their voxels.
         """
         indices = {0: 0, **dict.fromkeys(self.background, 0)}
-        indices |= {value: i for i, one in enumerate(self.classes, 1) for value in one.values}
+        indices |= {value: i for i, cell in enumerate(self.cells, 1) for value in cell}
         if self.ignore is not None:
             indices[self.ignore] = IGNORE
         known = np.array(sorted(indices), np.int64)
@@ -168,7 +222,7 @@ class Classes:
 
         It is int32 where a value is negative or larger. `IGNORE` becomes `ignore`.
         """
-        written = [0, *(one.values[0] for one in self.classes)]
+        written = [0, *(cell[0] for cell in self.cells)]
         largest = int(index.max(initial=0))
         unannotated = largest == IGNORE
         if unannotated and self.ignore is None:
@@ -176,7 +230,7 @@ class Classes:
         if unannotated:
             written += [0] * (IGNORE - len(written)) + [int(self.ignore or 0)]
         elif largest >= len(written):
-            raise ValueError(f"index {largest} is no class: there are {len(self)}")
+            raise ValueError(f"index {largest} is no class: there are {len(self.cells)}")
         fitting = (t for t in (np.uint8, np.uint16) if min(written) >= 0 and max(written) <= np.iinfo(t).max)
         return np.array(written, next(fitting, np.int32))[index]
 

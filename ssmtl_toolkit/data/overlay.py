@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.writing import writing
 
 # Okabe and Ito's colours, which also people with a colour vision deficiency can tell apart; black is left out.
@@ -26,7 +27,7 @@ def overlay(
     slices: NDArray[Any],
     index: NDArray[np.uint8],
     spacing: Sequence[float],
-    names: Sequence[str],
+    classes: Classes,
     most: int = 100,
 ) -> None:
     """Draw the classes over all slices of a scan, or over every n-th of a long one, and write a PNG that says which.
@@ -36,9 +37,9 @@ def overlay(
     Args:
         path: the file.
         slices: (S, H, W), any real type, in the order of the cut.
-        index: (S, H, W) class indices; those above the number of names are not drawn.
+        index: (S, H, W) class indices; those that belong to no class are not drawn.
         spacing: mm between slices, rows and columns.
-        names: of the classes 1 and up.
+        classes: what the indices mean; of those that overlap the smaller are drawn over the larger.
         most: how many slices at most.
 
     Raises:
@@ -48,12 +49,13 @@ def overlay(
     chosen = range(0, len(slices), step)
     low, high = (float(end) for end in np.percentile(np.asarray(slices[::step], np.float32), (1, 99.5)))
     size = _size(slices.shape[1:], spacing)
-    tiles = [_tile(slices[i], index[i], low, high, size, len(names), i) for i in chosen]
+    masks = _tables(classes)
+    tiles = [_tile(slices[i], index[i], low, high, size, masks, i) for i in chosen]
     columns = math.ceil(math.sqrt(len(tiles) * size[1] / size[0]))
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     thinned = f"every {_ordinal(step)} of {len(slices)} slices" if step > 1 else ""
-    legend = _legend(names, columns * size[0], thinned)
+    legend = _legend(classes.names, columns * size[0], thinned)
     sheet = Image.new("RGB", (columns * size[0], rows * size[1] + legend.height))
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * size[0], i // columns * size[1]))
@@ -75,15 +77,28 @@ def _size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
     return max(32, round(width * scale)), max(32, round(height * scale))
 
 
+def _tables(classes: Classes) -> dict[int, NDArray[np.bool_]]:
+    """For the number of each class, the largest first, which of the 256 indices belong to it."""
+    rest = 256 - classes.members.shape[1]
+    order = sorted(range(len(classes)), key=lambda i: -int(classes.members[i].sum()))
+    return {i: np.pad(classes.members[i], (0, rest)) for i in order}
+
+
 def _tile(
-    pixels: NDArray[Any], index: NDArray[np.uint8], low: float, high: float, size: tuple[int, int], classes: int, i: int
+    pixels: NDArray[Any],
+    index: NDArray[np.uint8],
+    low: float,
+    high: float,
+    size: tuple[int, int],
+    tables: Mapping[int, NDArray[np.bool_]],
+    i: int,
 ) -> Image.Image:
     gray = np.clip((np.asarray(pixels, np.float32) - low) / max(high - low, 1e-12), 0, 1)
     image = Image.fromarray((255 * gray).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     shown = np.asarray(Image.fromarray(index).resize(size, Image.Resampling.NEAREST))
     rgb = np.repeat(np.asarray(image, np.float32)[:, :, None], 3, axis=2)
-    for label in range(1, classes + 1):
-        mask, colour = shown == label, np.array(_COLOURS[(label - 1) % len(_COLOURS)], np.float32)
+    for number, table in tables.items():
+        mask, colour = table[shown], np.array(_COLOURS[number % len(_COLOURS)], np.float32)
         rgb[mask] = (1 - _FILL) * rgb[mask] + _FILL * colour
         rgb[mask & ~ndimage.binary_erosion(mask)] = colour  # type: ignore[attr-defined]
     tile = Image.fromarray(rgb.round().astype(np.uint8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,18 @@ _BLOCK = 1 << 26  # bytes smoothed at once
 _DEVIATIONS = 4  # where the Gaussian is cut off
 
 
-def smooth_slices(probabilities: NDArray[np.float32], sigma: float) -> NDArray[np.uint8]:
+Decide = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+"""From probabilities (…, classes) to class indices (…)."""
+
+
+def _most_probable(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    index: NDArray[np.uint8] = probabilities.argmax(axis=-1).astype(np.uint8)
+    return index
+
+
+def smooth_slices(
+    probabilities: NDArray[np.float32], sigma: float, decide: Decide = _most_probable
+) -> NDArray[np.uint8]:
     """Smooth probabilities along the slices, in place, with a Gaussian cut off at four standard deviations.
 
     Beyond its ends a scan continues as its first and last slice. Memory is that of the result and of a block, even if
@@ -24,6 +35,7 @@ def smooth_slices(probabilities: NDArray[np.float32], sigma: float) -> NDArray[n
     Args:
         probabilities: (S, H, W, classes).
         sigma: standard deviation, in slices.
+        decide: says which class is the most probable; here the one with the largest probability.
 
     Returns:
         The index of the most probable class, (S, H, W).
@@ -38,27 +50,34 @@ def smooth_slices(probabilities: NDArray[np.float32], sigma: float) -> NDArray[n
             block[:] = ndimage.gaussian_filter1d(  # type: ignore[attr-defined]
                 block, sigma, axis=0, mode="nearest", radius=radius
             )
-        index[:, :, start : start + step] = block.argmax(axis=-1)
+        index[:, :, start : start + step] = decide(block)
     return index
 
 
-def keep_largest(index: NDArray[_Index], classes: Collection[int] | None = None) -> NDArray[_Index]:
+def keep_largest(index: NDArray[_Index], classes: Iterable[Collection[int]]) -> NDArray[_Index]:
     """Keep of each class its largest connected part, in three dimensions, and make the rest background.
 
     Voxels that share a corner are connected. Of equally large parts the one that begins first in (I, J, K) order stays.
 
     Args:
-        index: (I, J, K) integers; every value above 0 is a class.
-        classes: the classes that this is done to; None: all.
+        index: (I, J, K) integers, 0 is the background.
+        classes: those that this is done to, each by the values that belong to it.
 
     Returns:
         A new array.
     """
-    kept = index.copy()
-    for number, box in enumerate(ndimage.find_objects(index), 1):  # type: ignore[attr-defined]
-        if box is not None and (classes is None or number in classes):
-            kept[box][_lesser(index[box] == number)] = 0
+    kept, boxes = index.copy(), ndimage.find_objects(index)  # type: ignore[attr-defined]
+    for numbers in classes:
+        found = [boxes[number - 1] for number in numbers if number <= len(boxes) and boxes[number - 1]]
+        if found:
+            box = enclosing(found)
+            kept[box][_lesser(np.isin(index[box], list(numbers)))] = 0
     return kept
+
+
+def enclosing(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box that holds all of these."""
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
 def _lesser(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

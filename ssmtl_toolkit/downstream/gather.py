@@ -195,8 +195,28 @@ class Gathering:
         else:
             classes, note = find_classes(scans, self.readers, config.ignore_value)
             self.progress.note(note)
+        self._check_overlap(classes)
         refuse_others = not config.classes or bool(known)
         return LabelTargets(config, self.slicing, self.readers, classes, refuse_others=refuse_others)
+
+    def _check_overlap(self, classes: Classes) -> None:
+        """Refuse classes that overlap where the head or the semi-supervised method cannot learn them, else note them.
+
+        Raises:
+            UsageError: naming the head or the method.
+        """
+        if not classes.overlap:
+            return
+        head, semi = self.config.head, self.config.semi
+        todo = "choose classes that share no value by --classes"
+        if not head.overlapping:
+            raise UsageError(f"head {str(head)!r} learns one class for each pixel, and {classes} overlap; {todo}")
+        if semi is not None and semi.teaches:
+            raise UsageError(
+                f"semi {str(semi)!r} makes pseudo labels of one class for each pixel, and {classes} overlap; {todo}, "
+                f"or omit --semi"
+            )
+        self.progress.note(f"classes that overlap, each learned and scored by itself: {classes}")
 
     def _look(self, scans: Sequence[Scan], targets: Targets, learned: set[str]) -> dict[str, SliceContents]:
         """Read what every scan offers, before anything is trained."""

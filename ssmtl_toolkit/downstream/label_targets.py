@@ -20,6 +20,7 @@ from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.downstream.examples import Examples
+from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
 from ssmtl_toolkit.engine.metric import Counts
@@ -78,7 +79,7 @@ class LabelTargets(Targets):
         if keep:  # so that no map is read twice
             self._kept[scan.name] = resize_labels(index, self._slicing.size, self._slicing.size)
         flat = index.reshape(len(index), -1)
-        classes = [(flat == i + 1).any(axis=1) for i in range(len(self.classes))]
+        classes = [np.isin(flat, np.flatnonzero(owned)).any(axis=1) for owned in self.classes.members]
         return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), volume.channels)
 
     def tensor(self, store: SliceStore) -> Tensor:
@@ -99,12 +100,13 @@ class LabelTargets(Targets):
 
     def validator(self, model: Downstream, examples: Examples, rows: Rows, check: Checking) -> Callable[[], float]:
         """Mean over classes of the IoU pooled over all validation slices, on the network's own grid."""
+        meaning, members = Meaning.of(self.classes), self.classes.members
 
         def validate() -> float:
             counts = np.zeros((3, len(self.classes)), np.int64)
             for maps, target in check.batches(model, examples, rows):
-                index, truth = (part.to(torch.uint8).cpu().numpy() for part in (maps.max(dim=1).indices, target))
-                counts += scores.count(index, truth, len(self.classes))
+                index, truth = (part.to(torch.uint8).cpu().numpy() for part in (meaning.index(maps), target))
+                counts += scores.count(index, truth, members)
             each = (Counts(*numbers).iou for numbers in counts.T.tolist())
             defined = [value for value in each if value is not None]
             return float(np.mean(defined)) if defined else 0.0
@@ -117,7 +119,6 @@ class LabelTargets(Targets):
         for scan in test:
             volume, truth = self.read(scan)
             predicted = predictor.labels(volume)
-            names, spacing = self.classes.names, volume.spacing
-            scored.append(scores.score_scan(scan.name, predicted, truth, names, spacing, metrics))
+            scored.append(scores.score_scan(scan.name, predicted, truth, self.classes, volume.spacing, metrics))
             interrupts.check(KEPT)
         return scores.summarise(scored, metrics)

@@ -69,7 +69,7 @@ class Learner(nn.Module):
             progress=(step - self._first) / max(self._steps - 1 - self._first, 1),
             backbone=model.backbone,
             head=model.head,
-            loss=model.head.loss,
+            loss=model.loss,
             teach=teach,
             tasks=lambda: self._outputs(batch),
         )

@@ -202,7 +202,7 @@ class Loop:
         seed_all(step_seed(self.seed, step), self.fabric.device)
         rows = self.examples.drawn(step, config.batch_size, self.seed)
         image, target = self.augmenter.labelled(*self.examples.batch(rows, self.fabric.device))
-        loss = self.model.head.loss(self._maps(self.model.head.degrade(image)), target)
+        loss = self.model.loss(self._maps(self.model.head.degrade(image)), target)
         more = self._unlabelled(step)
         self.fabric.backward(sum(more, loss))
         if config.clip is not None:

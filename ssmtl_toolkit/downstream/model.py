@@ -22,6 +22,7 @@ from ssmtl_toolkit.data.postprocess import smooth_slices
 from ssmtl_toolkit.data.prepare import Standard, refuse_blank, standardise
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
@@ -44,14 +45,20 @@ _AXES: Mapping[Flip, int] = {"lr": -1, "ud": -2}
 class Downstream(nn.Module):
     """The head on the backbone: images (N, C, H, W) -> maps, one for each class or channel of an image."""
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, meaning: Meaning | None = None) -> None:
+        """`meaning` is that of the maps, if they are of labels; by default one class for each pixel."""
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self._meaning = meaning
 
     def forward(self, image: Tensor) -> Tensor:
         maps: Tensor = self.head(self.backbone(image))
         return maps
+
+    def loss(self, maps: Tensor, target: Tensor) -> Tensor:
+        """The head's loss against class indices (N, H, W), or against slices (N, C, H, W)."""
+        return self.head.loss(maps, target if self._meaning is None else self._meaning.target(target))
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,11 @@ class ModelSpec:
     channels: int
 
     @property
+    def meaning(self) -> Meaning | None:
+        """What the maps mean; None: they are slices."""
+        return None if self.classes is None else Meaning.of(self.classes)
+
+    @property
     def named(self) -> str:
         """What is named if the network fails."""
         return f"head {str(self.head)!r} on backbone {str(self.backbone)!r}"
@@ -76,8 +88,9 @@ class ModelSpec:
         """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
         with foreign(f"building backbone {str(self.backbone)!r}"):
             backbone = self.backbone.build(self.channels)
+        meaning = self.meaning
         with foreign(f"building head {str(self.head)!r}"):
-            return Downstream(backbone, self.head.build(backbone, 0 if self.classes is None else len(self.classes) + 1))
+            return Downstream(backbone, self.head.build(backbone, meaning.maps if meaning else 0), meaning)
 
     def save(self, file: Path, model: Downstream, about: Mapping[str, Any]) -> None:
         """Write weights, model_spec and `about`, whole or not at all.
@@ -152,6 +165,7 @@ class Predictor:
     ) -> None:
         """`models` are all made by `model_spec`; they also see the slices mirrored along each choice of `flips`."""
         self.model_spec, self.fabric, self.batch_size = model_spec, fabric, batch_size
+        self.meaning = model_spec.meaning
         self.models = [model.to(fabric.device).eval() for model in models]
         axes = [_AXES[flip] for flip in sorted(flips)]
         self._views = [mirrored for n in range(len(axes) + 1) for mirrored in itertools.combinations(axes, n)]
@@ -192,7 +206,7 @@ class Predictor:
             total = torch.zeros((), device=image.device)
             for model, mirrored in itertools.product(self.models, self._views):
                 maps = self._of(model, image, mirrored, shape)
-                total = total + (maps if self.model_spec.classes is None else maps.softmax(dim=1))
+                total = total + (maps if self.meaning is None else self.meaning.chances(maps))
             return total / (len(self.models) * len(self._views))
 
     def _of(self, model: Downstream, image: Tensor, mirrored: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
@@ -212,19 +226,26 @@ class Predictor:
 
         Args:
             volume: the scan.
-            probabilities: (S, H, W, classes), in the order of the cut, is filled if it is given.
+            probabilities: (S, H, W, maps), in the order of the cut, is filled if it is given.
             smooth: these are smoothed along the slices by a Gaussian with this standard deviation, in mm.
         """
-        stack = self.stack(volume)
+        assert self.meaning is not None
+        stack, meaning = self.stack(volume), self.meaning
         index = np.empty(stack.grid, np.uint8)
         for rows, maps, _ in self.maps(volume, stack):
-            index[rows] = maps.max(dim=1).indices.cpu().numpy()  # argmax itself is ten times slower on a CPU
+            index[rows] = meaning.index(maps, chances=self._averages).cpu().numpy()
             if probabilities is not None:
-                chances = maps if self._averages else maps.softmax(dim=1)
+                chances = maps if self._averages else meaning.chances(maps)
                 probabilities[rows] = chances.permute(0, 2, 3, 1).cpu().numpy()
         if smooth and probabilities is not None:
-            index = smooth_slices(probabilities, smooth / stack.spacing[0])
+            index = smooth_slices(probabilities, smooth / stack.spacing[0], self._decided)
         return stack.back(index)
+
+    def _decided(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The class indices (S, H, W) by probabilities (S, H, W, maps)."""
+        assert self.meaning is not None
+        chances = torch.from_numpy(np.ascontiguousarray(np.moveaxis(probabilities, -1, 1)))
+        return self.meaning.index(chances, chances=True).numpy().astype(np.uint8)
 
     def image(self, volume: Volume) -> NDArray[np.float32]:
         """Return the slices that the head returns, in the scan's own units, on the file's grid.

@@ -32,6 +32,7 @@ from ssmtl_toolkit.downstream.jobs import (
     list_jobs,
     skip_done,
 )
+from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.downstream.model import Predictor
 from ssmtl_toolkit.downstream.predicted import Predicted
 from ssmtl_toolkit.downstream.records import Records
@@ -163,19 +164,20 @@ class _Prediction:
 
     def _labels(self, job: Job, volume: Volume, classes: Classes) -> None:
         config = self.call.config
-        with self._probabilities(volume, len(classes) + 1) as probabilities:
+        with self._probabilities(volume, Meaning.of(classes).maps) as probabilities:
             started = time.perf_counter()
             index = self.predictor.labels(volume, probabilities, config.smooth)
             self._timed(started, volume)
             if largest := config.largest(classes.names):
-                index = keep_largest(index, [classes.names.index(name) + 1 for name in largest])
+                owned = dict(zip(classes.names, classes.members, strict=True))
+                index = keep_largest(index, [np.flatnonzero(owned[name]).tolist() for name in largest])
             self.records.begin(job.name)
             if job.wanted.probabilities:
                 assert probabilities is not None
                 stack = Stack.of(volume, self.call.model_spec.slicing.axis)
                 write_like(job.beside(PROBABILITIES), stack.back(probabilities), volume, what="probabilities")
         if self.call.wanted.overlay:
-            self._overlay(job, volume, index, classes.names)
+            self._overlay(job, volume, index, classes)
         write_like(job.file, classes.to_values(index), volume, what="labels")
 
     def _timed(self, started: float, volume: Volume) -> None:
@@ -193,8 +195,8 @@ class _Prediction:
         with scratch_array((*shape, classes), np.float32, self.records.out) as array:
             yield array
 
-    def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], names: Sequence[str]) -> None:
+    def _overlay(self, job: Job, volume: Volume, index: NDArray[np.uint8], classes: Classes) -> None:
         from ssmtl_toolkit.data.overlay import overlay
 
         stack = Stack.of(volume, self.call.model_spec.slicing.axis)
-        overlay(job.beside(OVERLAY), stack.slices[:, 0], stack.cut(index), stack.spacing, names)
+        overlay(job.beside(OVERLAY), stack.slices[:, 0], stack.cut(index), stack.spacing, classes)

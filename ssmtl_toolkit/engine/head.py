@@ -15,7 +15,9 @@ class Head(nn.Module):
 
     The trainer computes `loss(forward(backbone(degrade(image))), target)`. The target is the class index of each pixel,
     (N, H, W) int64 with `IGNORE` where there is none, or for heads with output `image` the slices themselves,
-    (N, C, H, W).
+    (N, C, H, W). Where classes overlap, which only heads with `overlapping` are given, it says of each pixel and class
+    whether it belongs to it, (N, classes, H, W) int64 of 0, 1 and `IGNORE`; a map is then the logit of that, and there
+    is none for the background.
     """
 
     def degrade(self, image: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ class Head(nn.Module):
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor:
-        """Return the maps (N, classes, H, W), not yet normalised by softmax, or the slices (N, C, H, W)."""
+        """Return the maps (N, classes, H, W), before softmax (or sigmoid), or the slices (N, C, H, W)."""
 
     @abstractmethod
     def loss(self, maps: Tensor, target: Tensor) -> Tensor:

@@ -121,7 +121,8 @@ def evaluate(
         notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config.classes, config.ignore_value, readers)
     scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config.ignore_affine), progress)
-    notes += [*odd, *origin]
+    overlap = [f"classes that overlap, each scored by itself: {labels}"] if labels.overlap else []
+    notes += [*odd, *origin, *overlap]
     for note in shortened(notes, _SHOWN, " such notes"):
         progress.note(note)
     return Evaluated(
@@ -233,5 +234,5 @@ class _Scorer:
         # a prediction has no "not annotated"
         predicted, _ = replace(self.classes, ignore=None).to_index(label_values(pred, ours), ours)
         odd = [f"{theirs}: {note}" for note in label.notes] + [f"{ours}: {note}" for note in pred.notes]
-        scores = score_scan(pair.name, predicted, truth, self.classes.names, label.spacing, self.metrics)
+        scores = score_scan(pair.name, predicted, truth, self.classes, label.spacing, self.metrics)
         return scores, [*odd, f"{ours}: {moved}"] if moved else odd

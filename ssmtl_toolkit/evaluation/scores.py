@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
-from ssmtl_toolkit.data.classes import IGNORE
+from ssmtl_toolkit.data.classes import IGNORE, Classes
+from ssmtl_toolkit.data.postprocess import enclosing
 from ssmtl_toolkit.engine.metric import Box, Comparison, Counts, Masks, PooledComparison
 from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import defined, spread
@@ -76,7 +77,7 @@ def score_scan(
     name: str,
     predicted: NDArray[np.uint8],
     truth: NDArray[np.uint8],
-    classes: Sequence[str],
+    classes: Classes,
     spacing: Sequence[float],
     metrics: Sequence[MetricSpec],
 ) -> ScanScores:
@@ -84,23 +85,23 @@ def score_scan(
 
     Args:
         name: the scan.
-        predicted: indices 0 (background) to len(classes).
+        predicted: indices 0 (background) to len(classes), or to len(classes.cells).
         truth: the same, and `IGNORE`.
-        classes: the names of index 1 and up.
+        classes: what the indices mean.
         spacing: mm between voxels along the three axes.
         metrics: what to score by.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"{name}: the prediction has shape {predicted.shape}, the truth {truth.shape}")
-    tp, fp, fn = (tuple(row) for row in count(predicted, truth, len(classes)).tolist())
+    tp, fp, fn = (tuple(row) for row in count(predicted, truth, classes.members).tolist())
     maps, judge = _Maps(predicted, truth), Judge(metrics, name)
     rows = []
-    for i, counts in enumerate(map(Counts, tp, fp, fn)):
+    for one, owned, counts in zip(classes.names, classes.members, map(Counts, tp, fp, fn), strict=True):
         nothing = dict.fromkeys((metric.name for metric in metrics), None)
-        compared = _ClassComparison(maps, i, counts, spacing)  # forgotten with all its masks before the next class
-        rows.append(nothing if counts.absent else judge.scores(compared, f"class {classes[i]!r}"))
+        compared = _ClassComparison(maps, owned, counts, spacing)  # forgotten with all its masks before the next class
+        rows.append(nothing if counts.absent else judge.scores(compared, f"class {one!r}"))
     values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
-    return ScanScores(name, tuple(classes), tp, fp, fn, values, tuple(judge.failures))
+    return ScanScores(name, classes.names, tp, fp, fn, values, tuple(judge.failures))
 
 
 @dataclass(frozen=True)
@@ -120,25 +121,30 @@ class _Maps:
 
     @cached_property
     def boxes(self) -> list[list[Box | None]]:
-        """The box of each class in the prediction, and in the truth."""
+        """The box of each index above 0 in the prediction, and in the truth."""
         return [list(find_objects(array)) for array in self.annotated]
 
 
 class _ClassComparison(Comparison):
     """One class of a scan; its masks are made when a metric asks for them."""
 
-    def __init__(self, maps: _Maps, number: int, counts: Counts, spacing: Sequence[float]) -> None:
+    def __init__(self, maps: _Maps, owned: NDArray[np.bool_], counts: Counts, spacing: Sequence[float]) -> None:
+        """`owned` (cells + 1) says which indices belong to the class."""
         super().__init__(maps.predicted, maps.truth, spacing)
-        self._maps, self._number = maps, number
+        self._maps, self._numbers = maps, [int(i) for i in np.flatnonzero(owned)]
         self.counts = counts
 
     @cached_property
     def predicted(self) -> NDArray[Any]:
-        return np.equal(self._maps.annotated[0], self._number + 1)
+        return self._mask(self._maps.annotated[0])
 
     @cached_property
     def truth(self) -> NDArray[Any]:
-        return np.equal(self._maps.annotated[1], self._number + 1)
+        return self._mask(self._maps.annotated[1])
+
+    def _mask(self, array: NDArray[np.uint8]) -> NDArray[Any]:
+        first, *others = self._numbers
+        return np.isin(array, self._numbers) if others else np.equal(array, first)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,21 +153,23 @@ class _ClassComparison(Comparison):
     @cached_property
     def box(self) -> Box:
         # found for all classes at once, while `Comparison` would search two masks of the whole scan
-        known = [boxes[self._number] for boxes in self._maps.boxes if self._number < len(boxes)]
-        corners = zip(*(box for box in known if box), strict=True)
-        return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in corners)
+        known = [boxes[n - 1] for boxes in self._maps.boxes for n in self._numbers if n <= len(boxes)]
+        return enclosing([box for box in known if box])
 
     @cached_property
     def cropped(self) -> Masks:
-        predicted, truth = (array[self.box] == self._number + 1 for array in self._maps.annotated)
+        predicted, truth = (self._mask(array[self.box]) for array in self._maps.annotated)
         return predicted, truth
 
 
-def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Count true positives, false positives and false negatives: (3, classes) int64, without background."""
-    if int(predicted.max(initial=0)) > classes or int(truth.max(where=truth != IGNORE, initial=0)) > classes:
-        raise ValueError(f"there are indices above the number of classes, {classes}")
-    size = classes + 1
+def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], members: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count true positives, false positives and false negatives: (3, classes) int64, without background.
+
+    `members` (classes, indices) says which indices belong to which class, as `Classes.members` does.
+    """
+    size = members.shape[1]
+    if int(predicted.max(initial=0)) >= size or int(truth.max(where=truth != IGNORE, initial=0)) >= size:
+        raise ValueError(f"there are indices above the number of classes, {size - 1}")
     ours, theirs = (np.ascontiguousarray(a).reshape(-1) for a in (predicted, truth))
     table = np.zeros(size * size, np.int64)  # how often each truth meets each prediction
     for start in range(0, len(ours), _PIECE):
@@ -169,8 +177,9 @@ def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) 
         annotated = theirs_now != IGNORE
         table += np.bincount((theirs_now * size + ours_now)[annotated], minlength=size * size)
     square = table.reshape(size, size)
-    tp = square.diagonal()
-    return np.stack([tp, square.sum(axis=0) - tp, square.sum(axis=1) - tp])[:, 1:]
+    owned = members.astype(np.int64)
+    tp = ((owned @ square) * owned).sum(axis=1)
+    return np.stack([tp, owned @ square.sum(axis=0) - tp, owned @ square.sum(axis=1) - tp])
 
 
 def summarise(scans: Sequence[ScanScores], metrics: Sequence[MetricSpec]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class LabelledGathering:
                 f"--probe {self.config.probe}: its scans have {counted(store.channels, 'channel')}, those that are "
                 f"trained on {self.channels}; give labelled scans with the same channels"
             )
-        classes = self.classes or self._classes(usable.scans)
+        classes = (self.classes or self._classes(usable.scans)).parts
         read = tuple(self._read(store, half, classes) for half in halves)
         self._tell(read, classes)
         digests = tuple(digest for stored in store.scans for digest in stored.digests)

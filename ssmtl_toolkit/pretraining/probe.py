@@ -84,7 +84,7 @@ class Probe:
             for rows, maps in self.maps(half):
                 scores = ridge.scores(maps, (self.config.size, self.config.size))
                 predicted = scores.argmax(dim=1).to(torch.uint8).cpu().numpy()
-                counts += count(predicted, half.labels[rows].numpy(), classes)
+                counts += count(predicted, half.labels[rows].numpy(), self.labelled.classes.members)
         return counts
 
     def fits(self) -> list[Ridge] | None:

@@ -90,6 +90,27 @@ def ignored_pixels_count_nothing(bench: Bench) -> None:
     finite_scalar(loss, "where nobody annotated anything the loss")
 
 
+@check(HeadSpec, "it learns classes that overlap", applies=lambda spec: spec.overlapping)
+def overlapping_classes(bench: Bench) -> None:
+    spec, model = _made(bench)
+    require(spec.output == "labels", "it is `overlapping`, but its output is not labels")
+    image, index = _example(spec)
+    target = torch.stack([index > 0, index == 1, index == 2], dim=1).long()
+    target[:, :, : SIZE // 2] = IGNORE
+    maps = model(image).detach().requires_grad_()
+    loss = model.head.loss(maps, target)
+    finite_scalar(loss, "where classes overlap the loss")
+    loss.backward()
+    require(maps.grad is not None, "where classes overlap no gradient reaches the maps")
+    assert maps.grad is not None
+    require(bool(maps.grad[:, :, : SIZE // 2].abs().max() == 0), "where classes overlap IGNORE gets a gradient")
+    step = maps.detach() - 10 * maps.grad
+    finite_scalar(model.head.loss(step, target), "where classes overlap the loss")
+    require(
+        bool(model.head.loss(step, target) < loss), "where classes overlap the loss does not fall along its gradient"
+    )
+
+
 @check(HeadSpec, "eval mode changes no state")
 def eval_changes_nothing(bench: Bench) -> None:
     spec, model = _made(bench)

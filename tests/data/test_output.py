@@ -12,6 +12,7 @@ from PIL import Image
 from helpers.places import shared_data
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import writing
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.overlay import overlay
 from ssmtl_toolkit.data.postprocess import keep_largest
 from ssmtl_toolkit.data.volume import Stack, Volume
@@ -172,7 +173,7 @@ def flood(mask):
 def test_the_largest_part_of_each_class_is_that_of_a_flood_fill(seed):
     rng = np.random.default_rng(seed)
     index = (rng.integers(1, 3, (6, 7, 5)) * (rng.random((6, 7, 5)) < 0.12)).astype(np.uint8)
-    kept = keep_largest(index)
+    kept = keep_largest(index, [[1], [2]])
     for label in (1, 2):
         parts = flood(index == label)
         found = {tuple(p) for p in np.argwhere(kept == label)}
@@ -200,13 +201,13 @@ def test_an_overlay_shows_the_classes_in_their_colours_and_true_proportions(tmp_
     slices = np.random.default_rng(0).normal(size=(5, 20, 40)).astype(np.float32)
     index = np.zeros(slices.shape, np.uint8)
     index[2, 5:15, 5:15], index[3, 5:15, 25:35] = 1, 2
-    overlay(tmp_path / "x.png", slices, index, (3.0, 2.0, 1.0), ["heart", "liver"])
+    overlay(tmp_path / "x.png", slices, index, (3.0, 2.0, 1.0), Classes.parse("heart=1,liver=2"))
     picture = np.asarray(Image.open(tmp_path / "x.png"))
     tile = (picture == (230, 159, 0)).all(axis=2), (picture == (86, 180, 233)).all(axis=2)
     assert all(mask.sum() > 50 for mask in tile)
     assert picture.shape == (2 * 176 + 18 + 2, 3 * 176, 3)  # five slices of 40 x 40 mm in two rows, and the legend
-    overlay(tmp_path / "y.png", slices, index * 0, (3.0, 1.0, 1.0), ["heart"])
-    overlay(tmp_path / "z.png", slices, index * 0, (3.0, 1.0, 1.0), ["heart"])
+    overlay(tmp_path / "y.png", slices, index * 0, (3.0, 1.0, 1.0), Classes.parse("heart=1"))
+    overlay(tmp_path / "z.png", slices, index * 0, (3.0, 1.0, 1.0), Classes.parse("heart=1"))
     assert (tmp_path / "y.png").read_bytes() == (tmp_path / "z.png").read_bytes()
 
 
@@ -215,8 +216,8 @@ def test_an_overlay_shows_slices_without_a_class_and_says_where_it_shows_every_t
     slices = np.random.default_rng(0).normal(size=(250, 20, 20)).astype(np.float32)
     index = np.zeros(slices.shape, np.uint8)
     index[3, 5:15, 5:15] = 1
-    overlay(tmp_path / "all.png", slices[:100], index[:100], (1.0, 1.0, 1.0), ["heart"])
-    overlay(tmp_path / "third.png", slices, index, (1.0, 1.0, 1.0), ["heart"])
+    overlay(tmp_path / "all.png", slices[:100], index[:100], (1.0, 1.0, 1.0), Classes.parse("heart=1"))
+    overlay(tmp_path / "third.png", slices, index, (1.0, 1.0, 1.0), Classes.parse("heart=1"))
     whole, third = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("all", "third"))
     assert whole.shape == (10 * 176 + 20, 10 * 176, 3)
     assert third.shape == (9 * 176 + 20, 10 * 176, 3)  # 84 of 250 slices

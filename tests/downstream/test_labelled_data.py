@@ -13,6 +13,7 @@ from ssmtl_datasets import Folder, Manifest, MmWhs, Phantom
 from ssmtl_datasets.anatomy import LABELS
 from ssmtl_datasets.manifest import _slices
 from ssmtl_nifti import Nifti
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
@@ -84,7 +85,7 @@ def test_a_scan_that_dataset_json_lists_and_is_not_there_is_named(tmp_path):
     [
         ({"labels": {"one": "liver"}}, "label 'one': 'liver' has no integer value"),
         ({"labels": ["liver"]}, "its `labels` are"),
-        ({"labels": {"tumour": [1, 2], "core": [2]}}, "regions that overlap; name the classes by --classes"),
+        ({"labels": {"tumour": [1, "x"]}}, "has no integer value"),
     ],
 )
 def test_labels_that_cannot_be_understood_are_refused_with_the_file(tmp_path, changes, said):
@@ -92,6 +93,16 @@ def test_labels_that_cannot_be_understood_are_refused_with_the_file(tmp_path, ch
     with pytest.raises(DataError, match=said):
         dataset.classes()
     assert listed(dataset, tmp_path)
+
+
+def test_regions_are_classes_that_overlap_and_their_order_says_which_values_are_written(tmp_path):
+    labels = {"background": 0, "whole": [1, 2, 3, 4], "core": [2, 4], "ignore": 5}
+    dataset = decathlon(tmp_path, labels=labels, regions_class_order=[3, 4])
+    classes = Classes.parse("", dataset.classes())
+    assert classes.overlap
+    assert classes.names == ("whole", "core")
+    index, _ = classes.to_index(np.array([[[0, 1, 2, 3, 4]]]), "x")
+    assert classes.to_values(index).tolist() == [[[0, 3, 4, 3, 4]]]
 
 
 def test_a_malformed_list_is_refused(tmp_path):

@@ -251,7 +251,7 @@ def test_two_files_of_one_name_are_refused(ssmtl, folders):
 
 def test_wrong_options_are_refused(ssmtl, folders):
     for text in ("a=0", "a=1,a=2", "a=1,b=1", "LV"):
-        refused(ssmtl, 2, "class" if text != "a=1,b=1" else "label value 1", options=("--classes", text))
+        refused(ssmtl, 2, "class" if text != "a=1,b=1" else "have the same label values", options=("--classes", text))
     refused(ssmtl, 2, "the value 1, which means not annotated", options=("--classes", "a=1", "--ignore-value", 1))
     for tolerance in ("-1", "nan", "inf"):
         refused(ssmtl, 2, "tolerance: ", f"got {float(tolerance)}", options=("--tolerance", tolerance))

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from ssmtl_metrics.images import psnr, ssim
 from ssmtl_toolkit.config import EvaluateConfig, scoring
-from ssmtl_toolkit.data.classes import IGNORE
+from ssmtl_toolkit.data.classes import IGNORE, Classes, LabelClass
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import scores
 
@@ -22,7 +22,8 @@ def defaults(surface=True, tolerance=1.0):
 
 
 def score_scan(name, predicted, truth, classes, spacing, surface, tolerance=1.0):
-    return scores.score_scan(name, predicted, truth, classes, spacing, defaults(surface, tolerance))
+    named = Classes(tuple(LabelClass(one, (i,)) for i, one in enumerate(classes, 1)))
+    return scores.score_scan(name, predicted, truth, named, spacing, defaults(surface, tolerance))
 
 
 def summarise(scans):

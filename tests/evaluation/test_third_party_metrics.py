@@ -15,6 +15,7 @@ from helpers.small import SMALL
 from ssmtl_toolkit import UsageError
 from ssmtl_toolkit import registry as registering
 from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.engine.metric import Comparison
 from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.registry import registry
@@ -205,8 +206,7 @@ def test_of_many_classes_that_fail_in_a_scan_one_is_named_and_the_others_counted
             raise ValueError("no\nway")
 
     truth = np.arange(1, 28, dtype=np.uint8).reshape(3, 3, 3)
-    names = [str(i) for i in range(1, 28)]
-    found = scores.score_scan("s\n1", truth, truth, names, (1, 1, 1), [Failing()])
+    found = scores.score_scan("s\n1", truth, truth, Classes.of_values(range(28)), (1, 1, 1), [Failing()])
     here = f"metric 'failing' of {__name__} gives no score of class '1': ValueError: no (and 26 times more)"
     assert found.failures == (f"s\\n1: {here}",)
 
@@ -362,7 +362,7 @@ def test_distances_are_computed_once_for_all_metrics(monkeypatch):
     monkeypatch.setattr(utils, "get_surface_distance", lambda *a, **how: calls.append(1) or real(*a, **how))
     metrics = EvaluateConfig(surface=True).chosen_metrics("labels")
     truth = box().astype(np.uint8)
-    scores.score_scan("s", box(shift=1).astype(np.uint8), truth, ["box"], (1, 1, 1), metrics)
+    scores.score_scan("s", box(shift=1).astype(np.uint8), truth, Classes.parse("box=1"), (1, 1, 1), metrics)
     assert len(calls) == 2  # there and back
 
 

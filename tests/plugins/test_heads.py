@@ -64,6 +64,43 @@ def test_pixels_that_are_not_annotated_have_no_gradient():
     assert leaf.grad[~ignored].abs().min() > 0
 
 
+def overlapping_example(ignored=0.3):
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, 2, (2, 3, 6, 5))
+    target[np.repeat(rng.random((2, 1, 6, 5)) < ignored, 3, axis=1)] = IGNORE
+    return rng.normal(size=target.shape), target
+
+
+def binary_cross_entropy(maps, target):
+    p, counted = 1 / (1 + np.exp(-maps)), target != IGNORE
+    return -np.log(np.where(target == 1, p, 1 - p))[counted].mean()
+
+
+def dice_of_each(maps, target):
+    p, counted = 1 / (1 + np.exp(-maps)), target != IGNORE
+    truth, found = (target == 1) & counted, p * counted
+    overlap, both = (found * truth).sum(axis=(0, 2, 3)), (found + truth).sum(axis=(0, 2, 3))
+    return np.mean(1 - 2 * overlap / both)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("ce", binary_cross_entropy),
+        ("dice", dice_of_each),
+        ("ce+dice", lambda m, t: binary_cross_entropy(m, t) + dice_of_each(m, t)),
+    ],
+)
+@pytest.mark.parametrize("ignored", [0.0, 0.4])
+def test_classes_that_overlap_are_learned_each_by_itself_with_the_loss_written_by_hand(loss, expected, ignored):
+    maps, target = overlapping_example(ignored)
+    leaf = torch.tensor(maps, dtype=torch.float32, requires_grad=True)
+    found = head(f"segmentation:loss={loss}").loss(leaf, torch.tensor(target))
+    assert found.item() == pytest.approx(expected(maps, target), rel=1e-5)
+    found.backward()
+    assert leaf.grad[torch.tensor(target == IGNORE)].abs().sum() == 0
+
+
 def test_a_batch_that_nobody_annotated_has_loss_zero():
     maps, target = example()
     target[:] = IGNORE

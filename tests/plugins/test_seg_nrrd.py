@@ -194,6 +194,27 @@ def test_a_value_with_another_name_is_refused_and_one_without_a_real_name_counts
     assert (READERS.read_label(nameless, scan(), CLASSES).array == 1).all()
 
 
+def test_regions_made_of_named_segments_are_found_by_name_and_those_of_values_count_by_value(tmp_path):
+    part = np.zeros((1, *SHAPE), np.uint8)
+    part[0, 2], part[0, 3] = 1, 2
+    file = seg_nrrd(tmp_path / "1.seg.nrrd", part, [segment("edema", 1), segment("core", 2)])
+    named = Classes.parse("whole=edema+core,inner=core", {"core": (1,), "edema": (2,)})
+    by_value = Classes.parse("", {"whole": (1, 2), "inner": (2,)})
+    for classes in (named, named.parts, by_value, by_value.parts):
+        index, _ = classes.to_index(READERS.read_label(file, scan(), classes).array, "x")
+        whole, inner = (
+            (np.isin(index, np.flatnonzero(owned)) for owned in classes.members)
+            if classes.overlap
+            else (
+                index > 0,
+                index == 1 + classes.names.index("whole&inner"),
+            )
+        )
+        assert whole[2:4].all()
+        assert inner[3].all()
+        assert not inner[2].any()
+
+
 def test_fine_tuning_takes_the_classes_from_the_names_in_the_files(tmp_path):
     for i in range(3):
         image = nib.load(write_pair(tmp_path, f"p{i}", slices=6, seed=i))

@@ -1,0 +1,81 @@
+"""What the maps of a head for labels mean: one class for each pixel, or classes that overlap, each by itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.data.classes import IGNORE, Classes
+
+_LEAST = 1e-6  # a mean of probabilities is kept this far from 0 and 1, where a logit is infinite
+
+
+class Meaning(ABC):
+    """From class indices to what a head learns, and from its maps to probabilities and class indices."""
+
+    maps: int  # how many the head makes
+
+    @classmethod
+    def of(cls, classes: Classes) -> Meaning:
+        """That of these classes."""
+        return Overlapping(torch.from_numpy(classes.members)) if classes.overlap else Exclusive(len(classes) + 1)
+
+    @abstractmethod
+    def target(self, index: Tensor) -> Tensor:
+        """What the head's loss is given for class indices (N, H, W) int64, `IGNORE` where nobody annotated."""
+
+    @abstractmethod
+    def chances(self, maps: Tensor) -> Tensor:
+        """Probabilities (N, maps, H, W)."""
+
+    @abstractmethod
+    def index(self, maps: Tensor, *, chances: bool = False) -> Tensor:
+        """The most probable class index (N, H, W) by maps, or by `chances`."""
+
+
+@dataclass(frozen=True)
+class Exclusive(Meaning):
+    """One class for each pixel, the background first."""
+
+    maps: int
+
+    def target(self, index: Tensor) -> Tensor:
+        return index
+
+    def chances(self, maps: Tensor) -> Tensor:
+        return maps.softmax(dim=1)
+
+    def index(self, maps: Tensor, *, chances: bool = False) -> Tensor:
+        return maps.max(dim=1).indices  # argmax itself is ten times slower on a CPU
+
+
+@dataclass(frozen=True)
+class Overlapping(Meaning):
+    """A probability of its own for each class; `members` (classes, cells + 1) are those of `Classes`.
+
+    The index is the most probable of those that exist, the classes taken as independent: the one whose classes have
+    the largest sum of logits, 0 for the background. If what is more probable than not for each class by itself exists,
+    as core within whole, it is that.
+    """
+
+    members: Tensor
+
+    @property
+    def maps(self) -> int:  # type: ignore[override]
+        return len(self.members)
+
+    def target(self, index: Tensor) -> Tensor:
+        ignored = index == IGNORE
+        belongs = self.members.to(index.device)[:, index.masked_fill(ignored, 0)].transpose(0, 1)
+        return belongs.long().masked_fill(ignored[:, None], IGNORE)
+
+    def chances(self, maps: Tensor) -> Tensor:
+        return maps.sigmoid()
+
+    def index(self, maps: Tensor, *, chances: bool = False) -> Tensor:
+        logits = maps.logit(_LEAST) if chances else maps
+        members = self.members.to(logits.device, logits.dtype)
+        return torch.einsum("ci,nchw->nihw", members, logits).max(dim=1).indices
