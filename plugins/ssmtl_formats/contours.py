@@ -151,9 +151,12 @@ class _Drawing:
 
     def _voxels(self, number: int, polygons: Sequence[NDArray[np.float64]]) -> Voxels:
         axis, shape = self._axis or 0, self._image.shape
-        rows, columns = (size for i, size in enumerate(shape) if i != axis)
-        indices = np.insert(np.argwhere(filled(polygons, (rows, columns))), axis, number, axis=1)
-        return labels.inside(self._image, indices, [])
+        corners = np.concatenate(polygons)
+        first = np.clip(np.floor(corners.min(axis=0)), 0, np.delete(shape, axis)).astype(int)
+        last = np.clip(np.ceil(corners.max(axis=0)) + 1, first, np.delete(shape, axis)).astype(int)
+        mask = filled([polygon - first for polygon in polygons], (last - first).tolist())
+        steps = np.delete(np.eye(3, dtype=int), axis, axis=0)
+        return labels.voxels_of(shape, np.insert(first, axis, number), steps, mask)[0]
 
     def notes(self) -> list[str]:
         """What was odd."""

@@ -102,12 +102,32 @@ def label_map(image: Volume, found: Sequence[Segment], voxels: dict[int, list[Vo
     )
 
 
-def inside(image: Volume, indices: NDArray[np.integer[Any]], lost: list[int]) -> Voxels:
-    """Indices (N, 3) as positions in the raveled grid of `image`; how many lie outside of it is appended to `lost`."""
-    fit = ((indices >= 0) & (indices < image.shape)).all(axis=1)
-    lost.append(int(np.count_nonzero(~fit)))
-    flat = np.ravel_multi_index(tuple(indices[fit].T), image.shape)
-    return np.asarray(flat, np.int32 if np.prod(image.shape) < 2**31 else np.int64)
+def voxels_of(
+    shape: Sequence[int], start: NDArray[np.integer[Any]], steps: NDArray[np.integer[Any]], mask: NDArray[np.bool_]
+) -> tuple[Voxels, int]:
+    """The voxels that a mask in a plane of a grid covers, in the order of `ravel`, and how many lie outside of it.
+
+    Args:
+        shape: of the grid.
+        start: the voxel (3,) of the first pixel.
+        steps: (2, 3), from row to row and from column to column: each 1 or -1 along one axis.
+        mask: (rows, columns).
+    """
+    whole = np.count_nonzero(mask)
+    sizes, ranges = np.array(shape), []
+    for count, step in zip(mask.shape, steps, strict=True):
+        axis = int(np.flatnonzero(step)[0])
+        ends = sorted(((0 - start[axis]) * step[axis], (sizes[axis] - 1 - start[axis]) * step[axis]))
+        ranges.append(slice(max(int(ends[0]), 0), max(min(int(ends[1]) + 1, count), 0)))
+    across = ~steps.any(axis=0)  # the axis that the plane does not extend along
+    if not ((start >= 0) & (start < sizes))[across].all():
+        ranges = [slice(0), slice(0)]
+    rows, columns = np.nonzero(mask[tuple(ranges)])
+    strides = np.array([sizes[1] * sizes[2], sizes[2], 1])
+    kind = np.int32 if sizes.prod() < 2**31 else np.int64
+    down, right = (int(step @ strides) for step in steps)
+    first = int(start @ strides) + (ranges[0].start or 0) * down + (ranges[1].start or 0) * right
+    return np.asarray(first + rows * down + columns * right, kind), int(whole - len(rows))
 
 
 def scan_of(file: Path, scans: Sequence[Path]) -> Path | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 _EDGES = 1 << 12  # at a time, so that a polygon of many long edges takes little memory
 
 
-def filled(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def filled(polygons: Sequence[NDArray[np.float64]], shape: Sequence[int]) -> NDArray[np.bool_]:
     """Return the pixels (rows, columns) whose centres lie within an odd number of polygons.
 
     Args:

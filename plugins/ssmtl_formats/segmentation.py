@@ -41,18 +41,19 @@ def read_segmentation(file: Path, image: Volume) -> Volume:
         size = (whole(data, "Rows") or 0, whole(data, "Columns") or 0)
         check_memory((1, *size), np.dtype(np.uint8))
         voxels: dict[int, list[Voxels]] = {}
-        lost: list[int] = []
+        lost = 0
         for plane, groups in zip(frames_of(file), _groups(data), strict=True):
             if plane.shape != size:
                 raise FileError(f"has pixels of a different size than its header says; {AGAIN}")
             start, steps = _place(groups, size, image)
             for number, mask in _masks(data, groups, plane, notes):
-                indices = start + np.argwhere(mask) @ steps
-                voxels.setdefault(number, []).append(labels.inside(image, indices, lost))
+                piece, outside = labels.voxels_of(image.shape, start, steps, mask)
+                voxels.setdefault(number, []).append(piece)
+                lost += outside
         if unknown := voxels.keys() - {segment.number for segment in found}:
             raise FileError(f"has voxels of segment {min(unknown)}, which it does not describe; {AGAIN}")
-        if sum(lost):
-            notes.append(f"{sum(lost)} labelled voxels lie outside of its image and are skipped")
+        if lost:
+            notes.append(f"{lost} labelled voxels lie outside of its image and are skipped")
         return labels.label_map(image, found, voxels, notes)
 
 

@@ -17,6 +17,7 @@ import ssmtl_toolkit as ssmtl
 from helpers.dicom_files import AFFINE, PATIENT, VOXELS
 from helpers.label_files import rtstruct, sources, write_scan_series, write_seg
 from helpers.small import SMALL
+from ssmtl_formats.labels import voxels_of
 from ssmtl_formats.polygons import filled
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.volume import Volume
@@ -265,6 +266,24 @@ def test_the_even_odd_rule_is_that_of_counting_crossings(corners):
             if (y0 > row) != (y1 > row):
                 crossings += x0 + (row - y0) * (x1 - x0) / (y1 - y0) <= column
         assert made[row, column] == crossings % 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    start=st.tuples(*[st.integers(-4, 8)] * 3),
+    axes=st.permutations([0, 1, 2]),
+    signs=st.tuples(*[st.sampled_from([1, -1])] * 2),
+    size=st.tuples(*[st.integers(1, 9)] * 2),
+)
+def test_a_plane_in_any_direction_covers_the_voxels_that_it_shows(start, axes, signs, size):
+    mask = np.random.default_rng(0).random(size) < 0.6
+    steps = np.zeros((2, 3), int)
+    steps[0, axes[0]], steps[1, axes[1]] = signs
+    voxels, outside = voxels_of((5, 6, 7), np.array(start), steps, mask)
+    there = [start + row * steps[0] + column * steps[1] for row, column in np.argwhere(mask)]
+    inside = [tuple(at) for at in there if all(0 <= i < n for i, n in zip(at, (5, 6, 7), strict=True))]
+    assert sorted(voxels.tolist()) == sorted((i * 6 + j) * 7 + k for i, j, k in inside)
+    assert outside == len(there) - len(inside)
 
 
 def test_a_contour_far_away_takes_neither_time_nor_memory(tmp_path):
