@@ -353,6 +353,7 @@ class ReaderSpec(Spec):
 
     kind: ClassVar[str] = "reader"
     revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are then rebuilt
+    only_labels: ClassVar[bool] = False  # whether its files are always label maps of scans, never scans
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
@@ -395,6 +396,34 @@ class ReaderSpec(Spec):
             DataError: as `read`.
         """
         return self.read(path, 0).without_voxels()
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read the label map at `path` of the scan that was read as `image`.
+
+        Override it if files of this format store labels otherwise than on the whole grid of their scan: cropped, as
+        some of its slices, as contours. Elsewhere the grids are compared later.
+
+        Raises:
+            DataError: as `read` does, or it does not fit to `image`.
+        """
+        return self.read(path)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Name the classes of a label map if its file does: for each the values that it has in this file.
+
+        Other files may number the same classes differently; they are matched by their names.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return {}
+
+    def scan_of(self, path: Path, scans: Sequence[Path]) -> Path | None:
+        """Which of `scans`, paths that readers' `parts` gave out, a label map refers to; None: it does not say.
+
+        Asked only of readers with `only_labels`. Never fails: of a damaged file it is None.
+        """
+        return None
 
 
 @dataclass(frozen=True)

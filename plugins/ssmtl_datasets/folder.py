@@ -14,7 +14,7 @@ import nibabel as nib
 
 from ssmtl_datasets.channels import Channel, joined
 from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, stem, tells_case
-from ssmtl_datasets.pairing import once, paired
+from ssmtl_datasets.pairing import once, paired, referenced
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
 from ssmtl_toolkit.data.readers import Readers
@@ -40,9 +40,9 @@ def list_scans(root: Path, readers: Readers, channel: Channel = 0) -> list[Scan]
     if not scans:
         raise DataError(
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
-            f"or folders of DICOM or PNG slices"
+            f"or folders of DICOM, PNG, JPEG or TIFF slices"
         )
-    return scans
+    return referenced(scans, readers)
 
 
 def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:
@@ -120,7 +120,8 @@ def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan
 
 
 def _everything(root: Path, readers: Readers, channel: Channel) -> list[Scan]:
-    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if readers.can_read(root) else []
+    whole = readers.can_read(root) and readers.label_rank(root) is None
+    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if whole else []
     scans = own + once(_unless_labels(root, list(find(root, readers))))
     return joined(scans, root) if channel == "all" and scans else scans
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_formats.names import INSTALL
+from ssmtl_formats.slicer import joined, segments_of
 from ssmtl_formats.stored import Fields, Kind, check_voxels, data_file, fields_of
 from ssmtl_toolkit.data.geometry import LPS_TO_RAS, lengths, shear, usable
 from ssmtl_toolkit.data.source import FileError, Source, naming_file
@@ -32,6 +33,8 @@ _lock = threading.Lock()
 def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
     """Read one 3-D scan, voxels in the file's own order; `volume` chooses from a file with several volumes.
 
+    The layers of a segmentation of 3D Slicer become one label map.
+
     Raises:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
@@ -42,7 +45,8 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
         reader, dtype = _opened(path, kind)
         sizes, as_components = _sizes(reader)
         volumes = math.prod(sizes[3:])
-        index = volume_index(volumes, volume)
+        segments = segments_of(path) if kind == "NRRD" else []
+        index = 0 if segments else volume_index(volumes, volume)
         affine = _affine(reader, fields, notes)
         with naming_file(file), contextlib.nullcontext(source) if file == path else Source(file, plain=True) as data:
             check_voxels(data, fields, sizes, dtype, notes)
@@ -51,8 +55,9 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
 
             array = SimpleITK.GetArrayFromImage(reader.Execute())  # (volumes, slices, rows, columns, list)
         array = array.reshape(-1, *sizes[2::-1], volumes if as_components else 1)
-        array = array[0, ..., index] if as_components else array[index, ..., 0]
-        array, replaced = sanitise_voxels((array.copy() if volumes > 1 else array).T, notes)
+        layers = np.moveaxis(array[0], -1, 0) if as_components else array[..., 0]
+        array = joined(layers.transpose(0, 3, 2, 1), segments, notes) if segments else layers[index].T
+        array, replaced = sanitise_voxels(array.copy(order="K") if volumes > 1 else array, notes)
     spacing = lengths(affine)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
 

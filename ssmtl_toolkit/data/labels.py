@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.grid import check_grid, turned
+from ssmtl_toolkit.data.named import Merged, merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Cut
 from ssmtl_toolkit.data.volume import DIRECTIONS, Stack, Volume
@@ -176,6 +177,15 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
     entries = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
     hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
     return classes, f"label classes by their values: {', '.join(entries)}; --classes names or chooses them{hint}"
+
+
+def named_classes(scans: Iterable[Scan], readers: Readers) -> Merged:
+    """Make a class of each name in the label files of scans, as `merged` does.
+
+    Raises:
+        DataError: a label file cannot be read, or contradicts the others.
+    """
+    return merged((scan.label for scan in scans if scan.label is not None), readers.classes)
 
 
 def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:

@@ -35,6 +35,9 @@ class Volume:
         notes: what was odd about the file but could be read all the same.
         replaced: how many voxels were NaN or infinite and have the smallest finite value here.
         header: the file's own NIfTI header, if it has one; it says how to write a file on the same grid.
+        positions: where the slices along `slice_axis` lie if they are unevenly spaced, in mm from the first one; empty:
+            they are even. Affine and spacing then hold for their mean distance, with the first and the last slice where
+            they are. Such a scan is only read where its true positions are asked for (`Readers.read`).
     """
 
     array: NDArray[Any]
@@ -44,6 +47,7 @@ class Volume:
     notes: tuple[str, ...] = field(default=())
     replaced: int = 0
     header: nib.Nifti1Header | None = None
+    positions: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
         """Refuse what no scan is, so that a mistake in a reader is found where it was made."""
@@ -54,6 +58,10 @@ class Volume:
             )
         if not (np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 0):
             raise DataError("has no usable affine: it is not finite or cannot be inverted; repair the header")
+        if self.positions and len(self.positions) != self.shape[self.slice_axis]:
+            raise DataError(
+                f"has {len(self.positions)} positions for {self.shape[self.slice_axis]} slices; give one for each"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,7 +82,7 @@ class Volume:
     def without_voxels(self) -> Header:
         """What a header would say of this volume."""
         place = (self.shape, self.affine, self.spacing, self.slice_axis, self.notes)
-        return Header(*place, channels=self.channels, dtype=self.array.dtype.name)
+        return Header(*place, channels=self.channels, dtype=self.array.dtype.name, positions=self.positions)
 
     def axis(self, wanted: Cut) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
@@ -87,7 +95,7 @@ class Header:
 
     Attributes:
         shape: how many voxels there are along I, J, K.
-        affine, spacing, slice_axis, notes: as in `Volume`.
+        affine, spacing, slice_axis, notes, positions: as in `Volume`.
         channels: how many values a voxel has.
         volumes: of a 4-D file, how many volumes it holds.
         dtype: type of the stored values, as numpy calls it; "" if unknown.
@@ -101,6 +109,7 @@ class Header:
     channels: int = 1
     volumes: int = 1
     dtype: str = ""
+    positions: tuple[float, ...] = field(default=())
 
     def empty(self) -> Volume:
         """A volume of zeros on the same grid that takes no memory, for code that needs the grid alone."""

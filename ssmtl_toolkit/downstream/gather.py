@@ -10,7 +10,7 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data import split as splits
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
-from ssmtl_toolkit.data.labels import find_classes
+from ssmtl_toolkit.data.labels import find_classes, named_classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
@@ -185,6 +185,11 @@ class Gathering:
         if config.head.output == "image":
             return ImageTargets(self.slicing, self.readers)
         known = dict(config.data.classes())
+        if not known:
+            named = named_classes(scans, self.readers)
+            known = named.classes
+            if named.note:
+                self.progress.note(named.note)
         if known or config.classes:
             classes = Classes.parse(config.classes or "", known, config.ignore_value)
         else:

@@ -58,7 +58,7 @@ class LabelTargets(Targets):
         volume = self._readers.read_scan(scan, self._slicing.volume)
         where = printable(scan.label)
         labels = read_labels(
-            self._readers.read(scan.label),
+            self._readers.read_label(scan.label, volume, self.classes),
             volume,
             self.classes,
             where,

@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.labels import label_values
+from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
@@ -176,6 +177,14 @@ def _find_classes(
         return replace(chosen, background=tuple(sorted(more))), []
     if saved is not None:
         return replace(saved, ignore=ignore), []
+    named = merged((pair.label for pair in pairing.pairs), readers.classes)
+    if not named.agreed:
+        raise DataError(
+            f"{printable(pairing.pairs[0].label)}: the label files number their classes differently, and nothing says "
+            f"which values the predictions have; name them with --classes, as in {next(iter(named.classes))}=1"
+        )
+    if named.classes:
+        return Classes.parse("", named.classes, ignore), [named.note]
     values: set[int] = set()
     for pair in pairing.pairs:
         for file in (pair.label, pair.pred):
@@ -216,7 +225,8 @@ class _Scorer:
             DataError: naming the file: it cannot be read, is no label map, has values assigned to no class, or is not
                 on the grid of its label.
         """
-        label, pred = self.readers.read(pair.label), self.readers.read(pair.pred)
+        pred = self.readers.read(pair.pred)
+        label = self.readers.read_label(pair.label, pred, self.classes)
         ours, theirs = printable(pair.pred), printable(pair.label)
         pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")

@@ -422,6 +422,37 @@ class BrokenReader(ReaderSpec):
         header = super().header(path)
         return replace(header, shape=header.shape[::-1]) if self.fault == "header turned" else header
 
+    def classes(self, path):
+        return {"a": (1,), "b": (1,)} if self.fault == "one value" else {}
+
+
+class BrokenLabelReader(ReaderSpec):
+    """Label maps .lab4, the bytes of a scan of 4 x 5 x 6 voxels; FAULT says what is wrong."""
+
+    name = "broken_label_reader"
+    only_labels = True
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def matches(self, path):
+        return path.suffix == ".lab4" and not path.name.startswith(".")
+
+    def read(self, path, volume=None):
+        if self.fault == "alone":
+            return Volume(np.zeros((4, 5, 6)), np.eye(4), (1.0, 1.0, 1.0))
+        raise DataError(f"{path}: is a label map; give it as the label of a scan")
+
+    def read_label(self, path, image):
+        data = path.read_bytes()
+        if len(data) != 120:
+            raise DataError(f"{path}: has {len(data)} bytes, expected 120; copy it again")
+        array = np.frombuffer(data, "u1").reshape(4, 5, 6)
+        array = array[1:] if self.fault == "crops" else array + 7 if self.fault == "other values" else array
+        return Volume(array, image.affine, image.spacing)
+
+    def classes(self, path):
+        return {"a": (1,)}
+
 
 class BrokenDataset(DatasetSpec):
     """All scans of a folder; FAULT says what is wrong."""

@@ -200,6 +200,13 @@ def test_a_pair_whose_image_is_cut_short_names_the_image(tmp_path: Path) -> None
         read_nifti(tmp_path / "a.hdr", None)
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii.gz.gz", "a.nii"])
+def test_what_is_packed_twice_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(gzip.compress(nifti())))
+    with pytest.raises(DataError, match="is packed by gzip twice; unpack it once"):
+        Nifti().read(tmp_path / name)
+
+
 def test_several_gzip_members_are_one_file(tmp_path: Path) -> None:
     data = nifti()
     packed = gzip.compress(data[:3000]) + gzip.compress(data[3000:])

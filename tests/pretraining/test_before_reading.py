@@ -49,7 +49,10 @@ def test_slices_cut_otherwise_than_in_the_pre_training_are_noted(ssmtl, labelled
     few = ("--train-scans", 2, "--test-scans", 1, "--steps", 1, "--no-surface", "--recipe", "paper")
     done = ssmtl("finetune", "--from", pretrained, "--data", labelled, "--size", 48, "--axis", "coronal", *few)
     assert done.returncode == 0, done.stderr
-    assert "made in another way than those of the pre-training: axis is coronal, was acquisition; size is 48, was 32" in done.stderr
+    assert (
+        "made in another way than those of the pre-training: axis is coronal, was acquisition; size is 48, was 32"
+        in done.stderr
+    )
 
 
 class Named(Folder):
