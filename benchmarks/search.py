@@ -65,16 +65,10 @@ TRIES = {
     "scratch, 2400 steps": Try(None, {"steps": 2400}),
     "±t + contrast, 3 times longer, 2400 steps": Try(longer(3), {"steps": 2400}),
 }
-KEPT = (  # after one draw on CHAOS: the twin, the lead, and what is trained longer
+KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
     "scratch",
     "±t + contrast, 3 times longer",
-    "±t + contrast",
-    "±t + contrast + locate, 3 times longer",
     "contrast, 3 times longer",
-    "contrast + dense contrast, 3 times longer",
-    "±t + contrast, 3 times longer, cosine",
-    "scratch, 2400 steps",
-    "±t + contrast, 3 times longer, 2400 steps",
 )
 
 
