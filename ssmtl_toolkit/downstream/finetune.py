@@ -100,8 +100,6 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
         _check_scored(metrics, folder)
     if pretrained and (note := pretrained.chosen()):
         progress.note(note)
-    if pretrained and (changed := _cut_otherwise(slicing, pretrained)):
-        progress.note(f"slices are cut otherwise than in the pre-training: {', '.join(changed)}")
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
@@ -124,14 +122,6 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     for remark in summary["remarks"]:
         progress.note(remark)
     return summary
-
-
-def _cut_otherwise(slicing: Slicing, pretrained: Pretrained) -> list[str]:
-    """What the slices of this fine-tuning have other than those that were pre-trained on."""
-    before = Slicing(**pretrained.about.get("prepare", {})).model_dump()
-    now = slicing.model_dump()
-    options = ("axis", "size", "window", "normalise")
-    return [f"{name} is {now[name]}, was {before[name]}" for name in options if now[name] != before[name]]
 
 
 def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> BackboneSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 
 import torch
 from lightning_fabric import Fabric
@@ -28,10 +28,8 @@ def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
     return config.store == "gpu"
 
 
-def try_once(model: MultiTask, config: ResolvedRun, note: Callable[[str], None] = lambda text: None) -> None:
+def try_once(model: MultiTask, config: ResolvedRun) -> None:
     """Run the network forward and backward on noise, so that what it cannot handle is reported before training.
-
-    `note` is given what it can handle but hardly use: slices so small that its deepest map is a single point.
 
     Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
 
@@ -45,12 +43,6 @@ def try_once(model: MultiTask, config: ResolvedRun, note: Callable[[str], None] 
     with foreign(f"backbone {str(config.backbone)!r}"):
         features = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
         _check_channels(backbone, features, config.trained)
-        if max(features.pyramid[-1].shape[-2:]) < 2:
-            stride = backbone.levels.encoder[-1].stride
-            note(
-                f"slices of {config.size} x {config.size} pixels are small for {config.backbone}: its deepest map is a "
-                f"single point; --size {2 * stride} or more gives it several"
-            )
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
         parameter.grad = None
