@@ -253,7 +253,8 @@ def _label(spec: DatasetSpec, depth: int) -> str:
     place = next((value for _, value in spec if isinstance(value, Path)), None)
     if place is None:
         return spec.name
-    *above, name = real(place).parts[-depth:]
+    whole = real(place) if ".." in place.parts else place.absolute()
+    *above, name = whole.parts[-depth:]
     name = name if place.is_dir() or isinstance(spec, Pattern) else name.partition(".")[0] or name
     return printable("/".join([*above, name]).strip("/")) or spec.name
 

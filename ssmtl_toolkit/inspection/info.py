@@ -13,11 +13,11 @@ from ssmtl_toolkit.data.slicing import Cut, Slicing
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.inspection.alike import StackOfSlices, Stacks
-from ssmtl_toolkit.inspection.problems import Problem, problems_of
+from ssmtl_toolkit.inspection.problems import Problem, only_label_maps, problems_of
 from ssmtl_toolkit.inspection.proposals import Proposals, propose, proposed_size
 from ssmtl_toolkit.inspection.seeing import Seeing, Seen
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
-from ssmtl_toolkit.sources import Given, dataset_of
+from ssmtl_toolkit.sources import Given, Several, dataset_of
 from ssmtl_toolkit.specs import Scan
 
 _SAMPLE = 4  # scans whose voxels are read for the proposals without `deep`
@@ -168,7 +168,7 @@ def data_info(
     with foreign(f"dataset {str(dataset)!r}, asked for its layout,"):
         layout = dataset.layout()
     return DataInfo(
-        data=str(dataset),
+        data="  ".join(map(str, dataset.of if isinstance(dataset, Several) else (dataset,))),
         layout=layout,
         seen=tuple(seen),
         skipped=tuple(scan for scan in every if scan.unfit),
@@ -191,10 +191,12 @@ def _looked_at(seeing: Seeing, seen: list[Seen], size: int, deep: bool) -> list[
     return [looked.get(i, one) for i, one in enumerate(seen)]
 
 
-def _used(seen: Iterable[Seen]) -> list[Seen]:
+def _used(seen: Sequence[Seen]) -> list[Seen]:
     """The scans that a run would use: not those that cannot be read, look like label maps, are blank or copies."""
     known: set[str] = set()
     used = []
+    if only_label_maps(seen):
+        return []
     for one in seen:
         look = one.look
         if one.problem or (look and (look.one_value or look.digest in known or one.is_label_map)):

@@ -138,13 +138,17 @@ def _blank(usable: Sequence[Seen]) -> Iterator[Problem]:
 
 def _label_maps(usable: Sequence[Seen]) -> Iterator[Problem]:
     alike = [one for one in usable if one.is_label_map]
-    looked = [one for one in usable if one.look]
     if alike:
         names = tuple(one.scan.name for one in alike)
         reason = alike[0].look.like_labels if alike[0].look else ""
-        every = len(alike) == len(looked) == len(usable)
         what = f"{_scans(names)} {'looks' if len(names) == 1 else 'look'} like label maps ({reason}); a run skips them"
-        yield Problem("label maps", what, names, "run" if every else "")
+        yield Problem("label maps", what, names, "run" if only_label_maps(usable) else "")
+
+
+def only_label_maps(seen: Sequence[Seen]) -> bool:
+    """Whether all scans whose voxels were read look like label maps."""
+    looked = [one for one in seen if one.look and not one.look.one_value]
+    return bool(looked) and all(one.is_label_map for one in looked)
 
 
 def _lonely(usable: Sequence[Seen]) -> Iterator[Problem]:

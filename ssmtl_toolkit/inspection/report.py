@@ -88,13 +88,10 @@ def _scans(info: DataInfo) -> str:
 def _geometry(info: DataInfo) -> Iterator[str]:
     usable = info.usable
     axes = Counter(one.axis for one in usable)
-    yield from _headed(
-        "slices",
-        [
-            f"{info.stacks.total}, {_range([one.grid[0] for one in usable])} a scan, {_counts(axes)}, "
-            f"{_range([one.spacing[0] for one in usable])} mm apart"
-        ],
-    )
+    counts = [one.grid[0] for one in usable]
+    apart = f"{_range([one.spacing[0] for one in usable])} mm apart"
+    total = info.stacks.total or sum(counts)
+    yield from _headed("slices", [f"{total}, {_range(counts)} a scan, {_counts(axes)}, {apart}"])
     sides = " x ".join(_range([one.grid[i] for one in usable]) for i in (1, 2))
     pixels = " x ".join(_range([one.spacing[i] for one in usable]) for i in (1, 2))
     orientations = Counter(one.orientation for one in usable)

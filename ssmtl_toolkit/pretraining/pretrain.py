@@ -164,8 +164,10 @@ def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> It
 def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
     scans = list_scans(config.data, cache, progress.note)
-    if layout := config.data.layout():
-        progress.say(f"layout    {layout}")
+    with foreign(f"dataset {str(config.data)!r}, asked for its layout,"):
+        layout = config.data.layout()
+    if layout:
+        progress.say(f"layout    {printable(layout)}")
     if config.without is None:
         return scans
     split = Split.read(config.without)

@@ -194,6 +194,7 @@ def test_a_file_a_pattern_and_several_sources_are_looked_at(ssmtl, tmp_path):
     info = told(ssmtl("data", "info", "a", "b", "phantom:patients=1", "--json"))
     assert [row["source"] for row in info["each"]] == ["a", "b", "phantom"]
     assert info["layout"].startswith("3 sources")
+    assert "several:" not in info["data"]
     assert any("p0" in remark for remark in info["remarks"])
     assert ssmtl("data", "info", "c").returncode == 3
     assert ssmtl("data", "info").returncode == 2
@@ -221,10 +222,11 @@ def test_scans_that_all_look_like_label_maps_stop_a_run(ssmtl, tmp_path):
         label = np.zeros((24, 24, 10), np.uint8)
         label[4:14, 5 : 12 + i, 2:8] = 1
         save(tmp_path / "set" / f"p{i}.nii.gz", label)
-    done = ssmtl("data", "info", "set", "--deep")
-    assert done.returncode == 3
-    assert "look like label maps" in done.stdout
-    assert "proposed" not in done.stdout
+    for how in ((), ("--deep",)):
+        done = ssmtl("data", "info", "set", *how)
+        assert done.returncode == 3
+        assert "look like label maps" in done.stdout
+        assert "proposed" not in done.stdout
 
 
 def test_scans_of_different_channels_stop_a_run(ssmtl, tmp_path):

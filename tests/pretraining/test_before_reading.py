@@ -39,22 +39,6 @@ def test_a_fine_tuning_too_refuses_a_network_before_it_reads(ssmtl, tmp_path):
     assert "p0" not in done.stderr
 
 
-def test_slices_too_small_for_the_network_are_noted(ssmtl, scans):
-    short = ("--steps", 1, "--task", "reconstruct_prev:t=1", "--batch-size", 2, "--held-out", 0)
-    done = ssmtl("run", "--data", scans, "--backbone", "unet:encoder=resnet18", "--size", 32, *short)
-    assert "its deepest maps are 1 x 1 pixels; choose a larger one" in done.stderr
-
-
-def test_slices_cut_otherwise_than_in_the_pre_training_are_noted(ssmtl, labelled, pretrained):
-    few = ("--train-scans", 2, "--test-scans", 1, "--steps", 1, "--no-surface", "--recipe", "paper")
-    done = ssmtl("finetune", "--from", pretrained, "--data", labelled, "--size", 48, "--axis", "coronal", *few)
-    assert done.returncode == 0, done.stderr
-    assert (
-        "made in another way than those of the pre-training: axis is coronal, was acquisition; size is 48, was 32"
-        in done.stderr
-    )
-
-
 class Named(Folder):
     """A folder that says what it was taken for."""
 
