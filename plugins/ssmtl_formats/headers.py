@@ -21,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 
 from ssmtl_formats import private
 from ssmtl_formats.attributes import TAGS, TIMES, Marks, marks_of
-from ssmtl_formats.mosaics import csa_of, is_mosaic, tiles_of
+from ssmtl_formats.mosaics import CSA_TAGS, csa_of, is_mosaic, tiles_of
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 Vector = tuple[float, ...]
@@ -177,7 +177,7 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
 
 def _slices(mosaic: Frame, data: Dataset) -> list[Frame]:
     """The slices of a mosaic as frames of their own; a single unfit one if the header does not say how they lie."""
-    csa = csa_of(mosaic.file)
+    csa = csa_of(dataset_of(mosaic.file, CSA_TAGS, stop_before_pixels=True))
     distance = numbers([data], "SpacingBetweenSlices", 1, ()) or numbers([data], "SliceThickness", 1, (0.0,))
     count = csa.slices or private.tiles(data)
     tiles = tiles_of(count, mosaic.size, mosaic.position, mosaic.directions, mosaic.pixel, distance[0], csa.normal)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-_CSA = (0x00290010, 0x00290011, 0x00291010, 0x00291110)  # the vendor's header of an image, and who made it
+CSA_TAGS = (0x00290010, 0x00290011, 0x00291010, 0x00291110)  # the vendor's header of an image, and who made it
 _MOST = 1 << 10  # slices
 
 
@@ -42,22 +41,22 @@ class Tiles:
     assumed: bool
 
 
-def csa_of(file: Path) -> Csa:
-    """Read the vendor's header of a mosaic by nibabel; what is missing or damaged counts as nothing."""
-    from ssmtl_formats.headers import dataset_of, quiet
+def csa_of(data: Dataset) -> Csa:
+    """Read the vendor's header, in the elements `CSA_TAGS`, by nibabel; missing or damaged parts count as nothing.
 
-    with quiet():
-        try:
-            from nibabel.nicom import csareader  # warns that it is experimental
+    To be called where warnings are silenced: nibabel calls its reader experimental.
+    """
+    try:
+        from nibabel.nicom import csareader
 
-            found = csareader.get_csa_header(dataset_of(file, _CSA, stop_before_pixels=True), "image")
-            if found is None:
-                return Csa()
-            normal = csareader.get_vector(found, "SliceNormalVector", 3)
-            slices = csareader.get_scalar(found, "NumberOfImagesInMosaic")
-            return Csa(int(slices or 0), () if normal is None else tuple(map(float, normal)))
-        except Exception:  # it fails in many ways if the header is damaged
+        found = csareader.get_csa_header(data, "image")
+        if found is None:
             return Csa()
+        normal = csareader.get_vector(found, "SliceNormalVector", 3)
+        slices = csareader.get_scalar(found, "NumberOfImagesInMosaic")
+        return Csa(int(slices or 0), () if normal is None else tuple(map(float, normal)))
+    except Exception:  # it fails in many ways if the header is damaged
+        return Csa()
 
 
 def tiles_of(
