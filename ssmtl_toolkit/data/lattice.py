@@ -66,17 +66,12 @@ class Line:
 
     @property
     def inverse(self) -> Line:
-        """Where the voxels of the axis lie among the samples."""
+        """Where the voxels of the axis lie among the samples.
+
+        All that was not cropped can be seen, also beyond the last samples, which need not reach to the ends of an axis.
+        """
         low, high = ((edge - self.start) / self.step for edge in (self.low, self.high))
-        back = Line.of(self.samples)
-        return Line(
-            self.samples,
-            self.voxels,
-            -self.start / self.step,
-            1 / self.step,
-            max(back.low, low),
-            min(back.high, high),
-        )
+        return Line(self.samples, self.voxels, -self.start / self.step, 1 / self.step, low, high)
 
     @property
     def positions(self) -> NDArray[np.float64]:

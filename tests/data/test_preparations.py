@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from torch.nn import functional as F
@@ -104,6 +104,7 @@ def test_labels_keep_their_values_and_lie_within_half_a_voxel_of_where_they_were
 
 @settings(max_examples=40, deadline=None)
 @given(volumes(), st.sampled_from(RESAMPLED))
+@example(Volume(np.arange(72.0).reshape(3, 3, 8), np.diag([1, 1, 0.5, 1]), (1.0, 1.0, 0.5)), "resample:stack=1.7")
 def test_after_resampling_maps_come_back_to_where_they_were(volume, text):
     """A ramp along each axis of the scan is given back by linear interpolation, but for the ends."""
     sliced = Sliced.of(volume, options(text))
