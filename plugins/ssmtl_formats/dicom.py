@@ -94,7 +94,9 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
         affine = grid(frames, notes)
         array, replaced = _voxels(frames, notes)
-    return Volume(array, affine, lengths(affine), 2, tuple(notes), replaced)
+    files = [frame.file.name for frame in frames]
+    own = tuple(files) if len(set(files)) == len(files) else ()
+    return Volume(array, affine, lengths(affine), 2, tuple(notes), replaced, files=own)
 
 
 def holds_parts(folder: Path) -> bool:

@@ -56,7 +56,8 @@ def read_slices(folder: Path) -> Volume:
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     for axis, (direction, step) in enumerate(zip(reversed(DIRECTIONS[settings.axis]), spacing, strict=True)):
         affine[_RAS[direction][0], axis] = _RAS[direction][1] * step
-    return Volume(array, affine, spacing, 2, tuple(notes))
+    names, placed = tuple(file.name for file in files), (folder / SLICES).is_file()
+    return Volume(array, affine, spacing, 2, tuple(notes), files=names, placed=placed)
 
 
 def parts_of(folder: Path) -> dict[str, Path]:
