@@ -35,6 +35,8 @@ class Volume:
         notes: what was odd about the file but could be read all the same.
         replaced: how many voxels were NaN or infinite and have the smallest finite value here.
         header: the file's own NIfTI header, if it has one; it says how to write a file on the same grid.
+        files: names of the files of the slices along K, if each is a file of its own; of pictures and of DICOM.
+        placed: whether the file says where its voxels lie; pictures do not.
     """
 
     array: NDArray[Any]
@@ -44,6 +46,8 @@ class Volume:
     notes: tuple[str, ...] = field(default=())
     replaced: int = 0
     header: nib.Nifti1Header | None = None
+    files: tuple[str, ...] = ()
+    placed: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no scan is, so that a mistake in a reader is found where it was made."""
