@@ -65,7 +65,8 @@ class Downstream(nn.Module):
 class ModelSpec:
     """What makes a `Downstream`, and what goes in and comes out of it: all that a file must hold beside the weights.
 
-    `classes` is None for heads with output `image`; `channels` is how many the images have.
+    `classes` is None for heads with output `image`; `channels` is how many the images have, and `contrasts` which, as
+    `Scan.contrasts`.
     """
 
     backbone: BackboneSpec
@@ -73,6 +74,7 @@ class ModelSpec:
     slicing: Slicing
     classes: Classes | None
     channels: int
+    contrasts: tuple[str, ...] = ()
 
     @property
     def meaning(self) -> Meaning | None:
@@ -106,6 +108,7 @@ class ModelSpec:
             "prepare": self.slicing.model_dump(mode="json"),
             "classes": self.classes and self.classes.to_json(),
             "channels": self.channels,
+            "contrasts": list(self.contrasts),
             **about,
         }
         try:
@@ -133,7 +136,7 @@ class ModelSpec:
         classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
         head = found.restore(HeadSpec, said.head.model_dump(), place)
-        model_spec = cls(network, head, said.prepare, classes, said.channels)
+        model_spec = cls(network, head, said.prepare, classes, said.channels, said.contrasts)
         try:
             with hub(allowed=False):  # the content of a file must not cause downloads
                 model = model_spec.build()

@@ -78,7 +78,8 @@ def predict(
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
         call = Call.open(Path(source), config, progress)
-        jobs = list_jobs([scans] if isinstance(scans, str | Path) else scans, folder, call.wanted, cache)
+        given = [scans] if isinstance(scans, str | Path) else scans
+        jobs = list_jobs(given, folder, call.wanted, call.takes, cache)
         check_targets(jobs.jobs, config.existing)
         records = Records(folder, call.ensemble.digest, call.options, call.about)
         check_records(jobs.jobs, records, config.existing)

@@ -103,6 +103,7 @@ class Model(About):
     head: Origin
     prepare: Slicing
     channels: _Channels = 1
+    contrasts: tuple[str, ...] = ()
     classes: LabelClasses | None
     arm: str = ""
     seed: int = 0
