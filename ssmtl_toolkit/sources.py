@@ -177,6 +177,17 @@ class Several(DatasetSpec):
             merged.update(classes)
         return merged
 
+    def ignored(self) -> int | None:
+        """The value of those sources that have one; they must not contradict each other."""
+        values = {value: label for label, spec in self._named() if (value := spec.ignored()) is not None}
+        if len(values) > 1:
+            named = listed((f"{value} in {label}" for value, label in values.items()), 5)
+            raise DataError(f"several values mean not annotated: {named}; give one by --ignore-value")
+        return next(iter(values), None)
+
+    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
+        return self.model_copy(update={"of": tuple(spec.with_contrasts(contrasts) for spec in self.of)})
+
     def suggested(self) -> Mapping[str, Any]:
         """What all sources suggest alike."""
         every = [dict(spec.suggested()) for spec in self.of]

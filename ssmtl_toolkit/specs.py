@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
@@ -426,15 +426,30 @@ class ReaderSpec(Spec):
         return None
 
 
+class Mask(NamedTuple):
+    """The mask of one structure, a file of its own: what is not 0 in it has `value` in the label map of the scan.
+
+    `path` is None if other scans have such a mask and this one has none.
+    """
+
+    name: str
+    value: int
+    path: Path | None
+
+
 @dataclass(frozen=True)
 class Scan:
     """One scan of a dataset: where it is and whose it is. `patient` is what a split must keep together.
 
     `path` is the file or folder that is read. If the channels of a scan are a file each (T1, T2, FLAIR on one grid) it
-    is that of the first, and `more` are those of the others in order. `unfit` says why a file cannot be used as a scan
+    is that of the first, and `more` are those of the others in order. `contrasts` names the channels as far as their
+    files do (t1n and t2f, 0000 and 0001); () if nothing does. `unfit` says why a file cannot be used as a scan
     to train on; it is listed as skipped. `annotated` lists the slices of `label` that are annotated, counted from 0 in
     the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file by itself,
     not a folder that it is in. `source`: which of several sources it is of, if there are several.
+
+    `label` is the label map. If there is one mask file per structure instead, `masks` lists them, and `label` is the
+    folder that they are in; `read_label` in `data.labels` reads both kinds.
     """
 
     path: Path
@@ -447,11 +462,20 @@ class Scan:
     named: bool = False
     more: tuple[Path, ...] = ()
     source: str = ""
+    masks: tuple[Mask, ...] = ()
+    contrasts: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All that is read for the scan, in the order of its channels."""
         return self.path, *self.more
+
+    @property
+    def label_paths(self) -> tuple[Path, ...]:
+        """All that is read for the labels: the label map, or the masks; () without labels."""
+        if self.masks:
+            return tuple(mask.path for mask in self.masks if mask.path is not None)
+        return () if self.label is None else (self.label,)
 
 
 class DatasetSpec(Spec):
@@ -492,6 +516,14 @@ class DatasetSpec(Spec):
         """This dataset with every path among its options changed, such as made absolute."""
         paths = {name: change(value) for name, value in self if isinstance(value, Path)}
         return self.model_copy(update=paths) if paths else self
+
+    def ignored(self) -> int | None:
+        """The value of the label files that means "nobody annotated this", unless --ignore-value says another."""
+        return None
+
+    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
+        """The same data with these `Scan.contrasts` as the channels of each scan, unless the user has chosen some."""
+        return self
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""

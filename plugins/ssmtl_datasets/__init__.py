@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ssmtl_datasets.channels import Channel
+from ssmtl_datasets.channels import Channel, Choice
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 
 if TYPE_CHECKING:
     from ssmtl_datasets.bids import LabelMaps
+    from ssmtl_datasets.layouts import Layout
     from ssmtl_toolkit.data.readers import Readers
 
 
 class Folder(DatasetSpec):
     """A file, or all scans below a folder; with labels from `images` + `labels`, Decathlon and nnU-Net folders.
 
-    If there is a folder `images` (or `imagesTr`), its scans with the label maps of the same names in `labels`
-    (`labelsTr`, `masks`, …). A dataset.json of the Decathlon, nnU-Net or MONAI is followed. A .csv or .toml file is a
-    manifest. Label maps are recognised by their names and skipped.
+    Public data sets are recognised as downloaded (docs/formats.md lists them), and so are a dataset.json or data list
+    of the Decathlon, nnU-Net or MONAI. If there is a folder `images` (or `imagesTr`), its scans with the label maps of
+    the same names in `labels` (`labelsTr`, `masks`, …). A .csv or .toml file is a manifest. Label maps are recognised
+    by their names and skipped.
     """
 
     name: ClassVar[str] = "folder"
@@ -32,26 +35,56 @@ class Folder(DatasetSpec):
     channel: Channel = Field(
         0, description="Channel of nnU-Net cases to use (CASE_0000.nii.gz, …); all: join them as one scan."
     )
+    channels: str | None = Field(
+        "",
+        description="Join these contrasts as channels: t1n+t2f by words of file names, 0+2 by numbers, or all; none: "
+        "each file is a scan of its own.",
+    )
+    public: bool = Field(True, description="Recognise public data sets as downloaded; no: use the general rules.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.channels != "" and self.channel != 0:
+            raise ValueError("both `channel` and `channels` are given; give one of them")
+        if self.channels and not all(self.channels.split("+")):
+            raise ValueError(f"`channels` is {self.channels!r}; expected names with + between them, as in t1+flair")
+        return self
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
-        from ssmtl_datasets.described import description, list_described
-        from ssmtl_datasets.folder import list_scans
         from ssmtl_datasets.manifest import list_manifest
 
         if self._is_manifest():
             return list_manifest(self.root)
-        document = description(self.root)
-        if document is None:
-            return list_scans(self.root, readers, self.channel)
-        return list_described(self.root, document, self.channel, readers)
+        scans = self._layout().scans(readers, self._choice())
+        return [replace(scan, contrasts=()) for scan in scans] if self.channels is None else scans
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
-        from ssmtl_datasets import described, manifest
+        from ssmtl_datasets.manifest import classes_of
 
-        if self._is_manifest():
-            return manifest.classes_of(self.root)
-        document = described.description(self.root)
-        return {} if document is None else described.classes_of(self.root, document)
+        return classes_of(self.root) if self._is_manifest() else self._layout().classes()
+
+    def ignored(self) -> int | None:
+        return None if self._is_manifest() else self._layout().ignored()
+
+    def layout(self) -> str:
+        from ssmtl_datasets.manifest import words
+
+        return words(self.root) if self._is_manifest() else self._layout().words(self._choice())
+
+    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
+        if self.channels != "" or self.channel != 0 or self.root.is_file():
+            return self
+        return self.model_copy(update={"channels": "+".join(contrasts)})
+
+    def _layout(self) -> Layout:
+        from ssmtl_datasets.layouts import recognise
+
+        return recognise(self.root, public=self.public)
+
+    def _choice(self) -> Choice:
+        if self.channels == "all":
+            return Choice("all")
+        return Choice(self.channel, tuple(self.channels.split("+")) if self.channels else ())
 
     def _is_manifest(self) -> bool:
         return self.root.suffix.lower() in (".csv", ".toml") and not self.root.is_dir()
@@ -78,6 +111,11 @@ class Manifest(DatasetSpec):
         from ssmtl_datasets.manifest import classes_of
 
         return classes_of(self.file)
+
+    def layout(self) -> str:
+        from ssmtl_datasets.manifest import words
+
+        return words(self.file)
 
 
 class Phantom(DatasetSpec):
@@ -132,13 +170,16 @@ class MmWhs(DatasetSpec):
     test: bool = Field(False, description="Include the unlabelled test scans (the paper: the 20 training scans only).")
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
-        from ssmtl_datasets.folder import list_mmwhs, unless_acquired
+        from ssmtl_datasets.mmwhs import list_mmwhs, unless_acquired
 
         scans = list_mmwhs(self.root, self.modality, self.test, readers)
         return scans if self.acquired == "any" else [unless_acquired(scan, self.acquired) for scan in scans]
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         return WHOLE_HEART
+
+    def layout(self) -> str:
+        return f"MM-WHS, {self.modality}"
 
     def suggested(self) -> Mapping[str, Any]:
         ct = {"axis": "axial", "size": 256, "epochs": 100}
@@ -152,7 +193,11 @@ class Bids(DatasetSpec):
     positional: ClassVar[str | None] = "root"
 
     root: Path = Field(description="Folder with sub-01 and so on.")
-    suffix: str = Field("T1w", min_length=1, description="Suffix of the images: T1w, T2w, FLAIR, bold, …")
+    suffix: str = Field(
+        "T1w",
+        pattern=r"^[^+]+(\+[^+]+)*$",
+        description="Suffix of the images: T1w, T2w, FLAIR, bold, …; T1w+FLAIR joins both as channels.",
+    )
     datatype: str = Field("", pattern=r"^[A-Za-z0-9]*$", description="Only images in anat, func, dwi, …; default: all.")
     labels: str | None = Field(
         "", pattern=r"^[^/.][^/]*$|^$", description="Folder of derivatives with the label maps; none: no label maps."
@@ -168,7 +213,17 @@ class Bids(DatasetSpec):
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.bids import list_bids
 
-        return list_bids(self.root, self.suffix, self.datatype, self._label_maps(), readers)
+        return list_bids(self.root, self.suffix.split("+"), self.datatype, self._label_maps(), readers)
+
+    def layout(self) -> str:
+        from ssmtl_datasets.bids import words
+
+        return words(self.root, self.suffix)
+
+    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
+        if "suffix" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"suffix": "+".join(contrasts)})
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets.bids import classes_of

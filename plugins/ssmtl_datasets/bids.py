@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,12 @@ class LabelMaps:
         return all(entities.get(key) == value for key, value in self.entities.items() if value)
 
 
-def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, readers: Readers) -> list[Scan]:
+def list_bids(
+    root: Path, suffixes: Sequence[str], datatype: str, labels: LabelMaps | None, readers: Readers
+) -> list[Scan]:
     """List the images `…_SUFFIX` of all subjects and sessions, each with its label map, if there is one.
 
+    Of several suffixes the images of a session are the channels of one scan, whose label map is that of the first.
     `labels` chooses among several label maps; None: no label maps.
 
     Raises:
@@ -52,21 +55,57 @@ def list_bids(root: Path, suffix: str, datatype: str, labels: LabelMaps | None, 
     """
     subjects = _subjects(root)
     images = [file for subject in subjects for file in _images(subject, datatype, readers)]
+    suffix = suffixes[0]
+    for wanted in suffixes:
+        _check_exists(root, wanted, datatype, images)
     named = [file for file in images if _split(file)[1] == suffix]
-    if not named:
-        counts = Counter(_split(file)[1] for file in images)
+    others = {_source(_split(file)[0]) for file in images if _split(file)[1] != suffix}
+    scans = _labelled(root, named, others, labels, readers)
+    twice = [name for name, number in Counter(scan.name for scan in scans).items() if number > 1]
+    if twice:
+        raise DataError(f"{printable(root)}: has two images {printable(twice[0])}, which BIDS forbids; remove one")
+    return [_with_channels(scan, suffixes, images) for scan in scans] if len(suffixes) > 1 else scans
+
+
+def words(root: Path, suffix: str) -> str:
+    """Say what it is, and how many subjects there are."""
+    count = len(_subjects(root))
+    return f"BIDS, {count} subject{'s' * (count != 1)}, {suffix}"
+
+
+def _check_exists(root: Path, suffix: str, datatype: str, images: Sequence[Path]) -> None:
+    counts = Counter(_split(file)[1] for file in images)
+    if suffix not in counts:
         known = ", ".join(f"{name} ({number})" for name, number in counts.most_common(8)) or "none"
         where = f" in {datatype}/" if datatype else ""
         hint = did_you_mean(suffix, counts)
         raise DataError(
             f"{printable(root)}: has no image named …_{printable(suffix)}{where}{hint} (there are: {known})"
         )
-    others = {_source(_split(file)[0]) for file in images if _split(file)[1] != suffix}
-    scans = _labelled(root, named, others, labels, readers)
-    twice = [name for name, number in Counter(scan.name for scan in scans).items() if number > 1]
-    if twice:
-        raise DataError(f"{printable(root)}: has two images {printable(twice[0])}, which BIDS forbids; remove one")
-    return scans
+
+
+def _with_channels(scan: Scan, suffixes: Sequence[str], images: Sequence[Path]) -> Scan:
+    """Add the images of the other suffixes: of the same entities, or the only one of this session."""
+    if scan.unfit or not scan.path.name.startswith("sub-"):
+        return scan
+    entities = _split(scan.path)[0]
+    more: list[Path] = []
+    for suffix in suffixes[1:]:
+        of_suffix = [(file, _split(file)[0]) for file in images if _split(file)[1] == suffix]
+        same = [file for file, of in of_suffix if of == entities]
+        session = [file for file, of in of_suffix if _session(of) == _session(entities)]
+        found = same or session
+        if len(found) != 1:
+            reason = f"has {len(found)} images {suffix} in its session" if found else f"has no image {suffix}"
+            todo = f"add it, or use {'+'.join(other for other in suffixes if other != suffix)}"
+            return replace(scan, unfit=f"{printable(scan.path)}: {reason}; {todo}")
+        more += found
+    name, joined = scan.name.rpartition("_")[0], "+".join(suffixes)
+    return replace(scan, name=f"{name}_{printable(joined)}", more=tuple(more), contrasts=tuple(suffixes))
+
+
+def _session(entities: Mapping[str, str]) -> tuple[str, str]:
+    return entities.get("sub", ""), entities.get("ses", "")
 
 
 def _labelled(
@@ -240,7 +279,7 @@ def _scan(file: Path, label: Path | None) -> Scan:
     entities, suffix = _split(file)
     name, patient = printable(stem(file.name)), f"sub-{printable(entities.get('sub', ''))}"
     unfit = "" if file.is_file() else f"{printable(file)}: is a broken link; get its content (datalad get)"
-    return Scan(file, name, patient, printable(suffix), label, unfit)
+    return Scan(file, name, patient, printable(suffix), label, unfit, contrasts=(printable(suffix),))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, str]]:

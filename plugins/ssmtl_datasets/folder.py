@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
-
-from ssmtl_datasets.channels import Channel, joined
-from ssmtl_datasets.naming import is_image_folder, is_label_file, label_folder, stem, tells_case
-from ssmtl_datasets.pairing import once, paired, referenced
+from ssmtl_datasets.channels import Choice, by_number, contrast_of, joined, numbered
+from ssmtl_datasets.naming import (
+    is_image_folder,
+    is_label_file,
+    is_nnunet_folder,
+    is_volume,
+    label_folder,
+    stem,
+    tells_case,
+)
+from ssmtl_datasets.pairing import beside, once, paired, referenced
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
 from ssmtl_toolkit.data.readers import Readers
-from ssmtl_toolkit.data.volume import acquired_axis, stepped_axis
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
-_MMWHS = re.compile(r"(ct|mr)_(train|test)_(\d+)_image\.nii(\.gz)?", re.IGNORECASE)
+_LABEL_MAP = "not a scan; give it by itself if it is a scan"
 
 
-def list_scans(root: Path, readers: Readers, channel: Channel = 0) -> list[Scan]:
-    """List all readable scans below `root`, and `root` itself; label maps beside images are paired with them.
+def only(file: Path) -> Scan:
+    """Return a file that is given by itself as a scan.
 
-    If cases have several channels (CASE_0000, … beside label maps CASE), only `channel` is used; "all" makes one scan
-    of each case, labelled or not.
+    If its name is that of a channel beside others, CASE_0001 beside CASE_0000, it is that channel of the case.
     """
-    if root.is_file():
-        return [replace(_scan(Found(root, root), root.parent), named=True)]
-    _check(root)
-    images, labels = _folders(root, readers)
-    scans = _everything(root, readers, channel) if images is None else _below(images, labels, readers, channel)
-    if not scans:
-        raise DataError(
-            f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
-            f"or folders of DICOM, PNG, JPEG or TIFF slices"
-        )
-    return referenced(scans, readers)
+    scan = replace(_scan(Found(file, file), file.parent), named=True)
+    case, number = numbered(stem(file.name)) or ("", 0)
+    ending = file.name[len(stem(file.name)) :]
+    beside = [(file.parent / f"{case}_{other:04d}{ending}").exists() for other in (0, 1)]
+    if case and (all(beside) or (beside[0] and is_nnunet_folder(real(file.parent).name))):
+        return replace(scan, name=printable(case), patient=printable(case), contrasts=(contrast_of(number),))
+    return scan
 
 
-def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:
-    """Return the folder of images in `root`, if there is one, and those that may hold their label maps."""
+def images_and_labels(root: Path) -> tuple[Path, list[Path]] | None:
+    """Return the folder of images in `root`, and those beside it that may hold their label maps; None if there is none.
+
+    A folder that is called like images in another way counts if it and one of label maps are all that there is.
+    """
     below = _subfolders(root)
     holds = {folder: label_folder(folder.name) for folder in below}
     labels = [f for f in below if holds[f] == "labels"] or [f for f in below if holds[f] == "perhaps"]
@@ -55,11 +55,50 @@ def _folders(root: Path, readers: Readers) -> tuple[Path | None, list[Path]]:
         own = root / images.name.replace("images", "labels")
         return images, [own] if own in below else labels
     like = [folder for folder in below if is_image_folder(folder.name)]
-    if len(like) == len(labels) == 1:
-        inside = {*like, *labels}
-        if not any(inside.isdisjoint(s.holder.parents) and s.holder not in inside for s in find(root, readers)):
-            return like[0], labels
-    return None, []
+    if len(like) == len(labels) == 1 and not _others(root, {*like, *labels}):
+        return like[0], labels
+    return None
+
+
+def _others(root: Path, inside: set[Path]) -> bool:
+    """Whether anything but these folders and notes lies in a folder."""
+    return any(
+        path not in inside and not path.name.startswith(".") and (path.is_dir() or is_volume(path.name))
+        for path in root.iterdir()
+    )
+
+
+def list_pairs(root: Path, readers: Readers, choice: Choice) -> list[Scan]:
+    """List the images of `images_and_labels(root)` with their label maps; of imagesTr also those of imagesTs, imagesVa.
+
+    If cases have several channels (CASE_0000, … beside label maps CASE), only the chosen one is used, or several are
+    joined to one scan.
+    """
+    found = images_and_labels(root)
+    if found is None:
+        raise DataError(f"{printable(root)}: has no folder of images")
+    scans = _below(*found, readers, choice)
+    if found[0].name == "imagesTr":
+        known = {scan.name for scan in scans}
+        for part in ("Va", "Val", "Ts"):
+            if (root / f"images{part}").is_dir():
+                labels = [folder for folder in [root / f"labels{part}"] if folder.is_dir()]
+                more = _below(root / f"images{part}", labels, readers, choice)
+                scans += [_as(scan, f"images{part}/{scan.name}") if scan.name in known else scan for scan in more]
+    return referenced(_some(scans, root), readers)
+
+
+def _as(scan: Scan, name: str) -> Scan:
+    return replace(scan, name=name, patient=name if scan.patient == scan.name else scan.patient)
+
+
+def _some(scans: list[Scan], root: Path) -> list[Scan]:
+    if not scans:
+        raise DataError(
+            f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
+            f"or folders of DICOM, PNG, JPEG or TIFF slices"
+        )
+    return scans
 
 
 def _subfolders(root: Path) -> list[Path]:
@@ -69,7 +108,7 @@ def _subfolders(root: Path) -> list[Path]:
         raise DataError(f"{printable(root)}: the folder cannot be read ({error.strerror})") from error
 
 
-def _below(images: Path, folders: list[Path], readers: Readers, channel: Channel) -> list[Scan]:
+def _below(images: Path, folders: list[Path], readers: Readers, choice: Choice) -> list[Scan]:
     """Return the scans in a folder of images, with label maps from the one folder beside it that has them."""
     if readers.can_read(images):
         inside = f"{printable(images)}/CASE/"
@@ -77,21 +116,21 @@ def _below(images: Path, folders: list[Path], readers: Readers, channel: Channel
     scans = once([_scan(found, images) for found in find(images, readers)])
     if not scans:
         return []
-    if channel == "all":
-        scans = joined(scans, images)
+    if choice.joins:
+        scans = joined(scans, images, choice)
     if len(folders) > 1:
         candidates = " and ".join(f"{printable(folder.name)}/" for folder in folders)
         reason = f"{candidates} may hold the label maps; rename the right one to labels/"
         scans.append(Scan(images.parent, "labels", "labels", unfit=f"{printable(images.parent)}: {reason}"))
     elif folders:
         labels = once([_scan(found, folders[0]) for found in find(folders[0], readers)])
-        pairs = paired(scans, labels, images, channel)
+        pairs = paired(scans, labels, images, choice)
         if any(scan.label for scan in pairs) or label_folder(folders[0].name) == "labels":
             scans = pairs
         else:
             folders = []
     if not any(scan.label for scan in scans):
-        scans += _unused(images, folders, readers)
+        scans = [*(scans if choice.joins else _of_channels(scans, images, choice)), *_unused(images, folders, readers)]
     return _without_label_maps(scans)
 
 
@@ -105,8 +144,7 @@ def _without_label_maps(scans: list[Scan]) -> list[Scan]:
 
 def _label_map(scan: Scan, folder: str = "") -> Scan:
     where = f" (in {printable(folder)}/)" if folder else ""
-    reason = f"a label map by its name{where}, not a scan; give it by itself if it is a scan"
-    return replace(scan, unfit=f"{printable(scan.path)}: {reason}")
+    return replace(scan, unfit=f"{printable(scan.path)}: a label map by its name{where}, {_LABEL_MAP}")
 
 
 def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan]:
@@ -119,11 +157,47 @@ def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan
             yield Scan(folder, folder.name, folder.name, unfit=f"{printable(folder)}: {reason}")
 
 
-def _everything(root: Path, readers: Readers, channel: Channel) -> list[Scan]:
+def everything(root: Path, readers: Readers, choice: Choice, claimed: Collection[Path] = ()) -> list[Scan]:
+    """List whatever can be read below a folder, and the folder itself; `claimed` is listed elsewhere.
+
+    Raises:
+        DataError: there is nothing, or not the channels that were chosen.
+    """
     whole = readers.can_read(root) and readers.label_rank(root) is None
     own = [_scan(found, root.parent) for found in parts_of(root, readers)] if whole else []
-    scans = own + once(_unless_labels(root, list(find(root, readers))))
-    return joined(scans, root) if channel == "all" and scans else scans
+    scans = own + once(_unless_labels(root, list(find(root, readers, claimed))))
+    if not claimed:
+        _some(scans, root)
+    labels = {scan.name: scan for scan in scans if scan.unfit.endswith(_LABEL_MAP)}
+    return referenced(beside(_of_channels(scans, root, choice), labels), readers)
+
+
+def _of_channels(scans: list[Scan], root: Path, choice: Choice) -> list[Scan]:
+    if scans and (choice.joins or choice.channel):
+        return joined(scans, root, choice)
+    return _of_one_head(scans, root)
+
+
+def _of_one_head(scans: list[Scan], root: Path) -> list[Scan]:
+    """Make the case the patient where names are those of channels: CASE_0000, CASE_0001 of at least two cases.
+
+    In a folder that is called imagesTs or the like one case is enough.
+    """
+    parts, _ = by_number(scans)
+    contrasts: dict[str, set[str]] = defaultdict(set)
+    for part in parts:
+        contrasts[part.case].add(part.contrast)
+    every = set().union(*contrasts.values())
+    enough = 1 if is_nnunet_folder(real(root).name) else 2
+    if len(contrasts) < enough or every != {contrast_of(number) for number in range(len(every))}:
+        return scans
+    channel = {part.scan.path: part for part in parts}
+    return [
+        replace(scan, patient=channel[scan.path].case, contrasts=(channel[scan.path].contrast,))
+        if scan.path in channel
+        else scan
+        for scan in scans
+    ]
 
 
 def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:
@@ -169,45 +243,13 @@ def _settled(scans: list[Scan], doubtful: dict[Path, list[int]]) -> list[Scan]:
     return scans
 
 
-def list_mmwhs(root: Path, modality: str, test: bool, readers: Readers) -> list[Scan]:
-    """List the training images of one modality below `root`, by number; with `test` the unlabelled test images too."""
-    _check(root)
-    scans = []
-    for file in walk(root, readers):
-        match = _MMWHS.fullmatch(file.name)
-        if match and match[1].lower() == modality and (test or match[2].lower() == "train"):
-            label = file.with_name(re.sub("_image", "_label", file.name, flags=re.IGNORECASE))
-            scans.append(Scan(file, f"{modality}_{match[3]}", f"{modality}_{match[3]}", modality, _if_file(label)))
-    if not scans:
-        raise DataError(
-            f"{printable(root)}: no MM-WHS scan of modality {modality!r} found; expected names such as "
-            f"{modality}_train_1001_image.nii.gz"
-        )
-    return once(sorted(scans, key=lambda scan: scan.name))
-
-
-def unless_acquired(scan: Scan, axis: str) -> Scan:
-    """Mark a NIfTI scan as unfit if its header says that it was acquired along another anatomical axis.
-
-    A file that cannot be read is left to its reader, which reports what is wrong.
-    """
-    try:
-        image: Any = nib.load(scan.path)
-        zooms = tuple(float(z) for z in image.header.get_zooms()[:3])
-        acquired = acquired_axis(image.affine, stepped_axis(zooms, image.header.get_dim_info()[2]))
-    except (DataError, nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error):
-        return scan
-    if acquired == axis:
-        return scan
-    return replace(scan, unfit=f"{printable(scan.path)}: was acquired along the {acquired} axis, not the {axis} one")
-
-
 def walk(folder: Path, readers: Readers) -> Iterator[Path]:
     """Yield every readable file or folder below `folder`, in the order of names."""
     yield from dict.fromkeys(found.holder for found in find(folder, readers))
 
 
-def _check(root: Path) -> None:
+def check(root: Path) -> None:
+    """Refuse what is no folder."""
     if not root.exists():
         raise DataError(f"{printable(root)}: no such file or folder; check its path")
     if not root.is_dir():
@@ -221,7 +263,3 @@ def _scan(found: Found, root: Path) -> Scan:
     if not found.holder.is_dir():
         relative = relative.with_name(stem(relative.name))
     return Scan(found.path, printable(relative / found.part), printable(relative), unfit=found.unfit)
-
-
-def _if_file(label: Path) -> Path | None:
-    return label if label.is_file() else None

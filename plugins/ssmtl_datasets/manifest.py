@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.specs import Mask, Scan
 from ssmtl_toolkit.text import did_you_mean, printable
 
 COLUMNS = ("image", "label", "patient", "modality", "slices", "name")
 SUFFIXES = (".csv", ".toml")
 _FURTHER = re.compile(r"image_([2-9]|[1-9]\d{1,2})")  # the column of the second channel, the third …
+_MASK = "mask:"  # begins the column of a structure's mask, whose name follows
 _SLICES = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -28,8 +29,10 @@ def list_manifest(file: Path) -> list[Scan]:
         DataError: naming the file and the line or table that cannot be used.
     """
     scans: dict[Path, Scan] = {}
-    for where, row in _rows(file):
-        scan = _scan(file, where, row)
+    rows = list(_rows(file))
+    values = mask_values(file, rows)
+    for where, row in rows:
+        scan = _scan(file, where, row, values)
         key = real(scan.path)
         if key in scans:
             raise DataError(f"{where}: the image {printable(scan.path)} is listed twice; list it once")
@@ -43,11 +46,20 @@ def list_manifest(file: Path) -> list[Scan]:
     return list(scans.values())
 
 
+def words(file: Path) -> str:
+    """Say what it is, and how many channels it lists."""
+    images = {len(_images(where, row)) for where, row in _rows(file)}
+    return "manifest" if images <= {1} else f"manifest, {' or '.join(map(str, sorted(images)))} channels"
+
+
 def classes_of(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the table [classes] of a TOML manifest: name = value, or a list of values, the first being written."""
-    if file.suffix.lower() != ".toml":
-        return {}
-    table = _toml(file).get("classes", {})
+    """Return the table [classes] of a TOML manifest: name = value, or a list of values, the first being written.
+
+    Without it, structures that have a mask each are classes with the values 1, 2 … in the order of their names.
+    """
+    table = _toml(file).get("classes", {}) if file.suffix.lower() == ".toml" else {}
+    if not table:
+        return {name: (value,) for name, value in mask_values(file, list(_rows(file))).items()}
     classes = {}
     for name, value in table.items() if isinstance(table, dict) else [("classes", table)]:
         values = value if isinstance(value, list) else [value]
@@ -57,6 +69,34 @@ def classes_of(file: Path) -> dict[str, tuple[int, ...]]:
             )
         classes[name] = tuple(values)
     return classes
+
+
+def mask_values(file: Path, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, int]:
+    """Return the value of each structure that has a mask of its own, by [classes] or the order of names.
+
+    Raises:
+        DataError: [classes] does not name one of them.
+    """
+    names = sorted({name for where, row in rows for name in _masks(where, row)})
+    table = _toml(file).get("classes", {}) if file.suffix.lower() == ".toml" else {}
+    if not names or not table:
+        return {name: value for value, name in enumerate(names, start=1)}
+    known = classes_of(file)
+    if unknown := [name for name in names if name not in known]:
+        hint = did_you_mean(unknown[0], known)
+        raise DataError(
+            f"{printable(file)}: has masks of {printable(unknown[0])!r}, which [classes] does not name{hint}"
+        )
+    return {name: known[name][0] for name in names}
+
+
+def _masks(where: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the path of each mask of a row, by the structure's name."""
+    table = row.get("masks", {})
+    if not isinstance(table, dict):
+        raise DataError(f"{where}: masks are {table!r}; expected a table, masks = {{liver = 'liver.nii.gz'}}")
+    columns = {column.removeprefix(_MASK): path for column, path in row.items() if column.startswith(_MASK) and path}
+    return {name: _text(where, f"the mask of {name}", path) for name, path in {**table, **columns}.items()}
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -106,16 +146,22 @@ def _check_columns(where: str, columns: list[str]) -> None:
         if number != expected:
             raise DataError(f"{where}: has image_{number} but no image_{expected}; number further images from 2")
     for column in columns:
-        if column not in COLUMNS and not _FURTHER.fullmatch(column):
+        is_mask = column == "masks" or (column.startswith(_MASK) and column != _MASK)
+        if column not in COLUMNS and not _FURTHER.fullmatch(column) and not is_mask:
             hint = did_you_mean(column, COLUMNS)
-            known = f"{', '.join(COLUMNS)}, and image_2, image_3 … for further channels"
+            known = f"{', '.join(COLUMNS)}, image_2, image_3 … for further channels, and mask:NAME for each structure"
             raise DataError(f"{where}: unknown column {column!r}{hint} (known: {known})")
 
 
-def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
+def _scan(file: Path, where: str, row: Mapping[str, Any], values: Mapping[str, int]) -> Scan:
     texts = {column: _text(where, column, row.get(column, "")) for column in ("label", "patient", "modality", "name")}
     image, *more = (_path(file, f"{where}: the image", text) for text in _images(where, row))
     label = _path(file, f"{where}: the label", texts["label"]) if texts["label"] else None
+    paths = {name: _path(file, f"{where}: the mask of {name}", text) for name, text in _masks(where, row).items()}
+    if paths and label:
+        raise DataError(f"{where}: has both a label map and masks; give one of them")
+    masks = tuple(Mask(name, value, paths.get(name)) for name, value in values.items()) if paths else ()
+    label = label or next((path.parent for path in paths.values()), None)
     for path in (image, *more):
         if path == label:
             raise DataError(f"{where}: image and label are the same file, {printable(path)}")
@@ -125,7 +171,9 @@ def _scan(file: Path, where: str, row: Mapping[str, Any]) -> Scan:
     if not name:
         raise DataError(f"{where}: the image {printable(image)} is not a scan; give a file, or the folder of one scan")
     patient, annotated = texts["patient"] or name, _slices(where, row.get("slices", ""))
-    return Scan(image, name, patient, texts["modality"], label, annotated=annotated, named=True, more=tuple(more))
+    return Scan(
+        image, name, patient, texts["modality"], label, annotated=annotated, named=True, more=tuple(more), masks=masks
+    )
 
 
 def _images(where: str, row: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ def _set(words: str) -> frozenset[str]:
 
 
 _SUFFIX = re.compile(r"(\.nii|\.hdr)?(\.gz)?$|\.[A-Za-z0-9]{1,5}$", re.IGNORECASE)
+_VOLUME = re.compile(r"\.(nii|hdr|nrrd|mha)(\.gz)?$|\.(nhdr|mhd|mgh|mgz)$", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _NUMBER = re.compile(r"\d*$")
@@ -42,12 +43,18 @@ _PARTS = _set(
 )
 _JOINED = re.compile(r"(labels?|masks?|segmentations?|annotations?|gts?)(tr|ts|te|tt|va|val|train|test)")
 _DOUBTFUL = _set("seg segmentation segmentations roi rois contour contours parcellation")
+_OF_IMAGES = _set("image images imagestr imagests imagesva imagesval img imgs volumes scans")
 _IMAGE_FOLDERS = _set("image images img imgs volume volumes scan scans data dataset")
 
 
 def stem(name: str) -> str:
     """Return the name of a file without its suffix (`.nii.gz` and the like as a whole)."""
     return _SUFFIX.sub("", name) or name
+
+
+def is_volume(name: str) -> bool:
+    """Whether the name of a file is that of a volume in a format that public data sets use."""
+    return _VOLUME.search(name) is not None
 
 
 def words(name: str) -> list[str]:
@@ -114,9 +121,15 @@ def tells_case(name: str) -> bool:
 
 def is_image_folder(name: str) -> bool:
     """Whether a folder holds images by its name: `images`, `img`, `Volumes`."""
-    return name.lower() in {"image", "images", "imagestr", "img", "imgs", "volumes", "scans"}
+    return name.lower() in _OF_IMAGES
 
 
+def is_nnunet_folder(name: str) -> bool:
+    """Whether a folder is one of nnU-Net's, in which CASE_0000 is a channel of CASE."""
+    return name.lower() in {"imagestr", "imagests", "imagesva", "imagesval"}
+
+
+@cache
 def case_key(name: str) -> tuple[str, ...]:
     """Return the words that identify the case of a scan or label map, without those for image and label.
 

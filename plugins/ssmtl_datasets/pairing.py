@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ssmtl_datasets.channels import Channel, numbered
+from ssmtl_datasets.channels import Choice, contrast_of, numbered
 from ssmtl_datasets.naming import case_key
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
@@ -15,16 +15,17 @@ from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 
-def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, channel: Channel) -> list[Scan]:
+def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, choice: Choice) -> list[Scan]:
     """Give each image its label map, and list the label maps without an image as unfit.
 
-    With `channel` "all" the channels of each case have been joined already.
+    If `choice` joins channels, those of each case have been joined already.
 
     Raises:
-        DataError: the images are nnU-Net's channels of cases, and `channel` is not one of them.
+        DataError: the images are nnU-Net's channels of cases, and not the chosen one.
     """
     unpaired = {label.name: label.path for label in labels if not label.unfit}
-    scans, others = (scans, []) if channel == "all" else _of_channel(scans, unpaired, images, channel)
+    channel = choice.channel
+    scans, others = (scans, []) if choice.joins or channel == "all" else _of_channel(scans, unpaired, images, channel)
     label_of = {scan.name: unpaired.pop(scan.name) for scan in scans if scan.name in unpaired}
     label_of |= _by_case([scan.name for scan in scans if scan.name not in label_of], unpaired)
     return [
@@ -35,6 +36,22 @@ def paired(scans: Sequence[Scan], labels: Sequence[Scan], images: Path, channel:
             for name, file in unpaired.items()
         ),
         *others,
+    ]
+
+
+def beside(scans: Sequence[Scan], labels: Mapping[str, Scan]) -> list[Scan]:
+    """Give each image the label map of its words: `p1_seg` beside `p1`, `a/labels/p1` and `a/images/p1`.
+
+    There must be one of each. `labels` are those of the scans that are label maps by their names; those that were given
+    to an image are no longer listed.
+    """
+    unpaired = {name: scan.path for name, scan in labels.items()}
+    label_of = _by_case([scan.name for scan in scans if not scan.unfit], unpaired)
+    given = set(label_of.values())
+    return [
+        replace(scan, label=label_of.get(scan.name, scan.label)) if not scan.unfit else scan
+        for scan in scans
+        if not (scan.unfit and scan.path in given)
     ]
 
 
@@ -61,7 +78,8 @@ def _of_channel(
     reason = f"{printable(images)}: has channels {known}; only {channel} is used, {others}"
     chosen = [(scan, named[scan.name][0]) for scan in scans if named[scan.name][1] == channel]
     skipped = [Scan(images, "other channels", "other channels", unfit=reason)] if len(channels) > 1 else []
-    return [replace(scan, name=case, patient=case) for scan, case in chosen], skipped
+    contrasts = (contrast_of(channel),)
+    return [replace(scan, name=case, patient=case, contrasts=contrasts) for scan, case in chosen], skipped
 
 
 def _by_case(names: Sequence[str], labels: dict[str, Path]) -> dict[str, Path]:

@@ -53,7 +53,9 @@ def read_slices(path: Path) -> Volume:
             notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are skipped")
         array, replaced = sanitise_voxels(_stacked(pages, settings.colours, notes), notes)
     affine, spacing = _place(settings)
-    return Volume(array, affine, spacing, 2, tuple(notes), replaced)
+    names = () if is_stack(path) else tuple(page.file.name for page in pages)
+    placed = pages[0].file.with_name(SLICES).is_file()
+    return Volume(array, affine, spacing, 2, tuple(notes), replaced, files=names, placed=placed)
 
 
 def read_slices_header(path: Path) -> Header:
@@ -69,8 +71,10 @@ def read_slices_header(path: Path) -> Header:
         sizes = {size_of(file) for file in dict.fromkeys(page.file for page in pages)}
         if len(sizes) > 1:
             raise FileError("has slices of different sizes; put each scan's slices into a folder of its own")
+        placed = pages[0].file.with_name(SLICES).is_file()
     affine, spacing = _place(settings)
-    return Header((*sizes.pop(), len(pages)), affine, spacing, 2, tuple(notes), 3 if settings.colours else 1)
+    shape, channels = (*sizes.pop(), len(pages)), 3 if settings.colours else 1
+    return Header(shape, affine, spacing, 2, tuple(notes), channels, placed=placed)
 
 
 def _place(settings: _Settings) -> tuple[NDArray[np.float64], tuple[float, float, float]]:

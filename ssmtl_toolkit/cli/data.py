@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import click
 
@@ -13,6 +13,9 @@ from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.specs import Scan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,6 +77,9 @@ def _choice(*names: str, **how: Any) -> Callable[[F], F]:
 @click.argument("data", nargs=-1, required=True)
 @_patients("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
 @_patients("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
+@_patients("--folds", type=click.IntRange(2), help="Write this many folds, as nnU-Net's splits_final.json.")
+@_patients("--split", "given", type=click.Path(path_type=Path), help="Make the split of one fold of this list.")
+@_patients("--fold", type=click.IntRange(0), help="Which fold of --split.")
 @_patients("--patient", help="Regex on scan names; what its first group matches is the patient.")
 @_patients("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another split.")
 @path_option("--out", required=True, help="The file to write, e.g. split.json.")
@@ -83,6 +89,9 @@ def split(
     out: Path,
     test_scans: int | None,
     validation_scans: int,
+    folds: int | None,
+    given: Path | None,
+    fold: int | None,
     patient: str | None,
     seed: int,
     cache: Path | None,
@@ -91,39 +100,69 @@ def split(
 
     The patients of train, validation and test are written to a file:
     `ssmtl run --without FILE` skips validation and test patients; `ssmtl finetune --split FILE` uses the parts.
+    With --folds FILE is nnU-Net's list of folds: `ssmtl finetune --split FILE --fold 0` uses one of them.
     """
     from ssmtl_toolkit.cli.console import stderr
     from ssmtl_toolkit.config import check_pattern
     from ssmtl_toolkit.data import split as splitting
     from ssmtl_toolkit.data.files import write_json
-    from ssmtl_toolkit.runtime.scans import default_cache, list_scans
-    from ssmtl_toolkit.sources import dataset_of
+    from ssmtl_toolkit.data.folds import Folds, make_folds
 
     if out.exists():
         raise UsageError(f"{out}: already exists; choose another --out")
+    _check_folds(folds, given, fold, test_scans or validation_scans)
     if patient is not None:
         check_pattern(patient)
     console = stderr()
-    dataset = dataset_of(data)
-    all_scans = list_scans(dataset, cache or default_cache(), lambda note: console.print(f"note: {note}"))
-    scans, notes = splitting.with_patients([scan for scan in all_scans if scan.label and not scan.unfit], patient)
-    if not scans:
-        unfit = [scan.unfit for scan in all_scans if scan.unfit]
-        skipped = f"; {len(unfit)} skipped, such as {unfit[0]}" if unfit else ""
-        raise DataError(
-            f"{' '.join(data)}: none of its scans has a label; a folder needs images/ and labels/ with the same "
-            f"names{skipped}"
-        )
-    new_split = splitting.make(scans, test_scans, validation_scans, seed, patient)
-    write_json(out, new_split.to_json())
+    scans, notes = splitting.with_patients(_labelled(data, cache, lambda note: console.print(f"note: {note}")), patient)
     for note in notes:
         console.print(f"note: {note}")
+    if folds is not None:
+        content = make_folds(scans, folds, seed)
+        write_json(out, content)
+        console.print(
+            "; ".join(f"fold {i}: {len(part['val'])} of {len(scans)} scans" for i, part in enumerate(content))
+        )
+        click.echo(out)
+        return
+    if given is not None:
+        new_split = Folds.read(given).split(fold or 0, scans, patient)
+    else:
+        new_split = splitting.make(scans, test_scans, validation_scans, seed, patient)
+    write_json(out, new_split.to_json())
     parts = [
         f"{part} {len(new_split.of(scans, part))} scans of {len(getattr(new_split, part))} patients"
         for part in splitting.PARTS
     ]
     console.print("; ".join(parts))
     click.echo(out)
+
+
+def _check_folds(folds: int | None, given: Path | None, fold: int | None, scans: int) -> None:
+    """Refuse options that do not go together."""
+    if (given is None) != (fold is None):
+        raise UsageError("--split and --fold: give both, to make the split of one fold of a list")
+    if folds is not None and given is not None:
+        raise UsageError("--folds makes a list of folds, --split reads one; omit one of them")
+    if scans and (folds is not None or given is not None):
+        raise UsageError("--test-scans, --validation-scans: folds score every scan once; omit them")
+
+
+def _labelled(data: Sequence[str], cache: Path | None, note: Callable[[str], None]) -> list[Scan]:
+    """The labelled scans of data sets."""
+    from ssmtl_toolkit.runtime.scans import default_cache, list_scans
+    from ssmtl_toolkit.sources import dataset_of
+
+    every = list_scans(dataset_of(data), cache or default_cache(), note)
+    scans = [scan for scan in every if scan.label and not scan.unfit]
+    if not scans:
+        unfit = [scan.unfit for scan in every if scan.unfit]
+        skipped = f"; {len(unfit)} skipped, such as {unfit[0]}" if unfit else ""
+        raise DataError(
+            f"{' '.join(data)}: none of its scans has a label; a folder needs images/ and labels/ with the same "
+            f"names{skipped}"
+        )
+    return scans
 
 
 @command.command("suggest")

@@ -62,7 +62,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "skip_bad",
         ),
         "Patients and slices": (
-            *("patient", "split", "train_scans", "slices_per_scan", "slices", "validation_scans", "test_scans"),
+            *("patient", "split", "fold", "train_scans", "slices_per_scan", "slices", "validation_scans", "test_scans"),
         ),
         "Unlabelled scans": ("semi", "unlabelled", "transductive"),
         "Network": ("source", "backbone", "head", "freeze", "transfer", "min_transfer"),
@@ -98,8 +98,9 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         None, description="Regex on scan names; its first group is the patient, e.g. '(.+)_E[DS]'."
     )
     split: Annotated[Path | None, Role.PLACE] = Field(
-        None, description="Take patients (and slices) from this file (from ssmtl data split)."
+        None, description="Take patients (and slices) from this file: of ssmtl data split, or nnU-Net's with --fold."
     )
+    fold: int | None = Field(None, ge=0, description="Which fold of --split splits_final.json; its val is the test.")
     train_scans: int | None = Field(
         None, ge=1, description="Number of labelled scans to draw for training.  [default: all]"
     )
@@ -273,6 +274,8 @@ class ResolvedFinetune(FinetuneConfig):
             if self.split is not None and getattr(self, option):
                 flag = option.replace("_", "-")
                 raise UsageError(f"--{flag}: already set by {self.split}; omit --split or --{flag}")
+        if self.fold is not None and self.split is None:
+            raise UsageError("--fold: chooses a fold of a list; give that by --split splits_final.json")
         if self.patient is not None:
             check_pattern(self.patient)
         if self.head.output == "image" and self.classes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def parts_of(holder: Path, readers: Readers) -> list[Found]:
         return [Found(holder, holder, unfit=str(error))]
 
 
-def find(folder: Path, readers: Readers) -> Iterator[Found]:
+def find(folder: Path, readers: Readers, skipped: Collection[Path] = ()) -> Iterator[Found]:
     """Every scan below `folder`, in the order of names; of `folder` itself only what lies in it is looked at.
 
     A folder that is one scan may hold others: its own files belong to it, its folders are looked into. Links to folders
     are followed; each folder is visited once. The parts of a scan are no scans: if one in a
-    folder has files in others below it, it is found once.
+    folder has files in others below it, it is found once. Those `skipped` are known already.
 
     Raises:
         DataError: a folder cannot be read.
@@ -81,8 +81,9 @@ def find(folder: Path, readers: Readers) -> Iterator[Found]:
         for entry, is_folder in entries:
             if is_folder and entry.name.startswith("."):
                 continue
-            reader = readers.match(entry)
-            if reader is not None and (is_folder or reader is not owner):
+            skip = entry in skipped
+            reader = None if skip and not is_folder else readers.match(entry)
+            if reader is not None and not skip and (is_folder or reader is not owner):
                 yield from (one for one in parts_of(entry, readers) if not is_folder or new(one, reader))
             if is_folder:
                 yield from visit(entry, reader)

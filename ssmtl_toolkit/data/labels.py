@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.grid import check_grid, turned
+from ssmtl_toolkit.data.masks import join_masks
 from ssmtl_toolkit.data.named import Merged, merged
+from ssmtl_toolkit.data.placing import placed_on
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Cut
 from ssmtl_toolkit.data.volume import DIRECTIONS, Stack, Volume
@@ -24,6 +26,7 @@ from ssmtl_toolkit.text import listed, printable
 _INT32 = np.iinfo(np.int32)
 _WHOLE = 1e-3  # how far from a whole number a scaled or float label may be
 _SHOWN = 5
+_MANY = 64  # different values in a scan, more than interpolated labels have
 
 
 def label_values(volume: Volume, where: str) -> NDArray[np.int32]:
@@ -59,10 +62,42 @@ def label_values(volume: Volume, where: str) -> NDArray[np.int32]:
 def _fractional(array: NDArray[Any], where: str) -> str:
     wrong = array[np.abs(array - np.rint(array)) > _WHOLE]
     examples = ", ".join(f"{value:g}" for value in np.unique(wrong)[:_SHOWN])
+    if len(np.unique(np.rint(wrong))) > _MANY:
+        return (
+            f"{where}: looks like a scan, not a label map: {len(wrong)} of its voxels are not whole numbers "
+            f"({examples}, …); give the label map of it"
+        )
     return (
         f"{where}: {len(wrong)} voxels of this label map are not whole numbers ({examples}, …): it looks interpolated "
         f"or is a map of probabilities; give the labels themselves, resampled by nearest neighbour if at all"
     )
+
+
+def read_label(scan: Scan, readers: Readers, image: Volume | None = None, classes: Classes | None = None) -> Volume:
+    """Read the labels of a scan: its label map, or the masks of its structures as one.
+
+    Every command reads labels by this. With `image`, the scan as read, and `classes`, files that hold labels otherwise
+    than on its grid can be read, and values get the meaning that their names have in `classes`. Pictures, which do not
+    say where they lie, are put onto the grid of the scan.
+
+    Raises:
+        DataError: naming the file and what is wrong with it, or the scan has no labels.
+    """
+    if scan.label is None:
+        raise DataError(f"{printable(scan.path)}: has no label map")
+    where = printable(scan.label)
+    try:
+        if scan.masks:
+            volume = join_masks(scan.masks, readers.read)
+        elif image is not None and classes is not None:
+            volume = readers.read_label(scan.label, image, classes)
+        else:
+            volume = readers.read(scan.label)
+    except DataError as error:
+        raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
+    if volume.placed or scan.label == scan.path:
+        return volume
+    return placed_on(volume, image if image is not None and image.files else readers.read(scan.path), where)
 
 
 @dataclass(frozen=True)
@@ -161,7 +196,7 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
         if scan.label is None:
             continue
         number += 1
-        values = label_values(readers.read(scan.label), printable(scan.label))
+        values = label_values(read_label(scan, readers), printable(scan.label))
         for value in map(int, np.unique(values)):
             shown[value] += 1
             first.setdefault(value, printable(scan.label))
@@ -185,7 +220,7 @@ def named_classes(scans: Iterable[Scan], readers: Readers) -> Merged:
     Raises:
         DataError: a label file cannot be read, or contradicts the others.
     """
-    return merged((scan.label for scan in scans if scan.label is not None), readers.classes)
+    return merged((scan.label for scan in scans if scan.label is not None and not scan.masks), readers.classes)
 
 
 def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:

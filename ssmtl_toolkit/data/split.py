@@ -63,13 +63,18 @@ class Split:
         """Read a split.json.
 
         Raises:
-            UsageError: the file is missing.
+            UsageError: the file is missing, or a list of folds.
             DataError: it is not one, or a patient is on two sides.
         """
         if not file.is_file():
             raise UsageError(f"{printable(file)}: no such file; make one by ssmtl data split")
         try:
             given = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(given, list) and given:
+                raise UsageError(
+                    f"{printable(file)}: is a list of folds, as nnU-Net's splits_final.json; choose one by --fold 0, "
+                    f"or make a split of it: ssmtl data split DATA --split {printable(file)} --fold 0 --out split.json"
+                )
             parts = {part: tuple(_strings(given.get(part, []))) for part in PARTS}
             slices = tuple({name: tuple(map(int, rows)) for name, rows in s.items()} for s in given.get("slices") or [])
             if not any(parts.values()) or given.keys() - {*PARTS, "patient", "slices"}:

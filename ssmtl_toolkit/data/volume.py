@@ -38,6 +38,8 @@ class Volume:
         positions: where the slices along `slice_axis` lie if they are unevenly spaced, in mm from the first one; empty:
             they are even. Affine and spacing then hold for their mean distance, with the first and the last slice where
             they are. Such a scan is only read where its true positions are asked for (`Readers.read`).
+        files: names of the files of the slices along K, if each is a file of its own; of pictures and of DICOM.
+        placed: whether the file says where its voxels lie; pictures do not.
     """
 
     array: NDArray[Any]
@@ -48,6 +50,8 @@ class Volume:
     replaced: int = 0
     header: nib.Nifti1Header | None = None
     positions: tuple[float, ...] = field(default=())
+    files: tuple[str, ...] = ()
+    placed: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no scan is, so that a mistake in a reader is found where it was made."""
@@ -81,8 +85,13 @@ class Volume:
 
     def without_voxels(self) -> Header:
         """What a header would say of this volume."""
-        place = (self.shape, self.affine, self.spacing, self.slice_axis, self.notes)
-        return Header(*place, channels=self.channels, dtype=self.array.dtype.name, positions=self.positions)
+        return Header(
+            *(self.shape, self.affine, self.spacing, self.slice_axis, self.notes),
+            channels=self.channels,
+            dtype=self.array.dtype.name,
+            positions=self.positions,
+            placed=self.placed,
+        )
 
     def axis(self, wanted: Cut) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
@@ -95,7 +104,7 @@ class Header:
 
     Attributes:
         shape: how many voxels there are along I, J, K.
-        affine, spacing, slice_axis, notes, positions: as in `Volume`.
+        affine, spacing, slice_axis, notes, positions, placed: as in `Volume`.
         channels: how many values a voxel has.
         volumes: of a 4-D file, how many volumes it holds.
         dtype: type of the stored values, as numpy calls it; "" if unknown.
@@ -110,6 +119,7 @@ class Header:
     volumes: int = 1
     dtype: str = ""
     positions: tuple[float, ...] = field(default=())
+    placed: bool = True
 
     def empty(self) -> Volume:
         """A volume of zeros on the same grid that takes no memory, for code that needs the grid alone."""

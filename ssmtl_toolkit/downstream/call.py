@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import PredictConfig, Role
+from ssmtl_toolkit.downstream.contrasts import Input
 from ssmtl_toolkit.downstream.ensemble import Ensemble
 from ssmtl_toolkit.downstream.jobs import Wanted
 from ssmtl_toolkit.downstream.model import Flip, ModelSpec
@@ -43,6 +44,11 @@ class Call:
     def wanted(self) -> Wanted:
         """What is written for each scan."""
         return Wanted(self.config.probabilities, self.config.overlay)
+
+    @property
+    def takes(self) -> Input:
+        """What the models predict from."""
+        return Input(self.model_spec.channels, self.model_spec.contrasts)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
     store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
     truth = material.targets.tensor(store)
-    model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels)
+    model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
     repetitions = Repetitions(
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
     )
@@ -196,7 +196,7 @@ def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -
     if source and source.is_file() and (folder / TRANSFER).is_file():
         report = json.loads((folder / TRANSFER).read_text(encoding="utf-8"))
         same |= {"source"} if report["sha256"] == digest(source) else set()
-    if config.split and config.split.is_file() and (folder / SPLIT).is_file():
+    if config.split and config.fold is None and config.split.is_file() and (folder / SPLIT).is_file():
         ours, theirs = Split.read(config.split), Split.read(folder / SPLIT)
         same |= {"split"} if all(getattr(ours, part) == getattr(theirs, part) for part in splitting.PARTS) else set()
     now, then = config.of_roles(Role.PLACE), before.of_roles(Role.PLACE)

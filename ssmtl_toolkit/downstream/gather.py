@@ -10,12 +10,14 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data import split as splits
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
+from ssmtl_toolkit.data.folds import Folds
 from ssmtl_toolkit.data.labels import find_classes, named_classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
 from ssmtl_toolkit.data.store import Skipped, unusable
 from ssmtl_toolkit.downstream import drawing
+from ssmtl_toolkit.downstream.contrasts import common_contrasts
 from ssmtl_toolkit.downstream.image_targets import ImageTargets
 from ssmtl_toolkit.downstream.label_targets import LabelTargets
 from ssmtl_toolkit.downstream.targets import SliceContents, Targets
@@ -51,6 +53,11 @@ class Material:
     contents: dict[str, SliceContents]
     skipped: Sequence[Skipped]
     test_seen: int | None
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """Those of the channels, as `Scan.contrasts`; () if they are not known."""
+        return common_contrasts([*self.training, *self.validation, *self.test])
 
     @property
     def slices(self) -> Sequence[Slices]:
@@ -121,12 +128,14 @@ class Gathering:
     def _split(self, scans: list[Scan], written: Path | None) -> tuple[Split, Path | None, list[Scan]]:
         """The split that is given or was written, or a new one; its file; and the scans with their patients."""
         config = self.config
-        file = written or config.split
-        known = Split.read(file) if file else None
+        file, fold = written or config.split, None if written else config.fold
+        known = Split.read(file) if file and fold is None else None
         pattern = config.patient if config.patient is not None or known is None else known.pattern
         scans, notes = splits.with_patients(scans, pattern)
         for note in notes:
             self.progress.note(note)
+        if file and fold is not None:
+            known = Folds.read(file).split(fold, scans, pattern)
         if known is None or file is None:
             new_split = splits.make(scans, config.test_scans, config.validation_scans, config.seed, pattern)
             return new_split, None, scans
@@ -134,7 +143,8 @@ class Gathering:
         if not known.test or not (known.train or known.slices):
             raise DataError(f"{printable(file)}: names no {'train' if known.test else 'test'} patients; add them")
         if file == written and len(known.slices) < len(self.seeds):  # repetitions were added
-            known = replace(known, slices=Split.read(config.split).slices if config.split else ())
+            given = None if config.fold is not None else config.split
+            known = replace(known, slices=Split.read(given).slices if given else ())
         return known, file, scans
 
     def _training_scans(self, split: Split, scans: list[Scan]) -> list[list[Scan]]:
@@ -185,15 +195,16 @@ class Gathering:
         if config.head.output == "image":
             return ImageTargets(self.slicing, self.readers)
         known = dict(config.data.classes())
+        ignored = config.data.ignored() if config.ignore_value is None else config.ignore_value
         if not known:
             named = named_classes(scans, self.readers)
             known = named.classes
             if named.note:
                 self.progress.note(named.note)
         if known or config.classes:
-            classes = Classes.parse(config.classes or "", known, config.ignore_value)
+            classes = Classes.parse(config.classes or "", known, ignored)
         else:
-            classes, note = find_classes(scans, self.readers, config.ignore_value)
+            classes, note = find_classes(scans, self.readers, ignored)
             self.progress.note(note)
         self._check_overlap(classes)
         refuse_others = not config.classes or bool(known)

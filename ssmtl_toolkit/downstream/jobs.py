@@ -9,9 +9,10 @@ from pathlib import Path
 from ssmtl_toolkit.config.predict import Existing
 from ssmtl_toolkit.data.files import DigestMemo, real
 from ssmtl_toolkit.data.store import Skipped
+from ssmtl_toolkit.downstream.contrasts import Input
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import printable
@@ -78,8 +79,10 @@ class Jobs:
     failed: list[Skipped] = field(default_factory=list)
 
 
-def list_jobs(given: Sequence[Given], out: Path, wanted: Wanted, cache: Path) -> Jobs:
+def list_jobs(given: Sequence[Given], out: Path, wanted: Wanted, takes: Input, cache: Path) -> Jobs:
     """List the scans and where their predictions go; those that would be written to one file fail.
+
+    `takes` is what the models predict from.
 
     Raises:
         DataError: there is no scan.
@@ -91,7 +94,7 @@ def list_jobs(given: Sequence[Given], out: Path, wanted: Wanted, cache: Path) ->
         dataset = dataset_of(item)
         place = None if isinstance(item, DatasetSpec) else real(Path(item))
         asked_for = place is not None and (place == target or target in place.parents)
-        for scan in list_scans(dataset, cache):
+        for scan in takes.scans(dataset, cache):
             if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.classes import IGNORE, Classes
-from ssmtl_toolkit.data.labels import read_labels
+from ssmtl_toolkit.data.labels import read_label, read_labels
 from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
@@ -58,7 +58,7 @@ class LabelTargets(Targets):
         volume = self._readers.read_scan(scan, self._slicing.volume)
         where = printable(scan.label)
         labels = read_labels(
-            self._readers.read_label(scan.label, volume, self.classes),
+            read_label(scan, self._readers, volume, self.classes),
             volume,
             self.classes,
             where,

@@ -66,7 +66,8 @@ class Downstream(nn.Module):
 class ModelSpec:
     """What makes a `Downstream`, and what goes in and comes out of it: all that a file must hold beside the weights.
 
-    `classes` is None for heads with output `image`; `channels` is how many the images have.
+    `classes` is None for heads with output `image`; `channels` is how many the images have, and `contrasts` which, as
+    `Scan.contrasts`.
     """
 
     backbone: BackboneSpec
@@ -74,6 +75,7 @@ class ModelSpec:
     slicing: Slicing
     classes: Classes | None
     channels: int
+    contrasts: tuple[str, ...] = ()
 
     @property
     def meaning(self) -> Meaning | None:
@@ -107,6 +109,7 @@ class ModelSpec:
             **slicing_about(self.slicing),
             "classes": self.classes and self.classes.to_json(),
             "channels": self.channels,
+            "contrasts": list(self.contrasts),
             **about,
         }
         try:
@@ -135,7 +138,7 @@ class ModelSpec:
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
         head = found.restore(HeadSpec, said.head.model_dump(), place)
         slicing = restored_slicing(said.prepare, said.preparations, place)
-        model_spec = cls(network, head, slicing, classes, said.channels)
+        model_spec = cls(network, head, slicing, classes, said.channels, said.contrasts)
         try:
             with hub(allowed=False):  # the content of a file must not cause downloads
                 model = model_spec.build()

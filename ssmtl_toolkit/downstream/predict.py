@@ -81,7 +81,7 @@ def predict(
     with interrupts:
         call = Call.open(Path(source), config, progress)
         given = [scans] if isinstance(scans, str | os.PathLike | DatasetSpec) else scans
-        jobs = list_jobs(given, folder, call.wanted, cache)
+        jobs = list_jobs(given, folder, call.wanted, call.takes, cache)
         check_targets(jobs.jobs, config.existing)
         records = Records(folder, call.ensemble.digest, call.options, call.about)
         check_records(jobs.jobs, records, config.existing)

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import EvaluateConfig
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
-from ssmtl_toolkit.data.labels import label_values
+from ssmtl_toolkit.data.labelmap import looks_like_labels
+from ssmtl_toolkit.data.labels import label_values, read_label
 from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import installed_readers
-from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
+from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Scan
 from ssmtl_toolkit.text import printable, shortened
 
 _SHOWN = 10
+_MANY = 64  # values, from which on a file may well be a scan
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,11 @@ def evaluate(
 
     Args:
         pred: a file, a folder of files, or what `predict` returned.
-        label: a file or folder; files of folders are paired by their paths in there, without suffix.
+        label: a file or folder; files of folders are paired by their paths in there, without suffix. Or the data set
+            itself, a folder or `name:…`, whose labelled scans the predictions are called after.
         config: all options as one object, or instead of it …
         options: … any of `EvaluateConfig`'s options by name. Without `classes`, the values mean what `prediction.json`
-            beside the predictions says, or else each value in the files is a class.
+            beside the predictions says, or the data set, or else each value in the files is a class.
         progress: is notified of what happens, to show it.
 
     Raises:
@@ -115,11 +121,12 @@ def evaluate(
     config, progress = config or EvaluateConfig.of(options), progress or Progress()
     metrics = config.chosen_metrics("labels")
     readers, pred, label = installed_readers(), Path(pred), Path(label)
-    pairing = pair_files(pred, label, readers)
+    dataset, labelled = _labelled(label)
+    pairing = pair_files(pred, label, readers, labelled)
     notes = pairing.notes()
     if omitted := config.omitted("labels"):
         notes.append(omitted)
-    labels, origin = _find_classes(pairing, pred, config.classes, config.ignore_value, readers)
+    labels, origin = _find_classes(pairing, pred, config, dataset, readers)
     scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config.ignore_affine), progress)
     overlap = [f"classes that overlap, each scored by itself: {labels}"] if labels.overlap else []
     notes += [*odd, *origin, *overlap]
@@ -160,24 +167,42 @@ def _score(pairing: Pairing, scorer: _Scorer, progress: Progress) -> tuple[list[
     return scans, notes
 
 
+def _labelled(label: Path) -> tuple[DatasetSpec | None, list[Scan]]:
+    """The data set that this is, and its labelled scans; nothing if it is label maps."""
+    text = str(label)
+    if not label.exists() and ":" not in text:
+        return None, []  # said better by who looks for the files
+    dataset = registry().dataset(text)
+    try:
+        scans = [scan for scan in list_scans(dataset, default_cache()) if scan.label and not scan.unfit]
+    except DataError:
+        if not label.exists():
+            raise
+        return None, []
+    return (dataset if scans else None), scans
+
+
 def _find_classes(
-    pairing: Pairing, pred: Path, text: str | None, ignore: int | None, readers: Readers
+    pairing: Pairing, pred: Path, config: EvaluateConfig, dataset: DatasetSpec | None, readers: Readers
 ) -> tuple[Classes, list[str]]:
     """The classes, and what a user should know about where they come from."""
     saved = _saved_classes((pred if pred.is_dir() else pred.parent) / PREDICTION)
-    if saved is not None and ignore is None:
-        ignore = saved.ignore
-    if text is not None:
-        known: Mapping[str, tuple[int, ...]] = (
-            {label_class.name: label_class.values for label_class in saved.classes} if saved else {}
-        )
-        chosen = Classes.parse(text, known, ignore)
+    known = dict(dataset.classes()) if dataset else {}
+    ignore = config.ignore_value
+    if ignore is None:
+        ignore = saved.ignore if saved else dataset.ignored() if dataset else None
+    if saved is None and known and config.classes is None:
+        return Classes.parse("", known, ignore), []
+    if config.classes is not None:
+        if saved is not None:
+            known = {label_class.name: label_class.values for label_class in saved.classes}
+        chosen = Classes.parse(config.classes, known, ignore)
         taken = {ignore, *(value for label_class in chosen.classes for value in label_class.values)}
         more = {*chosen.background, *(saved.background if saved else ())} - taken
         return replace(chosen, background=tuple(sorted(more))), []
     if saved is not None:
         return replace(saved, ignore=ignore), []
-    named = merged((pair.label for pair in pairing.pairs), readers.classes)
+    named = merged((pair.label for pair in pairing.pairs if not pair.truth.masks), readers.classes)
     if not named.agreed:
         raise DataError(
             f"{printable(pairing.pairs[0].label)}: the label files number their classes differently, and nothing says "
@@ -185,10 +210,19 @@ def _find_classes(
         )
     if named.classes:
         return Classes.parse("", named.classes, ignore), [named.note]
+    return _classes_by_values(pairing, ignore, readers)
+
+
+def _classes_by_values(pairing: Pairing, ignore: int | None, readers: Readers) -> tuple[Classes, list[str]]:
+    """A class of each value in the files."""
     values: set[int] = set()
     for pair in pairing.pairs:
-        for file in (pair.label, pair.pred):
-            values.update(np.unique(label_values(readers.read(file), printable(file))).tolist())
+        for file, volume in ((pair.label, read_label(pair.truth, readers)), (pair.pred, readers.read(pair.pred))):
+            where = printable(file)
+            new = np.unique(label_values(volume, where)).tolist()
+            if len(new) > _MANY and not looks_like_labels(volume):
+                raise DataError(_is_scan(where, len(new)))
+            values.update(new)
     classes = Classes.of_values(values, ignore)
     if not len(classes):
         raise DataError(
@@ -196,6 +230,13 @@ def _find_classes(
             f"with --classes"
         )
     return classes, [f"label classes by their values: {', '.join(classes.names)}; --classes names them"]
+
+
+def _is_scan(where: str, values: int) -> str:
+    return (
+        f"{where}: looks like a scan, not a label map: it has {values} values, and neighbours differ; give label maps "
+        f"as --pred and --label"
+    )
 
 
 def _saved_classes(file: Path) -> Classes | None:
@@ -226,13 +267,28 @@ class _Scorer:
                 on the grid of its label.
         """
         pred = self.readers.read(pair.pred)
-        label = self.readers.read_label(pair.label, pred, self.classes)
+        label = read_label(self._by_name(pair.truth), self.readers, pred, self.classes)
         ours, theirs = printable(pair.pred), printable(pair.label)
         pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")
-        truth, _ = self.classes.to_index(label_values(label, theirs), theirs)
+        truth = self._index(self.classes, label, theirs)
         # a prediction has no "not annotated"
-        predicted, _ = replace(self.classes, ignore=None).to_index(label_values(pred, ours), ours)
+        predicted = self._index(replace(self.classes, ignore=None), pred, ours)
         odd = [f"{theirs}: {note}" for note in label.notes] + [f"{ours}: {note}" for note in pred.notes]
         scores = score_scan(pair.name, predicted, truth, self.classes, label.spacing, self.metrics)
         return scores, [*odd, f"{ours}: {moved}"] if moved else odd
+
+    def _by_name(self, truth: Scan) -> Scan:
+        """Give each mask the value of the class of its name; 0 if there is none."""
+        values = {label_class.name: label_class.values[0] for label_class in self.classes.classes}
+        return replace(truth, masks=tuple(mask._replace(value=values.get(mask.name, 0)) for mask in truth.masks))
+
+    @staticmethod
+    def _index(classes: Classes, volume: Volume, where: str) -> NDArray[np.uint8]:
+        values = label_values(volume, where)
+        try:
+            return classes.to_index(values, where)[0]
+        except DataError:
+            if looks_like_labels(volume):
+                raise
+            raise DataError(_is_scan(where, len(np.unique(values)))) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ssmtl_toolkit.data.finding import PREDICTION, find
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import listed, printable
 
 _SHOWN = 10
@@ -18,11 +19,16 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its label."""
+    """A prediction, and a scan with labels (or a label map as such a scan)."""
 
     name: str
     pred: Path
-    label: Path
+    truth: Scan
+
+    @property
+    def label(self) -> Path:
+        """The label map, or the folder of the masks."""
+        return self.truth.label or self.truth.path
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,25 @@ class Pairing:
         return [f"{len(names)} {what}: {listed(map(printable, names), _SHOWN)}" for names, what in alone if names]
 
 
-def pair_files(pred: Path, label: Path, readers: Readers) -> Pairing:
-    """Pair the predictions with the labels: two files, or the files of two folders by their paths without suffix.
+def pair_files(pred: Path, label: Path, readers: Readers, labelled: Sequence[Scan] = ()) -> Pairing:
+    """Pair predictions with labels: two files, or the files of two folders by their paths without suffix.
+
+    Args:
+        pred: a file or folder.
+        label: the same.
+        readers: what reads them.
+        labelled: the labelled scans, if `label` is a data set: a prediction is called like its scan.
 
     Raises:
         DataError: one of them is missing, there is no pair, or two files have one name.
     """
-    ours, theirs = _files(pred, readers, "--pred"), _files(label, readers, "--label")
+    ours = _files(pred, readers, "--pred")
+    scans = {scan.name: scan for scan in labelled}
+    if not any(name in scans for name in (*ours, *map(_case, ours))):
+        scans = {name: _of_file(name, file) for name, file in _files(label, readers, "--label").items()}
+    theirs = {name: scan.path for name, scan in scans.items()}
     if pred in ours.values() and label in theirs.values():  # one file against one file, whatever they are called
-        return Pairing((Pair(printable(pred.name), pred, label),))
+        return Pairing((Pair(printable(pred.name), pred, _of_file(pred.name, label)),))
     ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours)}, theirs)
     both = [name for name in ours if name in theirs]
     if not both:
@@ -60,17 +76,26 @@ def pair_files(pred: Path, label: Path, readers: Readers) -> Pairing:
             f"paths without suffix"
         )
     return Pairing(
-        tuple(Pair(printable(name), ours[name], theirs[name]) for name in both),
+        tuple(Pair(printable(name), ours[name], scans[name]) for name in both),
         tuple(name for name in ours if name not in theirs),
         tuple(name for name in theirs if name not in ours),
     )
+
+
+def _of_file(name: str, file: Path) -> Scan:
+    return Scan(file, name, name, label=file)
+
+
+def _case(name: str) -> str:
+    """The name of nnU-Net's case of a channel."""
+    return re.sub(r"_\d{4}$", "", name)
 
 
 def _by_case(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
     """Name predictions like their labels: nnU-Net's CASE_0000 without the channel, if no label has that name."""
     renamed: dict[str, Path] = {}
     for name, file in predictions.items():
-        case = re.sub(r"_\d{4}$", "", name)
+        case = _case(name)
         key = case if name not in labels and case in labels else name
         if key in renamed:
             raise DataError(

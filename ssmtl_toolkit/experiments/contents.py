@@ -44,7 +44,7 @@ class Contents:
         """A digest of its label maps, of which slices are annotated, and of its classes."""
         if (dataset, "labels") not in self._known:
             labelled = [scan for scan in self.scans(dataset) if scan.label]
-            files = self._files({scan.name: [scan.label] for scan in labelled if scan.label})
+            files = self._files({scan.name: scan.label_paths for scan in labelled})
             annotated = {scan.name: scan.annotated for scan in labelled}
             self._known[dataset, "labels"] = short_digest(files, annotated, dict(dataset.classes()))
         return self._known[dataset, "labels"]

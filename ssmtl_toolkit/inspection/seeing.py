@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import nibabel as nib
@@ -109,14 +110,20 @@ class Seeing:
         return replace(seen, axis=stack.axis, grid=stack.grid, spacing=stack.spacing)
 
     def _label_problem(self, seen: Seen, header: Header) -> str:
-        if seen.scan.label is None:
-            return ""
         try:
-            label = turned(self.readers.header(seen.scan.label).empty(), header.empty())
-            check_grid(header.empty(), label, printable(seen.scan.label), reference=printable(seen.scan.path.name))
+            for path in seen.scan.label_paths:
+                self._check_label(path, header, printable(seen.scan.path.name))
         except DataError as error:
             return str(error)
         return ""
+
+    def _check_label(self, path: Path, scan: Header, name: str) -> None:
+        """Compare the grid of a label map with that of its scan, unless its format puts it onto that by itself."""
+        if self.readers.label_rank(path) is not None or self.readers.classes(path):
+            return
+        label = self.readers.header(path)
+        if label.placed or not scan.placed:
+            check_grid(scan.empty(), turned(label.empty(), scan.empty()), printable(path), reference=name)
 
     def _look(self, seen: Seen, size: int) -> Seen:
         try:

@@ -16,7 +16,7 @@ from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.held_out import likely_patients
-from ssmtl_toolkit.data.labels import find_classes, named_classes, read_labels
+from ssmtl_toolkit.data.labels import find_classes, named_classes, read_label, read_labels
 from ssmtl_toolkit.data.patches import middle
 from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
@@ -177,8 +177,9 @@ class LabelledGathering:
     def _classes(self, scans: Sequence[Scan]) -> Classes:
         assert self.config.probe is not None
         known = dict(self.config.probe.classes()) or named_classes(scans, self.readers).classes
+        ignored = self.config.probe.ignored()
         try:
-            return Classes.parse("", known) if known else find_classes(scans, self.readers, None)[0]
+            return Classes.parse("", known, ignored) if known else find_classes(scans, self.readers, ignored)[0]
         except UsageError as error:
             reason = str(error).partition(";")[0]
             raise DataError(
@@ -214,7 +215,7 @@ class LabelledGathering:
         assert scan.label is not None
         slicing = self.config.slicing
         volume = self.readers.read_scan(scan, slicing.volume)
-        label, where = self.readers.read_label(scan.label, volume, classes), printable(scan.label)
+        label, where = read_label(scan, self.readers, volume, classes), printable(scan.label)
         read = read_labels(
             label,
             volume,

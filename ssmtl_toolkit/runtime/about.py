@@ -126,6 +126,7 @@ class Model(About):
     prepare: Slicing
     preparations: tuple[Origin, ...] = ()
     channels: _Channels = 1
+    contrasts: tuple[str, ...] = ()
     classes: LabelClasses | None
     arm: str = ""
     seed: int = 0

@@ -399,3 +399,42 @@ def test_changed_real_labels_get_what_distance_maps_give(ssmtl, hippocampus, tmp
         assert one["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1e-5)
         assert one["surface_dice"] == pytest.approx(near)
         assert 0 < one["surface_dice"] < 1
+
+
+def test_scans_given_for_label_maps_are_named(folders, ssmtl):
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 255, (12, 10, 6))
+        write(folders / "images" / f"p{i}.nii.gz", noise)
+        write(folders / "floats" / f"p{i}.nii.gz", noise + 0.3, dtype=np.float32)
+    for pred, label, wrong in (
+        ("images", "labels", "images/p0"),
+        ("out", "images", "images/p0"),
+        ("floats", "labels", "floats/p0"),
+    ):
+        for more in ((), ("--classes", "a=1,b=2")):
+            done = ssmtl("evaluate", "--pred", pred, "--label", label, *more)
+            assert done.returncode == 3
+            assert f"{wrong}.nii.gz: looks like a scan, not a label map" in " ".join(done.stderr.split())
+
+
+def test_labels_may_be_those_of_a_data_set_whose_scans_the_predictions_are_called_after(tmp_path, ssmtl):
+    for i in range(2):
+        write(tmp_path / f"kits/case_0000{i}/imaging.nii.gz", label_map(i) * 40)
+        write(tmp_path / f"kits/case_0000{i}/segmentation.nii.gz", label_map(i))
+        write(tmp_path / f"out/case_0000{i}/imaging.nii.gz", moved(label_map(i)))
+    found = scored(ssmtl, "--no-surface", label="kits")
+    assert list(found["classes"]) == ["kidney", "tumour"]
+    ours, theirs = (np.concatenate([one(label_map(i)) for i in range(2)]) for one in (moved, np.asarray))
+    assert found["classes"]["tumour"]["iou"] == pytest.approx(brute(ours, theirs, 2)[0])
+    assert found["unpaired"] == {"predictions": 0, "labels": 0}
+
+
+def test_masks_are_scored_by_the_names_of_their_structures(tmp_path, ssmtl):
+    for name, value in (("liver", 2), ("aorta", 1)):
+        write(tmp_path / f"set/s0000/segmentations/{name}.nii.gz", label_map() == value)
+    write(tmp_path / "set/s0000/ct.nii.gz", label_map() * 40)
+    write(tmp_path / "out/s0000/ct.nii.gz", 7 * (label_map() == 2))
+    classes = {"classes": [{"name": "liver", "values": [7]}], "background": [], "ignore": None}
+    (tmp_path / "out/prediction.json").write_text(json.dumps({"classes": classes}))
+    found = scored(ssmtl, "--no-surface", label="set")
+    assert {name: one["iou"] for name, one in found["classes"].items()} == {"liver": 1.0}

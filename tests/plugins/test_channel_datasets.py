@@ -63,7 +63,7 @@ def test_a_toml_manifest_may_name_all_channels_as_a_list(tmp_path):
         ("image,image_2\nt1.nii,t1.nii\n", r"line 2: two of its images are .*t1\.nii"),
         ("image,image_2,label\nt1.nii,t2.nii,t2.nii\n", r"line 2: image and label are the same file, .*t2\.nii"),
         ("image,image_3\nt1.nii,t2.nii\n", "line 1: has image_3 but no image_2"),
-        ("image,image_1\nt1.nii,t2.nii\n", "line 1: unknown column 'image_1'.*and image_2, image_3 …"),
+        ("image,image_1\nt1.nii,t2.nii\n", "line 1: unknown column 'image_1'.*image_2, image_3 …"),
         ("image_2\nt2.nii\n", "line 1: has no column `image`"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_case_without_one_of_the_channels_is_skipped_with_the_reason(tmp_path,
     text = f"folder:{tmp_path},channel=all"
     assert set(channels(text)) == {"c_1", "c_2"}
     first, second = unfit(text)
-    assert "c_3_0001.nii.gz: its case 'c_3' has no channel 0 (expected: 0, 1); add the file, or choose one" in first
+    assert "c_3_0001.nii.gz: its case 'c_3' has no channel 0 (expected: 0, 1); add the file, or choose others" in first
     assert "other.nii.gz: its name does not end in a channel number" in second
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -105,16 +106,25 @@ def write_manifest(scans: Sequence[Scan], name: str, runs: Runs) -> DatasetSpec:
             "image": [str(path.absolute()) for path in scan.paths],
             "name": scan.name,
             "patient": scan.patient,
-            **({"label": str(scan.label.absolute())} if scan.label else {}),
+            **_labels(scan),
             **({"slices": list(scan.annotated)} if scan.label and scan.annotated else {}),
         }
         for scan in scans
     ]
+    values = {mask.name: mask.value for scan in scans for mask in scan.masks}
     file = (runs.out / "splits" / f"{name}-{short_digest(tables)}.toml").absolute()
     if not file.is_file():
+        content = {"classes": values, "scan": tables} if values else {"scan": tables}
         with atomic_write(file) as temporary:
-            temporary.write_text(tomli_w.dumps({"scan": tables}), encoding="utf-8")
+            temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
     return registry().dataset(str(file))
+
+
+def _labels(scan: Scan) -> dict[str, Any]:
+    """The label map or the masks of a scan, as a manifest has them."""
+    if scan.masks:
+        return {"masks": {mask.name: str(mask.path.absolute()) for mask in scan.masks if mask.path is not None}}
+    return {"label": str(scan.label.absolute())} if scan.label else {}
 
 
 def _unlabelled(finetune: ResolvedFinetune, slicing: Slicing, material: Material, runs: Runs) -> list[Scan]:
