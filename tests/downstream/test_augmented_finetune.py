@@ -80,7 +80,7 @@ def test_an_augmented_fine_tuning_with_average_and_schedule_ends_with_the_same_b
     ],
 )
 def test_augmentations_that_cannot_be_used_are_refused_before_scans_are_read(ssmtl, tmp_path, flags, message):
-    done = ssmtl("finetune", "--data", tmp_path / "nowhere", "--out", "f", *flags)
+    done = ssmtl("finetune", "--data", tmp_path, "--out", "f", *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "f").exists()

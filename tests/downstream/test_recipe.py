@@ -109,6 +109,6 @@ def test_the_file_of_a_model_says_how_it_was_augmented(labelled, pretrained, tmp
 
 
 def test_an_unknown_optimizer_is_refused_before_scans_are_read(pretrained, tmp_path, ssmtl):
-    done = ssmtl("finetune", "--from", pretrained, "--data", tmp_path / "nowhere", "--optimizer", "adamm")
+    done = ssmtl("finetune", "--from", pretrained, "--data", tmp_path, "--optimizer", "adamm")
     assert done.returncode == 2
     assert "did you mean 'adam" in done.stderr
