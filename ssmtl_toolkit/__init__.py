@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.experiments.affinity.execution import Affinity, affinity
     from ssmtl_toolkit.experiments.execution import Compared, experiment
     from ssmtl_toolkit.experiments.fewshot.execution import Fewshot, fewshot
+    from ssmtl_toolkit.inspection.info import DataInfo, data_info
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
+    from ssmtl_toolkit.runtime.arrays import from_arrays
 
 _LAZY = {
     "Affinity": "ssmtl_toolkit.experiments.affinity.execution",
     "AffinityConfig": "ssmtl_toolkit.config",
     "Compared": "ssmtl_toolkit.experiments.execution",
+    "DataInfo": "ssmtl_toolkit.inspection.info",
     "EvaluateConfig": "ssmtl_toolkit.config",
     "Evaluated": "ssmtl_toolkit.evaluation.evaluate",
     "Fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
@@ -40,10 +43,12 @@ _LAZY = {
     "Run": "ssmtl_toolkit.pretraining.pretrain",
     "RunConfig": "ssmtl_toolkit.config",
     "affinity": "ssmtl_toolkit.experiments.affinity.execution",
+    "data_info": "ssmtl_toolkit.inspection.info",
     "evaluate": "ssmtl_toolkit.evaluation.evaluate",
     "experiment": "ssmtl_toolkit.experiments.execution",
     "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
+    "from_arrays": "ssmtl_toolkit.runtime.arrays",
     "predict": "ssmtl_toolkit.downstream.predict",
     "pretrain": "ssmtl_toolkit.pretraining.pretrain",
 }
@@ -53,6 +58,7 @@ __all__ = [
     "AffinityConfig",
     "Compared",
     "DataError",
+    "DataInfo",
     "EvaluateConfig",
     "Evaluated",
     "Fewshot",
@@ -66,10 +72,12 @@ __all__ = [
     "SsmtlError",
     "UsageError",
     "affinity",
+    "data_info",
     "evaluate",
     "experiment",
     "fewshot",
     "finetune",
+    "from_arrays",
     "hookimpl",
     "predict",
     "pretrain",

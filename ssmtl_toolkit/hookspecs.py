@@ -11,6 +11,7 @@ from ssmtl_toolkit.specs import (
     DatasetSpec,
     HeadSpec,
     MetricSpec,
+    PreparationSpec,
     ReaderSpec,
     SemiSpec,
     TaskSpec,
@@ -160,6 +161,43 @@ def ssmtl_heads() -> list[type[HeadSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_heads():
             return [Pixels]
+    """
+
+
+@hookspec
+def ssmtl_preparations() -> list[type[PreparationSpec]]:  # type: ignore[empty-body]
+    """What is done to scans before training and prediction, for `--prepare`: each a `PreparationSpec`.
+
+    `Stage.of_values` is for other values, `Stage.of_places` for other places. The toolkit takes labels along, brings
+    predictions back onto the scan's grid, and prepares in `ssmtl predict` as in training.
+
+    Example:
+        from pydantic import Field
+
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import PreparationSpec
+
+
+        class Border(PreparationSpec):
+            \"\"\"Cut a border off each slice, such as burnt-in marks.\"\"\"
+
+            name = "border"
+
+            pixels: int = Field(8, ge=0, description="Width of the border.")
+
+            def prepare(self, stack, size):
+                from ssmtl_toolkit.data.lattice import Lattice, Line
+                from ssmtl_toolkit.data.preparation import Stage
+
+                slices, height, width = stack.grid
+                width_of = min(self.pixels, (min(height, width) - 1) // 2)
+                rows, columns = (Line.of(n).cropped(width_of, n - width_of) for n in (height, width))
+                return Stage.of_places(stack, Lattice(Line.of(slices), rows, columns))
+
+
+        @hookimpl
+        def ssmtl_preparations():
+            return [Border]
     """
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.distance import AUTO, distances_among
 from ssmtl_toolkit.distance import Distance as Distance
 from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
@@ -22,8 +23,9 @@ from ssmtl_toolkit.text import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssmtl_toolkit.data.preparation import Stage
     from ssmtl_toolkit.data.readers import Readers
-    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.data.volume import Header, Stack, Volume
     from ssmtl_toolkit.engine.augmentation import Augmentation
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
@@ -131,6 +133,13 @@ Weight = Annotated[
 """Type of a task's weight: a number, or `auto`: measured in the first steps (`engine/auto_weight.py`)."""
 
 
+class Slices(Protocol):
+    """What a task may ask of the slices that it will be trained on, to set options that are left to it."""
+
+    def distance(self, task: TaskSpec, option: str) -> int | str:
+        """The distance between slices that suits them (`inspection/distance.py`), with enough pairs for this task."""
+
+
 class TaskSpec(Spec):
     """A pretext task: which features and companion slices it needs, and the module that computes its loss."""
 
@@ -159,6 +168,16 @@ class TaskSpec(Spec):
         the anchor has no such companion and is skipped for it. `spacing` is the scan's slice spacing in mm.
         """
         return {}
+
+    @property
+    def open_options(self) -> list[str]:
+        """The options that are to be set by what suits the data: every `Distance` that is `auto`."""
+        return [name for name in distances_among(type(self).model_fields) if getattr(self, name) == AUTO]
+
+    def fitted(self, slices: Slices) -> Self:
+        """Set the open options; asked once, when the slices are known. What it returns is trained and written down."""
+        chosen = {name: slices.distance(self, name) for name in self.open_options}
+        return self.model_copy(update=chosen) if chosen else self
 
     def remarks(self, anchors: int) -> Sequence[str]:
         """What a user should know before this task trains on `anchors` slices, a line each."""
@@ -209,6 +228,38 @@ class HeadSpec(Spec):
 
         `classes` is the number of maps: the classes and the background, or of classes that overlap these alone; 0
         without labels.
+        """
+
+
+class PreparationSpec(Spec):
+    """What is done to a scan between its cut into slices and their normalisation, with its way back.
+
+    Pre-training, fine-tuning and prediction prepare alike: the weights carry the list.
+    """
+
+    kind: ClassVar[str] = "preparation"
+    revision: ClassVar[int] = 1  # raise it when the same scan would become other slices: cached ones are then rebuilt
+
+    @property
+    def reach(self) -> int:
+        """How many neighbours on either side a slice shows beside itself; companions nearer than that overlap."""
+        return 0
+
+    @property
+    def patches(self) -> bool:
+        """Whether slices stay larger than the network's input: it learns from patches, and predicts by windows."""
+        return False
+
+    @abstractmethod
+    def prepare(self, stack: Stack, size: int) -> Stage:
+        """Return the slices as they are after it, and its way back; the network will see them at `size` x `size`.
+
+        `stack.slices` are (S, C, H, W) in the scan's own units, and are not to be changed in place. Other values:
+        `Stage.of_values`; other places (crop, pad, resample): `Stage.of_places`, which interpolates, while labels are
+        taken from the nearest voxel. Equal scans must give equal slices.
+
+        Raises:
+            DataError: the scan cannot be prepared so (one line; its name is added).
         """
 
 
@@ -302,6 +353,7 @@ class ReaderSpec(Spec):
 
     kind: ClassVar[str] = "reader"
     revision: ClassVar[int] = 1  # raise it when the same file would read differently: cached slices are then rebuilt
+    only_labels: ClassVar[bool] = False  # whether its files are always label maps of scans, never scans
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
@@ -334,6 +386,45 @@ class ReaderSpec(Spec):
             DataError: naming the file, what is wrong with it, what was got and what to do.
         """
 
+    def header(self, path: Path) -> Header:
+        """Describe the voxels at `path` as `read(path)` would give them; quickly, for `ssmtl data info`.
+
+        By default the scan is read (of a 4-D file the first volume). If the format has a header, return what it says
+        without reading voxels: damage behind it is not looked for.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return self.read(path, 0).without_voxels()
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read the label map at `path` of the scan that was read as `image`.
+
+        Override it if files of this format store labels otherwise than on the whole grid of their scan: cropped, as
+        some of its slices, as contours. Elsewhere the grids are compared later.
+
+        Raises:
+            DataError: as `read` does, or it does not fit to `image`.
+        """
+        return self.read(path)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Name the classes of a label map if its file does: for each the values that it has in this file.
+
+        Other files may number the same classes differently; they are matched by their names.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return {}
+
+    def scan_of(self, path: Path, scans: Sequence[Path]) -> Path | None:
+        """Which of `scans`, paths that readers' `parts` gave out, a label map refers to; None: it does not say.
+
+        Asked only of readers with `only_labels`. Never fails: of a damaged file it is None.
+        """
+        return None
+
 
 class Mask(NamedTuple):
     """The mask of one structure, a file of its own: what is not 0 in it has `value` in the label map of the scan.
@@ -355,10 +446,10 @@ class Scan:
     files do (t1n and t2f, 0000 and 0001); () if nothing does. `unfit` says why a file cannot be used as a scan
     to train on; it is listed as skipped. `annotated` lists the slices of `label` that are annotated, counted from 0 in
     the file's own order along the axis of the cut; None: all of them. `named`: the user has named this file by itself,
-    not a folder that it is in.
+    not a folder that it is in. `source`: which of several sources it is of, if there are several.
 
     `label` is the label map. If there is one mask file per structure instead, `masks` lists them, and `label` is the
-    folder that they are in; `Readers.read_label` reads both kinds.
+    folder that they are in; `data.labels.read_label` reads both kinds.
     """
 
     path: Path
@@ -370,6 +461,7 @@ class Scan:
     annotated: tuple[int, ...] | None = None
     named: bool = False
     more: tuple[Path, ...] = ()
+    source: str = ""
     masks: tuple[Mask, ...] = ()
     contrasts: tuple[str, ...] = ()
 
@@ -423,6 +515,15 @@ class DatasetSpec(Spec):
     def with_contrasts(self, contrasts: Sequence[str]) -> Self:
         """The same data with these `Scan.contrasts` as the channels of each scan, unless the user has chosen some."""
         return self
+
+    def remarks(self, scans: Sequence[Scan]) -> Sequence[str]:
+        """What a user should know about the scans that were listed, a line each."""
+        return ()
+
+    def with_paths(self, change: Callable[[Path], Path]) -> Self:
+        """This dataset with every path among its options changed, such as made absolute."""
+        paths = {name: change(value) for name, value in self if isinstance(value, Path)}
+        return self.model_copy(update=paths) if paths else self
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""

@@ -193,7 +193,13 @@ def test_list_and_show_print_json_alone_on_stdout(ssmtl):
     (shown,) = json.loads(ssmtl("plugins", "show", "slice_siam", "--json").stdout)["specs"]
     assert shown["distribution"] == "ssmtl-toolkit"
     t = next(option for option in shown["options"] if option["name"] == "t")
-    assert t == {"name": "t", "type": "integer or millimetres", "bounds": ">= 1", "default": "5", "help": t["help"]}
+    assert t == {
+        "name": "t",
+        "type": "integer or millimetres or auto",
+        "bounds": ">= 1",
+        "default": "5",
+        "help": t["help"],
+    }
     assert t["help"]
 
 

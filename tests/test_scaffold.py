@@ -23,6 +23,7 @@ NAMES = {
     "task": "ab",
     "backbone": LONG,
     "head": "focal-head-2",
+    "preparation": "pet-range",
     "augmentation": "bias-field",
     "metric": "volume-error",
     "balancer": "geometric",

@@ -96,7 +96,7 @@ def _some(scans: list[Scan], root: Path) -> list[Scan]:
     if not scans:
         raise DataError(
             f"{printable(root)}: no scan found in this folder; expected files such as .nii.gz, .nrrd or .mha, "
-            f"or folders of DICOM or PNG slices"
+            f"or folders of DICOM, PNG, JPEG or TIFF slices"
         )
     return scans
 
@@ -163,7 +163,8 @@ def everything(root: Path, readers: Readers, choice: Choice, claimed: Collection
     Raises:
         DataError: there is nothing, or not the channels that were chosen.
     """
-    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if readers.can_read(root) else []
+    whole = readers.can_read(root) and readers.label_rank(root) is None
+    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if whole else []
     scans = own + once(_unless_labels(root, list(find(root, readers, claimed))))
     if not claimed:
         _some(scans, root)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ssmtl_datasets.channels import Choice, contrast_of, numbered
 from ssmtl_datasets.naming import case_key
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
@@ -96,6 +97,41 @@ def _by_key(names: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
     for name in names:
         groups[case_key(name)].append(name)
     return groups
+
+
+def referenced(scans: Sequence[Scan], readers: Readers) -> list[Scan]:
+    """Give scans without a label map the files that refer to them and are label maps by their format, such as SEG.
+
+    Of several for one scan that of the format that comes first is used: SEG before RTSTRUCT. The others, and those
+    whose scan is not found, are listed as unfit.
+    """
+    used = {scan.label for scan in scans if scan.label}
+    ranks = {scan.path: rank for scan in scans if (rank := readers.label_rank(scan.path)) is not None}
+    free = [scan.path for scan in scans if not (scan.unfit or scan.label or scan.path in ranks)]
+    owners = {path: readers.scan_of(path, free) for path in ranks if path not in used}
+    labels: dict[Path, Path] = {}
+    for owner in filter(None, owners.values()):
+        claims = [path for path in owners if owners[path] == owner]
+        best = [path for path in claims if ranks[path] == min(ranks[claim] for claim in claims)]
+        labels.update({owner: best[0]} if len(best) == 1 else {})
+    used |= set(labels.values())
+    return [
+        replace(scan, label=labels.get(scan.path, scan.label), unfit=_unused(scan, ranks, owners, labels))
+        for scan in scans
+        if not (scan.path in ranks and scan.path in used)
+    ]
+
+
+def _unused(scan: Scan, maps: Collection[Path], owners: Mapping[Path, Path | None], labels: Mapping[Path, Path]) -> str:
+    """Why a scan cannot be used; of a label map, why it is not."""
+    if scan.path not in maps:
+        return scan.unfit
+    owner = owners.get(scan.path)
+    reason = "is a label map, and its scan is not here; name the two in a manifest, or remove it"
+    if owner is not None:
+        used = f", of which {printable(labels[owner].name)} is used" if owner in labels else ""
+        reason = f"is one of several label maps of {printable(owner)}{used}; a manifest chooses among them"
+    return f"{printable(scan.path)}: {reason}"
 
 
 def once(scans: Sequence[Scan]) -> list[Scan]:

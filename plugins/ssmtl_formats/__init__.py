@@ -1,4 +1,4 @@
-"""Reads DICOM series, NRRD, MetaImage, MGH, and folders of PNG slices; order and spacing come from positions."""
+"""Reads DICOM series, NRRD, MetaImage, MGH, and slices as pictures; order and spacing come from positions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ssmtl_formats import names
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import ReaderSpec
+from ssmtl_toolkit.text import printable
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.data.volume import Header, Volume
 
 
 class Dicom(ReaderSpec):
@@ -21,7 +23,7 @@ class Dicom(ReaderSpec):
     """
 
     name: ClassVar[str] = "dicom"
-    revision: ClassVar[int] = 3  # 1 wrapped integers beyond 32 bits, 2 mixed volumes
+    revision: ClassVar[int] = 4  # 1 wrapped integers beyond 32 bits, 2 mixed volumes, 3 took the step from both ends
 
     def matches(self, path: Path) -> bool:
         """Recognise a file by its suffix or, unless another format has it, its first bytes; a folder by its files.
@@ -56,15 +58,106 @@ class Dicom(ReaderSpec):
 
         return read_dicom(path, volume)
 
+    def header(self, path: Path) -> Header:
+        """Read the headers of the files of the series, not their pixels."""
+        from ssmtl_formats.dicom import read_dicom_header
+
+        return read_dicom_header(path)
+
+
+class _DicomLabels(ReaderSpec):
+    """Label maps in DICOM: a file, or a folder that holds nothing else."""
+
+    only_labels: ClassVar[bool] = True
+    uids: ClassVar[tuple[str, ...]]
+    what: ClassVar[str]
+
+    def matches(self, path: Path) -> bool:
+        """Recognise a file by its SOP class, a folder by its only file."""
+        return names.holds_label(path, *self.uids) is not None
+
+    def files(self, path: Path) -> Sequence[Path]:
+        """Return the file."""
+        return (names.holds_label(path, *self.uids) or path,)
+
+    def read(self, path: Path, volume: int | None = None) -> Volume:
+        """Refuse it: it has no voxels without its scan."""
+        raise DataError(
+            f"{printable(path)}: is {self.what}, the label map of a scan; put it into labels/ beside images/, or into "
+            f"the column label of a manifest"
+        )
+
+    def scan_of(self, path: Path, scans: Sequence[Path]) -> Path | None:
+        """Return the scan whose series it refers to."""
+        from ssmtl_formats.dicom import referred
+
+        return referred(names.holds_label(path, *self.uids) or path, scans)
+
+    def _file(self, path: Path) -> Path:
+        from ssmtl_formats.dicom import check_installed
+
+        check_installed(path)
+        return names.holds_label(path, *self.uids) or path
+
+
+class DicomSeg(_DicomLabels):
+    """DICOM segmentations (SEG) as label maps: binary, fractional and label map; classes by their segment labels.
+
+    Needs pydicom: pip install 'ssmtl-toolkit[formats]'.
+    """
+
+    name: ClassVar[str] = "dicom_seg"
+    uids: ClassVar[tuple[str, ...]] = names.SEG
+    what: ClassVar[str] = "a DICOM segmentation (SEG)"
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read a segmentation as `ssmtl_formats.segmentation.read_segmentation` does."""
+        file = self._file(path)
+        from ssmtl_formats.segmentation import read_segmentation
+
+        return read_segmentation(file, image)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return the segment labels with the numbers of the segments."""
+        file = self._file(path)
+        from ssmtl_formats.segmentation import classes_of
+
+        return classes_of(file)
+
+
+class RtStruct(_DicomLabels):
+    """DICOM structure sets (RTSTRUCT) as label maps: closed contours, filled on the slices of their scan.
+
+    Needs pydicom: pip install 'ssmtl-toolkit[formats]'.
+    """
+
+    name: ClassVar[str] = "rtstruct"
+    uids: ClassVar[tuple[str, ...]] = names.RTSTRUCT
+    what: ClassVar[str] = "a DICOM structure set (RTSTRUCT)"
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Fill the contours as `ssmtl_formats.contours.read_contours` does."""
+        file = self._file(path)
+        from ssmtl_formats.contours import read_contours
+
+        return read_contours(file, image)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return the names of the structures with their numbers."""
+        file = self._file(path)
+        from ssmtl_formats.contours import classes_of
+
+        return classes_of(file)
+
 
 class Nrrd(ReaderSpec):
-    """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it.
+    """NRRD files: .nrrd, or .nhdr with its voxels in a file beside it; segmentations of 3D Slicer with their names.
 
     Needs SimpleITK: pip install 'ssmtl-toolkit[formats]'.
     """
 
     name: ClassVar[str] = "nrrd"
-    revision: ClassVar[int] = 2  # 1 took another format's header for voxels
+    revision: ClassVar[int] = 3  # 1 took another format's header for voxels, 2 read one layer of segments
 
     def matches(self, path: Path) -> bool:
         """Recognise by the suffix, in any case."""
@@ -81,6 +174,26 @@ class Nrrd(ReaderSpec):
         from ssmtl_formats.itk import read_itk
 
         return read_itk(path, volume, "NRRD")
+
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_formats.itk import read_itk_header
+
+        return read_itk_header(path, "NRRD")
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read a label map; a segmentation of 3D Slicer, which may be cropped, is placed on the grid of its scan."""
+        from ssmtl_formats.itk import read_itk
+        from ssmtl_toolkit.data.grid import placed
+
+        label = read_itk(path, None, "NRRD")
+        return placed(label, image) if self.classes(path) else label
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return the names of Slicer's segments, with their values."""
+        from ssmtl_formats.slicer import classes_of
+
+        return classes_of(path)
 
 
 class MetaImage(ReaderSpec):
@@ -108,6 +221,12 @@ class MetaImage(ReaderSpec):
 
         return read_itk(path, volume, "MetaImage")
 
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_formats.itk import read_itk_header
+
+        return read_itk_header(path, "MetaImage")
+
 
 class Mgh(ReaderSpec):
     """FreeSurfer's .mgh and .mgz files."""
@@ -124,16 +243,28 @@ class Mgh(ReaderSpec):
 
         return read_mgh(path, volume)
 
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_formats.mgh import read_mgh_header
+
+        return read_mgh_header(path)
+
 
 class Slices(ReaderSpec):
-    """A folder of PNG slices, in the natural order of their names; an optional slices.toml sets spacing and axis."""
+    """Slices as pictures: a folder of PNG, JPEG or TIFF, or a TIFF file of several pages.
+
+    They are in the natural order of their names; an optional slices.toml sets spacing and axis.
+    """
 
     name: ClassVar[str] = "slices"
     revision: ClassVar[int] = 2  # 1 took masks for slices, and gray levels of coloured palettes for values
 
     def matches(self, path: Path) -> bool:
-        """Recognise by the names in the folder: two .png or more, and neither scans nor a prediction beside them."""
-        return bool(names.png_files(path))
+        """Recognise a folder by two pictures or more, and neither scans nor a prediction beside them.
+
+        A TIFF file is recognised by its suffix and its second page.
+        """
+        return bool(names.picture_files(path)) if names.is_folder(path) else names.is_stack(path)
 
     def parts(self, path: Path) -> Mapping[str, Path]:
         """Return the scan, unless the pictures are figures (of different sizes or in colour) or of several scans."""
@@ -142,9 +273,11 @@ class Slices(ReaderSpec):
         return parts_of(path)
 
     def files(self, path: Path) -> Sequence[Path]:
-        """Return the PNG files, and slices.toml if it exists."""
-        settings = path / names.SLICES
-        return (*names.png_files(path), *([settings] if settings.is_file() else []))
+        """Return the pictures, and slices.toml if it exists."""
+        folder = path if path.is_dir() else path.parent
+        settings = folder / names.SLICES
+        pictures = names.picture_files(path) if path.is_dir() else [path]
+        return (*pictures, *([settings] if settings.is_file() else []))
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan as `ssmtl_formats.slices.read_slices` does."""
@@ -152,8 +285,26 @@ class Slices(ReaderSpec):
 
         return read_slices(path)
 
+    def header(self, path: Path) -> Header:
+        """Read the sizes in the headers of the pictures, not their pixels."""
+        from ssmtl_formats.slices import read_slices_header
+
+        return read_slices_header(path)
+
+    def read_label(self, path: Path, image: Volume) -> Volume:
+        """Read a label map, unless it is JPEG."""
+        self.classes(path)
+        return self.read(path)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Return nothing: pictures do not name their classes; refuse those that lose values."""
+        from ssmtl_formats.slices import refuse_lossy
+
+        refuse_lossy(path)
+        return {}
+
 
 @hookimpl
 def ssmtl_readers() -> list[type[ReaderSpec]]:
     """Register the readers of all formats except NIfTI."""
-    return [Dicom, Nrrd, MetaImage, Mgh, Slices]
+    return [Dicom, DicomSeg, RtStruct, Nrrd, MetaImage, Mgh, Slices]

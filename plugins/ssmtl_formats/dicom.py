@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import listed, printable
 
@@ -81,8 +82,7 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
     with naming_file(path):
         if not path.exists():
             raise FileNotFoundError(2, "No such file or directory")
-        if not _installed():
-            raise FileError(f"is DICOM, for which pydicom is needed: {INSTALL}")
+        check_installed(path)
         from ssmtl_formats.series import chosen
         from ssmtl_formats.spread import spread, whole_series_of
         from ssmtl_formats.stacking import grid, stacked
@@ -92,11 +92,13 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
         notes = _skipped(path, all_series)
         notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
         frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
-        affine = grid(frames, notes)
+        placed = grid(frames, notes)
+        notes += dict.fromkeys(frame.note for frame in frames if frame.note)
         array, replaced = _voxels(frames, notes)
-    files = [frame.file.name for frame in frames]
-    own = tuple(files) if len(set(files)) == len(files) else ()
-    return Volume(array, affine, lengths(affine), 2, tuple(notes), replaced, files=own)
+    spacing = lengths(placed.affine)
+    names = tuple(frame.file.name for frame in frames)
+    files = names if len(set(names)) == len(names) else ()
+    return Volume(array, placed.affine, spacing, 2, tuple(notes), replaced, positions=placed.positions, files=files)
 
 
 def holds_parts(folder: Path) -> bool:
@@ -106,6 +108,51 @@ def holds_parts(folder: Path) -> bool:
     from ssmtl_formats.spread import spread_below
 
     return bool(spread_below(folder))
+
+
+def read_dicom_header(path: Path) -> Header:
+    """Say what the headers of a series say, all but its pixels.
+
+    Raises:
+        DataError: as `read_dicom`.
+    """
+    with naming_file(path):
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file or directory")
+        check_installed(path)
+        from ssmtl_formats.series import chosen
+        from ssmtl_formats.spread import whole_series_of
+        from ssmtl_formats.stacking import grid, stacked
+
+        all_series = whole_series_of(path if path.is_dir() else path.parent)
+        series, notes = chosen(path, all_series), _skipped(path, all_series)
+        frames = stacked([_fit(frame) for frame in series.frames], 0, notes)
+        placed = grid(frames, notes)
+    shape = (frames[0].size[1], frames[0].size[0], len(frames))
+    volumes = max(1, len(series.frames) // len(frames))
+    spacing = lengths(placed.affine)
+    return Header(shape, placed.affine, spacing, 2, tuple(notes), volumes=volumes, positions=placed.positions)
+
+
+def check_installed(path: Path) -> None:
+    """Refuse to read DICOM without pydicom.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    if not _installed():
+        raise DataError(f"{printable(path)}: is DICOM, for which pydicom is needed: {INSTALL}")
+
+
+def referred(label: Path, scans: Sequence[Path]) -> Path | None:
+    """The one of `scans` whose series the label map in file `label` refers to; None if it does not, or is damaged."""
+    if not _installed():
+        return None
+    from ssmtl_formats.labels import scan_of
+
+    with contextlib.suppress(FileError, DataError, OSError):
+        return scan_of(label, scans)
+    return None
 
 
 def _installed() -> bool:

@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 
 from ssmtl_formats import private
 from ssmtl_formats.attributes import TAGS, TIMES, Marks, marks_of
+from ssmtl_formats.mosaics import CSA_TAGS, csa_of, is_mosaic, tiles_of
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 Vector = tuple[float, ...]
@@ -29,6 +30,7 @@ _NAMES = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "InstanceNumber", "Rows"),
     *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
+    *("SpacingBetweenSlices", "SliceThickness"),  # of mosaics only
     "PixelRepresentation",  # without which the padding value of an implicit file has no sign
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
 )
@@ -36,7 +38,7 @@ _TAGS = (*map(Tag, _NAMES), *map(Tag, TAGS))
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG", "FID", "RWV", "DOC")
 _SHOWN = (*_NO_SCANS, "CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "OT", "SC", "ECG", "RTIMAGE")
 _DEFLATED = 128 << 20  # most bytes that a deflated file may hold; a slice has less than a MiB
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -67,6 +69,8 @@ class Frame:
         instance_number: with the index within the file.
         padding: the stored value outside the scanner's field of view.
         inverted: small values are to be displayed bright (MONOCHROME1).
+        tiles: how many slices are side by side in a row of its file, a mosaic; 0: the file shows this slice alone.
+        note: what is odd about it.
     """
 
     file: Path
@@ -84,6 +88,8 @@ class Frame:
     instance_number: tuple[int, int] = (0, 0)
     padding: float | None = None
     inverted: bool = False
+    tiles: int = 0
+    note: str = ""
 
     @property
     def acquired(self) -> tuple[object, ...]:
@@ -115,7 +121,7 @@ def series_key(file: Path) -> tuple[str, int | None] | None:
         try:
             data = dataset_of(file, ("SeriesInstanceUID", "SeriesNumber"), stop_before_pixels=True)
             uid = str(data.get("SeriesInstanceUID") or "")
-            return (uid, _whole(data, "SeriesNumber")) if uid else None
+            return (uid, whole(data, "SeriesNumber")) if uid else None
         except Exception:  # reported when the whole header is read
             return None
 
@@ -154,17 +160,44 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
         return []  # an index with the name of a slice
     if "SOPClassUID" not in data and "Rows" not in data:
         raise FileError(f"is not a DICOM file, or has lost its header; {AGAIN}")
-    number = _whole(data, "SeriesNumber")
+    number = whole(data, "SeriesNumber")
     series = (str(data.get("SeriesInstanceUID") or ""), number)
     instance = str(data.get("SOPInstanceUID") or "")
-    many = _whole(data, "NumberOfFrames") or 1
+    many = whole(data, "NumberOfFrames") or 1
     if unfit := _unfit(data, many):
         return [Frame(file, 0, series, number, instance, unfit)]
     groups = data.get("PerFrameFunctionalGroupsSequence") or ([data] if many == 1 else [])
     if len(groups) != many:
         raise FileError(f"announces {many} frames but describes {len(groups)}; {AGAIN}")
     shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    if many == 1 and (is_mosaic(data) or private.tiles(data) > 1):
+        return _slices(_frame(file, 0, (series, instance), data, [groups[0], shared, data]), data)
     return [_frame(file, i, (series, instance), data, [group, shared, data]) for i, group in enumerate(groups)]
+
+
+def _slices(mosaic: Frame, data: Dataset) -> list[Frame]:
+    """The slices of a mosaic as frames of their own; a single unfit one if the header does not say how they lie."""
+    csa = csa_of(dataset_of(mosaic.file, CSA_TAGS, stop_before_pixels=True))
+    distance = numbers([data], "SpacingBetweenSlices", 1, ()) or numbers([data], "SliceThickness", 1, (0.0,))
+    count = csa.slices or private.tiles(data)
+    tiles = tiles_of(count, mosaic.size, mosaic.position, mosaic.directions, mosaic.pixel, distance[0], csa.normal)
+    if tiles is None:
+        known = f"{count} of {mosaic.size[0]} x {mosaic.size[1]} pixels" if count else "their number is missing"
+        return [replace(mosaic, unfit=f"a mosaic whose slices cannot be cut out ({known}); export the original series")]
+    note = "its mosaics do not say in which direction their slices follow; upwards along the normal is assumed"
+    return [
+        replace(
+            mosaic,
+            index=k,
+            instance=mosaic.instance and f"{mosaic.instance}/{k}",
+            size=tiles.size,
+            position=position,
+            instance_number=(mosaic.instance_number[0], k),
+            tiles=tiles.side,
+            note=note if tiles.assumed else "",
+        )
+        for k, position in enumerate(tiles.positions)
+    ]
 
 
 def _unfit(data: Dataset, many: int) -> str:
@@ -176,7 +209,7 @@ def _unfit(data: Dataset, many: int) -> str:
     kind = str(data.get("ImageType") or "").upper()
     if "LOCALIZER" in kind:
         return "a scout (localizer)"
-    if "MOSAIC" in kind or "VFRAME" in kind or private.is_mosaic(data):
+    if "VFRAME" in kind:
         return "a mosaic (all slices of a volume side by side in one image; dcm2niix converts it to .nii.gz)"
     if many > 1 and "PerFrameFunctionalGroupsSequence" not in data:
         return "a multi-frame image without positions"
@@ -190,18 +223,18 @@ def _frame(
 ) -> Frame:
     series, instance = names
     shown = str(data.get("PhotometricInterpretation") or "")
-    if (_whole(data, "SamplesPerPixel") or 1) != 1 or not shown.startswith("MONOCHROME"):
+    if (whole(data, "SamplesPerPixel") or 1) != 1 or not shown.startswith("MONOCHROME"):
         raise FileError("has colours; a scan has one value per pixel: export the original series")
     if "ModalityLUTSequence" in data:
         raise FileError("maps its values by a lookup table, which is not supported; export it with slope and intercept")
-    size = (_whole(data, "Rows") or 0, _whole(data, "Columns") or 0)
+    size = (whole(data, "Rows") or 0, whole(data, "Columns") or 0)
     if min(size) < 1:
         raise FileError(f"has {size[0]} rows and {size[1]} columns; {AGAIN}")
-    scaling = _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleSlope", 1, (1.0,))
-    scaling += _numbers(_within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
+    scaling = numbers(within(groups, "PixelValueTransformationSequence"), "RescaleSlope", 1, (1.0,))
+    scaling += numbers(within(groups, "PixelValueTransformationSequence"), "RescaleIntercept", 1, (0.0,))
     if scaling[0] == 0:
         raise FileError("has a rescale slope of 0, so that all its voxels are equal; export the series again")
-    padding = _numbers(groups[-1:], "PixelPaddingValue", 1, ())
+    padding = numbers(groups[-1:], "PixelPaddingValue", 1, ())
     return Frame(
         file,
         index,
@@ -210,24 +243,24 @@ def _frame(
         f"{instance}/{index}" if instance else "",
         "",
         size,
-        _numbers(_within(groups, "PixelMeasuresSequence"), "PixelSpacing", 2),
-        _numbers(_within(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
-        _numbers(_within(groups, "PlanePositionSequence"), "ImagePositionPatient", 3),
+        numbers(within(groups, "PixelMeasuresSequence"), "PixelSpacing", 2),
+        numbers(within(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
+        numbers(within(groups, "PlanePositionSequence"), "ImagePositionPatient", 3),
         (scaling[0], scaling[1]),
         marks_of(groups),
-        (_whole(data, "InstanceNumber") or 0, index),
+        (whole(data, "InstanceNumber") or 0, index),
         padding[0] if padding else None,
         shown == "MONOCHROME1",
     )
 
 
-def _within(groups: list[Dataset], sequence: str) -> list[Dataset]:
+def within(groups: list[Dataset], sequence: str) -> list[Dataset]:
     """Return where a value may be: in this sequence of the frame's or the shared group, or in the file itself."""
     items = [group.get(sequence) for group in groups]
     return [item[0] for item in items if item] + groups[-1:]
 
 
-def _numbers(places: list[Dataset], name: str, count: int, default: Vector | None = None) -> Vector:
+def numbers(places: list[Dataset], name: str, count: int, default: Vector | None = None) -> Vector:
     """Read finite numbers from the first place that has them.
 
     Raises:
@@ -239,15 +272,20 @@ def _numbers(places: list[Dataset], name: str, count: int, default: Vector | Non
             raise FileError(f"has no {name}, without which it cannot be placed; export the series again")
         return default
     try:
-        numbers = tuple(float(x) for x in (value if isinstance(value, list | tuple) or count > 1 else [value]))
+        found = tuple(float(x) for x in (value if isinstance(value, list | tuple) or count > 1 else [value]))
     except (TypeError, ValueError):
         raise FileError(f"has a {name} that is not a number; {AGAIN}") from None
-    if len(numbers) < count or not all(map(math.isfinite, numbers)):
-        raise FileError(f"has a {name} of {len(numbers)} numbers, {count} finite ones are needed; {AGAIN}")
-    return numbers[:count]
+    if len(found) < count or not all(map(math.isfinite, found)):
+        raise FileError(f"has a {name} of {len(found)} numbers, {count} finite ones are needed; {AGAIN}")
+    return found[:count]
 
 
-def _whole(data: Any, name: str) -> int | None:
+def whole(data: Any, name: str) -> int | None:
+    """Read an integer; None if it is missing.
+
+    Raises:
+        FileError: it is not an integer.
+    """
     value = data.get(name)
     try:
         return None if value in (None, "") else int(value)

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_formats.names import INSTALL
+from ssmtl_formats.slicer import joined, segments_of
 from ssmtl_formats.stored import Fields, Kind, check_voxels, data_file, fields_of
 from ssmtl_toolkit.data.geometry import LPS_TO_RAS, lengths, shear, usable
 from ssmtl_toolkit.data.source import FileError, Source, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
-from ssmtl_toolkit.data.volume import Volume, stepped_axis
+from ssmtl_toolkit.data.volume import Header, Volume, stepped_axis
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
@@ -32,6 +33,8 @@ _lock = threading.Lock()
 def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
     """Read one 3-D scan, voxels in the file's own order; `volume` chooses from a file with several volumes.
 
+    The layers of a segmentation of 3D Slicer become one label map.
+
     Raises:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
@@ -39,32 +42,61 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
     with naming_file(path), Source(path, plain=True) as source:
         fields = fields_of(source, kind)
         file = data_file(path, fields)
-        try:
-            import SimpleITK
-        except ImportError:
-            raise FileError(f"is {kind}, for which SimpleITK is needed: {INSTALL}") from None
-        SimpleITK.ProcessObject_SetGlobalWarningDisplay(False)
-        reader = SimpleITK.ImageFileReader()
-        reader.SetImageIO(_IO[kind])
-        reader.SetFileName(str(path))
-        with _one_line(kind):
-            reader.ReadImageInformation()
+        reader, dtype = _opened(path, kind)
         sizes, as_components = _sizes(reader)
-        types = {getattr(SimpleITK, f"sitk{of}{name}"): name.lower() for name in _TYPES for of in ("", "Vector")}
-        if reader.GetPixelID() not in types:
-            raise FileError("has voxels of an unusual type, such as complex numbers; convert it to integers or float")
         volumes = math.prod(sizes[3:])
-        index = volume_index(volumes, volume)
+        segments = segments_of(path) if kind == "NRRD" else []
+        index = 0 if segments else volume_index(volumes, volume)
         affine = _affine(reader, fields, notes)
         with naming_file(file), contextlib.nullcontext(source) if file == path else Source(file, plain=True) as data:
-            check_voxels(data, fields, sizes, np.dtype(types[reader.GetPixelID()]), notes)
+            check_voxels(data, fields, sizes, dtype, notes)
         with _one_line(kind):
+            import SimpleITK
+
             array = SimpleITK.GetArrayFromImage(reader.Execute())  # (volumes, slices, rows, columns, list)
         array = array.reshape(-1, *sizes[2::-1], volumes if as_components else 1)
-        array = array[0, ..., index] if as_components else array[index, ..., 0]
-        array, replaced = sanitise_voxels((array.copy() if volumes > 1 else array).T, notes)
+        layers = np.moveaxis(array[0], -1, 0) if as_components else array[..., 0]
+        array = joined(layers.transpose(0, 3, 2, 1), segments, notes) if segments else layers[index].T
+        array, replaced = sanitise_voxels(array.copy(order="K") if volumes > 1 else array, notes)
     spacing = lengths(affine)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
+
+
+def read_itk_header(path: Path, kind: Kind) -> Header:
+    """Say what the header alone says; whether all voxels are there is not checked.
+
+    Raises:
+        DataError: naming the file, what is wrong, what was got and what to do.
+    """
+    notes: list[str] = []
+    with naming_file(path):
+        with Source(path, plain=True) as source:
+            fields = fields_of(source, kind)
+            data_file(path, fields)
+        reader, dtype = _opened(path, kind)
+        sizes, _ = _sizes(reader)
+        affine = _affine(reader, fields, notes)
+    spacing, volumes = lengths(affine), math.prod(sizes[3:])
+    shape = (sizes[0], sizes[1], sizes[2])
+    return Header(shape, affine, spacing, stepped_axis(spacing), tuple(notes), volumes=volumes, dtype=dtype.name)
+
+
+def _opened(path: Path, kind: Kind) -> tuple[Any, np.dtype[Any]]:
+    """Let ITK read the header; return its reader and the type of the voxels."""
+    try:
+        import SimpleITK
+    except ImportError:
+        raise FileError(f"is {kind}, for which SimpleITK is needed: {INSTALL}") from None
+    SimpleITK.ProcessObject_SetGlobalWarningDisplay(False)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(_IO[kind])
+    reader.SetFileName(str(path))
+    with _one_line(kind):
+        reader.ReadImageInformation()
+    types = {getattr(SimpleITK, f"sitk{of}{name}"): name.lower() for name in _TYPES for of in ("", "Vector")}
+    if reader.GetPixelID() not in types:
+        raise FileError("has voxels of an unusual type, such as complex numbers; convert it to integers or float")
+    return reader, np.dtype(types[reader.GetPixelID()])
 
 
 def files_of(path: Path, kind: Kind) -> list[Path]:

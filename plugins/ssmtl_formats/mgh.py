@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ssmtl_toolkit.data.geometry import lengths, shear, usable
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
-from ssmtl_toolkit.data.volume import Volume, stepped_axis
+from ssmtl_toolkit.data.volume import Header, Volume, stepped_axis
 from ssmtl_toolkit.text import sizes_text
 
 _START = 284  # where the voxels begin
@@ -29,29 +30,48 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
     Raises:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
-    notes: list[str] = []
     with naming_file(path), Source(path) as source:
-        fields = _header(source.take(_START))
-        dtype = np.dtype(_TYPES[int(fields["type"])])
-        *shape, volumes = (int(n) for n in fields["dims"])
+        header, notes = _described(source)
+        shape, dtype, volumes = header.shape, np.dtype(header.dtype).newbyteorder(">"), header.volumes
         count = math.prod(shape) * dtype.itemsize
-        if _START + count * volumes > source.limit:
-            raise FileError(f"is cut short, or its header lies: it claims {_START + count * volumes} bytes; {AGAIN}")
         index = volume_index(volumes, volume)
         check_memory(shape, dtype)
-        affine = np.asarray(fields.get_affine(), np.float64)
-        if not usable(affine):
-            raise FileError("has no usable affine (NaN, zero or singular); repair its header")
-        if not int(fields["goodRASFlag"]):
-            notes.append("has no orientation; FreeSurfer's coronal one is assumed")
-        if sheared := shear(affine):
-            notes.append(sheared)
         source.skip_to(_START + index * count)
         raw = source.fill(count).view(dtype).reshape(shape, order="F")
         source.finish(_START + count * volumes)  # what follows the voxels is about the scanner, not the grid
         array, replaced = sanitise_voxels(raw, notes)
-        spacing = _spacing(fields, affine, notes)
-    return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
+    return Volume(array, header.affine, header.spacing, header.slice_axis, tuple(notes), replaced)
+
+
+def read_mgh_header(path: Path) -> Header:
+    """Say what the header alone says, and whether the file can hold that many voxels.
+
+    Raises:
+        DataError: naming the file, what is wrong, what was got and what to do.
+    """
+    with naming_file(path), Source(path) as source:
+        header, notes = _described(source)
+    return replace(header, notes=tuple(notes))
+
+
+def _described(source: Source) -> tuple[Header, list[str]]:
+    """Read the header, without its notes, and these."""
+    notes: list[str] = []
+    fields = _header(source.take(_START))
+    dtype = np.dtype(_TYPES[int(fields["type"])])
+    i, j, k, volumes = (int(n) for n in fields["dims"])
+    end = _START + i * j * k * dtype.itemsize * volumes
+    if end > source.limit:
+        raise FileError(f"is cut short, or its header lies: it claims {end} bytes; {AGAIN}")
+    affine = np.asarray(fields.get_affine(), np.float64)
+    if not usable(affine):
+        raise FileError("has no usable affine (NaN, zero or singular); repair its header")
+    if not int(fields["goodRASFlag"]):
+        notes.append("has no orientation; FreeSurfer's coronal one is assumed")
+    if sheared := shear(affine):
+        notes.append(sheared)
+    spacing = _spacing(fields, affine, notes)
+    return Header((i, j, k), affine, spacing, stepped_axis(spacing), volumes=volumes, dtype=dtype.name), notes
 
 
 def _spacing(fields: Any, affine: NDArray[np.float64], notes: list[str]) -> tuple[float, float, float]:

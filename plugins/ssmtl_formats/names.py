@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 SLICES = "slices.toml"
 _DICOM = (".dcm", ".dicom", ".ima")
@@ -34,8 +36,12 @@ _NOT_DICOM = (
     ),
     *(".py", ".ipynb", ".sh", ".exe", ".dll", ".jar", ".part", ".partial", ".crdownload", ".tmp", ".lock", ".sha256"),
 )
+_PICTURES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
 _BACKUPS = (".bak", ".old", ".orig", "~")
 _INDEX = b"1.2.840.10008.1.3.10"  # Media Storage Directory, whatever the file is called
+SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
+RTSTRUCT = ("1.2.840.10008.5.1.4.1.1.481.3",)
+_CLASS = re.compile(rb"(?:\x02\0\x02\0UI..|\x08\0\x16\0(?:UI..|....))(1\.2\.840\.[\d.]+)", re.DOTALL)
 _NO_SUFFIX = re.compile(r"[^.]+|.*\.\d+", re.DOTALL)  # what follows a dot may be the end of a UID
 _VR = re.compile(rb"[A-Z]{2}")
 
@@ -67,10 +73,37 @@ def is_dicom(path: Path) -> bool:
     if name.startswith(".") or name == "dicomdir":
         return False
     if name.endswith(_DICOM):
-        return True
+        return not is_of_class(path, *SEG, *RTSTRUCT)
     if name.endswith(_NOT_DICOM) or _is_backup(path):
         return False
-    return begins_as_dicom(path, magic=not _NO_SUFFIX.fullmatch(path.name))
+    return begins_as_dicom(path, magic=not _NO_SUFFIX.fullmatch(path.name)) and not is_of_class(path, *SEG, *RTSTRUCT)
+
+
+def is_of_class(path: Path, *uids: str) -> bool:
+    """Whether a file is a DICOM object of one of these SOP classes, by its first bytes."""
+    match = _CLASS.search(_head(path))
+    return match is not None and match[1].decode() in uids
+
+
+def holds_label(path: Path, *uids: str) -> Path | None:
+    """Return the file of one of these SOP classes that is meant by `path`: itself, or the only file in a folder."""
+    if path.name.startswith(".") or path.name.lower().endswith(_NOT_DICOM):
+        return None
+    if not is_folder(path):
+        return path if is_of_class(path, *uids) else None
+    files = [name for name, folder in _named(path) if not folder and not name.startswith(".")]
+    files = [name for name in files if not name.lower().endswith(_NOT_DICOM)]
+    return path / files[0] if len(files) == 1 and is_of_class(path / files[0], *uids) else None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if not is_file(path):  # opening a pipe would wait for a writer forever
+            return b""
+        with path.open("rb") as file:
+            return file.read(512)
+    except (OSError, ValueError):
+        return b""
 
 
 def _is_backup(path: Path) -> bool:
@@ -82,13 +115,7 @@ def _is_backup(path: Path) -> bool:
 
 def begins_as_dicom(path: Path, *, magic: bool) -> bool:
     """Whether a regular file has DICOM's magic or, unless `magic` is required, begins with group 0008 or 0002."""
-    try:
-        if not is_file(path):  # opening a pipe would wait for a writer forever
-            return False
-        with path.open("rb") as file:
-            head = file.read(512)
-    except (OSError, ValueError):
-        return False
+    head = _head(path)
     if head[128:132] == b"DICM":
         return _INDEX not in head
     if magic:
@@ -127,14 +154,49 @@ def _is_lost(path: Path, suffixes: Collection[str]) -> bool:
     return named and not name.startswith("DICOMDIR")
 
 
-def png_files(folder: Path) -> list[Path]:
-    """Return the PNG slices in a folder, in natural order; none if there are fewer than 2, or scans beside them."""
+def picture_format(path: Path) -> str:
+    """PNG, JPEG or TIFF by the suffix, "" for other files."""
+    return next((kind for kind, suffixes in _PICTURES.items() if ends_in(path, *suffixes)), "")
+
+
+def is_stack(path: Path) -> bool:
+    """Whether a file is TIFF with several pages, by its suffix and the first of its directories."""
+    if picture_format(path) != "TIFF" or not is_file(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return _second_page(file) > 0
+    except (OSError, ValueError, OverflowError, struct.error):
+        return False
+
+
+def _second_page(file: BinaryIO) -> int:
+    """Where the directory of the second page of a TIFF file begins; 0 if it has one page or is not TIFF."""
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+    version = struct.unpack(f"{order or '<'}H", head[2:4])[0]
+    if not order or version not in (42, 43):  # 43: BigTIFF
+        return 0
+    start, count, entry, offset = (4, "I", 12, "H") if version == 42 else (8, "Q", 20, "Q")
+    file.seek(struct.unpack_from(f"{order}{count}", head, start)[0])
+    entries = struct.unpack(f"{order}{offset}", file.read(struct.calcsize(offset)))[0]
+    file.seek(entry * entries, os.SEEK_CUR)
+    return int(struct.unpack(f"{order}{count}", file.read(struct.calcsize(count)))[0])
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, in natural order; none if there are fewer than 2, or scans beside them.
+
+    A TIFF file of several pages is a scan.
+    """
     entries = _entries(folder)
     from ssmtl_toolkit.data.finding import PREDICTION  # not needed to list plugins
 
     if any(path.name == PREDICTION or ends_in(path, *_OTHERS) for path in entries):
         return []
-    pictures = [path for path in entries if ends_in(path, ".png") and is_file(path)]
+    pictures = [path for path in entries if picture_format(path) and is_file(path)]
+    if any(map(is_stack, pictures)):
+        return []
     return sorted(pictures, key=_natural) if len(pictures) > 1 else []
 
 

@@ -1,4 +1,4 @@
-"""Which PNG files of a folder are slices of one scan, by their names: neither masks beside them nor other scans."""
+"""Which pictures of a folder are slices of one scan, by their names: neither masks beside them nor other scans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ssmtl_formats.names import png_files
+from ssmtl_formats.names import picture_files, picture_format
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.text import listed, printable
 
@@ -27,16 +27,19 @@ def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the slices of a folder in natural order, and the masks beside them; if all are masks, they are the slices.
 
     Raises:
-        FileError: there are fewer than two slices, or those of several scans.
+        FileError: there are fewer than two slices, those of several scans, or of several formats.
     """
-    files = png_files(folder)
+    files = picture_files(folder)
     masks = [file for file in files if _is_mask(file)]
     slices = [file for file in files if file not in masks]
     if not slices:
         slices, masks = masks, []
     if len(slices) < 2:
         beside = f" beside {len(masks)} masks (such as {printable(masks[0].name)})" if masks else ""
-        raise FileError(f"has {len(slices)} PNG slices{beside}, two or more are needed; check the path")
+        raise FileError(f"has {len(slices)} slices{beside}, two or more are needed; check the path")
+    kinds = dict.fromkeys(map(picture_format, slices))
+    if len(kinds) > 1:
+        raise FileError(f"holds slices as {' and as '.join(kinds)}: copies, or those of two scans; keep one format")
     if scans := _scans([file.stem for file in slices]):
         names = listed(map(printable, scans), 3)
         raise FileError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ from pydicom.uid import (
 )
 
 from ssmtl_formats.headers import Frame, dataset_of, quiet
+from ssmtl_formats.mosaics import cut
 from ssmtl_formats.names import INSTALL
+from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, FileError
 
 _SHAPE = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -64,6 +68,8 @@ class Pixels:
         """
         if frame.file != self._file:
             self._planes = _decode(frame.file)
+            if frame.tiles:
+                self._planes = cut(self._planes, frame.tiles)
             self._file = frame.file
         if self._planes.shape[1:] != frame.size or frame.index >= len(self._planes):
             raise FileError(f"has pixels of a different size than its header says; {AGAIN}")
@@ -71,28 +77,62 @@ class Pixels:
         return plane
 
 
+def frames_of(file: Path) -> Iterator[NDArray[Any]]:
+    """Decode the frames of a file (rows, columns) one after the other, so that many of them fit into memory.
+
+    Raises:
+        FileError: as `Pixels.of`.
+    """
+    with _decoding():
+        data, syntax, plugin = _opened(file)
+    many, size = int(data.get("NumberOfFrames") or 1), int(data.Rows) * int(data.Columns)
+    if plugin is None or size * int(data.BitsAllocated) % 8:  # pydicom takes no frame that begins within a byte
+        check_memory((many, int(data.Rows), int(data.Columns)), np.dtype(np.uint8))
+        yield from _decode(file)
+        return
+    for index in range(many):
+        with _decoding():
+            array, _ = get_decoder(syntax).as_array(data, index=index, raw=True, decoding_plugin=plugin)
+        yield array
+
+
 def _decode(file: Path) -> NDArray[Any]:
     """Decode all frames of a file, (frames, rows, columns)."""
+    with _decoding():
+        data, syntax, plugin = _opened(file)
+        if plugin is None:
+            return _by_gdcm(data, syntax)
+        array, _ = get_decoder(syntax).as_array(data, raw=True, decoding_plugin=plugin)
+    return array if array.ndim == 3 else array[None]
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Turn the many ways in which pydicom fails into one; its message may quote the file."""
     with quiet():
         try:
-            data = dataset_of(file, _TAGS)
-            if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-                raise FileError(f"has no pixels; {AGAIN}")
-            syntax = _syntax(data)
-            plugin = next((name for name, known in _PLUGINS.items() if syntax in known), None)
-            if plugin is None and syntax not in _BY_GDCM:
-                raise FileError(
-                    f"is compressed as {_named(syntax)}, which is not supported; export it without compression"
-                )
-            _check_length(data, syntax)
-            if plugin is None:
-                return _by_gdcm(data, syntax)
-            array, _ = get_decoder(syntax).as_array(data, raw=True, decoding_plugin=plugin)
+            yield
         except (OSError, FileError, MemoryError):
             raise
-        except Exception as error:  # its message may quote the file
+        except Exception as error:
             raise FileError(f"has pixels that cannot be decoded ({type(error).__name__}); {AGAIN}") from None
-    return array if array.ndim == 3 else array[None]
+
+
+def _opened(file: Path) -> tuple[Dataset, UID, str | None]:
+    """Read the pixels of a file as stored, and which of pydicom's plugins decodes them; None: GDCM does.
+
+    Raises:
+        FileError: they are missing, cut short, or compressed in a way that nothing decodes.
+    """
+    data = dataset_of(file, _TAGS)
+    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise FileError(f"has no pixels; {AGAIN}")
+    syntax = _syntax(data)
+    plugin = next((name for name, known in _PLUGINS.items() if syntax in known), None)
+    if plugin is None and syntax not in _BY_GDCM:
+        raise FileError(f"is compressed as {_named(syntax)}, which is not supported; export it without compression")
+    _check_length(data, syntax)
+    return data, syntax, plugin
 
 
 def _by_gdcm(data: Dataset, syntax: UID) -> NDArray[Any]:

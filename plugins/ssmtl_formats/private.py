@@ -48,9 +48,9 @@ def direction(data: Dataset) -> Vector:
     return ()
 
 
-def is_mosaic(data: Dataset) -> bool:
-    """Whether Siemens says that this image shows all slices of a volume side by side."""
-    return max(_numbers(data, _SIEMENS, _TILES, "H"), default=0) > 1
+def tiles(data: Dataset) -> int:
+    """How many slices of a volume this image shows side by side, as Siemens says; 0 if it does not say so."""
+    return int(max(_numbers(data, _SIEMENS, _TILES, "H"), default=0))
 
 
 def _numbers(data: Dataset, vendor: tuple[str, ...], tag: int, packed: str) -> Vector:

@@ -58,6 +58,24 @@ def spread_below(folder: Path) -> dict[Key, Series]:
     return {key: series for key, series in joined.items() if series is not None}
 
 
+def series_uids(path: Path) -> frozenset[str]:
+    """The SeriesInstanceUIDs of a scan, a file or a folder with those below it; they are not to be shown."""
+    if not path.is_dir():
+        with contextlib.suppress(OSError):
+            key = _key(path, path.stat().st_mtime_ns) if is_dicom(path) else None
+            return frozenset([key[0]] if key else [])
+    found: set[str] = set()
+    for folder in folders_below(path):
+        with contextlib.suppress(OSError):
+            found.update(uid for uid, _ in _keys(folder, folder.stat().st_mtime_ns))
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _key(file: Path, time: int) -> Key | None:
+    return series_key(file)
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _keys(folder: Path, time: int) -> frozenset[Key]:
     """Return the series in a folder, judged by three of its files; if these differ, by all."""
@@ -84,9 +102,11 @@ def _joined(folders: Folders, key: Key) -> Series | None:
         return None
     reason = unfit(images)
     try:
-        grid(stacked(images, 0, []), [])
+        problem = "its slices are unevenly spaced" if grid(stacked(images, 0, []), []).positions else ""
     except FileError as error:
-        reason = reason or f"spread over {spread(parts)} and does not join: {error}"
+        problem = str(error)
+    if problem:
+        reason = reason or f"spread over {spread(parts)} and does not join: {problem}"
     name = f"series-{'none' if key[1] is None else key[1]}"
     return Series(name, tuple(frame for frames in parts.values() for frame in frames), reason, tuple(parts))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,21 +35,46 @@ _MAGIC = (
 _MOST_LINES = 10_000  # in a header; Slicer writes some for each segment
 
 
+def header_lines(source: Source) -> Iterator[str]:
+    """Yield the lines of a NRRD header after its first one, up to the empty line.
+
+    Raises:
+        FileError: it is not NRRD, or has too many lines.
+    """
+    if not re.fullmatch(rb"NRRD000\d", source.line()):
+        raise FileError(f"is not NRRD: it does not begin with NRRD0004 or the like; {AGAIN}")
+    for _ in range(_MOST_LINES):
+        line = source.line().decode("utf-8", "replace")
+        if not line:
+            return
+        yield line
+    raise FileError(f"has a header without an end; {AGAIN}")
+
+
 def fields_of(source: Source, kind: Kind) -> dict[str, str]:
     """Read the header's lines up to the voxels; NRRD's names without blanks and in lower case."""
-    if kind == "NRRD" and not re.fullmatch(rb"NRRD000\d", source.line()):
-        raise FileError(f"is not NRRD: it does not begin with NRRD0004 or the like; {AGAIN}")
+    if kind == "NRRD":
+        return _nrrd_fields(source)
     fields: dict[str, str] = {}
     for _ in range(_MOST_LINES):
         line = source.line().decode("utf-8", "replace")
-        name, sign, value = line.partition(":" if kind == "NRRD" else "=")
-        if sign and not line.startswith("#") and not value.startswith("="):  # `name:=value` is free text
-            fields[name.strip() if kind == "MetaImage" else name.replace(" ", "").lower()] = value.strip()
+        name, sign, value = line.partition("=")
+        if sign and not line.startswith("#") and not value.startswith("="):
+            fields[name.strip()] = value.strip()
         if not line or "ElementDataFile" in fields:
             break
     else:
         raise FileError(f"has a header without an end; {AGAIN}")
-    return fields if kind == "NRRD" else _as_nrrd(fields)
+    return _as_nrrd(fields)
+
+
+def _nrrd_fields(source: Source) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for line in header_lines(source):
+        name, sign, value = line.partition(":")
+        if sign and not line.startswith("#") and not value.startswith("="):  # `name:=value` is free text
+            fields[name.replace(" ", "").lower()] = value.strip()
+    return fields
 
 
 def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:

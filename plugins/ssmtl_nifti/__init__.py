@@ -10,7 +10,7 @@ from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import ReaderSpec
 
 if TYPE_CHECKING:
-    from ssmtl_toolkit.data.volume import Volume
+    from ssmtl_toolkit.data.volume import Header, Volume
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")  # an .img belongs to its .hdr and is not a scan by itself
 
@@ -33,6 +33,12 @@ class Nifti(ReaderSpec):
         from ssmtl_nifti.reading import read_nifti
 
         return read_nifti(path, volume)
+
+    def header(self, path: Path) -> Header:
+        """Read the header alone."""
+        from ssmtl_nifti.reading import read_nifti_header
+
+        return read_nifti_header(path)
 
 
 def images_of(header: Path) -> list[Path]:

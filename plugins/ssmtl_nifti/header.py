@@ -14,8 +14,8 @@ from ssmtl_toolkit.data.source import AGAIN, FileError, Source
 from ssmtl_toolkit.text import sizes_text
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-_NO_IMAGE = {0: "unknown", 1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128"}
-_NO_IMAGE |= {2048: "complex256", 2304: "RGBA"}
+_COLOURS = {128: 3, 2304: 4}  # RGB and RGBA: so many bytes for each voxel
+_NO_IMAGE = {0: "unknown", 1: "1-bit", 32: "complex64", 1536: "float128", 1792: "complex128", 2048: "complex256"}
 _KINDS: dict[int, tuple[Any, bytes, bytes]] = {
     348: (nib.Nifti1Header, b"n+1\0", b"ni1\0"),
     540: (nib.Nifti2Header, b"n+2\0", b"ni2\0"),
@@ -43,15 +43,16 @@ class Header:
     start: int  # where the voxels begin
     slope: float  # scl_slope and scl_inter; 1 and 0 if unset
     inter: float
+    channels: int = 1  # of colours
 
     @property
     def scaled(self) -> bool:
-        return (self.slope, self.inter) != (1.0, 0.0)
+        return self.channels == 1 and (self.slope, self.inter) != (1.0, 0.0)
 
     @property
     def bytes(self) -> int:
         """Of one volume."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.channels * self.dtype.itemsize
 
 
 def read_header(source: Source) -> Header:
@@ -69,7 +70,8 @@ def read_header(source: Source) -> Header:
     if not (math.isfinite(start) and start >= least and start.is_integer()):
         raise FileError(f"has an impossible vox_offset {start:g}; at least {least} is needed; {AGAIN}")
     slope, inter = _scaling(fields)
-    return Header(fields, magic == plus, shape, volumes, _voxel_type(fields, order), int(start), slope, inter)
+    dtype, channels = _voxel_type(fields, order)
+    return Header(fields, magic == plus, shape, volumes, dtype, int(start), slope, inter, channels)
 
 
 def _recognise(head: bytes) -> tuple[int, str]:
@@ -106,15 +108,18 @@ def _shape(fields: nib.Nifti1Header) -> tuple[tuple[int, int, int], int]:
     return (dims[0], dims[1], dims[2]), math.prod(dims[3:])
 
 
-def _voxel_type(fields: nib.Nifti1Header, order: str) -> np.dtype[Any]:
+def _voxel_type(fields: nib.Nifti1Header, order: str) -> tuple[np.dtype[Any], int]:
+    """Return the type of a value, and how many there are for each voxel."""
     code, bits = int(fields["datatype"]), int(fields["bitpix"])
-    if code not in _TYPES:
+    channels = _COLOURS.get(code, 1)
+    if code not in _TYPES and code not in _COLOURS:
         what = _NO_IMAGE.get(code, "unknown")
         raise FileError(f"has voxels of type {code} ({what}); convert it to integers or float32, one value per voxel")
-    dtype = np.dtype(order + _TYPES[code])
-    if bits != 8 * dtype.itemsize:
-        raise FileError(f"contradicts itself: voxels of type {dtype.name} with bitpix {bits}; {AGAIN}")
-    return dtype
+    dtype = np.dtype(order + _TYPES.get(code, "u1"))
+    if bits != 8 * dtype.itemsize * channels:
+        name = dtype.name if channels == 1 else f"{'RGBA'[:channels]}"
+        raise FileError(f"contradicts itself: voxels of type {name} with bitpix {bits}; {AGAIN}")
+    return dtype, channels
 
 
 def _scaling(fields: nib.Nifti1Header) -> tuple[float, float]:

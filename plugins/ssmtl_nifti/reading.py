@@ -15,6 +15,7 @@ from ssmtl_nifti.header import Header, read_header
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
+from ssmtl_toolkit.data.volume import Header as ScanHeader
 from ssmtl_toolkit.data.volume import Volume, stepped_axis
 from ssmtl_toolkit.text import printable
 
@@ -23,6 +24,8 @@ _EXTENSIONS = 1000  # most records to follow; more would only keep us busy
 
 def read_nifti(path: Path, volume: int | None) -> Volume:
     """Read one 3-D scan; `volume` chooses from a 4-D file and is ignored if there is only one.
+
+    Colours (RGB, RGBA) are channels.
 
     Integers stay as they are up to 32 bits; scaled voxels and floats are float32.
 
@@ -43,21 +46,51 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
             image = image_beside(path)
             with naming_file(image), Source(image) as source:
                 raw = _read_voxels(source, header, volume, notes)
-        array, replaced = sanitise_voxels(raw, notes, (header.slope, header.inter))
+        scaling = (header.slope, header.inter) if header.scaled else (1.0, 0.0)
+        array, replaced = sanitise_voxels(raw, notes, scaling)
         with np.errstate(all="ignore"):  # overflow and NaN are checked, not warned about
             affine, spacing = geometry(header, notes)
     axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
     return Volume(array, affine, spacing, axis, tuple(notes), replaced, header.fields)
 
 
-def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:
-    """Read one volume (I, J, K), big- or little-endian and unscaled, and the rest of the file for its checksum."""
+def read_nifti_header(path: Path) -> ScanHeader:
+    """Say what the header alone says: a few hundred bytes are read, and the size of the file is compared with it.
+
+    Raises:
+        DataError: naming the file, what is wrong, what was got and what to do.
+    """
+    notes: list[str] = []
+    with naming_file(path):
+        with Source(path) as source:
+            header = read_header(source)
+            if header.single:
+                _end(source, header)
+        if not header.single:
+            image = image_beside(path)
+            with naming_file(image), Source(image) as source:
+                _end(source, header)
+        with np.errstate(all="ignore"):
+            affine, spacing = geometry(header, notes)
+    axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
+    kind = header.dtype.name
+    return ScanHeader(header.shape, affine, spacing, axis, tuple(notes), volumes=header.volumes, dtype=kind)
+
+
+def _end(source: Source, header: Header) -> int:
+    """Return where the voxels end, which may not be beyond the end of the file."""
     end = header.start + header.bytes * header.volumes
     if end > source.limit:
         packed = f", and gzip cannot compress more than {DEFLATE}:1" if source.zipped else ""
         raise FileError(f"is cut short, or its header lies: it claims {end} bytes of {source.size}{packed}; {AGAIN}")
+    return end
+
+
+def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:
+    """Read one volume (I, J, K), big- or little-endian and unscaled, and the rest of the file for its checksum."""
+    end = _end(source, header)
     index = volume_index(header.volumes, volume)
-    check_memory(header.shape, header.dtype, header.scaled)
+    check_memory((*header.shape, header.channels), header.dtype, header.scaled)
     cramped = header.single and not _check_extensions(source, header)
     source.skip_to(header.start + index * header.bytes)
     data = source.fill(header.bytes)
@@ -65,7 +98,21 @@ def _read_voxels(source: Source, header: Header, volume: int | None, notes: list
         if cramped:
             raise FileError(f"announces header extensions, but its vox_offset leaves no room for them; {AGAIN}")
         notes.append(f"{surplus} bytes after the last voxel are ignored")
-    return data.view(header.dtype).reshape(header.shape, order="F")
+    voxels = data.view(header.dtype)
+    if header.channels == 1:
+        return voxels.reshape(header.shape, order="F")
+    return _opaque(np.moveaxis(voxels.reshape((header.channels, *header.shape), order="F"), 0, -1), notes)
+
+
+def _opaque(colours: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """Colours (I, J, K, 3 or 4) as channels, without an alpha that is the same everywhere; equal ones are gray."""
+    if colours.shape[-1] == 4 and (colours[..., 3] == colours[0, 0, 0, 3]).all():
+        notes.append("its alpha is the same everywhere and is not used")
+        colours = colours[..., :3]
+    if (colours == colours[..., :1]).all():
+        notes.append("its colours are all gray, and are read as one channel")
+        return np.ascontiguousarray(colours[..., 0])
+    return colours
 
 
 def _check_extensions(source: Source, header: Header) -> bool:

@@ -23,7 +23,7 @@ class SlicePosition(TaskSpec):
     metrics: ClassVar[tuple[str, ...]] = ("zero", "mm", "zero_mm")
     baselines: ClassVar[tuple[str, ...]] = ("zero",)
 
-    t: Distance = Field(5, description="The other slice lies 1 to t slices away, on either side; t may be in mm.")
+    t: Distance = Field(5, description="The other slice lies 1 to t slices away, on either side; or t in mm, or auto.")
 
     def companions(self, spacing: float) -> Mapping[str, Sequence[int]]:
         t = slices_of(self.t, spacing)

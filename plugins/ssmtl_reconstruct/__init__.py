@@ -25,7 +25,7 @@ class ReconstructSpec(TaskSpec):
     sign: ClassVar[int]
 
     t: Distance = Field(
-        5, description="Distance of the slice to reconstruct, in slices (the paper: 5, 10, 15) or mm, as in 15mm."
+        5, description="Distance of the slice to reconstruct, in slices (the paper: 5, 10, 15), mm (15mm), or auto."
     )
     mask: float = Field(
         0.0, ge=0, lt=1, description="Share of the anchor's patches that are covered (the paper: none)."

@@ -25,7 +25,7 @@ class SliceSiam(TaskSpec):
     floor: ClassVar[float] = -1.0
 
     weight: Weight = Field(1 / 3, description="Weight λ of this loss in the total (eq. 3), or auto.")
-    t: Distance = Field(5, description="Pairs are t+1 to 2t slices apart, on either side; t may be in mm, as in 15mm.")
+    t: Distance = Field(5, description="Pairs are t+1 to 2t slices apart, on either side; or t in mm (15mm), or auto.")
     norm: Literal["none", "batch"] = Field(
         "none",
         description="Normalisation between the predictor's two layers: none (the paper) or batch (SimSiam).",

@@ -92,10 +92,15 @@ def build(architecture: str, encoder: str, width: int, weights: str | None, in_c
             f"the Hugging Face hub ({type(error).__name__}); go online once, or omit `weights`"
         ) from error
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"backbone {architecture}: encoder {encoder!r} with weights {weights!r} cannot be built"
-            f"{did_you_mean(encoder, encoders)}: {str(error).strip(chr(34))[:120]} …"
-        ) from error
+        problem = f"backbone {architecture}: encoder {encoder!r}"
+        if encoder not in encoders and not encoder.startswith("tu-"):
+            raise UsageError(
+                f"{problem}: smp has none of this name{did_you_mean(encoder, encoders)} (tu-NAME for timm's)"
+            ) from error
+        using = f" with weights {weights!r}" if weights else ""
+        reason = str(error).strip("\"'")
+        shown = reason if len(reason) <= 120 else f"{reason[:120]} …"
+        raise UsageError(f"{problem}{using} cannot be built: {shown}") from error
     encoder_, decoder = network.encoder, with_all_maps(network.decoder)
     dense_channels = network.segmentation_head[0].in_channels
     return Backbone(encoder_, decoder, in_channels, encoder_.out_channels[-1], dense_channels)

@@ -27,7 +27,7 @@ COMMANDS = {
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
     "plugins": "Show, check and make plugins: tasks, backbones, heads, balancers, readers, datasets.",
-    "data": "Write phantom scans, split scans by patient, suggest slices to label.",
+    "data": "Look at scans, split them by patient, suggest slices to label, write phantoms.",
 }
 """What each command does: shown in lists of commands, and first in its own help, before its docstring."""
 

@@ -1,4 +1,4 @@
-"""`ssmtl data`: write phantom scans, split labelled scans by patient, suggest slices to label."""
+"""`ssmtl data`: look at scans, write phantom scans, split labelled scans by patient, suggest slices to label."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import click
 
+from ssmtl_toolkit.cli.data_info import command as info
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -30,6 +31,9 @@ class Writable(Protocol):
 @click.group("data", cls=OnceGroup)
 def command() -> None:
     """`ssmtl run` and `ssmtl finetune` need none: they use the phantom by default, and draw their own split."""
+
+
+command.add_command(info, "info")
 
 
 @command.command("phantom")
@@ -70,7 +74,7 @@ def _choice(*names: str, **how: Any) -> Callable[[F], F]:
 
 
 @command.command("split")
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @_patients("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
 @_patients("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
 @_patients("--folds", type=click.IntRange(2), help="Write this many folds, as nnU-Net's splits_final.json.")
@@ -81,7 +85,7 @@ def _choice(*names: str, **how: Any) -> Callable[[F], F]:
 @path_option("--out", required=True, help="The file to write, e.g. split.json.")
 @cache_option
 def split(
-    data: str,
+    data: tuple[str, ...],
     out: Path,
     test_scans: int | None,
     validation_scans: int,
@@ -109,8 +113,8 @@ def split(
     _check_folds(folds, given, fold, test_scans or validation_scans)
     if patient is not None:
         check_pattern(patient)
-    scans, notes = splitting.with_patients(_labelled(data, cache), patient)
     console = stderr()
+    scans, notes = splitting.with_patients(_labelled(data, cache, console), patient)
     for note in notes:
         console.print(f"note: {note}")
     if folds is not None:
@@ -144,24 +148,25 @@ def _check_folds(folds: int | None, given: Path | None, fold: int | None, scans:
         raise UsageError("--test-scans, --validation-scans: folds score every scan once; omit them")
 
 
-def _labelled(data: str, cache: Path | None) -> list[Scan]:
-    """The labelled scans of a data set."""
-    from ssmtl_toolkit.registry import registry
+def _labelled(data: Sequence[str], cache: Path | None, console: Any) -> list[Scan]:
+    """The labelled scans of one or several sources."""
     from ssmtl_toolkit.runtime.scans import default_cache, list_scans
+    from ssmtl_toolkit.sources import dataset_of
 
-    every = list_scans(registry().dataset(data), cache or default_cache())
+    every = list_scans(dataset_of(data), cache or default_cache(), lambda note: console.print(f"note: {note}"))
     scans = [scan for scan in every if scan.label and not scan.unfit]
     if not scans:
         unfit = [scan.unfit for scan in every if scan.unfit]
         skipped = f"; {len(unfit)} skipped, such as {unfit[0]}" if unfit else ""
         raise DataError(
-            f"{data}: none of its scans has a label; a folder needs images/ and labels/ with the same names{skipped}"
+            f"{' '.join(data)}: none of its scans has a label; a folder needs images/ and labels/ with the same "
+            f"names{skipped}"
         )
     return scans
 
 
 @command.command("suggest")
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @path_option("--from", "source", required=True, help="Pre-training run folder or backbone file.")
 @_choice("--slices", type=click.IntRange(1), default=20, show_default=True, help="How many slices to suggest.")
 @_choice("--per-patient", type=click.IntRange(1), help="At most this many of a patient.  [default: any number]")
@@ -172,7 +177,7 @@ def _labelled(data: str, cache: Path | None) -> list[Scan]:
 @cache_option
 @json_option
 def suggest(
-    data: str,
+    data: tuple[str, ...],
     source: Path,
     out: Path,
     slices: int,
@@ -191,8 +196,8 @@ def suggest(
     """
     from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.config import check_pattern
-    from ssmtl_toolkit.registry import registry
     from ssmtl_toolkit.runtime.scans import default_cache
+    from ssmtl_toolkit.sources import dataset_of
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: the manifest is a table; give a name that ends in .csv")
@@ -200,7 +205,7 @@ def suggest(
         raise UsageError(f"{out}: already exists; choose another --out")
     if patient is not None:
         check_pattern(patient)
-    dataset = registry().dataset(data)
+    dataset = dataset_of(data)
     from ssmtl_toolkit.downstream.suggest import suggest as choose  # torch is imported from here on
     from ssmtl_toolkit.downstream.suggest import write_manifest
     from ssmtl_toolkit.runtime.interrupt import interrupts

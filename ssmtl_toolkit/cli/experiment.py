@@ -27,7 +27,8 @@ def row_option(*names: str, **how: Any) -> Callable[[F], F]:
 
 def shared_options(function: F) -> F:
     """What `experiment` and `reproduce` have in common."""
-    data, settings = "Labelled scans: a folder, or a dataset by name.", "E.g. pretrain.batch_size=8; repeatable."
+    data = "Labelled scans: a folder, a pattern, or a dataset by name; repeatable."
+    settings = "E.g. pretrain.batch_size=8; repeatable."
     for option in (
         json_option,
         cache_option,
@@ -36,7 +37,7 @@ def shared_options(function: F) -> F:
         row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
         row_option("--quick", is_flag=True, help="Small and short, as defined in the file's table [quick]."),
         row_option("--row", "rows", multiple=True, metavar="NAME", help="Run this row only; repeatable."),
-        click.option("--data", metavar="SPEC", cls=Sectioned, section="Data", help=data),
+        click.option("--data", multiple=True, metavar="SPEC", cls=Sectioned, section="Data", help=data),
     ):
         function = option(function)
     return function
@@ -59,10 +60,10 @@ def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | Non
 
 
 def read_as_asked(
-    file: Path, data: str | None, quick: bool, seeds: int | None, settings: Sequence[str]
+    file: Path, data: Sequence[str], quick: bool, seeds: int | None, settings: Sequence[str]
 ) -> ResolvedExperiment:
     """Read an experiment as the shared options say."""
-    return read_experiment(file, data, quick=quick, seeds=seeds, settings=read_settings(settings))
+    return read_experiment(file, data or None, quick=quick, seeds=seeds, settings=read_settings(settings))
 
 
 def read_settings(texts: Sequence[str]) -> dict[str, Any]:

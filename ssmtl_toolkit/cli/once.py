@@ -8,8 +8,7 @@ import click
 
 from ssmtl_toolkit.cli.sections import write_sections, write_summary
 from ssmtl_toolkit.errors import UsageError
-
-_INSTEAD = {"data": "; to join folders, list their scans in a manifest (.csv or .toml)"}
+from ssmtl_toolkit.text import listed, printable
 
 
 class OnceCommand(click.Command):
@@ -17,7 +16,7 @@ class OnceCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
-            self._refuse_repeated(ctx, args)
+            self._check_words(ctx, args)
         return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -27,17 +26,28 @@ class OnceCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_sections(self, ctx, formatter)
 
-    def _refuse_repeated(self, ctx: click.Context, args: list[str]) -> None:
-        """Raise UsageError naming the first option that is given more than once."""
-        values, _, order = self.make_parser(ctx).parse_args(list(args))
+    def _check_words(self, ctx: click.Context, args: list[str]) -> None:
+        """Raise UsageError naming the first option that is given more than once, or paths without --data."""
+        values, rest, order = self.make_parser(ctx).parse_args(list(args))
         for option, times in Counter(order).items():
             if isinstance(option, click.Option) and times > 1 and not (option.multiple or option.count):
                 flags = " and ".join([option.opts[-1], *option.secondary_opts])
                 value = values[option.name or ""]
                 given = isinstance(value, str | tuple) and not option.is_flag  # else it stands without a value
                 last = f" (the last value is {value!r})" if given else ""
-                hint = _INSTEAD.get(option.name or "", "")
-                raise UsageError(f"{flags}: given {times} times{last}; give it once{hint}")
+                raise UsageError(f"{flags}: given {times} times{last}; give it once")
+        if rest and any("--data" in option.opts for option in order if isinstance(option, click.Option)):
+            raise UsageError(
+                f"unexpected {_shown(rest)} after the options; repeat --data for each, or quote a pattern, "
+                f"--data 'scans/*.nii.gz', so that the shell leaves it as it is"
+            )
+        if rest and any("--data" in parameter.opts for parameter in self.params):
+            more = " …, or quote a pattern: --data 'scans/*.nii.gz'" if len(rest) > 1 else ""
+            raise UsageError(f"unexpected {_shown(rest)}; did you mean --data {printable(rest[0])}{more}?")
+
+
+def _shown(words: list[str]) -> str:
+    return f"argument{'s' * (len(words) > 1)} {listed(map(repr, words), 2)}"
 
 
 class OnceGroup(click.Group):

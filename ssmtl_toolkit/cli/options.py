@@ -15,7 +15,7 @@ from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.config.base import Alone
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.specs import Spec
+from ssmtl_toolkit.specs import DatasetSpec, Spec
 from ssmtl_toolkit.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +53,8 @@ def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
         return option | {"multiple": True, "metavar": "SPEC", "shell_complete": _complete(flag)}
     if get_origin(kind[0]) is tuple:
         return option | {"nargs": 2, "type": float}
+    if any(isinstance(k, type) and issubclass(k, DatasetSpec) for k in kind):  # several are taken together
+        return option | {"metavar": "SPEC", "shell_complete": _complete("data"), "multiple": True}
     if any(isinstance(k, type) and issubclass(k, Spec) for k in kind):
         return option | {"metavar": "SPEC", "shell_complete": _complete(flag), "type": _click_type(kind)}
     if len(kind) > 1 and get_origin(kind[0]) is Literal:  # words or a number; the configuration reads them
@@ -83,7 +85,7 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ssmtl_toolkit.registry import registry
 
-        wanted = {"data": "dataset", "for": "head"}.get(kind, kind)
+        wanted = {"data": "dataset", "for": "head", "augment": "augmentation", "prepare": "preparation"}.get(kind, kind)
         names = [spec.name for spec in registry().of(Spec) if spec.kind == wanted]
         return [CompletionItem(name) for name in names if re.match(re.escape(incomplete), name)]
 

@@ -48,7 +48,7 @@ def command(
         return
     if not chosen:
         raise UsageError(f"which table? give one or more of {', '.join(known)}, or all")
-    if how["data"] is None:
+    if not how["data"]:
         raise UsageError("--data is needed: mmwhs:DIR for the paper's own, phantom, or a folder of labelled scans")
     if rows and len(chosen) > 1:
         raise UsageError("--row belongs to one table; give only that table")
@@ -65,7 +65,7 @@ def _list(files: Sequence[Path], as_json: bool, how: dict[str, Any]) -> None:
     """Show what each table compares."""
     from ssmtl_toolkit.cli.console import print_json, stderr, table
 
-    experiments = [read_as_asked(file, **{**how, "data": how["data"] or "phantom"}) for file in files]
+    experiments = [read_as_asked(file, **{**how, "data": how["data"] or ("phantom",)}) for file in files]
     if as_json:
         print_json({resolved.name: _about(resolved) for resolved in experiments})
         return

@@ -14,6 +14,7 @@ from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY
+from ssmtl_toolkit.sources import Several
 from ssmtl_toolkit.text import shortened
 
 
@@ -85,8 +86,9 @@ def _configure(file: Path | None, out: Path | None, resume: Path | None, flags: 
 
 def _announce(console: Any, config: ResolvedRun) -> None:
     name = config.data.name
+    sources = config.data.of if isinstance(config.data, Several) else (config.data,)
     console.print(
-        f"data      {config.data}"
+        f"data      {'  '.join(map(str, sources))}"
         + (" (the embedded phantom, created on first use; --data DIR for your own)" if name == "phantom" else "")
     )
     console.print(f"backbone  {config.backbone}")

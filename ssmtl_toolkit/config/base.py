@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -20,20 +20,25 @@ from pydantic import (
     PlainSerializer,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
 )
 
 from ssmtl_toolkit.config.schedules import Constant, Schedule, read_schedule
+from ssmtl_toolkit.config.toml import read_toml
+from ssmtl_toolkit.data.slicing import Prepare
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import OURS, registry
-from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, Spec
+from ssmtl_toolkit.sources import Several, dataset_of
+from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
 
-_SPECS = ("data", "backbone", "balancer", "head", "semi", "unlabelled", "probe")  # options that are a spec each
+_DATA = ("data", "unlabelled", "probe")  # options that are a dataset each
+_SPECS = ("backbone", "balancer", "head", "semi", *_DATA)  # options that are a spec each
 
 
 class Role(Enum):
@@ -87,8 +92,9 @@ class Descent(BaseModel):
     @field_validator("augment", mode="before")
     @classmethod
     def _none_is_none(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str | Spec) else value
         if not isinstance(value, list | tuple):
-            raise ValueError("expected a list of specs")
+            raise ValueError("expected a spec or a list of specs")
         return () if list(value) == ["none"] else value
 
     @field_serializer("augment")
@@ -120,17 +126,19 @@ class Config(BaseModel):
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    @field_validator(
-        "data", "backbone", "balancer", "head", "semi", "unlabelled", "probe", mode="before", check_fields=False
-    )
+    @field_validator(*_SPECS, mode="before", check_fields=False)
     @classmethod
-    def _spec_or_text(cls, value: Any) -> Any:
+    def _spec_or_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name in _DATA:
+            return _data(value)
         if not isinstance(value, str | Spec | None):
             raise ValueError("expected a spec or its text, such as 'name:option=value'")
         return value
 
     @field_serializer(*_SPECS, check_fields=False)
-    def _text(self, spec: Spec | str | None) -> str | None:
+    def _text(self, spec: Spec | str | None) -> str | list[str] | None:
+        if isinstance(spec, Several):
+            return [source.full() for source in spec.of]
         return spec.full() if isinstance(spec, Spec) else spec
 
     @classmethod
@@ -177,10 +185,7 @@ class Config(BaseModel):
             known = next(iter(sorted(file.glob("*.toml"))), "") if file.is_dir() else ""
             hint = f"is a folder; give a .toml file{known and f' in it, {known}'}" if file.is_dir() else "no such file"
             raise UsageError(f"{file}: {hint}; check --config")
-        try:
-            return tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{file}: cannot be read as a configuration: {error}") from None
+        return read_toml(file, "a configuration")
 
     def write(self) -> str:
         """Return the TOML text that reads back to this configuration."""
@@ -225,6 +230,29 @@ class Config(BaseModel):
         return [f"{k} is {now[k]!r}, was {then[k]!r}" for k in now if k in then and now[k] != then[k]]
 
 
+def resolved_preparations(given: Prepare) -> tuple[PreparationSpec, ...]:
+    """Preparations as specs, in order.
+
+    Raises:
+        UsageError: an unknown name, a wrong option, one given twice.
+    """
+    specs = tuple(registry().resolve(PreparationSpec, one) for one in given)
+    names = [spec.name for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        more = "; several windows are one option, with + between them" if twice[0] == "window" else ""
+        raise UsageError(f"--prepare: {twice[0]!r} is given twice; give it once{more}")
+    return specs
+
+
+def _data(value: Any) -> Any:
+    """Take a path for a text, and several sources as one dataset; what a text means is looked up later."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if isinstance(value, str | DatasetSpec | None) else dataset_of(value)
+
+
 @contextlib.contextmanager
 def explain_missing_plugin(file: Path | None) -> Iterator[None]:
     """If the configuration in `file` cannot be resolved because a plugin named in it is missing, say which.
@@ -256,13 +284,14 @@ def absolute(path: Path | None) -> Path | None:
 
 def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:
     """Make the dataset's paths absolute, so that run.toml repeats the run from any folder."""
-    for name, value in dataset:
-        if isinstance(value, Path):
-            try:
-                str(value).encode()
-            except UnicodeEncodeError:
-                raise UsageError(
-                    f"{printable(value)}: the path is not UTF-8 and cannot be written down; rename it"
-                ) from None
-            dataset = dataset.model_copy(update={name: absolute(value)})
-    return dataset
+
+    def change(path: Path) -> Path:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{printable(path)}: the path is not UTF-8 and cannot be written down; rename it"
+            ) from None
+        return path.expanduser().absolute()
+
+    return dataset.with_paths(change)

@@ -11,12 +11,13 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import Field, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import Config, Machine, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import Config, Machine, absolute, resolved_preparations, with_absolute_paths
 from ssmtl_toolkit.config.finetune import check_pattern
 from ssmtl_toolkit.config.recipes import DEFAULT
 from ssmtl_toolkit.config.scoring import Scoring
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec
 from ssmtl_toolkit.text import counted
 
@@ -108,8 +109,13 @@ class FewLabels(Config, Slicing, Machine, Scoring):
         plugins = registry()
         if self.patient is not None:
             check_pattern(self.patient)
-        more = None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled))
-        return self.model_copy(update={"backbone": plugins.resolve(BackboneSpec, self.backbone), "unlabelled": more})
+        more = None if self.unlabelled is None else with_absolute_paths(dataset_of(self.unlabelled))
+        specs = {
+            "backbone": plugins.resolve(BackboneSpec, self.backbone),
+            "prepare": resolved_preparations(self.prepare),
+            "unlabelled": more,
+        }
+        return self.model_copy(update=specs)
 
     def write(self) -> str:
         """Return the TOML text that reads back to this configuration."""

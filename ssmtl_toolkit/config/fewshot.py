@@ -21,8 +21,8 @@ class FewshotConfig(FewLabels):
         "Comparison": (*("methods", "budgets", "draws", "pretrainings", "t", "backbone", "semi", "recipe"),),
         "Patients": ("patient", "split", "test_scans", "validation_scans", "score", "seed"),
         "Data": (
-            *("unlabelled", "classes", "ignore_value", "ignore_affine", "axis", "size", "volume", "window"),
-            *("normalise", "skip_bad"),
+            *("unlabelled", "classes", "ignore_value", "ignore_affine", "axis", "prepare", "size", "volume"),
+            *("window", "normalise", "skip_bad"),
         ),
         "Machine": ("precision", "accelerator"),
         "Output": ("metrics", "surface", "tolerance"),

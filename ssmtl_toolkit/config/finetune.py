@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
-from ssmtl_toolkit.config.base import STRONG, Config, Descent, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import (
+    STRONG,
+    Config,
+    Descent,
+    Machine,
+    Role,
+    absolute,
+    resolved_preparations,
+    with_absolute_paths,
+)
 from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
 from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.config.scoring import Scoring
@@ -17,12 +26,14 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import PARTS, Part, parts_of
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import (
     AugmentationSpec,
     BackboneSpec,
     DatasetSpec,
     HeadSpec,
     MetricSpec,
+    PreparationSpec,
     SemiSpec,
     Spec,
     TaskSpec,
@@ -43,6 +54,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "ignore_value",
             "ignore_affine",
             "axis",
+            "prepare",
             "size",
             "volume",
             "window",
@@ -64,7 +76,8 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
-        "phantom", description="Labelled scans: a folder, a manifest (.csv, .toml), or a dataset by name."
+        "phantom",
+        description="Labelled scans: a folder, manifest (.csv, .toml), pattern or dataset by name; repeatable.",
     )
     source: Annotated[Path | None, Role.PLACE] = Field(
         None, description="Pre-training run folder or backbone file; omit to train from scratch."
@@ -101,7 +114,8 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         None, description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none.  [default: none]"
     )
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.PLACE] = Field(
-        None, description="Scans for --semi.  [default: those of --data, without validation and test patients]"
+        None,
+        description="Scans for --semi; repeatable.  [default: those of --data, without validation and test patients]",
     )
     transductive: bool = Field(
         False, description="Let --semi see the images of validation and test patients; scores are then optimistic."
@@ -192,15 +206,17 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         cooked = self._over(recipe)
         head = cooked._head(recipe.get("head"))
         specs = {
-            "data": with_absolute_paths(plugins.dataset(self.data)),
+            "data": with_absolute_paths(dataset_of(self.data)),
             "head": head,
             "metrics": self.named_metrics(head.output),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
             "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
-            "unlabelled": None if self.unlabelled is None else with_absolute_paths(plugins.dataset(self.unlabelled)),
+            "unlabelled": None if self.unlabelled is None else with_absolute_paths(dataset_of(self.unlabelled)),
         }
-        resolved = ResolvedFinetune.model_construct({*cooked.model_fields_set, *specs}, **{**dict(cooked), **specs})
+        given = {*cooked.model_fields_set, *specs}  # slices are made as in the pre-training unless it is said otherwise
+        specs["prepare"] = resolved_preparations(self.prepare)
+        resolved = ResolvedFinetune.model_construct(given, **{**dict(cooked), **specs})
         resolved.check()
         return resolved
 
@@ -236,6 +252,7 @@ class ResolvedFinetune(FinetuneConfig):
     metrics: Annotated[tuple[SerializeAsAny[MetricSpec], ...], Role.EXTENT]
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
+    prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
     semi: SerializeAsAny[SemiSpec] | None
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | None, Role.PLACE]
 
@@ -317,6 +334,12 @@ class ResolvedFinetune(FinetuneConfig):
             raise UsageError(
                 f"--semi {self.semi}: task {str(auto)!r}: weight=auto is measured by ssmtl run only; give a number, "
                 f"such as the auto_weight in the summary.json of a run with this task"
+            )
+        if task := next((task for task in tasks if task.open_options), None):
+            option = task.open_options[0]
+            raise UsageError(
+                f"--semi {self.semi}: task {str(task)!r}: {option}=auto is chosen by ssmtl run only; give a number; "
+                f"ssmtl data info proposes one"
             )
         trained = parts_of(feature for task in tasks for feature in task.needs)
         if set(trained) <= set(self.frozen_parts):

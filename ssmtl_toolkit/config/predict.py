@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ssmtl_toolkit.config.base import Alone, Config, Machine, Role
+from ssmtl_toolkit.data.slicing import WhichVolume
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -30,7 +31,9 @@ class PredictConfig(Config, Machine):
     tta: Literal["none", "flips"] = Field(
         "none", description="flips: also predict mirrored slices and average; only for models trained with flips."
     )
-    volume: int | None = Field(None, ge=0, description="Volume to take from 4-D files.  [default: as trained]")
+    volume: WhichVolume = Field(
+        None, description="Volume to take of 4-D files; all: each is a channel.  [default: as trained]"
+    )
     batch_size: Annotated[int, Role.MACHINE] = Field(16, ge=1, description="Slices per batch: bounds the memory.")
     probabilities: Annotated[bool, Role.RECORD] = Field(
         False, description="Also write NAME_probabilities.nii.gz, background first (none if classes overlap)."

@@ -8,17 +8,29 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_serializer, field_validator
 
-from ssmtl_toolkit.config.base import STRONG, Config, Descent, Machine, Role, absolute, with_absolute_paths
+from ssmtl_toolkit.config.base import (
+    STRONG,
+    Config,
+    Descent,
+    Machine,
+    Role,
+    absolute,
+    resolved_preparations,
+    with_absolute_paths,
+)
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import Part, parts_of
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import (
     AugmentationSpec,
     BackboneSpec,
     BalancerSpec,
     DatasetSpec,
     HeadSpec,
+    PreparationSpec,
+    Spec,
     TaskSpec,
     check_needs,
 )
@@ -28,7 +40,9 @@ class RunConfig(Config, Slicing, Machine, Descent):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Data": ("data", "without", "held_out", "axis", "size", "volume", "window", "normalise", "skip_bad"),
+        "Data": (
+            *("data", "without", "held_out", "axis", "prepare", "size", "volume", "window", "normalise", "skip_bad"),
+        ),
         "Network and tasks": ("backbone", "tasks", "balancer", "head"),
         "Training": (
             *(
@@ -53,7 +67,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
-        "phantom", description="Scans: a folder, a file, or a dataset by name (phantom, mmwhs:DIR, …)."
+        "phantom", description="Scans: a folder, file, pattern or dataset by name (phantom, mmwhs:DIR, …); repeatable."
     )
     backbone: SerializeAsAny[BackboneSpec] | str = Field("unet", description="Network, e.g. unet:encoder=resnet18.")
     tasks: tuple[SerializeAsAny[TaskSpec] | str, ...] = Field(
@@ -94,7 +108,8 @@ class RunConfig(Config, Slicing, Machine, Descent):
     )
 
     probe: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.EXTENT] = Field(
-        None, description="Labelled scans to choose the best step by: fit a linear classifier on its features."
+        None,
+        description="Labelled scans to choose the best step by: fit a linear classifier on its features; repeatable.",
     )
     probe_every: Annotated[int | None, Role.EXTENT] = Field(
         None, ge=1, description="Steps between two probes.  [default: a tenth of all]"
@@ -117,10 +132,11 @@ class RunConfig(Config, Slicing, Machine, Descent):
     @field_validator("tasks", mode="before")
     @classmethod
     def _specs_or_texts(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str | TaskSpec) else value
         if not isinstance(value, list | tuple):
-            raise ValueError("expected a list of specs")
-        for item in value:
-            cls._spec_or_text(item)
+            raise ValueError("expected a spec or a list of specs")
+        if not all(isinstance(item, str | Spec) for item in value):
+            raise ValueError("expected a spec or its text, such as 'name:option=value'")
         return value
 
     @field_validator("held_out", mode="before")
@@ -172,7 +188,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             UsageError: an unknown name, a wrong option, a task given twice, a need that is not met.
         """
         plugins = registry()
-        dataset = with_absolute_paths(plugins.dataset(self.data))
+        dataset = with_absolute_paths(dataset_of(self.data))
         set_here = self.model_fields_set | ({"epochs"} if self.steps is not None else set())
         suggested = {name: value for name, value in dataset.suggested().items() if name not in set_here}
         tasks = tuple(plugins.resolve(TaskSpec, task) for task in self.tasks)
@@ -181,9 +197,10 @@ class RunConfig(Config, Slicing, Machine, Descent):
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "tasks": tasks,
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
+            "prepare": resolved_preparations(suggested.pop("prepare", self.prepare)),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
-            "probe": None if self.probe is None else with_absolute_paths(plugins.dataset(self.probe)),
+            "probe": None if self.probe is None else with_absolute_paths(dataset_of(self.probe)),
         }
         resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
         resolved.check()
@@ -198,6 +215,7 @@ class ResolvedRun(RunConfig):
     tasks: tuple[SerializeAsAny[TaskSpec], ...]
     balancer: SerializeAsAny[BalancerSpec]
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
+    prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
     probe: Annotated[SerializeAsAny[DatasetSpec] | None, Role.EXTENT]
 

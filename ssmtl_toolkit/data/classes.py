@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from typing import Any, Literal
@@ -51,6 +51,8 @@ class Classes:
         classes: at most 254; their names are all different, and so are their sets of values.
         background: further values that count as background, because they were not chosen.
         ignore: the value that means "nobody annotated this".
+        known: the names, with their values, that the classes were chosen from; empty: they are all there are. By these
+            label files that name their classes are read, however they number them (`data/named.py`).
 
     Raises:
         UsageError: a name or a set of values is there twice, a class has the value 0 or `ignore`, or they are too many.
@@ -59,6 +61,7 @@ class Classes:
     classes: tuple[LabelClass, ...]
     background: tuple[int, ...] = ()
     ignore: int | None = None
+    known: tuple[LabelClass, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be told apart or written."""
@@ -115,7 +118,8 @@ class Classes:
             raise UsageError("no class is named; write name=value for each, as in LV=500,RV=600")
         taken = {0, ignore, *(value for one in chosen for value in one.values)}
         rest = {value for values in known.values() for value in values} - taken
-        return cls(tuple(chosen), tuple(sorted(rest)), ignore)
+        names = tuple(LabelClass(printable(name), tuple(values)) for name, values in known.items())
+        return cls(tuple(chosen), tuple(sorted(rest)), ignore, () if names == tuple(chosen) else names)
 
     @classmethod
     def of_values(cls, values: Iterable[int], ignore: int | None = None) -> Classes:
@@ -127,6 +131,13 @@ class Classes:
     def names(self) -> tuple[str, ...]:
         """The names in the order of their indices, without the background."""
         return tuple(one.name for one in self.classes)
+
+    @property
+    def by_name(self) -> dict[str, tuple[int, ...]]:
+        """The values of each name by which label files may call them; of classes that share values none."""
+        names = self.known or self.classes
+        shared = max(Counter(value for one in names for value in one.values).values(), default=1) > 1
+        return {} if shared else {one.name: one.values for one in names}
 
     @property
     def overlap(self) -> bool:
@@ -161,7 +172,7 @@ class Classes:
         """Classes that do not overlap: the cells, each called by the names of its classes with & between them."""
         named = zip(self.cells, self.members.T[1:], strict=True)
         parts = [LabelClass("&".join(compress(self.names, owned)), cell) for cell, owned in named]
-        return Classes(tuple(parts), self.background, self.ignore) if self.overlap else self
+        return Classes(tuple(parts), self.background, self.ignore, self.known or self.classes) if self.overlap else self
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -225,8 +236,8 @@ class Classes:
 
     def to_json(self) -> dict[str, Any]:
         """Write as plain lists and dicts, for metadata."""
-        classes = [{"name": one.name, "values": list(one.values)} for one in self.classes]
-        return {"classes": classes, "background": list(self.background), "ignore": self.ignore}
+        written = {"classes": _to_json(self.classes), "background": list(self.background), "ignore": self.ignore}
+        return {**written, "known": _to_json(self.known)} if self.known else written
 
     @classmethod
     def from_json(cls, content: Any, where: str = "metadata") -> Classes:
@@ -236,15 +247,21 @@ class Classes:
             DataError: it is something else; naming `where`.
         """
         try:
-            classes = tuple(
-                LabelClass(printable(str(c["name"])), tuple(map(int, c["values"]))) for c in content["classes"]
-            )
+            classes, known = _from_json(content["classes"]), _from_json(content.get("known", []))
             ignore = content["ignore"]
-            return cls(classes, tuple(map(int, content["background"])), None if ignore is None else int(ignore))
-        except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
+            return cls(classes, tuple(map(int, content["background"])), None if ignore is None else int(ignore), known)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise DataError(
                 f"{where}: its classes cannot be read ({type(error).__name__}: {error}); write the file again"
             ) from None
+
+
+def _to_json(classes: Iterable[LabelClass]) -> list[dict[str, Any]]:
+    return [{"name": one.name, "values": list(one.values)} for one in classes]
+
+
+def _from_json(content: Any) -> tuple[LabelClass, ...]:
+    return tuple(LabelClass(printable(str(one["name"])), tuple(map(int, one["values"]))) for one in content)
 
 
 def _read_class(piece: str, known: Mapping[str, tuple[int, ...]]) -> LabelClass:

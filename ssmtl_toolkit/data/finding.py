@@ -61,6 +61,8 @@ def find(folder: Path, readers: Readers, skipped: Collection[Path] = ()) -> Iter
         return not old
 
     owner = readers.match(folder)
+    if owner is not None and owner.only_labels:  # a folder of label maps with a single file is not itself one
+        owner = None
     if owner is not None:
         for scan in parts_of(folder, readers):
             new(scan, owner)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
@@ -89,6 +90,60 @@ def check_channel(first: Volume, other: Volume, where: str, reference: str) -> s
     if distance > most:
         raise DataError(f"{where}: by the affines it lies up to {distance:.3g} mm away from {reference}; {todo}")
     return f"by the affines it lies up to {distance:.3g} mm away from {reference}" if distance > _ROUNDING else None
+
+
+def voxels_at(image: Volume, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where points (N, 3), in mm in RAS+, lie among the voxels of `image`: (N, 3), I, J, K, with fractions.
+
+    Unevenly spaced slices count where they are.
+    """
+    indices: NDArray[np.float64] = nib.affines.apply_affine(np.linalg.inv(image.affine), points)
+    if image.positions:
+        axis, true = image.slice_axis, np.array(image.positions)
+        count = len(true)
+        along = indices[:, axis] * true[-1] / (count - 1)
+        ends = np.concatenate([[2 * true[0] - true[1]], true, [2 * true[-1] - true[-2]]])
+        indices[:, axis] = np.interp(along, ends, np.arange(-1, count + 1))
+    return indices
+
+
+def placed(label: Volume, image: Volume) -> Volume:
+    """Put a label map that covers a part of the grid of `image`, or more, onto the whole of it; elsewhere it is 0.
+
+    Raises:
+        DataError: its voxels are others: they lie more than a tenth of a voxel off.
+    """
+    label = turned(label, image)
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(label.shape) - 1)
+    there = voxels_at(image, nib.affines.apply_affine(label.affine, corners))
+    start = np.rint(there[0]).astype(int)
+    off = float(np.abs(there - start - corners).max())
+    if off > _MOVED:
+        raise DataError(
+            f"lies up to {off:.2g} voxels off the grid of its image (voxels of {_by(label.spacing)} mm, those of the "
+            f"image {_by(image.spacing)} mm); resample it onto that grid by nearest neighbour"
+        )
+    if not start.any() and label.shape == image.shape:
+        return label
+    array = np.zeros((*image.shape, *label.array.shape[3:]), label.array.dtype)
+    ends = zip(start.tolist(), label.shape, image.shape, strict=True)
+    inside = [(max(at, 0), min(at + count, size), at) for at, count, size in ends]
+    notes = label.notes
+    if all(first < last for first, last, _ in inside):
+        part = label.array[tuple(slice(first - at, last - at) for first, last, at in inside)]
+        array[tuple(slice(first, last) for first, last, _ in inside)] = part
+    if lost := int(np.count_nonzero(label.array)) - int(np.count_nonzero(array)):
+        notes = (*notes, f"{lost} labelled voxels lie outside of its image and are skipped")
+    return replace(
+        label,
+        array=array,
+        affine=image.affine,
+        spacing=image.spacing,
+        slice_axis=image.slice_axis,
+        notes=notes,
+        header=None,
+        positions=(),
+    )
 
 
 def _distance(one: Volume, other: Volume) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.masks import join_masks
+from ssmtl_toolkit.data.named import Merged, merged
 from ssmtl_toolkit.data.placing import placed_on
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Cut
@@ -72,24 +73,42 @@ def _fractional(array: NDArray[Any], where: str) -> str:
     )
 
 
-def read_label(scan: Scan, readers: Readers) -> Volume:
+def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes) -> Volume:
     """Read the labels of a scan: its label map, or the masks of its structures as one.
 
     Every command reads labels by this. Pictures, which do not say where they lie, are put onto the grid of the scan.
+
+    Args:
+        scan: with labels.
+        readers: what reads the files.
+        image: the scan as read, or what lies on its grid.
+        classes: which values the classes have; files that name classes may number them otherwise.
 
     Raises:
         DataError: naming the file and what is wrong with it, or the scan has no labels.
     """
     if scan.label is None:
         raise DataError(f"{printable(scan.path)}: has no label map")
-    where = printable(scan.label)
-    try:
-        volume = join_masks(scan.masks, readers.read) if scan.masks else readers.read(scan.label)
-    except DataError as error:
-        raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
+    volume = stored_label(scan, readers) if scan.masks else readers.read_label(scan.label, image, classes)
     if volume.placed or scan.label == scan.path:
         return volume
-    return placed_on(volume, readers.read(scan.path), where)
+    return placed_on(volume, image if image.files else readers.read(scan.path), printable(scan.label))
+
+
+def stored_label(scan: Scan, readers: Readers) -> Volume:
+    """Read the labels of a scan as they are stored, where only their values matter.
+
+    Raises:
+        DataError: naming the file and what is wrong with it.
+    """
+    assert scan.label is not None
+    if not scan.masks:
+        return readers.read(scan.label)
+    where = printable(scan.label)
+    try:
+        return join_masks(scan.masks, readers.read)
+    except DataError as error:
+        raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -188,7 +207,7 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
         if scan.label is None:
             continue
         number += 1
-        values = label_values(read_label(scan, readers), printable(scan.label))
+        values = label_values(stored_label(scan, readers), printable(scan.label))
         for value in map(int, np.unique(values)):
             shown[value] += 1
             first.setdefault(value, printable(scan.label))
@@ -204,6 +223,15 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
     entries = [_shown_in(label.values[0], shown[label.values[0]], number, first) for label in classes.classes]
     hint = "; --ignore-value 255 if that means not annotated" if shown[255] and ignore is None else ""
     return classes, f"label classes by their values: {', '.join(entries)}; --classes names or chooses them{hint}"
+
+
+def named_classes(scans: Iterable[Scan], readers: Readers) -> Merged:
+    """Make a class of each name in the label files of scans, as `merged` does.
+
+    Raises:
+        DataError: a label file cannot be read, or contradicts the others.
+    """
+    return merged((scan.label for scan in scans if scan.label is not None and not scan.masks), readers.classes)
 
 
 def _shown_in(value: int, scans: int, total: int, first: Mapping[int, str]) -> str:

@@ -7,33 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Level, Slicing
-from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
-
-
-def level_of(voxels: NDArray[np.generic], window: tuple[float, float] | None) -> Level:
-    """Mean and deviation of the voxels of one channel, clipped to the window first."""
-    clipped = voxels if window is None else voxels.clip(*window)
-    return float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
-
-
-def levels_of_scan(volume: Volume, slicing: Slicing) -> tuple[Level, ...] | None:
-    """For each channel the mean and deviation that all slices of the scan share; None: each slice has its own.
-
-    Raises:
-        DataError: the options give levels for another number of channels.
-    """
-    if slicing.normalise == "data":
-        raise ValueError("the levels of the data are not known yet")
-    given = slicing.levels
-    if given is not None and len(given) != volume.channels:
-        raise DataError(f"has {volume.channels} channels, and --normalise {slicing.normalise} is for {len(given)}")
-    if given is None and slicing.normalise == "scan":
-        return tuple(level_of(channel, slicing.window) for channel in volume.by_channel)
-    return given
 
 
 def with_levels(
@@ -52,12 +30,11 @@ def with_levels(
     for scan in scans:
         check()
         try:
-            volume = readers.read_scan(scan, slicing.volume)
+            sliced = Sliced.of(readers.read_scan(scan, slicing.volume), slicing)
         except DataError:
             continue
-        levels = [level_of(channel, slicing.window) for channel in volume.by_channel]
-        number = volume.by_channel[0].size
-        sums.append(number * np.array([[1.0, mean, deviation**2 + mean**2] for mean, deviation in levels]))
+        moments = [[1.0, mean, deviation**2 + mean**2] for mean, deviation in sliced.own_levels]
+        sums.append(sliced.voxels[0].size * np.array(moments))
     if not sums or len({len(one) for one in sums}) > 1:
         raise DataError("--normalise data: the scans cannot be read, or have different numbers of channels")
     return slicing.model_copy(update={"normalise": written(_pooled(sums))})

@@ -35,6 +35,7 @@ class About:
 
     Attributes:
         voxels: checksum of the slices, their shape and type.
+        sides: rows and columns of the slices, where these are not of the size that was asked for.
         like_labels: why the scan looks like a label map, "" where it does not.
     """
 
@@ -46,12 +47,14 @@ class About:
     notes: tuple[str, ...]
     like_labels: str
     voxels: str
+    sides: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, text: str) -> About:
         """Read what `write` has written."""
         found = json.loads(text)
-        return cls(**{**found, "notes": tuple(found["notes"])})
+        sides = tuple(found["sides"]) if found.get("sides") else None
+        return cls(**{**found, "notes": tuple(found["notes"]), "sides": sides})
 
     def write(self) -> str:
         """The JSON text that is sealed."""
@@ -108,7 +111,7 @@ def find_piece(
     sources = [(path, readers.of(path)) for path in scan.paths]
     digests = tuple(digest_with(reader, path, memo) for path, reader in sources)
     read = [[digest, str(reader), reader.revision] for digest, (_, reader) in zip(digests, sources, strict=True)]
-    recipe = [_FORMAT, read, preparing.REVISION, slicing.model_dump_json()]
+    recipe = [_FORMAT, read, preparing.REVISION, *slicing.key]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     file = cache / "slices" / key[:2] / f"{key}.safetensors"
     make = functools.partial(_make, sources, slicing, file, key)
@@ -142,13 +145,14 @@ def _make(sources: Sequence[tuple[Path, ReaderSpec]], slicing: Slicing, file: Pa
         raise DataError(f"{printable(sources[0][0])}: {error}") from error
     about = About(
         count=len(made.slices),
-        channels=volume.channels,
+        channels=made.slices.shape[1],
         spacing=made.spacing,
         axis=made.axis,
         blank=made.blank,
         notes=made.notes,
         like_labels=looks_like_labels(volume),
         voxels=_checksum(made.slices),
+        sides=made.sides,
     ).write()
     with atomic_write(file) as temporary:
         save_file({"slices": made.slices}, temporary, {"about": about, "seal": _seal(key, about)})

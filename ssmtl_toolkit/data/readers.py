@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.grid import check_channel, turned
 from ssmtl_toolkit.data.memory import check_memory
-from ssmtl_toolkit.data.source import naming_file
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.named import renumbered
+from ssmtl_toolkit.data.slicing import WhichVolume
+from ssmtl_toolkit.data.source import SeveralVolumesError, naming_file
+from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.specs import ReaderSpec, Scan
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
+EVEN = "resample it to an even spacing, or export its parts as series of their own"
+"""What to do about unevenly spaced slices."""
 _INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
     ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
@@ -27,21 +34,21 @@ _FOREIGN = {
     ".img": "is the voxels of a pair; give the .hdr file beside it",
     ".img.gz": "is the voxels of a pair; give the .hdr file beside it",
     ".raw": "is the voxels of a pair; give the .mhd or .nhdr file beside it",
-    ".png": "is one slice; give the folder with all slices of the scan",
-    ".jpg": "is a picture; give a scan, or a folder of slices as PNG",
-    ".jpeg": "is a picture; give a scan, or a folder of slices as PNG",
-    ".tif": "is TIFF, which is not read; convert it to .nii.gz or to a folder of PNG slices",
-    ".tiff": "is TIFF, which is not read; convert it to .nii.gz or to a folder of PNG slices",
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), "is one slice; give the folder with all slices of the scan"),
+    **dict.fromkeys((".tif", ".tiff"), "is TIFF of one page, one slice; give the folder with all slices of the scan"),
+    **dict.fromkeys((".bmp", ".gif", ".webp", ".jp2"), "is a picture of a format that is not read; save all as PNG"),
     ".npy": "is a bare array without spacing; save it as .nii.gz",
     ".npz": "is bare arrays without spacing; save them as .nii.gz",
     ".h5": "is HDF5, which is not read; convert it to .nii.gz",
-    ".zip": "is an archive; unpack it and give the folder",
-    ".tar": "is an archive; unpack it and give the folder",
-    ".tar.gz": "is an archive; unpack it and give the folder",
-    ".tgz": "is an archive; unpack it and give the folder",
+    **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"), "is an archive; unpack it and give the folder"),
+    **dict.fromkeys((".bz2", ".xz", ".zst"), "is packed in a way that is not read; unpack it"),
     ".brik": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
     ".head": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
 }
+
+
+MOST_CHANNELS = 64
+"""Volumes of a 4-D file that may be channels; more are a sequence in time, or directions of diffusion."""
 
 
 class Readers:
@@ -79,21 +86,74 @@ class Readers:
         reader = self.match(path)
         return {"": path} if reader is None else reader.parts(path)
 
-    def read(self, path: Path, volume: int | None = None) -> Volume:
+    def read(self, path: Path, volume: int | None = None, *, uneven: bool = False) -> Volume:
         """Read the scan or label map at `path`; of a 4-D file the volume with index `volume`.
+
+        Args:
+            path: what a reader matches.
+            volume: which volume of a 4-D file.
+            uneven: accept unevenly spaced slices; the caller uses `Volume.positions`.
 
         Raises:
             DataError: naming the file and what is wrong with it, also if the reader itself failed.
         """
-        return read_with(self.of(path), path, volume)
+        return read_with(self.of(path), path, volume, uneven=uneven)
 
-    def read_scan(self, scan: Scan, volume: int | None = None) -> Volume:
-        """Read a scan, all its channels; of 4-D files the volume with index `volume`.
+    def read_scan(self, scan: Scan, volume: WhichVolume = None, *, uneven: bool = False) -> Volume:
+        """Read a scan, all its channels, as `read` does; `volume` may be `all`: the volumes of 4-D files as channels.
 
         Raises:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
         """
-        return read_channels([(path, self.of(path)) for path in scan.paths], volume)
+        return read_channels([(path, self.of(path)) for path in scan.paths], volume, uneven=uneven)
+
+    def read_label(self, path: Path, image: Volume, classes: Classes) -> Volume:
+        """Read the label map at `path` of the scan that was read as `image`.
+
+        If the file names its classes, its voxels get the values that these names have in `classes`.
+
+        Raises:
+            DataError: naming the file and what is wrong with it, or a name that contradicts `classes`.
+        """
+        reader = self.of(path)
+        with _naming(reader, path):
+            return renumbered(reader.read_label(path, image), reader.classes(path), classes, path)
+
+    def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """What the values of a label file mean, if it says so: for each class of its own the values that it has there.
+
+        Raises:
+            DataError: naming the file and what is wrong with it.
+        """
+        reader = self.of(path)
+        with _naming(reader, path):
+            return dict(reader.classes(path))
+
+    def label_rank(self, path: Path) -> int | None:
+        """Of a file that is a label map by its format the place of its reader among all; None: of any other file."""
+        reader = self.match(path)
+        return self.specs.index(reader) if reader is not None and reader.only_labels else None
+
+    def scan_of(self, label: Path, scans: Sequence[Path]) -> Path | None:
+        """Which of `scans` a label map refers to; None: it does not say, or none of them."""
+        with foreign(f"{printable(label)}: a reader, asked for the scan of this label map,"):
+            return self.of(label).scan_of(label, scans)
+
+    def header(self, path: Path) -> Header:
+        """What the header of the scan or label map at `path` says of its voxels.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return header_with(self.of(path), path)
+
+    def scan_header(self, scan: Scan) -> Header:
+        """What the headers of a scan's files say of its voxels, all its channels.
+
+        Raises:
+            DataError: naming the file and what is wrong with it, or two files whose grids differ.
+        """
+        return joined_headers([(path, self.header(path)) for path in scan.paths])
 
     def digest(self, path: Path, memo: DigestMemo) -> str:
         """sha256 of the files that are read for `path`; `memo` knows those of earlier calls.
@@ -112,21 +172,26 @@ class Readers:
         return joined_digests([self.digest(path, memo) for path in scan.paths])
 
 
-def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None = None) -> Volume:
+def read_channels(
+    sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolume = None, *, uneven: bool = False
+) -> Volume:
     """Read files, each by its reader, as the channels of one volume on the grid of the first of them.
+
+    Of 4-D files the volume with index `volume` is taken, or, with `all`, each of them as a channel.
 
     Raises:
         DataError: naming the file and what is wrong with it, or two files whose grids differ.
     """
-    volumes = [read_with(reader, path, volume) for path, reader in sources]
-    if len(volumes) == 1:
-        return volumes[0]
-    first, names = volumes[0], [printable(path) for path, _ in sources]
+    read = [(path, one) for path, reader in sources for one in _volumes(reader, path, volume, uneven)]
+    if len(read) == 1:
+        return read[0][1]
+    volumes, (start, first) = [one for _, one in read], read[0]
     notes = list(first.notes)
-    for i, (path, _) in enumerate(sources[1:], start=1):
-        volumes[i] = other = turned(volumes[i], first)
-        moved = check_channel(first, other, names[i], names[0])
-        notes += [f"{printable(path.name)}: {note}" for note in (*other.notes, *([moved] if moved else []))]
+    for i, (path, one) in enumerate(read[1:], start=1):
+        volumes[i] = other = turned(one, first)
+        moved = check_channel(first, other, printable(path), printable(start))
+        new = [f"{printable(path.name)}: {note}" for note in (*other.notes, *([moved] if moved else []))]
+        notes += [note for note in new if path != start or note.partition(": ")[2] not in first.notes]
     channels, kind = sum(one.channels for one in volumes), np.result_type(*(one.array for one in volumes))
     with naming_file(sources[0][0]):
         check_memory((*first.shape, channels), kind)
@@ -135,11 +200,68 @@ def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: int | None
     return replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
 
 
-def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
-    """Read one scan or label map by this reader; raises what `Readers.read` does."""
+def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume, uneven: bool) -> list[Volume]:
+    """The volume that is meant, or all of a 4-D file, one after the other, each decoded by itself.
+
+    Raises:
+        DataError: it has more volumes than a network takes channels.
+    """
+    if volume != "all":
+        return [read_with(reader, path, volume, uneven=uneven)]
+    try:
+        return [read_with(reader, path, uneven=uneven)]
+    except SeveralVolumesError as error:
+        if error.volumes > MOST_CHANNELS:
+            raise DataError(
+                f"{printable(path)}: has {error.volumes} volumes, more than the {MOST_CHANNELS} channels that are "
+                f"possible; choose one, --volume 0 to {error.volumes - 1}"
+            ) from None
+        return [read_with(reader, path, i, uneven=uneven) for i in range(error.volumes)]
+
+
+def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
+    """The header of a scan whose channels are these files, on the grid of the first of them.
+
+    Raises:
+        DataError: naming two files whose grids differ.
+    """
+    (path, first), *others = headers
+    for other_path, other in others:
+        check_channel(first.empty(), turned(other.empty(), first.empty()), printable(other_path), printable(path))
+    notes = [f"{printable(p.name)}: {note}" for p, header in others for note in header.notes]
+    channels = sum(header.channels for _, header in headers)
+    return replace(first, channels=channels, notes=(*first.notes, *notes))
+
+
+def read_with(reader: ReaderSpec, path: Path, volume: int | None = None, *, uneven: bool = False) -> Volume:
+    """Read one scan or label map by this reader; takes and raises what `Readers.read` does."""
+    with _naming(reader, path):
+        read = reader.read(path, volume)
+        _check_even(read.positions, uneven)
+    return read
+
+
+def header_with(reader: ReaderSpec, path: Path) -> Header:
+    """Read the header of one scan or label map by this reader; raises what `Readers.read` does."""
+    with _naming(reader, path):
+        header = reader.header(path)
+        _check_even(header.positions, uneven=False)
+    return header
+
+
+def _check_even(positions: Sequence[float], uneven: bool) -> None:
+    if positions and not uneven:
+        raise DataError(f"is unevenly spaced: {_distances(positions)}; {EVEN}")
+
+
+@contextlib.contextmanager
+def _naming(reader: ReaderSpec, path: Path) -> Iterator[None]:
+    """Name the file, and the reader if it is to blame, in whatever goes wrong inside."""
     name = printable(path)
     try:
-        return reader.read(path, volume)
+        yield
+    except SeveralVolumesError:
+        raise
     except DataError as error:
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
     except OSError as error:
@@ -151,6 +273,13 @@ def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volu
             raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
         problem = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
         raise DataError(f"{name}: {problem}; omit it or report it to the reader's authors") from error
+
+
+def _distances(positions: Sequence[float]) -> str:
+    """Say how far apart slices are, with the number of times."""
+    counts = Counter(f"{step:.3g}" for step in np.diff(positions))
+    shown = listed((f"{step} mm ({times} times)" for step, times in counts.most_common()), 4)
+    return f"its slices are {shown} apart"
 
 
 def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:
@@ -177,7 +306,7 @@ def _foreign(path: Path) -> str:
     """Say what a file is that no reader reads, and what to do."""
     name = path.name.lower()
     if path.is_dir():
-        return "is a folder, and no scan by itself; give a file or a folder of DICOM or PNG slices"
+        return "is a folder, and no scan by itself; give a file, or a folder of DICOM, PNG, JPEG or TIFF slices"
     if name.startswith(("dicomdir", "dirfile")):
         return _INDEX
     known = next((what for ending, what in _FOREIGN.items() if name.endswith(ending)), "")

@@ -28,6 +28,14 @@ class FileError(Exception):
     """What is wrong with the file, without its name."""
 
 
+class SeveralVolumesError(FileError, DataError):
+    """A file is 4-D, and nobody said which of its `volumes` is meant."""
+
+    def __init__(self, problem: str, volumes: int) -> None:
+        super().__init__(problem)
+        self.volumes = volumes
+
+
 class Source:
     """The bytes of a regular file, with a count of them; unless `plain`, unpacked when it is gzip whatever its name."""
 
@@ -40,6 +48,8 @@ class Source:
         self.zipped = not plain and self._file.read(2) == b"\x1f\x8b"
         self._file.seek(0)
         self._stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._file)) if self.zipped else self._file
+        if self.zipped:
+            self._refuse_packed_twice()
         self.limit = self.size * DEFLATE if self.zipped else self.size
         self.position = 0
 
@@ -48,6 +58,14 @@ class Source:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+    def _refuse_packed_twice(self) -> None:
+        try:
+            if self.peek(2) == b"\x1f\x8b":
+                raise FileError("is packed by gzip twice; unpack it once (gunzip)")
+        except BaseException:
+            self._file.close()
+            raise
 
     def unpack(self, packing: Literal["gzip", "zlib"]) -> None:
         """Take the rest of a plain file as packed: from here on bytes are unpacked, and `position` counts from 0."""
@@ -125,6 +143,8 @@ def naming_file(path: Path) -> Iterator[None]:
     try:
         yield
         return
+    except SeveralVolumesError as error:
+        raise SeveralVolumesError(f"{printable(path)}: {error}", error.volumes) from None
     except FileError as error:
         problem = str(error)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -9,17 +9,19 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, holding
 from ssmtl_toolkit.data.memory import free_memory
+from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Extent
@@ -52,6 +54,7 @@ class StoredScan:
     axis: str
     blank: int
     notes: tuple[str, ...]
+    sides: tuple[int, int] | None = None  # rows and columns, if patches of them are used
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class SliceStore:
     slices: Tensor
     scans: tuple[StoredScan, ...]
     skipped: tuple[Skipped, ...]
+    reach: int = 0  # how many neighbours on either side each slice shows beside itself
+    patches: Patches | None = None  # where the patches lie that the network sees; None: it sees whole slices
 
     @property
     def channels(self) -> int:
@@ -93,16 +98,29 @@ class SliceStore:
             for scan in self.scans
         ]
 
-    def gather(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Copy slices `rows` (N,) to `device` as images (N, C, size, size) float32."""
-        picked = self.slices.index_select(0, rows.to(self.slices.device))
+    def gather(self, rows: Tensor, device: torch.device, places: Tensor | None = None) -> Tensor:
+        """Copy slices `rows` (N,), or a patch of each, to `device` as images (N, C, size, size) float32."""
+        picked = self.picked(self.slices, rows, places)
         if device.type == "cuda" and picked.device.type == "cpu":
             picked = picked.pin_memory()
         return picked.to(device, non_blocking=True).float()
 
+    def places(self, number: int) -> Tensor | None:
+        """Draw where patches of so many slices lie, (number, 2), by torch's global generator; None: there are none."""
+        return torch.rand(number, 2) if self.patches else None
+
+    def picked(self, slices: Tensor, rows: Tensor, places: Tensor | None = None) -> Tensor:
+        """Of `slices`, or anything (total, …, H, W) that goes with them, the `rows` (N,), or a patch of each.
+
+        `places` (N, 2): where the patches lie; None: in the middle.
+        """
+        if self.patches:
+            return self.patches.cut(slices, rows, places)
+        return slices.index_select(0, rows.to(slices.device))
+
     def to(self, device: torch.device) -> SliceStore:
         """Move the slices to a device."""
-        return SliceStore(self.slices.to(device), self.scans, self.skipped)
+        return replace(self, slices=self.slices.to(device))
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ class Usable:
 
     pieces: tuple[Piece, ...]
     skipped: tuple[Skipped, ...]
-    size: int
+    slicing: Slicing
     cache: Path
     memo: DigestMemo
     waiting: Waiting
@@ -137,7 +155,7 @@ class Usable:
             copies: how many processes on this machine will hold the store.
         """
         pieces = [piece for i, piece in enumerate(self.pieces) if chosen is None or i in chosen]
-        return _open(pieces, self.skipped, self.size, self.cache, placement, copies, self.memo, self.waiting)
+        return _open(pieces, self.skipped, self.slicing, self.cache, placement, copies, self.memo, self.waiting)
 
 
 def build_store(
@@ -225,7 +243,7 @@ def prepare_scans(
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
     _check_channels(kept)
-    return Usable(tuple(kept), skipped, slicing.size, cache, memo, waiting)
+    return Usable(tuple(kept), skipped, slicing, cache, memo, waiting)
 
 
 def _remove_old_parts(cache: Path) -> None:
@@ -290,7 +308,7 @@ def _check_channels(pieces: Sequence[Piece]) -> None:
 def _open(
     pieces: Sequence[Piece],
     skipped: tuple[Skipped, ...],
-    size: int,
+    slicing: Slicing,
     cache: Path,
     placement: Placement,
     copies: int,
@@ -298,7 +316,9 @@ def _open(
     waiting: Waiting,
 ) -> SliceStore:
     total = sum(piece.about.count for piece in pieces)
-    shape = (total, pieces[0].about.channels, size, size)
+    sides = [piece.about.sides or (slicing.size, slicing.size) for piece in pieces]
+    height, width = (max(lengths) for lengths in zip(*sides, strict=True))
+    shape = (total, pieces[0].about.channels, height, width)
     fits = copies * _bytes(shape) <= _PART_OF_MEMORY * free_memory()
     packed = placement == "disk" or not fits
     slices = _packed(pieces, shape, cache, memo, waiting) if packed else _loaded(pieces, shape, waiting)
@@ -306,7 +326,9 @@ def _open(
     for piece in pieces:
         scans.append(_stored(piece, start))
         start += piece.about.count
-    return SliceStore(slices, tuple(scans), skipped)
+    every = torch.tensor(sides).repeat_interleave(torch.tensor([piece.about.count for piece in pieces]), dim=0)
+    patches = Patches(slicing.size, every) if slicing.patches else None
+    return SliceStore(slices, tuple(scans), skipped, slicing.reach, patches)
 
 
 def _bytes(shape: _Shape) -> int:
@@ -316,7 +338,7 @@ def _bytes(shape: _Shape) -> int:
 def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
     place = (piece.scan, piece.key, piece.digests, start, about.count)
-    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes)
+    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides)
 
 
 def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:
@@ -324,12 +346,18 @@ def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:
     ends = np.cumsum([piece.about.count for piece in pieces])
 
     def load(piece: Piece, end: int) -> None:
-        slices[end - piece.about.count : end] = piece.slices(waiting)
+        slices[end - piece.about.count : end] = _padded(piece.slices(waiting), shape)
 
     with ThreadPoolExecutor(max_workers=_workers()) as pool:  # reading, checksums and copies leave the others running
         for done in [pool.submit(load, *one) for one in zip(pieces, ends.tolist(), strict=True)]:
             done.result()
     return torch.from_numpy(slices)
+
+
+def _padded(slices: NDArray[np.float16], shape: _Shape) -> NDArray[np.float16]:
+    """Slices (count, C, h, w) with zeros at their ends up to (…, H, W); no patch shows them."""
+    missing = [have - wanted for have, wanted in zip(shape[2:], slices.shape[2:], strict=True)]
+    return np.pad(slices, [(0, 0), (0, 0), *((0, n) for n in missing)]) if any(missing) else slices
 
 
 def _packed(pieces: Sequence[Piece], shape: _Shape, cache: Path, memo: DigestMemo, waiting: Waiting) -> Tensor:
@@ -348,19 +376,19 @@ def _packed(pieces: Sequence[Piece], shape: _Shape, cache: Path, memo: DigestMem
                 if not whole():  # no other process has made it meanwhile
                     if pack.exists():
                         waiting.note(f"{printable(pack)}: is damaged, and made anew")
-                    _write_pack(pack, pieces, waiting)
+                    _write_pack(pack, pieces, shape, waiting)
     except OSError as error:
         raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
     memo.save()
     return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
 
 
-def _write_pack(pack: Path, pieces: Sequence[Piece], waiting: Waiting) -> None:
+def _write_pack(pack: Path, pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> None:
     """Write the slices, then a checksum of them and of the pack's name: exchanged packs are noticed."""
     total = xxhash.xxh3_128(pack.name.encode())
     with atomic_write(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
         for piece in pieces:
-            data = piece.slices(waiting).data.cast("B")
+            data = np.ascontiguousarray(_padded(piece.slices(waiting), shape)).data.cast("B")
             total.update(data)
             file.write(data)
         file.write(total.digest())

@@ -8,19 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.memory import NARROWED
-from ssmtl_toolkit.data.source import FileError
+from ssmtl_toolkit.data.source import FileError, SeveralVolumesError
 
 
 def volume_index(volumes: int, volume: int | None) -> int:
     """Return which of `volumes` 3-D volumes of a file is meant by --volume `volume`.
 
     Raises:
-        FileError: it has several and none was chosen, or one that is not there.
+        SeveralVolumesError: it has several and none was chosen.
+        FileError: one was chosen that is not there.
     """
     if volumes == 1:
         return 0
     if volume is None:
-        raise FileError(f"is 4-D with {volumes} volumes; give --volume i, 0 to {volumes - 1}")
+        problem = f"is 4-D with {volumes} volumes; give --volume i, 0 to {volumes - 1}, or all: as channels"
+        raise SeveralVolumesError(problem, volumes)
     if not 0 <= volume < volumes:
         raise FileError(f"has no volume {volume}; give --volume 0 to {volumes - 1}")
     return volume

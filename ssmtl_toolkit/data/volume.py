@@ -1,4 +1,4 @@
-"""What a reader returns (`Volume`) and the slices cut from it along one axis (`Stack`), with the way back."""
+"""What a reader returns (`Volume`, `Header`) and the slices cut along one axis (`Stack`), with the way back."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ class Volume:
         notes: what was odd about the file but could be read all the same.
         replaced: how many voxels were NaN or infinite and have the smallest finite value here.
         header: the file's own NIfTI header, if it has one; it says how to write a file on the same grid.
+        positions: where the slices along `slice_axis` lie if they are unevenly spaced, in mm from the first one; empty:
+            they are even. Affine and spacing then hold for their mean distance, with the first and the last slice where
+            they are. Such a scan is only read where its true positions are asked for (`Readers.read`).
         files: names of the files of the slices along K, if each is a file of its own; of pictures and of DICOM.
         placed: whether the file says where its voxels lie; pictures do not.
     """
@@ -46,6 +49,7 @@ class Volume:
     notes: tuple[str, ...] = field(default=())
     replaced: int = 0
     header: nib.Nifti1Header | None = None
+    positions: tuple[float, ...] = field(default=())
     files: tuple[str, ...] = ()
     placed: bool = True
 
@@ -58,6 +62,10 @@ class Volume:
             )
         if not (np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 0):
             raise DataError("has no usable affine: it is not finite or cannot be inverted; repair the header")
+        if self.positions and len(self.positions) != self.shape[self.slice_axis]:
+            raise DataError(
+                f"has {len(self.positions)} positions for {self.shape[self.slice_axis]} slices; give one for each"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,9 +83,46 @@ class Volume:
         """How many channels there are."""
         return len(self.by_channel)
 
+    def without_voxels(self) -> Header:
+        """What a header would say of this volume."""
+        place = (self.shape, self.affine, self.spacing, self.slice_axis, self.notes)
+        return Header(
+            *place, channels=self.channels, dtype=self.array.dtype.name, positions=self.positions, placed=self.placed
+        )
+
     def axis(self, wanted: Cut) -> Axis:
         """Resolve `acquisition` to the anatomical axis nearest to the one that the scanner stepped along."""
         return acquired_axis(self.affine, self.slice_axis) if wanted == "acquisition" else wanted
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its voxels, known without reading them.
+
+    Attributes:
+        shape: how many voxels there are along I, J, K.
+        affine, spacing, slice_axis, notes, positions, placed: as in `Volume`.
+        channels: how many values a voxel has.
+        volumes: of a 4-D file, how many volumes it holds.
+        dtype: type of the stored values, as numpy calls it; "" if unknown.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+    slice_axis: int = 2
+    notes: tuple[str, ...] = field(default=())
+    channels: int = 1
+    volumes: int = 1
+    dtype: str = ""
+    positions: tuple[float, ...] = field(default=())
+    placed: bool = True
+
+    def empty(self) -> Volume:
+        """A volume of zeros on the same grid that takes no memory, for code that needs the grid alone."""
+        sizes = self.shape if self.channels == 1 else (*self.shape, self.channels)
+        zeros = np.broadcast_to(np.zeros((), np.uint8), sizes)
+        return Volume(zeros, self.affine, self.spacing, self.slice_axis, self.notes, placed=self.placed)
 
 
 def stepped_axis(spacing: tuple[float, ...], named: int | None = None) -> int:

@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.data.sampling import in_turn
 from ssmtl_toolkit.data.store import SliceStore
 
+_ON_A_CLASS = 1 / 3
 MOST_TURNS = 8
 """A slice is seen at most this many times as often as the others."""
 
@@ -51,12 +53,28 @@ class Examples:
         return in_turn(self._seen, step * number, number, seed)
 
     def batch(self, rows: NDArray[Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return the images (N, C, size, size) and class indices (N, size, size); None without labels."""
-        index = torch.from_numpy(rows)
-        return self.store.gather(index, device), self._targets(index, device)
+        """Return the images (N, C, size, size) and class indices (N, size, size); None without labels.
 
-    def _targets(self, index: Tensor, device: torch.device) -> Tensor | None:
-        return None if self.targets is None else self.targets[index].long().to(device)
+        If the network sees patches, these are random: of one in three the middle is a pixel of a class, if there is one
+        (as in nnU-Net).
+        """
+        index = torch.from_numpy(rows)
+        places = self._places(index)
+        image = self.store.gather(index, device, places)
+        if self.targets is None:
+            return image, None
+        return image, self.store.picked(self.targets, index, places).long().to(device)
+
+    def _places(self, index: Tensor) -> Tensor | None:
+        places, patches = self.store.places(len(index)), self.store.patches
+        if places is None or patches is None or self.targets is None:
+            return places
+        for i in torch.nonzero(torch.rand(len(index)) < _ON_A_CLASS)[:, 0].tolist():
+            target = self.targets[index[i]]
+            pixels = torch.nonzero((target > 0) & (target != IGNORE))
+            if len(pixels):
+                places[i] = patches.around(int(index[i]), pixels[int(torch.randint(len(pixels), ()))])
+        return places
 
 
 def turns_of(shown: NDArray[np.bool_]) -> NDArray[np.int64]:

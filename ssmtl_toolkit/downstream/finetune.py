@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
+from ssmtl_toolkit.config.base import resolved_preparations
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
@@ -20,6 +21,7 @@ from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
+from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
@@ -90,13 +92,16 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)
+    if config.backbone is not None:
+        check_buildable(backbone)
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
     metrics = config.chosen_metrics(config.head.output)
     if resume:
         _check_same(config, folder)
         _check_scored(metrics, folder)
-    if pretrained and (note := pretrained.chosen()):
-        progress.note(note)
+    if pretrained:
+        for note in filter(None, (pretrained.chosen(), _otherwise(slicing, pretrained))):
+            progress.note(note)
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
@@ -199,9 +204,25 @@ def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -
     return [f"{name} is {now[name]!r}, was {then[name]!r}" for name in moved if name not in same]
 
 
+def _otherwise(slicing: Slicing, pretrained: Pretrained) -> str:
+    """Which slices the pre-training has seen, if they are made in another way here; "" if not, or not recorded."""
+    if not pretrained.about:
+        return ""
+    now, then = slicing.model_dump(mode="json"), pretrained.slicing().model_dump(mode="json")
+    numbers = {"normalise"} if slicing.normalise == "data" else set()  # measured anew
+    other = [f"{name} is {_said(now[name])}, was {_said(then[name])}" for name in now if now[name] != then[name]]
+    other = [text for text in other if text.partition(" ")[0] not in numbers]
+    return f"slices are made in another way than those of the pre-training: {'; '.join(other)}" if other else ""
+
+
+def _said(value: Any) -> str:
+    return (" ".join(map(str, value)) if isinstance(value, list) else str(value)) if value else "none"
+
+
 def _slicing(config: ResolvedFinetune, pretrained: Pretrained | None) -> Slicing:
     """How slices are made: as set, else as in the pre-training, else as the dataset suggests."""
     if pretrained is None:
         suggested = {k: v for k, v in config.data.suggested().items() if k in Slicing.model_fields}
-        return config.over(Slicing(**suggested))
-    return config.over(Slicing(**pretrained.about.get("prepare", {})))
+        slicing = config.over(Slicing(**suggested))
+        return slicing.model_copy(update={"prepare": resolved_preparations(slicing.prepare)})
+    return config.over(pretrained.slicing())

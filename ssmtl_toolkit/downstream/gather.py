@@ -11,7 +11,7 @@ from ssmtl_toolkit.data import split as splits
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.folds import Folds
-from ssmtl_toolkit.data.labels import find_classes
+from ssmtl_toolkit.data.labels import find_classes, named_classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
@@ -109,7 +109,7 @@ class Gathering:
 
     def _usable_scans(self) -> list[Scan]:
         """The scans that can be used: with labels, if the head learns from labels."""
-        every = list_scans(self.config.data, self.cache)
+        every = list_scans(self.config.data, self.cache, self.progress.note)
         self.skipped += [Skipped(scan.name, scan.unfit) for scan in every if scan.unfit]
         fit = [scan for scan in every if not scan.unfit]
         scans = [scan for scan in fit if scan.label] if self.config.head.output == "labels" else fit
@@ -196,6 +196,11 @@ class Gathering:
             return ImageTargets(self.slicing, self.readers)
         known = dict(config.data.classes())
         ignored = config.data.ignored() if config.ignore_value is None else config.ignore_value
+        if not known:
+            named = named_classes(scans, self.readers)
+            known = named.classes
+            if named.note:
+                self.progress.note(named.note)
         if known or config.classes:
             classes = Classes.parse(config.classes or "", known, ignored)
         else:

@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ssmtl_toolkit.data.levels import levels_of_scan
-from ssmtl_toolkit.data.prepare import standardise
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.data.volume import Stack
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
@@ -41,7 +39,7 @@ class ImageTargets(Targets):
 
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a scan and tell which of its slices are not blank."""
-        stack = Stack.of(self._readers.read_scan(scan, self._slicing.volume), self._slicing.axis)
+        stack = Sliced.of(self._readers.read_scan(scan, self._slicing.volume), self._slicing).stack
         varied = (stack.slices.min(axis=(2, 3)) < stack.slices.max(axis=(2, 3))).any(axis=1)
         return SliceContents(np.ones(len(varied), bool), varied[:, None], stack.slices.shape[1])
 
@@ -87,13 +85,12 @@ class ImageTargets(Targets):
     def _scores(self, predictor: Predictor, scan: Scan, judge: Judge, seed: int) -> dict[str, list[float | None]]:
         """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
         volume = self._readers.read_scan(scan, self._slicing.volume)
-        stack, levels = predictor.stack(volume), levels_of_scan(volume, self._slicing)
+        sliced = predictor.sliced(volume)
         torch.default_generator.manual_seed(seed)
         names = [metric.name for metric in judge.metrics]
         scores: dict[str, list[float | None]] = {key: [] for name in names for key in (name, f"noisy_{name}")}
-        for start in range(0, len(stack.slices), predictor.batch_size):
-            standard = standardise(stack.slices[start : start + predictor.batch_size], self._slicing, levels)
-            clean = torch.from_numpy(standard.slices)
+        for start in range(0, len(sliced), predictor.batch_size):
+            clean = torch.from_numpy(sliced.standard(slice(start, start + predictor.batch_size)).slices)
             noisy = predictor.models[0].head.degrade(clean)
             output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
             for i, slices in enumerate(zip(clean.numpy(), output.numpy(), noisy.numpy(), strict=True)):

@@ -12,9 +12,9 @@ from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.downstream.contrasts import Input
 from ssmtl_toolkit.downstream.records import Records, Wish
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers
-from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.sources import Given, dataset_of
+from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import printable
 
 ITSELF, PROBABILITIES, OVERLAY = ".nii.gz", "_probabilities.nii.gz", ".png"
@@ -79,7 +79,7 @@ class Jobs:
     failed: list[Skipped] = field(default_factory=list)
 
 
-def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, takes: Input, cache: Path) -> Jobs:
+def list_jobs(given: Sequence[Given], out: Path, wanted: Wanted, takes: Input, cache: Path) -> Jobs:
     """List the scans and where their predictions go; those that would be written to one file fail.
 
     `takes` is what the models predict from.
@@ -91,9 +91,10 @@ def list_jobs(given: Sequence[str | Path], out: Path, wanted: Wanted, takes: Inp
     result, by_file = Jobs(), dict[Path, list[Job]]()
     target = real(out)
     for item in given:
-        place = real(Path(item))
-        asked_for = place == target or target in place.parents
-        for scan in takes.scans(registry().dataset(str(item)), cache):
+        dataset = dataset_of(item)
+        place = None if isinstance(item, DatasetSpec) else real(Path(item))
+        asked_for = place is not None and (place == target or target in place.parents)
+        for scan in takes.scans(dataset, cache):
             if target in real(scan.path).parents and not asked_for:
                 continue  # predictions of an earlier call, below the folder of the scans
             if scan.unfit:

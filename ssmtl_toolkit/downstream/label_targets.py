@@ -13,12 +13,12 @@ from torch import Tensor
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.labels import read_label, read_labels
-from ssmtl_toolkit.data.prepare import resize_labels
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
@@ -58,7 +58,7 @@ class LabelTargets(Targets):
         volume = self._readers.read_scan(scan, self._slicing.volume)
         where = printable(scan.label)
         labels = read_labels(
-            read_label(scan, self._readers),
+            read_label(scan, self._readers, volume, self.classes),
             volume,
             self.classes,
             where,
@@ -75,20 +75,21 @@ class LabelTargets(Targets):
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a label map and tell what it shows."""
         volume, labels = self.read(scan)
-        index = Stack.of(volume, self._slicing.axis).cut(labels)
+        sliced = Sliced.of(volume, self._slicing)
+        index = sliced.prepared_labels(labels)
         if keep:  # so that no map is read twice
-            self._kept[scan.name] = resize_labels(index, self._slicing.size, self._slicing.size)
+            self._kept[scan.name] = sliced.labels(labels)
         flat = index.reshape(len(index), -1)
         classes = [np.isin(flat, np.flatnonzero(owned)).any(axis=1) for owned in self.classes.members]
-        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), volume.channels)
+        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), sliced.channels)
 
     def tensor(self, store: SliceStore) -> Tensor:
-        """Class indices (total, size, size) uint8 of the store's slices, each pixel the one at its centre."""
-        size = self._slicing.size
-        indices = torch.full((len(store.slices), size, size), IGNORE, dtype=torch.uint8)
+        """Class indices (total, H, W) uint8 of the store's slices, each pixel the one at its centre."""
+        indices = torch.full((len(store.slices), *store.slices.shape[2:]), IGNORE, dtype=torch.uint8)
         for stored in store.scans:
             index = np.ascontiguousarray(self._kept.pop(stored.scan.name))
-            indices[stored.start : stored.start + stored.count] = torch.from_numpy(index)
+            _, height, width = index.shape
+            indices[stored.start : stored.start + stored.count, :height, :width] = torch.from_numpy(index)
         return indices
 
     def absent(self, slices: Slices, contents: Mapping[str, SliceContents]) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 
+_NEVER = -100.0  # the logit of what is not there
 _LEAST = 1e-6  # a mean of probabilities is kept this far from 0 and 1, where a logit is infinite
 
 
@@ -17,6 +18,11 @@ class Meaning(ABC):
     """From class indices to what a head learns, and from its maps to probabilities and class indices."""
 
     maps: int  # how many the head makes
+
+    @property
+    @abstractmethod
+    def background(self) -> Tensor:
+        """What maps show where there is nothing but background: (maps,)."""
 
     @classmethod
     def of(cls, classes: Classes) -> Meaning:
@@ -42,6 +48,10 @@ class Exclusive(Meaning):
 
     maps: int
 
+    @property
+    def background(self) -> Tensor:
+        return torch.tensor([0.0, *[-torch.inf] * (self.maps - 1)])
+
     def target(self, index: Tensor) -> Tensor:
         return index
 
@@ -66,6 +76,10 @@ class Overlapping(Meaning):
     @property
     def maps(self) -> int:  # type: ignore[override]
         return len(self.members)
+
+    @property
+    def background(self) -> Tensor:
+        return torch.full((self.maps,), _NEVER)
 
     def target(self, index: Tensor) -> Tensor:
         ignored = index == IGNORE

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.classes import Classes
-from ssmtl_toolkit.data.levels import levels_of_scan
+from ssmtl_toolkit.data.patches import covered
 from ssmtl_toolkit.data.postprocess import smooth_slices
-from ssmtl_toolkit.data.prepare import Standard, refuse_blank, standardise
+from ssmtl_toolkit.data.prepare import Sliced, Standard, refuse_blank
 from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.wayback import WayBack
 from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
@@ -30,7 +31,7 @@ from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import weights
-from ssmtl_toolkit.runtime.about import Model
+from ssmtl_toolkit.runtime.about import Model, restored_slicing, slicing_about
 from ssmtl_toolkit.runtime.checkpoint import check_tensors
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 from ssmtl_toolkit.text import counted, printable
@@ -105,7 +106,7 @@ class ModelSpec:
             "version": our_version(),
             "backbone": found.origin(self.backbone),
             "head": found.origin(self.head),
-            "prepare": self.slicing.model_dump(mode="json"),
+            **slicing_about(self.slicing),
             "classes": self.classes and self.classes.to_json(),
             "channels": self.channels,
             "contrasts": list(self.contrasts),
@@ -136,7 +137,8 @@ class ModelSpec:
         classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
         network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
         head = found.restore(HeadSpec, said.head.model_dump(), place)
-        model_spec = cls(network, head, said.prepare, classes, said.channels, said.contrasts)
+        slicing = restored_slicing(said.prepare, said.preparations, place)
+        model_spec = cls(network, head, slicing, classes, said.channels, said.contrasts)
         try:
             with hub(allowed=False):  # the content of a file must not cause downloads
                 model = model_spec.build()
@@ -178,30 +180,42 @@ class Predictor:
         """Whether maps are means: of labels they are probabilities then."""
         return len(self.models) * len(self._views) > 1
 
-    def stack(self, volume: Volume) -> Stack:
-        """Cut a scan as the model was trained.
+    def sliced(self, volume: Volume) -> Sliced:
+        """Cut and prepare a scan as the model was trained.
 
         Raises:
             DataError: it has another number of channels, or all voxels of one have one value.
         """
-        if volume.channels != self.model_spec.channels:
-            raise DataError(
-                f"has {counted(volume.channels, 'channel')}, and the model takes {self.model_spec.channels}; give the "
-                f"scan with the channels of the training: a line of a manifest, or a folder with channel=all"
-            )
         refuse_blank(volume)
-        return Stack.of(volume, self.model_spec.slicing.axis)
+        sliced = Sliced.of(volume, self.model_spec.slicing)
+        if sliced.channels != self.model_spec.channels:
+            prepared = f" once prepared ({counted(volume.channels, 'channel')} in its file)"
+            raise DataError(
+                f"has {counted(sliced.channels, 'channel')}{prepared if self.model_spec.slicing.prepare else ''}, and "
+                f"the model takes {self.model_spec.channels}; give the scan with the channels of the training: a line "
+                f"of a manifest, or a folder with channel=all"
+            )
+        return sliced
 
-    def maps(self, volume: Volume, stack: Stack) -> Iterator[tuple[slice, Tensor, Standard]]:
-        """Yield for each batch of slices where it lies, the maps (n, …, H, W) float32, and what it was made of."""
-        levels = levels_of_scan(volume, self.model_spec.slicing)
-        for start in range(0, len(stack.slices), self.batch_size):
+    def maps(self, sliced: Sliced) -> Iterator[tuple[slice, Tensor, Standard]]:
+        """Yield for each batch of slices where it lies, the maps (n, …, h, w) float32, and what it was made of."""
+        for start in range(0, len(sliced), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            made = standardise(stack.slices[rows], self.model_spec.slicing, levels)
-            yield rows, self.resized(torch.from_numpy(made.slices), stack.grid[1:]), made
+            made = sliced.standard(rows)
+            yield rows, self.resized(torch.from_numpy(made.slices), sliced.stack.grid[1:]), made
 
     def resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation; of several models their mean."""
+        """Maps of images (n, C, h, w), brought to `shape` by bilinear interpolation; of several models their mean.
+
+        If the models see patches, `shape` is (h, w): windows cover the images, and their maps are blended.
+        """
+        if not self.model_spec.slicing.patches:
+            return self._resized(image, shape)
+        size = self.model_spec.slicing.size
+        with torch.inference_mode():
+            return covered(image.to(self.fabric.device), size, lambda part: self._resized(part, (size, size)))
+
+    def _resized(self, image: Tensor, shape: tuple[int, ...]) -> Tensor:
         with foreign(self.model_spec.named), torch.inference_mode():
             image = image.to(self.fabric.device)
             if not self._averages:
@@ -233,16 +247,20 @@ class Predictor:
             smooth: these are smoothed along the slices by a Gaussian with this standard deviation, in mm.
         """
         assert self.meaning is not None
-        stack, meaning = self.stack(volume), self.meaning
-        index = np.empty(stack.grid, np.uint8)
-        for rows, maps, _ in self.maps(volume, stack):
+        sliced, meaning = self.sliced(volume), self.meaning
+        index = np.empty(sliced.cut.grid, np.uint8)
+        outside = meaning.background
+        if self._averages:
+            outside = meaning.chances(outside[None, :, None, None]).flatten()
+        parts = ((rows, maps) for rows, maps, _ in self.maps(sliced))
+        for rows, maps in WayBack(sliced.lattice).each(parts, outside):
             index[rows] = meaning.index(maps, chances=self._averages).cpu().numpy()
             if probabilities is not None:
                 chances = maps if self._averages else meaning.chances(maps)
                 probabilities[rows] = chances.permute(0, 2, 3, 1).cpu().numpy()
         if smooth and probabilities is not None:
-            index = smooth_slices(probabilities, smooth / stack.spacing[0], self._decided)
-        return stack.back(index)
+            index = smooth_slices(probabilities, smooth / sliced.cut.spacing[0], self._decided)
+        return sliced.cut.back(index)
 
     def _decided(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The class indices (S, H, W) by probabilities (S, H, W, maps)."""
@@ -253,12 +271,20 @@ class Predictor:
     def image(self, volume: Volume) -> NDArray[np.float32]:
         """Return the slices that the head returns, in the scan's own units, on the file's grid.
 
-        (I, J, K), or (I, J, K, C) of several channels.
+        (I, J, K), or (I, J, K, C) of several channels. Where nothing was predicted, as beyond a crop, it is the lowest
+        value of the channel.
         """
-        stack = self.stack(volume)
-        out = np.empty(stack.slices.shape, np.float32)
-        for rows, maps, made in self.maps(volume, stack):
+        sliced = self.sliced(volume)
+        outside = sliced.lowest
+        out = np.empty((sliced.cut.grid[0], len(outside), *sliced.cut.grid[1:]), np.float32)
+        for rows, values in WayBack(sliced.lattice).each(self._values(sliced), torch.from_numpy(outside)):
+            out[rows] = values.numpy()
+        image = sliced.cut.back(np.moveaxis(out, 1, -1))
+        return image if len(outside) > 1 else image[..., 0]
+
+    def _values(self, sliced: Sliced) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the images (n, C, h, w) of each batch in the scan's own units."""
+        for rows, maps, made in self.maps(sliced):
             normal = maps.cpu().numpy()
-            out[rows] = normal * made.deviation[..., None, None] + made.mean[..., None, None]
-        image = stack.back(np.moveaxis(out, 1, -1))
-        return image if volume.channels > 1 else image[..., 0]
+            values = normal * made.deviation[..., None, None] + made.mean[..., None, None]
+            yield rows, torch.from_numpy(sliced.undone(values.astype(np.float32)))

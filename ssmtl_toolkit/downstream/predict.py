@@ -41,12 +41,14 @@ from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
+from ssmtl_toolkit.sources import Given
+from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import printable
 
 
 def predict(
     source: str | os.PathLike[str],
-    scans: Sequence[str | Path] | str | Path,
+    scans: Sequence[Given] | Given,
     config: PredictConfig | None = None,
     /,
     *,
@@ -60,7 +62,7 @@ def predict(
     Args:
         source: run folder of a fine-tuning, whose repetitions predict together: the mean of the probabilities (or
             images) of all with pre-training, or else of all from scratch. Or a folder in it, or a model file.
-        scans: files, folders (as for `--data`), or datasets by name.
+        scans: files, folders, patterns (as for `--data`), datasets by name, or what `from_arrays` returns.
         config: all options as one object, or instead of it …
         options: … any of `PredictConfig`'s options by name.
         out: folder for the predictions; prediction.json in it records which models were used and what the values mean.
@@ -78,7 +80,7 @@ def predict(
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
         call = Call.open(Path(source), config, progress)
-        given = [scans] if isinstance(scans, str | Path) else scans
+        given = [scans] if isinstance(scans, str | os.PathLike | DatasetSpec) else scans
         jobs = list_jobs(given, folder, call.wanted, call.takes, cache)
         check_targets(jobs.jobs, config.existing)
         records = Records(folder, call.ensemble.digest, call.options, call.about)

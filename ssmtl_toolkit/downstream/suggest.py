@@ -17,6 +17,7 @@ from torch import Tensor
 from ssmtl_toolkit.config.base import Machine
 from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.data.labels import file_order
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split, part_by_patient, with_patients
 from ssmtl_toolkit.data.store import SliceStore
@@ -97,7 +98,7 @@ def suggest(
         progress.note(note)
     if not pretrained.about:
         raise UsageError(f"{printable(pretrained.file)}: does not record its network and slicing; give an ssmtl run")
-    slicing = Slicing(**pretrained.about["prepare"])
+    slicing = pretrained.slicing()
     scans = _scans(dataset, cache, without, patient, progress)
     store = open_store(scans, slicing, cache, progress, skip_bad=skip_bad)
     for line in shortened([item.reason for item in store.skipped], _SHOWN, " skipped"):
@@ -143,7 +144,8 @@ def _scans(
 
 
 def _order(scan: Scan, slicing: Slicing) -> NDArray[np.int64]:
-    return file_order(installed_readers().read_scan(scan, slicing.volume), slicing.axis)
+    volume = installed_readers().read_scan(scan, slicing.volume)
+    return file_order(volume, slicing.axis)[Sliced.of(volume, slicing).source_rows]
 
 
 def _labelled(store: SliceStore, orders: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import PARTS, Part
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
-from ssmtl_toolkit.runtime.about import Pretraining
+from ssmtl_toolkit.runtime.about import Pretraining, restored_slicing
 from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, chosen_backbone
 from ssmtl_toolkit.specs import BackboneSpec
@@ -120,6 +122,17 @@ class Pretrained:
         """The backbone that the weights belong to, if the file records it."""
         said = self.about.get("backbone")
         return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
+
+    def slicing(self) -> Slicing:
+        """How its slices were made; the defaults if the file does not record it.
+
+        Raises:
+            UsageError: a preparation is not installed here.
+        """
+        if not self.about:
+            return Slicing()
+        read = Pretraining.model_validate_json(json.dumps(self.about))
+        return restored_slicing(read.prepare, read.preparations, printable(self.file))
 
     def limited(self, transfer: Literal["all", "encoder"]) -> Pretrained:
         """The same, of which only these parts are loaded."""

@@ -204,10 +204,16 @@ def _are_same(store: SliceStore, scan: StoredScan, others: SliceStore, other: St
     """Whether two scans show the same, slice by slice, however each was saved."""
     if scan.count != other.count:
         return False
-    middle = scan.count // 2
+    if scan.sides != other.sides:
+        return False
+    height, width = scan.sides or (None, None)
+    middle, shown = scan.count // 2, (..., slice(height), slice(width))
     return all(
         bool(
-            (store.slices[scan.start + i : scan.start + j] - others.slices[other.start + i : other.start + j])
+            (
+                store.slices[scan.start + i : scan.start + j][shown]
+                - others.slices[other.start + i : other.start + j][shown]
+            )
             .abs()
             .max()
             < _ALIKE

@@ -18,16 +18,17 @@ from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.labels import label_values, read_label
+from ssmtl_toolkit.data.labels import label_values, read_label, stored_label
+from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Scan
 from ssmtl_toolkit.text import printable, shortened
 
@@ -171,7 +172,7 @@ def _labelled(label: Path) -> tuple[DatasetSpec | None, list[Scan]]:
     text = str(label)
     if not label.exists() and ":" not in text:
         return None, []  # said better by who looks for the files
-    dataset = registry().dataset(text)
+    dataset = dataset_of(text)
     try:
         scans = [scan for scan in list_scans(dataset, default_cache()) if scan.label and not scan.unfit]
     except DataError:
@@ -201,6 +202,14 @@ def _find_classes(
         return replace(chosen, background=tuple(sorted(more))), []
     if saved is not None:
         return replace(saved, ignore=ignore), []
+    named = merged((pair.label for pair in pairing.pairs if not pair.truth.masks), readers.classes)
+    if not named.agreed:
+        raise DataError(
+            f"{printable(pairing.pairs[0].label)}: the label files number their classes differently, and nothing says "
+            f"which values the predictions have; name them with --classes, as in {next(iter(named.classes))}=1"
+        )
+    if named.classes:
+        return Classes.parse("", named.classes, ignore), [named.note]
     return _classes_by_values(pairing, ignore, readers)
 
 
@@ -208,7 +217,7 @@ def _classes_by_values(pairing: Pairing, ignore: int | None, readers: Readers) -
     """A class of each value in the files."""
     values: set[int] = set()
     for pair in pairing.pairs:
-        for file, volume in ((pair.label, read_label(pair.truth, readers)), (pair.pred, readers.read(pair.pred))):
+        for file, volume in ((pair.label, stored_label(pair.truth, readers)), (pair.pred, readers.read(pair.pred))):
             where = printable(file)
             new = np.unique(label_values(volume, where)).tolist()
             if len(new) > _MANY and not looks_like_labels(volume):
@@ -257,7 +266,8 @@ class _Scorer:
             DataError: naming the file: it cannot be read, is no label map, has values assigned to no class, or is not
                 on the grid of its label.
         """
-        label, pred = read_label(self._by_name(pair.truth), self.readers), self.readers.read(pair.pred)
+        pred = self.readers.read(pair.pred)
+        label = read_label(self._by_name(pair.truth), self.readers, pred, self.classes)
         ours, theirs = printable(pair.pred), printable(pair.label)
         pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")

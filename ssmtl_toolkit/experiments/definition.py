@@ -62,7 +62,7 @@ class Experiment(Table):
     """A table: what is common to its rows, and the rows."""
 
     title: str = Field("", description="What is compared.")
-    data: str | None = Field(None, description="Labelled scans; a path is relative to the file.")
+    data: str | list[str] | None = Field(None, description="Labelled scans; a path is relative to the file.")
     dataset: dict[str, Any] = Field({}, description="Options of the dataset, unless they are given with it.")
     published_on: str = Field("", description="The dataset that published values are for.")
     split: SplitOptions = SplitOptions()

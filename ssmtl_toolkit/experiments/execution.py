@@ -22,6 +22,7 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
+from ssmtl_toolkit.sources import Given
 from ssmtl_toolkit.text import did_you_mean
 
 
@@ -34,7 +35,7 @@ def experiment(
     /,
     *,
     out: str | Path,
-    data: str | None = None,
+    data: Given | Sequence[Given] | None = None,
     quick: bool = False,
     seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -17,10 +17,7 @@ def read_document(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a TOML file over its `base`."""
     if not file.is_file():
         raise UsageError(f"{printable(file)}: no such file; give the TOML file of an experiment")
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{printable(file)}: cannot be read as an experiment: {error}") from None
+    document = read_toml(file, "an experiment")
     base = document.pop("base", None)
     if base is None:
         return document

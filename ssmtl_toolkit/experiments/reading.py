@@ -15,6 +15,7 @@ from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.experiments.definition import Experiment, Job, ResolvedExperiment, Row, SplitOptions, Table
 from ssmtl_toolkit.experiments.overlays import check_rows, merged, nested, read_document
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -23,7 +24,7 @@ _SET_BY_US = {"data", "backbone", "source", "split", "baseline", "validation_sca
 
 def read_experiment(
     file: Path,
-    data: str | None = None,
+    data: Given | Sequence[Given] | None = None,
     *,
     quick: bool = False,
     settings: Mapping[str, Any] = {},
@@ -96,15 +97,13 @@ def _explain(error: Any, where: str) -> str:
     return f"{where}: {place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
 
 
-def _dataset(document: Mapping[str, Any], given: str | None, file: Path) -> DatasetSpec:
+def _dataset(document: Mapping[str, Any], given: Given | Sequence[Given] | None, file: Path) -> DatasetSpec:
     """The dataset that is given, or that of the file, whose paths are relative to it."""
     if given is not None:
-        return registry().dataset(given)
-    if not isinstance(document.get("data"), str):
+        return dataset_of(given)
+    if not isinstance(document.get("data"), str | list):
         raise UsageError(f"{printable(file)}: names no data; give them with --data")
-    spec = registry().dataset(document["data"])
-    paths = {k: file.parent / v.expanduser() for k, v in spec if isinstance(v, Path)}
-    return spec.model_copy(update=paths)
+    return dataset_of(document["data"], file.parent)
 
 
 def _with_options(dataset: DatasetSpec, options: Mapping[str, Any]) -> DatasetSpec:

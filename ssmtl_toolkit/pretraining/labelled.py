@@ -16,13 +16,13 @@ from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.held_out import likely_patients
-from ssmtl_toolkit.data.labels import find_classes, read_label, read_labels
-from ssmtl_toolkit.data.prepare import resize_labels
+from ssmtl_toolkit.data.labels import find_classes, named_classes, read_label, read_labels
+from ssmtl_toolkit.data.patches import middle
+from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Split, choose, part_by_patient
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.data.volume import Stack
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.checkpoint import digest_of_tensors
 from ssmtl_toolkit.runtime.progress import Progress
@@ -176,7 +176,8 @@ class LabelledGathering:
 
     def _classes(self, scans: Sequence[Scan]) -> Classes:
         assert self.config.probe is not None
-        known, ignored = dict(self.config.probe.classes()), self.config.probe.ignored()
+        known = dict(self.config.probe.classes()) or named_classes(scans, self.readers).classes
+        ignored = self.config.probe.ignored()
         try:
             return Classes.parse("", known, ignored) if known else find_classes(scans, self.readers, ignored)[0]
         except UsageError as error:
@@ -207,14 +208,14 @@ class LabelledGathering:
         rows = [stored[scan.name].start + row for scan, few in zip(scans, drawn, strict=True) for row in few]
         labels = np.concatenate([one[few] for one, few in zip(maps, drawn, strict=True)])
         patients = {self.patients[scan.name] for scan, few in zip(scans, drawn, strict=True) if few}
-        return Half(store.slices[rows].clone(), torch.from_numpy(labels), len(patients))
+        return Half(store.picked(store.slices, torch.tensor(rows)).clone(), torch.from_numpy(labels), len(patients))
 
     def _labels(self, scan: Scan, classes: Classes) -> NDArray[np.uint8]:
-        """Class indices (S, size, size) of a scan's slices, in the order of the cut."""
+        """Class indices (S, size, size) of a scan's slices, in the order of the cut; of patches those in the middle."""
         assert scan.label is not None
         slicing = self.config.slicing
         volume = self.readers.read_scan(scan, slicing.volume)
-        label, where = read_label(scan, self.readers), printable(scan.label)
+        label, where = read_label(scan, self.readers, volume, classes), printable(scan.label)
         read = read_labels(
             label,
             volume,
@@ -226,7 +227,8 @@ class LabelledGathering:
             others="background" if self.classes else "refuse",
         )
         self.notes += [f"{where}: {note}" for note in read.notes]
-        return resize_labels(Stack.of(volume, slicing.axis).cut(read.index), slicing.size, slicing.size)
+        labels = Sliced.of(volume, slicing).labels(read.index)
+        return middle(labels, slicing.size) if slicing.patches else labels
 
     def _tell(self, halves: Sequence[Half], classes: Classes) -> None:
         slices = " and ".join(

@@ -37,7 +37,10 @@ class Loader:
         draw = self.sampler.draw(index)
         sizes = [len(draw.anchors), *(len(rows) for rows, _ in draw.companions)]
         rows = np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)])
-        anchor, *images = self.store.gather(torch.from_numpy(rows), self.device).split(sizes)
+        places = self.store.places(len(draw.anchors))
+        if places is not None:  # companions show the same place as their anchor
+            places = torch.cat([places, *(places[torch.from_numpy(has)] for _, has in draw.companions)])
+        anchor, *images = self.store.gather(torch.from_numpy(rows), self.device, places).split(sizes)
         companions = [
             self._companion(image, rows - draw.anchors[has], None if len(has) == len(anchor) else has)
             for image, (rows, has) in zip(images, draw.companions, strict=True)

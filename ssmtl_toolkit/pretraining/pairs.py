@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssmtl_toolkit.data.held_out import likely_patients
 from ssmtl_toolkit.data.sampling import Rows
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import distances_among
+from ssmtl_toolkit.inspection.distance import ENOUGH
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.text import counted
 
-ENOUGH = 0.66  # of the slices should have a partner
 _BLANK = 0.5  # correlation of slices of unit variance below which 2 - 2r, the error of copying, is above 1
 _SAMPLE = 32  # pairs that a correlation is estimated from
 
@@ -69,9 +70,11 @@ class Stacks:
     def __str__(self) -> str:
         shortest, longest = min(self.counts), max(self.counts)
         usual = f", median {statistics.median(self.counts):g}" if shortest != longest else ""
+        number = len(set(likely_patients([scan.scan for scan in self.store.scans])))
+        patients = f" of {counted(number, 'patient')}" if number != len(self.counts) else ""
         channels = f", {self.store.channels} channels" if self.store.channels > 1 else ""
         return (
-            f"{counted(len(self.counts), 'scan')}, {counted(sum(self.counts), 'slice')} "
+            f"{counted(len(self.counts), 'scan')}{patients}, {counted(sum(self.counts), 'slice')} "
             f"({_range(self.counts)} a scan{usual}), {_range(self.spacings)} mm apart{channels}"
         )
 
@@ -171,7 +174,10 @@ def _faults(task: TaskSpec, pairs: Pairs) -> str:
         about = f"little in common (correlation about {pairs.correlation:.2f})"
         worse = ", copying one is a worse guess than a blank slice" if pairs.correlation < _BLANK else ""
         faults.append(f"slices {_range(pairs.mm)} mm apart have {about}{worse}")
-    return "; ".join([*faults, pairs.hint] if faults and pairs.hint else faults)
+    if faults and pairs.hint:
+        (name,) = distances_among(type(task).model_fields)
+        faults.append(f"{pairs.hint}, or {name}=auto")
+    return "; ".join(faults)
 
 
 def pairs_json(pairs: Mapping[str, Pairs]) -> dict[str, Any]:

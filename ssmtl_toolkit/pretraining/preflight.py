@@ -15,6 +15,8 @@ from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import PARTS, Feature, Part
 from ssmtl_toolkit.foreign import foreign
 
+_FEWEST_PLACES = 2  # pixels along a side of the deepest maps: fewer show no places
+
 
 def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
     """Whether the store goes to the GPU: if requested, or if it takes less than a quarter of its free memory."""
@@ -28,8 +30,11 @@ def goes_on_gpu(store: SliceStore, config: RunConfig, fabric: Fabric) -> bool:
     return config.store == "gpu"
 
 
-def try_once(model: MultiTask, config: ResolvedRun) -> None:
+def try_once(model: MultiTask, config: ResolvedRun) -> str:
     """Run the network forward and backward on noise, so that what it cannot handle is reported before training.
+
+    Returns:
+        What is worth a note: slices so small for the network that its deepest maps show no places; "": nothing.
 
     Parameters that no task's features depend on are frozen: Adam has nothing to do there, and DDP would wait for them.
 
@@ -43,12 +48,27 @@ def try_once(model: MultiTask, config: ResolvedRun) -> None:
     with foreign(f"backbone {str(config.backbone)!r}"):
         features = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
         _check_channels(backbone, features, config.trained)
+        note = _too_small(features, config)
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
         parameter.grad = None
     with torch.no_grad():
         for name, buffer in backbone.named_buffers():
             buffer.copy_(buffers[name])
+    return note
+
+
+def _too_small(features: Features, config: ResolvedRun) -> str:
+    if "pyramid" not in config.backbone.provides:
+        return ""
+    with torch.no_grad():
+        height, width = features.pyramid[-1].shape[-2:]
+    if min(height, width) >= _FEWEST_PLACES:
+        return ""
+    return (
+        f"--size {config.size} is small for {config.backbone}: its deepest maps are {height} x {width} pixels; "
+        f"choose a larger one, or a network with fewer levels"
+    )
 
 
 def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Features:

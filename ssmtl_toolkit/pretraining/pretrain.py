@@ -17,10 +17,12 @@ from ssmtl_toolkit.data.held_out import choose_held_out
 from ssmtl_toolkit.data.sampling import Plan, batch_shares
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining.fitting import as_begun, fit_tasks
 from ssmtl_toolkit.pretraining.labelled import gather_labelled
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
@@ -92,8 +94,10 @@ def pretrain(
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
     with interrupts, _hold_folder(folder, resume, fabric, others):
         if resume:
+            resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
         started = time.perf_counter()
+        check_buildable(resolved.backbone, resolved.tasks)
         resolved, store, plan, held_out = prepared(resolved, cache, progress)
         labelled = gather_labelled(resolved, store.channels, cache, progress)
         interrupts.check("nothing was trained yet")
@@ -110,13 +114,14 @@ def pretrain(
 def prepared(
     config: ResolvedRun, cache: Path, progress: Progress
 ) -> tuple[ResolvedRun, SliceStore, Plan, HeldOut | None]:
-    """Store the slices, find those that can be anchors, and hold some scans out; in the options levels are numbers."""
+    """Store the slices, find those that can be anchors, hold some scans out; set options that the data decide."""
     scans = chosen_scans(config, cache, progress)
     config = config.model_copy(update={"normalise": measured(config.slicing, scans, progress).normalise})
     usable = prepare(scans, config.slicing, cache, progress, skip_bad=config.skip_bad)
     apart = choose_held_out(usable.scans, config.held_out, config.seed)
     trained_on = sorted(set(range(len(usable.scans))) - set(apart))
     store = usable.open(trained_on, placement=config.store, copies=config.devices)
+    config = fit_tasks(config, store, progress)
     plan = make_plan(store, config.tasks, progress)
     held_out = None
     if apart:
@@ -158,7 +163,11 @@ def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> It
 
 def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
-    scans = list_scans(config.data, cache)
+    scans = list_scans(config.data, cache, progress.note)
+    with foreign(f"dataset {str(config.data)!r}, asked for its layout,"):
+        layout = config.data.layout()
+    if layout:
+        progress.say(f"layout    {printable(layout)}")
     if config.without is None:
         return scans
     split = Split.read(config.without)
@@ -182,6 +191,12 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
     for label, names in plan.columns.items():
         for name, column in names.items():
             if not plan.candidates[column].number.any():
+                if store.reach:
+                    raise DataError(
+                        f"task {label!r}: its {name} is no more than {2 * store.reach} slices away, and with a context "
+                        f"of {store.reach} it shows slices that the anchor shows too; choose a t above "
+                        f"{2 * store.reach}, or less context"
+                    )
                 raise DataError(
                     f"task {label!r}: no scan has slices near enough together for its {name} (they are "
                     f"{_range([e.spacing for e in extents])} mm apart); choose a larger distance"
@@ -229,17 +244,22 @@ def check_patients(plan: Plan, wanted: int, batch_size: int, progress: Progress)
 
 
 def plan_of(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:
-    """Find the anchors, if there are any."""
+    """Find the anchors, if there are any; companions that show slices of their anchor's context are none."""
     extents = store.extents
     offsets = {
-        spacing: {str(task): _companions(task, spacing) for task in tasks} for spacing in {e.spacing for e in extents}
+        spacing: {str(task): _companions(task, spacing, 2 * store.reach) for task in tasks}
+        for spacing in {e.spacing for e in extents}
     }
     return Plan(extents, [offsets[extent.spacing] for extent in extents])
 
 
-def _companions(task: TaskSpec, spacing: float) -> Mapping[str, Sequence[int]]:
+def _companions(task: TaskSpec, spacing: float, overlap: int) -> Mapping[str, Sequence[int]]:
+    """The offsets of a task's companions, without those of `overlap` slices or fewer, unless that is 0."""
     with foreign(f"task {str(task)!r}, asked for its companions at {spacing:g} mm,"):
-        return task.companions(spacing)
+        companions = task.companions(spacing)
+    if not overlap:
+        return companions
+    return {name: [o for o in offsets if abs(o) > overlap] for name, offsets in companions.items()}
 
 
 def _range(numbers: Collection[float]) -> str:

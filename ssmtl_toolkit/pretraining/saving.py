@@ -18,6 +18,7 @@ from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.about import slicing_about
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, snapshot
 
@@ -115,7 +116,7 @@ class Saver:
             "backbone": plugins.origin(self.config.backbone),
             "tasks": [plugins.origin(task) for task in self.config.tasks],
             "balancer": plugins.origin(self.config.balancer),
-            "prepare": self.config.slicing.model_dump(),
+            **slicing_about(self.config.slicing),
             "channels": self.store.channels,
             "trained": self.config.trained,
             "scans": {

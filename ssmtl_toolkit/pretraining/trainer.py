@@ -67,7 +67,8 @@ class Trainer:
         self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
         self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
-        try_once(self.model, config)
+        if note := try_once(self.model, config):
+            progress.note(note)
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.compile:

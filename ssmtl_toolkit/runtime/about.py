@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ssmtl_toolkit.data.slicing import LARGEST, Slicing
 from ssmtl_toolkit.features import Part
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.weights import About
+from ssmtl_toolkit.specs import PreparationSpec
 
 _Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
 
@@ -22,6 +25,24 @@ class Origin(About):
     spec: str
     distribution: str
     version: str
+
+
+def slicing_about(slicing: Slicing) -> dict[str, Any]:
+    """What metadata say of how slices are made; `restored_slicing` reads it."""
+    return {
+        "prepare": slicing.model_dump(mode="json", exclude={"prepare"}),
+        "preparations": [registry().origin(spec) for spec in slicing.preparations],
+    }
+
+
+def restored_slicing(prepare: Slicing, preparations: Sequence[Origin], place: str) -> Slicing:
+    """How the slices of the weights in the file `place` are made.
+
+    Raises:
+        UsageError: a preparation is not installed, or names a path or URL.
+    """
+    specs = [registry().restore(PreparationSpec, described.model_dump(), place) for described in preparations]
+    return prepare.model_copy(update={"prepare": tuple(specs)})
 
 
 class Scans(About):
@@ -55,6 +76,7 @@ class Pretraining(About):
     tasks: list[Origin]
     balancer: Origin
     prepare: Slicing
+    preparations: tuple[Origin, ...] = ()
     channels: _Channels = 1
     trained: list[Part]
     scans: Scans
@@ -102,6 +124,7 @@ class Model(About):
     backbone: Origin
     head: Origin
     prepare: Slicing
+    preparations: tuple[Origin, ...] = ()
     channels: _Channels = 1
     contrasts: tuple[str, ...] = ()
     classes: LabelClasses | None

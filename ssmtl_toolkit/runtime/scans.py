@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,8 +30,8 @@ def default_cache() -> Path:
     return user_cache_path("ssmtl")
 
 
-def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
-    """List the dataset's scans, creating what must be created first.
+def list_scans(dataset: DatasetSpec, cache: Path, note: Callable[[str], None] = lambda text: None) -> list[Scan]:
+    """List the dataset's scans, creating what must be created first; `note` gets what the dataset says about them.
 
     Raises:
         DataError: they cannot be listed.
@@ -39,7 +39,10 @@ def list_scans(dataset: DatasetSpec, cache: Path) -> list[Scan]:
     """
     try:
         with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
-            return dataset.scans(cache, installed_readers())
+            scans = dataset.scans(cache, installed_readers())
+            for remark in dataset.remarks(scans):
+                note(remark)
+            return scans
     except OSError as error:
         place = Path(str(error.filename or cache))
         if cache == place or cache in place.parents or error.filename is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import traceback
@@ -15,14 +16,16 @@ from typing import Any, Literal, NoReturn, TypeAlias, get_args, get_origin
 from pydantic import ValidationError
 
 from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import HOOKS, Registry, registry
 from ssmtl_toolkit.specs import DatasetSpec, Spec
 from ssmtl_toolkit.text import did_you_mean
 
-Example: TypeAlias = Path | Callable[[Path], Path | Spec]
+Example: TypeAlias = Path | Callable[[Path], Path | Spec | tuple[Path, Volume]]
 """What a reader or dataset is tried on: the path of a file, or a function `folder -> path` that writes one; for a
-dataset a function `folder -> spec` that writes scans below the folder and returns the dataset there."""
+reader with `only_labels` a function `folder -> (path, scan)` that writes a label map and returns the scan that it is of
+as well; for a dataset a function `folder -> spec` that writes scans below the folder and returns the dataset there."""
 
 _FILES = ("general", *(hook.removeprefix("ssmtl_") for hook in HOOKS))
 """Where checks are: those of all parts, and those of the classes that a hook returns, in a file of its name."""
@@ -51,7 +54,7 @@ class Bench:
     folder: Path
     example: Example | None
 
-    def made(self) -> Path | Spec:
+    def made(self) -> Path | Spec | tuple[Path, Volume]:
         """The example, written below `folder` where it is a function."""
         assert self.example is not None
         return self.example if isinstance(self.example, Path) else self.example(self.folder)
@@ -194,6 +197,8 @@ def _is_choice(annotation: Any) -> bool:
 def sample_of(cls: type[Spec]) -> Spec:
     """Make a spec with default options; one that is needed takes its first example, choice, or a path.
 
+    If the defaults do not go together, options that have examples take the first of these.
+
     Raises:
         UsageError: an option is needed and nothing says what it may be.
     """
@@ -209,7 +214,10 @@ def sample_of(cls: type[Spec]) -> Spec:
                 f"Field(examples=[…])"
             )
         values[name] = choices[0]
-    try:
+    examples = {name: field.examples[0] for name, field in cls.model_fields.items() if field.examples}
+    with contextlib.suppress(ValidationError):
         return cls.model_validate(values)
+    try:
+        return cls.model_validate(examples | values)
     except ValidationError as error:
         raise UsageError(f"{cls.kind} {cls.name!r}: cannot be made with {values}: {error.errors()[0]['msg']}") from None

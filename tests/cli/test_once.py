@@ -56,13 +56,6 @@ def test_a_single_option_given_twice_is_refused(path, option, capsys):
     assert "given 2 times" in said
 
 
-def test_the_message_for_two_data_folders_says_how_to_join_them(capsys):
-    code, said = exit_of(capsys, "run", "--data", "sunny", "--data=hippo", "--steps", "1")
-    assert code == 2
-    assert "--data: given 2 times (the last value is 'hippo')" in said
-    assert "manifest" in said
-
-
 def test_a_short_and_a_long_form_are_one_option(capsys):
     code, said = exit_of(capsys, "predict", "--from", "x", "scan.nii.gz", "-o", "a", "--out", "b")
     assert code == 2

@@ -66,7 +66,7 @@ def test_a_resolved_configuration_needs_its_recipe_no_more(tmp_path):
         ('data = "x"', "'data' is not for a recipe to set"),
         ("steps = 0", "recipe .*mine.toml: steps: "),
         ('schedule = "cosin"', r"no schedule 'cosin'; did you mean 'cosine'\?"),
-        ('augment = "noise"', "augment: expected a list"),
+        ("augment = 3", "augment: expected a spec or a list"),
         ('recipe = "mine.toml"', "leads back to itself"),
         ('recipe = "papers"', r"no recipe papers; did you mean 'paper'\?"),
     ],

@@ -1,6 +1,7 @@
 """Parts with one deliberate fault each, for the checks of `ssmtl_toolkit.testing` to find; MENDED has none."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -416,6 +417,41 @@ class BrokenReader(ReaderSpec):
             raise DataError(f"{path}: has {len(data)} bytes, expected 480; copy it again")
         array = np.frombuffer(data[:480].ljust(480, b"\0"), "<f4").reshape(4, 5, 6)
         return Volume(array, np.diag([1, 1, 2, 1.0]), (1.0, 1.0, 3.0 if self.fault == "other spacing" else 2.0))
+
+    def header(self, path):
+        header = super().header(path)
+        return replace(header, shape=header.shape[::-1]) if self.fault == "header turned" else header
+
+    def classes(self, path):
+        return {"a": (1,), "b": (1,)} if self.fault == "one value" else {}
+
+
+class BrokenLabelReader(ReaderSpec):
+    """Label maps .lab4, the bytes of a scan of 4 x 5 x 6 voxels; FAULT says what is wrong."""
+
+    name = "broken_label_reader"
+    only_labels = True
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def matches(self, path):
+        return path.suffix == ".lab4" and not path.name.startswith(".")
+
+    def read(self, path, volume=None):
+        if self.fault == "alone":
+            return Volume(np.zeros((4, 5, 6)), np.eye(4), (1.0, 1.0, 1.0))
+        raise DataError(f"{path}: is a label map; give it as the label of a scan")
+
+    def read_label(self, path, image):
+        data = path.read_bytes()
+        if len(data) != 120:
+            raise DataError(f"{path}: has {len(data)} bytes, expected 120; copy it again")
+        array = np.frombuffer(data, "u1").reshape(4, 5, 6)
+        array = array[1:] if self.fault == "crops" else array + 7 if self.fault == "other values" else array
+        return Volume(array, image.affine, image.spacing)
+
+    def classes(self, path):
+        return {"a": (1,)}
 
 
 class BrokenDataset(DatasetSpec):

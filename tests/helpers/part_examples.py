@@ -5,8 +5,11 @@ import numpy as np
 import SimpleITK
 from PIL import Image
 
-from helpers.dicom_files import write_series
+from helpers.dicom_files import AFFINE as OBLIQUE
+from helpers.dicom_files import VOXELS, write_series
+from helpers.label_files import rtstruct, sources, write_seg
 from helpers.small import write_pair, write_scan
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import DatasetSpec
 
@@ -40,6 +43,23 @@ def dicom(folder):
     return folder / "series"
 
 
+def dicom_seg(folder):
+    masks = np.zeros((*VOXELS.shape, 2), np.uint8)
+    masks[3:9, 4:9, 2:5, 0], masks[12:15, 4:9, 3, 1] = 1, 1
+    return write_seg(folder / "seg.dcm", sources(), masks, ["liver", "tumour"]), _scan()
+
+
+def structures(folder):
+    square = np.array([[3.4, 4.4, 2], [9.4, 4.4, 2], [9.4, 9.4, 2], [3.4, 9.4, 2]])
+    return rtstruct(
+        folder / "rs.dcm", {"liver": [square, square + np.array([0, 0, 1])], "tumour": [square / [2, 2, 1]]}
+    ), _scan()
+
+
+def _scan():
+    return Volume(VOXELS, OBLIQUE, tuple(np.linalg.norm(OBLIQUE[:3, :3], axis=0).tolist()))
+
+
 def slices(folder):
     (folder / "png").mkdir()
     for i in range(4):
@@ -68,6 +88,8 @@ EXAMPLES = {
     ("reader", "nrrd"): itk("nrrd"),
     ("reader", "metaimage"): itk("mha"),
     ("reader", "dicom"): dicom,
+    ("reader", "dicom_seg"): dicom_seg,
+    ("reader", "rtstruct"): structures,
     ("reader", "slices"): slices,
     ("dataset", "folder"): dataset("folder:{folder}/pairs"),
     ("dataset", "manifest"): dataset("manifest:{folder}/scans.csv"),

@@ -223,14 +223,17 @@ def test_frames_of_an_enhanced_file_that_nothing_tells_apart_are_refused(tmp_pat
     assert "nothing in their headers tells apart" in refused(file)
 
 
-@pytest.mark.parametrize("kind", ["MOSAIC", "VFRAME"])
+@pytest.mark.parametrize(
+    ("kind", "todo"),
+    [("MOSAIC", "cut out (their number is missing); export the original series"), ("VFRAME", "dcm2niix converts it")],
+)
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_mosaic_is_called_one_and_how_to_convert_it_is_said(tmp_path, kind, count):
+def test_a_mosaic_is_called_one_and_what_to_do_is_said(tmp_path, kind, todo, count):
     folder = tmp_path / "scan"
     folder.mkdir()
     for t in range(count):
         save(image(VOXELS[..., t], AFFINE, 0, ImageType=[*M, kind]), folder / f"{t}.dcm")
-    assert "is a mosaic (all slices of a volume side by side in one image; dcm2niix converts it" in refused(folder)
+    assert todo in refused(folder)
     assert "is a mosaic" in refused(folder / "0.dcm")
 
 

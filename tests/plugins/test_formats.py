@@ -502,6 +502,20 @@ def test_gray_is_what_all_colours_agree_on(tmp_path):
         Slices().read(rgb)
 
 
+def test_colours_are_channels_if_slices_toml_says_so(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 255, (9, 7, 4, 3), np.uint8)
+    for k in range(4):
+        Image.fromarray(colours[:, :, k].swapaxes(0, 1)).save(tmp_path / f"{k}.png")
+    with pytest.raises(DataError, match=r"has colours.*set colours = true"):
+        Slices().parts(tmp_path)
+    (tmp_path / "slices.toml").write_text("colours = true\nspacing = [2.0, 1.0, 1.0]")
+    assert Slices().parts(tmp_path) == {"": tmp_path}
+    assert np.array_equal(Slices().read(tmp_path).array, colours)
+    Image.fromarray(colours[:, :, 0, 0].T).save(tmp_path / "2.png")
+    with pytest.raises(DataError, match=r"2\.png: has no colours, and slices\.toml says"):
+        Slices().read(tmp_path)
+
+
 def test_few_bits_and_palettes_give_the_values_as_stored(tmp_path):
     labels = (MANY % 4).astype(np.uint8)
     for bits in (2, 4, 8):

@@ -200,6 +200,13 @@ def test_a_pair_whose_image_is_cut_short_names_the_image(tmp_path: Path) -> None
         read_nifti(tmp_path / "a.hdr", None)
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii.gz.gz", "a.nii"])
+def test_what_is_packed_twice_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(gzip.compress(nifti())))
+    with pytest.raises(DataError, match="is packed by gzip twice; unpack it once"):
+        Nifti().read(tmp_path / name)
+
+
 def test_several_gzip_members_are_one_file(tmp_path: Path) -> None:
     data = nifti()
     packed = gzip.compress(data[:3000]) + gzip.compress(data[3000:])
@@ -344,7 +351,8 @@ def test_what_is_no_scan_is_named(tmp_path: Path, data: bytes, said: str, name: 
         (70, "2h", [0, 0], "unknown"),
         (70, "2h", [1, 1], "1-bit"),
         (70, "2h", [32, 64], "complex64"),
-        (70, "2h", [128, 24], "RGB"),
+        (70, "2h", [128, 24], "claims"),
+        (70, "2h", [128, 8], "voxels of type RGB with bitpix 8"),
         (70, "2h", [1536, 128], "float128"),
         (72, "h", [64], "bitpix 64"),
         (108, "f", [0.0], "vox_offset 0"),
@@ -396,6 +404,28 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
 
 
 # --- dimensions and values
+
+
+@pytest.mark.parametrize(("names", "packed"), [("RGB", False), ("RGBA", False), ("RGB", True)])
+def test_colours_are_channels(tmp_path: Path, names: str, packed: bool) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (7, 6, 5, len(names)), np.uint8)
+    kind = np.dtype([(name, "u1") for name in names])
+    file = tmp_path / ("scan.nii.gz" if packed else "scan.nii")
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(colours).view(kind)[..., 0], np.diag([2.0, 2, 3, 1])), file)
+    assert np.array_equal(read_nifti(file, None).array, colours)
+
+
+def test_an_alpha_that_is_the_same_everywhere_is_no_channel_and_equal_colours_are_gray(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (7, 6, 5, 4), np.uint8)
+    colours[..., 3] = 255
+    kind = np.dtype([(name, "u1") for name in "RGBA"])
+    nib.save(nib.Nifti1Image(colours.view(kind)[..., 0], np.eye(4)), tmp_path / "a.nii")
+    volume = read_nifti(tmp_path / "a.nii", None)
+    assert np.array_equal(volume.array, colours[..., :3])
+    assert "alpha is the same everywhere" in volume.notes[-1]
+    colours[..., 1] = colours[..., 2] = colours[..., 0]
+    nib.save(nib.Nifti1Image(colours.view(kind)[..., 0], np.eye(4)), tmp_path / "b.nii")
+    assert np.array_equal(read_nifti(tmp_path / "b.nii", None).array, colours[..., 0])
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -562,6 +592,7 @@ BAD_READ = {
     *("80_one_slice_3d.nii", "82_two_slices.nii", "84_4d_trailing_one.nii", "89_int64.nii"),
     *("93_label_mmwhs.nii.gz", "94_label_wrong_shape.nii.gz", "95_label_float_fraction.nii.gz"),
     *("96_label_negative.nii.gz", "97_label_other_affine.nii.gz"),
+    *("86_rgb24.nii", "87_rgba32.nii"),
     "dir ünïcode 心臓 with space/vol μ (1).nii.gz",
     *("names/UPPER.NII.GZ", "names/two.dots.v1.nii.gz", "names/.hidden.nii.gz", "names/noext", "names/-dash.nii.gz"),
     *("names/new\nline.nii.gz", "names/surrogate/bad\udcff.nii.gz"),
@@ -580,7 +611,7 @@ BAD_REFUSED = {
     *("45_sform_nan.nii", "46_sform_singular.nii", "51_qform_bad_quaternion.nii", "53_extension_size_lies.nii"),
     *("54_extension_size_zero.nii", "60_gzbomb_1GiB_honest_dims.nii.gz", "61_gzbomb_1GiB_small_dims.nii.gz"),
     *("62_gzbomb_in_extension.nii.gz", "72_all_nan.nii", "73_constant.nii", "74_float32_max.nii", "81_2d.nii"),
-    *("83_4d_two_frames.nii", "85_5d_vector.nii", "86_rgb24.nii", "87_rgba32.nii", "88_complex64.nii"),
+    *("83_4d_two_frames.nii", "85_5d_vector.nii", "88_complex64.nii"),
     *("90_uint8_1x1x1.nii", "91_float128.nii", "92_bool_bit1.nii", "98_label_all_background.nii.gz"),
     *("names/._appledouble.nii.gz", "links/self.nii.gz", "links/broken.nii.gz", "links/isdir.nii.gz"),
     *("links/fifo.nii.gz", "links/devzero.nii"),

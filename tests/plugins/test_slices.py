@@ -57,7 +57,7 @@ def test_words_that_only_begin_like_masks_are_none(tmp_path):
 
 def test_one_slice_beside_its_mask_is_no_scan(tmp_path):
     folder = write(tmp_path / "scan", ["x", "x_mask"])
-    assert "has 1 PNG slices beside 1 masks (such as x_mask.png)" in refused(folder)
+    assert "has 1 slices beside 1 masks (such as x_mask.png)" in refused(folder)
 
 
 @pytest.mark.parametrize(

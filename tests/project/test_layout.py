@@ -31,8 +31,10 @@ ROOMS = [  # each imports those above it, and none below
     ["scaffolding"],
     ["data"],
     ["engine"],
+    ["sources"],
     ["config"],
     ["runtime"],
+    ["inspection"],
     ["evaluation"],
     ["pretraining"],
     ["downstream"],
@@ -40,12 +42,17 @@ ROOMS = [  # each imports those above it, and none below
     ["testing"],
     ["cli"],
 ]
-NOT_FOR_DATA = {"registry", "config", "scaffolding"}  # the way from file to slices, and the contract, know no options
+NOT_FOR_DATA = {
+    "registry",
+    "sources",
+    "config",
+    "scaffolding",
+}  # the way from file to slices, and the contract, know no options
 
 CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
-    *("data.augment", "data.files", "data.finding", "data.geometry", "data.memory", "data.readers", "data.slicing"),
-    *("data.source", "data.values", "data.volume"),
+    *("data.augment", "data.files", "data.finding", "data.geometry", "data.grid", "data.lattice", "data.memory"),
+    *("data.preparation", "data.readers", "data.slicing", "data.source", "data.values", "data.volume"),
     *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.head", "engine.hub"),
     *("engine.masking", "engine.metric", "engine.ranks", "engine.semi", "engine.step"),
 }
@@ -114,7 +121,7 @@ def test_plugins_import_the_contract_and_nothing_else_of_the_toolkit(graph):
     [
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
-        *(["data", "suggest", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
+        *(["data", "suggest", "--help"], ["data", "info", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
         *(["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
         ["plugins", "new", "slice-order", "--kind", "task"],
     ],

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from helpers.broken_parts import (
     BrokenHead,
     BrokenImageHead,
     BrokenImageMetric,
+    BrokenLabelReader,
     BrokenMetric,
     BrokenPooledMetric,
     BrokenReader,
@@ -28,9 +30,11 @@ from helpers.broken_parts import (
     folder_of_scans,
     raw_example,
 )
+from helpers.broken_preparations import BROKEN_PREPARATIONS, BrokenPlaces, BrokenPreparation
 from helpers.heavy_part import Heavy
 from helpers.part_examples import EXAMPLES, nifti
 from helpers.unusual_parts import AnchorsToo, AtABlock, Between, Drawing, NeedsSize
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.engine.step import Companion
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
@@ -88,6 +92,7 @@ SHAPES = "scans and slices of any shape are scored, whatever the order of their 
 TWICE = "asked twice it gives the same, and leaves what it compares as it is"
 BROKEN = [
     *BROKEN_AUGMENTATIONS,
+    *BROKEN_PREPARATIONS,
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),
@@ -281,12 +286,22 @@ BROKEN = [
             "it tells which paths it matches, whether they exist or not": ("opens the path", "FileNotFoundError"),
             "it matches its example and names all files that it reads": ("does not match", "denies x.raw4"),
             "it reads a volume whose spacing and affine agree": ("other spacing", "note it"),
+            "what its header says is what it reads": ("header turned", "header says shape (6, 5, 4)"),
             "reading twice gives the same, and leaves the files alone": ("writes", "changes the file"),
             "what is missing, empty or damaged is refused in one line that names it": (
                 "takes half a file",
                 "is read as if it were whole",
             ),
+            "the classes that it names have whole values, none of them the background": ("one value", "gives 1 to"),
         }.items()
+    ],
+    *[
+        (BrokenLabelReader(fault=fault), title, told)
+        for fault, title, told in (
+            ("crops", "a label map lies on the grid of its scan", "gives (3, 5, 6) voxels for a scan of (4, 5, 6)"),
+            ("other values", "a label map lies on the grid of its scan", "which classes() does not name"),
+            ("alone", "a label map alone, missing or damaged is refused in one line", "alone is read as if"),
+        )
     ],
     *[
         (BrokenDataset(root="scans", fault=fault), title, told)
@@ -300,13 +315,29 @@ BROKEN = [
     ],
 ]
 MENDED = [
-    *(BrokenTask(), BrokenBackbone(), BrokenHead(), BrokenImageHead(), BrokenBalancer(), BrokenSemi(), BrokenReader()),
+    *(
+        BrokenTask(),
+        BrokenBackbone(),
+        BrokenHead(),
+        BrokenImageHead(),
+        BrokenBalancer(),
+        BrokenSemi(),
+        BrokenReader(),
+        BrokenLabelReader(),
+    ),
     *(BrokenDataset(root="scans"), BrokenMetric(), BrokenPooledMetric(), BrokenImageMetric()),
-    *(BrokenAugmentation(), BrokenPlace(), BrokenMix()),
+    *(BrokenAugmentation(), BrokenPlace(), BrokenMix(), BrokenPreparation(), BrokenPlaces()),
 ]
 
 
+def label_example(folder):
+    (folder / "x.lab4").write_bytes(bytes(120))
+    return folder / "x.lab4", Volume(np.zeros((4, 5, 6), np.int16), np.diag([1, 1, 2, 1.0]), (1.0, 1.0, 2.0))
+
+
 def example_for(spec):
+    if getattr(spec, "only_labels", False):
+        return label_example
     return {"reader": raw_example, "dataset": folder_of_scans(getattr(spec, "fault", ""))}.get(spec.kind)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -53,10 +53,7 @@ def _read(name: str) -> dict[str, Any]:
     if not place.is_file():
         known = f"known: {', '.join(names())}"
         raise UsageError(f"no recipe {printable(name)}{did_you_mean(name, names())} ({known}, or a .toml file)")
-    try:
-        own = tomllib.loads(place.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"recipe {printable(name)}: cannot be read: {error}") from None
+    own = read_toml(Path(str(place)), "a recipe")
     for key in own.keys() - OPTIONS - {"recipe"}:
         raise UsageError(
             f"recipe {printable(name)}: {key!r} is not for a recipe to set{did_you_mean(key, OPTIONS)} "

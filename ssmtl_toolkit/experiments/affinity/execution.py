@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from ssmtl_toolkit.experiments.fewshot.gathering import write_manifest
 from ssmtl_toolkit.experiments.fewshot.methods import Method
 from ssmtl_toolkit.experiments.runs import Runs
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
+from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import counted
 
@@ -42,7 +42,7 @@ class Affinity(Result):
 
 
 def affinity(
-    data: str | DatasetSpec,
+    data: Given | Sequence[Given],
     config: AffinityConfig | None = None,
     /,
     *,
@@ -59,7 +59,7 @@ def affinity(
     it with methods. What `out` already holds is not done again; processes that are given the same `out` share the work.
 
     Args:
-        data: labelled scans.
+        data: labelled scans: a path, a pattern, a dataset, or several of them.
         config: all options as one object, or instead of it …
         options: … any of `AffinityConfig`'s options by name (`tasks=["reconstruct_prev:t=2", "contrast"]`).
         out: folder for the runs (`pretrain/`, `finetune/`) and the results (affinity.md, .csv, .json).
@@ -78,7 +78,7 @@ def affinity(
     given = config or AffinityConfig.of(options)
     resolved, dataset = (
         (quickened(given, QUICK) if quick else given).resolve(),
-        with_absolute_paths(registry().dataset(data)),
+        with_absolute_paths(dataset_of(data)),
     )
     runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes

@@ -26,11 +26,11 @@ from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
 from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.experiments.runs import Runs
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
+from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec
 from ssmtl_toolkit.text import counted
 
@@ -52,7 +52,7 @@ class TrialsFailedError(SsmtlError):
 
 
 def fewshot(
-    data: str | DatasetSpec,
+    data: Given | Sequence[Given],
     config: FewshotConfig | None = None,
     /,
     *,
@@ -70,7 +70,7 @@ def fewshot(
     `out` share the work.
 
     Args:
-        data: labelled scans.
+        data: labelled scans: a path, a pattern, a dataset, or several of them.
         config: all options as one object, or instead of it …
         options: … any of `FewshotConfig`'s options by name; `pretrain` and `finetune` are tables of options of those
             commands, such as {"steps": 600}.
@@ -90,7 +90,7 @@ def fewshot(
     given = config or FewshotConfig.of(options)
     resolved, dataset = (
         (quickened(given, QUICK) if quick else given).resolve(),
-        with_absolute_paths(registry().dataset(data)),
+        with_absolute_paths(dataset_of(data)),
     )
     arms = arms_of(resolved, dataset)
     launch()

@@ -1,0 +1,1 @@
+"""What data are like and what suits them, from their headers and, when asked, their voxels; without torch."""
