@@ -178,12 +178,12 @@ class Several(DatasetSpec):
         return merged
 
     def ignored(self) -> int | None:
-        """The value of those sources that have one; they must not contradict each other."""
-        values = {value: label for label, spec in self._named() if (value := spec.ignored()) is not None}
-        if len(values) > 1:
-            named = listed((f"{value} in {label}" for value, label in values.items()), 5)
-            raise DataError(f"several values mean not annotated: {named}; give one by --ignore-value")
-        return next(iter(values), None)
+        """The value for "not annotated" of all sources that have one; they must agree."""
+        values = {label: value for label, spec in self._named() if (value := spec.ignored()) is not None}
+        if len(set(values.values())) > 1:
+            shown = listed((f"{value} in {label}" for label, value in values.items()), 3)
+            raise DataError(f"the value for not annotated differs, {shown}; say by --ignore-value which it is")
+        return next(iter(values.values()), None)
 
     def with_contrasts(self, contrasts: Sequence[str]) -> Self:
         return self.model_copy(update={"of": tuple(spec.with_contrasts(contrasts) for spec in self.of)})
@@ -223,6 +223,8 @@ class Pattern(DatasetSpec):
             place = (path if path.is_dir() else path.parent).relative_to(self.base)
             for scan in folder.model_validate({"root": path}).scans(cache, readers):
                 name, patient = (printable(place / word) for word in (scan.name, scan.patient))
+                if scan.patient == path.name != scan.name:  # the folder is that of one patient
+                    patient = printable(place)
                 unfit = scan.unfit
                 if name in scans:
                     unfit = f"{printable(path)}: has the same name as {printable(scans[name].path.name)}"

@@ -449,7 +449,7 @@ class Scan:
     not a folder that it is in. `source`: which of several sources it is of, if there are several.
 
     `label` is the label map. If there is one mask file per structure instead, `masks` lists them, and `label` is the
-    folder that they are in; `read_label` in `data.labels` reads both kinds.
+    folder that they are in; `data.labels.read_label` reads both kinds.
     """
 
     path: Path
@@ -508,6 +508,14 @@ class DatasetSpec(Spec):
         """
         return {}
 
+    def ignored(self) -> int | None:
+        """The value of the label files that means "nobody annotated this", unless --ignore-value says another."""
+        return None
+
+    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
+        """The same data with these `Scan.contrasts` as the channels of each scan, unless the user has chosen some."""
+        return self
+
     def remarks(self, scans: Sequence[Scan]) -> Sequence[str]:
         """What a user should know about the scans that were listed, a line each."""
         return ()
@@ -516,14 +524,6 @@ class DatasetSpec(Spec):
         """This dataset with every path among its options changed, such as made absolute."""
         paths = {name: change(value) for name, value in self if isinstance(value, Path)}
         return self.model_copy(update=paths) if paths else self
-
-    def ignored(self) -> int | None:
-        """The value of the label files that means "nobody annotated this", unless --ignore-value says another."""
-        return None
-
-    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
-        """The same data with these `Scan.contrasts` as the channels of each scan, unless the user has chosen some."""
-        return self
 
     def suggested(self) -> Mapping[str, Any]:
         """Options of a run that fit this dataset better than the general defaults, by name."""

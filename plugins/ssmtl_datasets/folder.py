@@ -17,7 +17,7 @@ from ssmtl_datasets.naming import (
     stem,
     tells_case,
 )
-from ssmtl_datasets.pairing import beside, once, paired, referenced
+from ssmtl_datasets.pairing import beside, once, paired
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
 from ssmtl_toolkit.data.readers import Readers

@@ -95,10 +95,10 @@ def read_dicom(path: Path, volume: int | None) -> Volume:
         placed = grid(frames, notes)
         notes += dict.fromkeys(frame.note for frame in frames if frame.note)
         array, replaced = _voxels(frames, notes)
-    files = [frame.file.name for frame in frames]
-    own = tuple(files) if len(set(files)) == len(files) else ()
     spacing = lengths(placed.affine)
-    return Volume(array, placed.affine, spacing, 2, tuple(notes), replaced, positions=placed.positions, files=own)
+    names = tuple(frame.file.name for frame in frames)
+    files = names if len(set(names)) == len(names) else ()
+    return Volume(array, placed.affine, spacing, 2, tuple(notes), replaced, positions=placed.positions, files=files)
 
 
 def holds_parts(folder: Path) -> bool:

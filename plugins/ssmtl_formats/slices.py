@@ -53,9 +53,10 @@ def read_slices(path: Path) -> Volume:
             notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are skipped")
         array, replaced = sanitise_voxels(_stacked(pages, settings.colours, notes), notes)
     affine, spacing = _place(settings)
-    names = () if is_stack(path) else tuple(page.file.name for page in pages)
-    placed = pages[0].file.with_name(SLICES).is_file()
-    return Volume(array, affine, spacing, 2, tuple(notes), replaced, files=names, placed=placed)
+    names = tuple(page.file.name for page in pages)
+    files = names if len(set(names)) == len(names) else ()
+    is_placed = pages[0].file.with_name(SLICES).is_file()
+    return Volume(array, affine, spacing, 2, tuple(notes), replaced, files=files, placed=is_placed)
 
 
 def read_slices_header(path: Path) -> Header:
@@ -73,8 +74,9 @@ def read_slices_header(path: Path) -> Header:
             raise FileError("has slices of different sizes; put each scan's slices into a folder of its own")
         placed = pages[0].file.with_name(SLICES).is_file()
     affine, spacing = _place(settings)
-    shape, channels = (*sizes.pop(), len(pages)), 3 if settings.colours else 1
-    return Header(shape, affine, spacing, 2, tuple(notes), channels, placed=placed)
+    is_placed = pages[0].file.with_name(SLICES).is_file()
+    channels = 3 if settings.colours else 1
+    return Header((*sizes.pop(), len(pages)), affine, spacing, 2, tuple(notes), channels, placed=is_placed)
 
 
 def _place(settings: _Settings) -> tuple[NDArray[np.float64], tuple[float, float, float]]:

@@ -114,7 +114,7 @@ def split(
     if patient is not None:
         check_pattern(patient)
     console = stderr()
-    scans, notes = splitting.with_patients(_labelled(data, cache, lambda note: console.print(f"note: {note}")), patient)
+    scans, notes = splitting.with_patients(_labelled(data, cache, console), patient)
     for note in notes:
         console.print(f"note: {note}")
     if folds is not None:
@@ -148,12 +148,12 @@ def _check_folds(folds: int | None, given: Path | None, fold: int | None, scans:
         raise UsageError("--test-scans, --validation-scans: folds score every scan once; omit them")
 
 
-def _labelled(data: Sequence[str], cache: Path | None, note: Callable[[str], None]) -> list[Scan]:
-    """The labelled scans of data sets."""
+def _labelled(data: Sequence[str], cache: Path | None, console: Any) -> list[Scan]:
+    """The labelled scans of one or several sources."""
     from ssmtl_toolkit.runtime.scans import default_cache, list_scans
     from ssmtl_toolkit.sources import dataset_of
 
-    every = list_scans(dataset_of(data), cache or default_cache(), note)
+    every = list_scans(dataset_of(data), cache or default_cache(), lambda note: console.print(f"note: {note}"))
     scans = [scan for scan in every if scan.label and not scan.unfit]
     if not scans:
         unfit = [scan.unfit for scan in every if scan.unfit]

@@ -73,31 +73,44 @@ def _fractional(array: NDArray[Any], where: str) -> str:
     )
 
 
-def read_label(scan: Scan, readers: Readers, image: Volume | None = None, classes: Classes | None = None) -> Volume:
+def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes) -> Volume:
     """Read the labels of a scan: its label map, or the masks of its structures as one.
 
     Every command reads labels by this. With `image`, the scan as read, and `classes`, files that hold labels otherwise
     than on its grid can be read, and values get the meaning that their names have in `classes`. Pictures, which do not
     say where they lie, are put onto the grid of the scan.
 
+    Args:
+        scan: with labels.
+        readers: what reads the files.
+        image: the scan as read, or what lies on its grid.
+        classes: which values the classes have; files that name classes may number them otherwise.
+
     Raises:
         DataError: naming the file and what is wrong with it, or the scan has no labels.
     """
     if scan.label is None:
         raise DataError(f"{printable(scan.path)}: has no label map")
-    where = printable(scan.label)
-    try:
-        if scan.masks:
-            volume = join_masks(scan.masks, readers.read)
-        elif image is not None and classes is not None:
-            volume = readers.read_label(scan.label, image, classes)
-        else:
-            volume = readers.read(scan.label)
-    except DataError as error:
-        raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
+    volume = stored_label(scan, readers) if scan.masks else readers.read_label(scan.label, image, classes)
     if volume.placed or scan.label == scan.path:
         return volume
-    return placed_on(volume, image if image is not None and image.files else readers.read(scan.path), where)
+    return placed_on(volume, image if image.files else readers.read(scan.path), printable(scan.label))
+
+
+def stored_label(scan: Scan, readers: Readers) -> Volume:
+    """Read the labels of a scan as they are stored, where only their values matter.
+
+    Raises:
+        DataError: naming the file and what is wrong with it.
+    """
+    assert scan.label is not None
+    if not scan.masks:
+        return readers.read(scan.label)
+    where = printable(scan.label)
+    try:
+        return join_masks(scan.masks, readers.read)
+    except DataError as error:
+        raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -196,7 +209,7 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
         if scan.label is None:
             continue
         number += 1
-        values = label_values(read_label(scan, readers), printable(scan.label))
+        values = label_values(stored_label(scan, readers), printable(scan.label))
         for value in map(int, np.unique(values)):
             shown[value] += 1
             first.setdefault(value, printable(scan.label))

@@ -85,12 +85,9 @@ class Volume:
 
     def without_voxels(self) -> Header:
         """What a header would say of this volume."""
+        place = (self.shape, self.affine, self.spacing, self.slice_axis, self.notes)
         return Header(
-            *(self.shape, self.affine, self.spacing, self.slice_axis, self.notes),
-            channels=self.channels,
-            dtype=self.array.dtype.name,
-            positions=self.positions,
-            placed=self.placed,
+            *place, channels=self.channels, dtype=self.array.dtype.name, positions=self.positions, placed=self.placed
         )
 
     def axis(self, wanted: Cut) -> Axis:
@@ -125,7 +122,7 @@ class Header:
         """A volume of zeros on the same grid that takes no memory, for code that needs the grid alone."""
         sizes = self.shape if self.channels == 1 else (*self.shape, self.channels)
         zeros = np.broadcast_to(np.zeros((), np.uint8), sizes)
-        return Volume(zeros, self.affine, self.spacing, self.slice_axis, self.notes)
+        return Volume(zeros, self.affine, self.spacing, self.slice_axis, self.notes, placed=self.placed)
 
 
 def stepped_axis(spacing: tuple[float, ...], named: int | None = None) -> int:

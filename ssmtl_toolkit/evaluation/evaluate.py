@@ -18,17 +18,17 @@ from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.labels import label_values, read_label
+from ssmtl_toolkit.data.labels import label_values, read_label, stored_label
 from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Scan
 from ssmtl_toolkit.text import printable, shortened
 
@@ -172,7 +172,7 @@ def _labelled(label: Path) -> tuple[DatasetSpec | None, list[Scan]]:
     text = str(label)
     if not label.exists() and ":" not in text:
         return None, []  # said better by who looks for the files
-    dataset = registry().dataset(text)
+    dataset = dataset_of(text)
     try:
         scans = [scan for scan in list_scans(dataset, default_cache()) if scan.label and not scan.unfit]
     except DataError:
@@ -217,7 +217,7 @@ def _classes_by_values(pairing: Pairing, ignore: int | None, readers: Readers) -
     """A class of each value in the files."""
     values: set[int] = set()
     for pair in pairing.pairs:
-        for file, volume in ((pair.label, read_label(pair.truth, readers)), (pair.pred, readers.read(pair.pred))):
+        for file, volume in ((pair.label, stored_label(pair.truth, readers)), (pair.pred, readers.read(pair.pred))):
             where = printable(file)
             new = np.unique(label_values(volume, where)).tolist()
             if len(new) > _MANY and not looks_like_labels(volume):

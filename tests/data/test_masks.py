@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.small import SMALL, ball
-from ssmtl_toolkit.data.labels import label_values, read_label
+from ssmtl_toolkit.data.labels import label_values, stored_label
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.experiments.fewshot.gathering import write_manifest
 from ssmtl_toolkit.registry import registry
@@ -43,7 +43,7 @@ def scan_of(folder: Path, **masks: np.ndarray | None) -> Scan:
 
 
 def test_masks_become_a_label_map_with_the_value_of_each_structure(tmp_path):
-    volume = read_label(scan_of(tmp_path, liver=slab(1, 2), spleen=slab(5, value=255)), installed_readers())
+    volume = stored_label(scan_of(tmp_path, liver=slab(1, 2), spleen=slab(5, value=255)), installed_readers())
     assert volume.array[:, 0, 0].tolist() == [0, 1, 1, 0, 0, 2, 0, 0, 0, 0]
     assert volume.notes == ()
 
@@ -56,7 +56,7 @@ def test_where_masks_overlap_the_smaller_structure_counts_in_any_order(tmp_path,
     arrays = {"body": slab(*range(10)), "liver": slab(2, 3, 4, 5), "tumour": slab(4, 5, 6)}
     scan = scan_of(tmp_path, **{name: arrays[name] for name in order})
     values = {mask.name: mask.value for mask in scan.masks}
-    volume = read_label(scan, installed_readers())
+    volume = stored_label(scan, installed_readers())
     expected = ["body", "body", "liver", "liver", "tumour", "tumour", "tumour", "body", "body", "body"]
     assert volume.array[:, 0, 0].tolist() == [values[name] for name in expected]
     (note,) = volume.notes
@@ -65,13 +65,13 @@ def test_where_masks_overlap_the_smaller_structure_counts_in_any_order(tmp_path,
 
 
 def test_of_equal_structures_the_first_has_the_voxels(tmp_path):
-    volume = read_label(scan_of(tmp_path, a=slab(1, 2), b=slab(2, 3)), installed_readers())
+    volume = stored_label(scan_of(tmp_path, a=slab(1, 2), b=slab(2, 3)), installed_readers())
     assert volume.array[:, 0, 0].tolist()[:5] == [0, 1, 1, 2, 0]
     assert volume.notes == ("masks overlap in 12 voxels (a and b 12); the smaller structure has them",)
 
 
 def test_a_mask_that_other_scans_have_is_missed_by_name(tmp_path):
-    volume = read_label(scan_of(tmp_path, liver=slab(1), spleen=None), installed_readers())
+    volume = stored_label(scan_of(tmp_path, liver=slab(1), spleen=None), installed_readers())
     assert volume.notes == ("has no mask of spleen, which other scans have",)
 
 
@@ -79,7 +79,7 @@ def test_masks_in_another_order_of_axes_are_turned(tmp_path):
     flipped = AFFINE @ np.array([[-1.0, 0, 0, 9], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     scan = scan_of(tmp_path, liver=slab(1), spleen=slab(5))
     write(tmp_path / "spleen.nii.gz", slab(5)[::-1], flipped)
-    assert read_label(scan, installed_readers()).array[:, 0, 0].tolist() == [0, 1, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert stored_label(scan, installed_readers()).array[:, 0, 0].tolist() == [0, 1, 0, 0, 0, 2, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_masks_in_another_order_of_axes_are_turned(tmp_path):
 )
 def test_what_is_no_mask_is_refused_by_name(tmp_path, array, said):
     with pytest.raises(DataError, match=said):
-        read_label(scan_of(tmp_path, liver=slab(1), spleen=array), installed_readers())
+        stored_label(scan_of(tmp_path, liver=slab(1), spleen=array), installed_readers())
 
 
 def test_many_structures_keep_their_values(tmp_path):
     masks = tuple(
         Mask(f"m{value}", value, write(tmp_path / f"m{value}.nii.gz", slab(value % 10))) for value in (3, 300, 70000)
     )
-    volume = read_label(Scan(tmp_path, "s", "s", label=tmp_path, masks=masks[1:]), installed_readers())
+    volume = stored_label(Scan(tmp_path, "s", "s", label=tmp_path, masks=masks[1:]), installed_readers())
     assert set(np.unique(label_values(volume, "x")).tolist()) <= {0, 300, 70000}
 
 

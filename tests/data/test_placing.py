@@ -15,6 +15,13 @@ from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
 
 LABEL = np.where(VOXELS.mean(axis=(0, 1)) < VOXELS, 63, 0).astype(np.uint8)  # (columns, rows, slices)
 COUNT = VOXELS.shape[2]
+LIVER = Classes.parse("liver=63")
+
+
+def read(scan):
+    """The scan and its labels."""
+    image = installed_readers().read_scan(scan)
+    return image, read_label(scan, installed_readers(), image, LIVER)
 
 
 def pictures(folder, name):
@@ -39,9 +46,9 @@ def chaos(root, name, dicom="IMG-0004-{:05d}.dcm"):
 )
 def test_pictures_lie_where_the_slices_of_their_names_lie(tmp_path, name):
     scan = chaos(tmp_path, name)
-    image, label = installed_readers().read_scan(scan), read_label(scan, installed_readers())
+    image, label = read(scan)
     assert np.array_equal(image.array, VOXELS)
-    labels = read_labels(label, image, Classes.parse("liver=63"), "x")
+    labels = read_labels(label, image, LIVER, "x")
     assert np.array_equal(labels.index, LABEL // 63)
     assert label.notes == ("its pictures are matched with the slices of the scan by their names",)
 
@@ -54,14 +61,14 @@ def test_pictures_that_cannot_be_matched_are_refused(tmp_path):
     for file in scan.label.iterdir():
         file.rename(file.with_name(f"a{file.name}"))
     with pytest.raises(DataError, match=r"Ground: its pictures cannot be matched with the slices of its scan"):
-        read_label(scan, installed_readers())
+        read(scan)
 
 
 def test_another_number_of_pictures_is_refused(tmp_path):
     scan = chaos(tmp_path, lambda k: f"{k:03d}.png")
     (scan.label / "003.png").unlink()
     with pytest.raises(DataError, match=rf"Ground: has {COUNT - 1} pictures, its scan {COUNT} slices"):
-        read_label(scan, installed_readers())
+        read(scan)
     assert np.allclose(installed_readers().read_scan(scan).affine, AFFINE, atol=1e-4)
 
 
@@ -69,5 +76,5 @@ def test_the_liver_masks_of_ct_have_the_value_of_the_liver_in_mr(tmp_path):
     write_series(tmp_path / "CT/5/DICOM_anon", name="i{:04d},0000b.dcm")
     pictures(tmp_path / "CT/5/Ground", lambda k: f"liver_GT_{COUNT - 1 - k:03d}.png")
     (scan,) = [scan for scan in list_scans(registry().dataset(str(tmp_path)), tmp_path) if not scan.unfit]
-    assert np.array_equal(read_label(scan, installed_readers()).array, LABEL)
+    assert np.array_equal(read(scan)[1].array, LABEL)
     assert registry().dataset(str(tmp_path)).classes()["liver"] == (63,)

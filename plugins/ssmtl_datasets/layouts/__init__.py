@@ -16,6 +16,7 @@ from ssmtl_datasets.layouts.description import Description
 from ssmtl_datasets.layouts.matches import Matches
 from ssmtl_datasets.layouts.sets import SETS
 from ssmtl_datasets.layouts.tree import Tree
+from ssmtl_datasets.pairing import referenced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.specs import Scan
 
@@ -97,7 +98,7 @@ class Public:
         """List the scans of each; if there are several, patients are named with their data set."""
         scans = [scan for matches in self.found for scan in self._of(matches, readers, choice)]
         claimed = {path for matches in self.found for path in matches.claimed}
-        return [*scans, *everything(self.root, readers, Choice(), claimed)]
+        return referenced([*scans, *everything(self.root, readers, Choice(), claimed)], readers)
 
     def _of(self, matches: Matches, readers: Readers, choice: Choice) -> Iterator[Scan]:
         for scan in matches.scans(readers, choice):
@@ -137,7 +138,7 @@ class Pairs:
 
     def scans(self, readers: Readers, choice: Choice) -> list[Scan]:
         """List the images with the label maps of their names."""
-        return list_pairs(self.root, readers, choice)
+        return referenced(list_pairs(self.root, readers, choice), readers)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """Return none."""
@@ -167,7 +168,9 @@ class Anything:
 
     def scans(self, readers: Readers, choice: Choice) -> list[Scan]:
         """List whatever can be read."""
-        return [only(self.root)] if self.root.is_file() else everything(self.root, readers, choice)
+        if self.root.is_file():
+            return [only(self.root)]
+        return referenced(everything(self.root, readers, choice), readers)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """Return none."""
