@@ -85,7 +85,7 @@ def list_pairs(root: Path, readers: Readers, choice: Choice) -> list[Scan]:
                 labels = [folder for folder in [root / f"labels{part}"] if folder.is_dir()]
                 more = _below(root / f"images{part}", labels, readers, choice)
                 scans += [_as(scan, f"images{part}/{scan.name}") if scan.name in known else scan for scan in more]
-    return referenced(_some(scans, root), readers)
+    return _some(scans, root)
 
 
 def _as(scan: Scan, name: str) -> Scan:
@@ -169,7 +169,7 @@ def everything(root: Path, readers: Readers, choice: Choice, claimed: Collection
     if not claimed:
         _some(scans, root)
     labels = {scan.name: scan for scan in scans if scan.unfit.endswith(_LABEL_MAP)}
-    return referenced(beside(_of_channels(scans, root, choice), labels), readers)
+    return beside(_of_channels(scans, root, choice), labels)
 
 
 def _of_channels(scans: list[Scan], root: Path, choice: Choice) -> list[Scan]:

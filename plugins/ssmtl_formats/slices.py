@@ -72,7 +72,6 @@ def read_slices_header(path: Path) -> Header:
         sizes = {size_of(file) for file in dict.fromkeys(page.file for page in pages)}
         if len(sizes) > 1:
             raise FileError("has slices of different sizes; put each scan's slices into a folder of its own")
-        placed = pages[0].file.with_name(SLICES).is_file()
     affine, spacing = _place(settings)
     is_placed = pages[0].file.with_name(SLICES).is_file()
     channels = 3 if settings.colours else 1

@@ -76,9 +76,7 @@ def _fractional(array: NDArray[Any], where: str) -> str:
 def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes) -> Volume:
     """Read the labels of a scan: its label map, or the masks of its structures as one.
 
-    Every command reads labels by this. With `image`, the scan as read, and `classes`, files that hold labels otherwise
-    than on its grid can be read, and values get the meaning that their names have in `classes`. Pictures, which do not
-    say where they lie, are put onto the grid of the scan.
+    Every command reads labels by this. Pictures, which do not say where they lie, are put onto the grid of the scan.
 
     Args:
         scan: with labels.

@@ -112,10 +112,7 @@ class Seeing:
     def _label_problem(self, seen: Seen, header: Header) -> str:
         try:
             for path in seen.scan.label_paths:
-                label = self.readers.header(path).empty()
-                label = turned(label, header.empty()) if label.placed else label
-                names = printable(path), printable(seen.scan.path.name)
-                check_grid(header.empty(), label, names[0], not label.placed, reference=names[1])
+                self._check_label(path, header, printable(seen.scan.path.name))
         except DataError as error:
             return str(error)
         return ""
