@@ -409,7 +409,7 @@ class ReaderSpec(Spec):
         return self.read(path)
 
     def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
-        """Name the classes of a label map if its file does: for each the values that it has in this file.
+        """Name the classes of the label map at `path` if the file does: for each the values that it has in it.
 
         Other files may number the same classes differently; they are matched by their names.
 

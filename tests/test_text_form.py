@@ -82,7 +82,7 @@ def test_options_written_are_options_read(options):
 def test_every_bundled_spec_reads_back_equal_by_default(kind):
     for (entry_kind, name), entry in registry().entries.items():
         required = {n for n, f in entry.spec.model_fields.items() if f.is_required()}
-        if entry_kind == kind and not required:
+        if entry_kind == kind and not required and name != "resample":  # one of its options has to be given
             spec = registry().resolve(entry.spec, name)
             assert str(spec) == name
             assert read_back(spec) == spec

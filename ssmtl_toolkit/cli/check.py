@@ -89,4 +89,8 @@ def _wanting(cases: list[Case], kind: str) -> int:
     from ssmtl_toolkit.testing.case import all_checks
 
     specs = {str(case.spec): case.spec for case in cases if case.spec.kind == kind and case.example is None}.values()
-    return sum(rule.needs_example and isinstance(spec, rule.kind) for spec in specs for rule in all_checks())
+    return sum(
+        rule.needs_example and isinstance(spec, rule.kind) and rule.applies(spec)
+        for spec in specs
+        for rule in all_checks()
+    )

@@ -250,7 +250,14 @@ def _data(value: Any) -> Any:
         (value,) = value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value if isinstance(value, str | DatasetSpec | None) else dataset_of(value)
+    if isinstance(value, str | DatasetSpec | None):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError(
+            f"expected a path, a dataset or its text, such as 'phantom:patients=4', or a list of these, got "
+            f"{type(value).__name__}; for arrays and datasets of volumes there is ssmtl_toolkit.from_arrays"
+        )
+    return dataset_of(value)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,9 @@ class Readers:
         return read_with(self.of(path), path, volume, uneven=uneven)
 
     def read_scan(self, scan: Scan, volume: WhichVolume = None, *, uneven: bool = False) -> Volume:
-        """Read a scan, all its channels, as `read` does; `volume` may be `all`: the volumes of 4-D files as channels.
+        """Read a scan, all its channels, as `read` does with `volume` and `uneven`.
+
+        `volume` may also be `all`: the volumes of 4-D files are channels.
 
         Raises:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
@@ -120,7 +122,7 @@ class Readers:
             return renumbered(reader.read_label(path, image), reader.classes(path), classes, path)
 
     def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
-        """What the values of a label file mean, if it says so: for each class of its own the values that it has there.
+        """What the values of the label file at `path` mean, if it says so: for each of its classes the values there.
 
         Raises:
             DataError: naming the file and what is wrong with it.
@@ -130,7 +132,7 @@ class Readers:
             return dict(reader.classes(path))
 
     def label_rank(self, path: Path) -> int | None:
-        """Of a file that is a label map by its format the place of its reader among all; None: of any other file."""
+        """The place among all readers of that for `path`, if its format is for label maps only; None: it is not."""
         reader = self.match(path)
         return self.specs.index(reader) if reader is not None and reader.only_labels else None
 

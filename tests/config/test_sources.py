@@ -131,7 +131,7 @@ def test_a_dataset_with_a_misspelt_name_or_option_is_refused(tmp_path):
 @pytest.mark.parametrize("given", [np.zeros((4, 4, 4)), 7, {"image": 1}, [np.zeros((4, 4, 4))]])
 def test_what_is_no_source_is_refused_and_arrays_are_pointed_to_the_adapter(given):
     with pytest.raises(UsageError, match="from_arrays"):
-        RunConfig(data=given).resolve()
+        RunConfig.of({"data": given}).resolve()
     with pytest.raises(UsageError, match="from_arrays"):
         dataset_of(given)
 

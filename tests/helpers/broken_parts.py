@@ -209,6 +209,26 @@ class BrokenHeadModule(Faults, Head):
         return F.cross_entropy(maps.float(), target, ignore_index=IGNORE, reduction="sum") / counted
 
 
+class BrokenOverlappingHead(BrokenHead):
+    """The same, and classes that overlap; FAULT says what is wrong."""
+
+    name = "broken_overlapping_head"
+    overlapping = True
+
+    def build(self, backbone, classes):
+        return BrokenOverlappingModule(self.fault, backbone.dense_channels, classes)
+
+
+class BrokenOverlappingModule(BrokenHeadModule):
+    def loss(self, maps, target):
+        if target.ndim < maps.ndim:
+            return super().loss(maps, target)
+        counted = (target != IGNORE) | (self.fault == "takes what is not annotated")
+        wanted = (target == (0 if self.fault == "turned around" else 1)).float()
+        each = F.binary_cross_entropy_with_logits(maps.float(), wanted, reduction="none")
+        return each.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
+
+
 class BrokenImageHead(HeadSpec):
     """A convolution that gives the slice back; FAULT says what is wrong."""
 

@@ -592,13 +592,13 @@ BAD_READ = {
     *("80_one_slice_3d.nii", "82_two_slices.nii", "84_4d_trailing_one.nii", "89_int64.nii"),
     *("93_label_mmwhs.nii.gz", "94_label_wrong_shape.nii.gz", "95_label_float_fraction.nii.gz"),
     *("96_label_negative.nii.gz", "97_label_other_affine.nii.gz"),
-    *("86_rgb24.nii", "87_rgba32.nii"),
     "dir ünïcode 心臓 with space/vol μ (1).nii.gz",
     *("names/UPPER.NII.GZ", "names/two.dots.v1.nii.gz", "names/.hidden.nii.gz", "names/noext", "names/-dash.nii.gz"),
     *("names/new\nline.nii.gz", "names/surrogate/bad\udcff.nii.gz"),
     *("links/a.nii.gz", "links/same_volume.nii.gz", "links/hardlink.nii.gz"),
 }
 BAD_REFUSED = {
+    *("86_rgb24.nii", "87_rgba32.nii"),  # blank channels
     *("01_empty.nii", "01_empty.nii.gz", "02_header_cut_at_100.nii", "03_header_only_352.nii", "04_data_cut_half.nii"),
     *("05_data_cut_one_byte.nii", "06_gz_cut_half.nii.gz", "07_gz_cut_last_8_crc.nii.gz", "08_gz_bitflip_mid.nii.gz"),
     *("09_gz_wrong_crc.nii.gz", "10_gz_trailing_garbage.nii.gz", "13_random_bytes.nii", "14_random_bytes.nii.gz"),

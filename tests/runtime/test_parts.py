@@ -276,8 +276,8 @@ def test_files_are_as_readable_as_others(tmp_path):
     [
         ({"backbone": {"encoder": "resnet18"}}, "my.toml: backbone: expected a spec or its text"),
         ({"tasks": [{"t": 1}]}, "my.toml: tasks: expected a spec or its text"),
-        ({"tasks": "slice_siam"}, "my.toml: tasks: expected a list"),
-        ({"data": 3}, "my.toml: data: expected a spec or its text"),
+        ({"tasks": 3}, "my.toml: tasks: expected"),
+        ({"data": 3}, "my.toml: data: expected a path, a dataset or its text"),
     ],
 )
 def test_a_spec_of_the_wrong_type_is_told(options, told):

@@ -16,6 +16,7 @@ from helpers.broken_parts import (
     BrokenImageMetric,
     BrokenLabelReader,
     BrokenMetric,
+    BrokenOverlappingHead,
     BrokenPooledMetric,
     BrokenReader,
     BrokenSemi,
@@ -216,6 +217,13 @@ BROKEN = [
         }.items()
     ],
     *[
+        (BrokenOverlappingHead(fault=fault), "it learns classes that overlap", told)
+        for fault, told in {
+            "takes what is not annotated": "where classes overlap IGNORE gets a gradient",
+            "turned around": "does not raise the maps of the classes that a pixel belongs to",
+        }.items()
+    ],
+    *[
         (BrokenBalancer(fault=fault), title, told)
         for title, (fault, told) in {
             **RUNS,
@@ -320,6 +328,7 @@ MENDED = [
         BrokenBackbone(),
         BrokenHead(),
         BrokenImageHead(),
+        BrokenOverlappingHead(),
         BrokenBalancer(),
         BrokenSemi(),
         BrokenReader(),
@@ -435,7 +444,7 @@ def test_the_command_prints_what_holds_and_ends_with_0(ssmtl):
     done = ssmtl("plugins", "check", "segmentation")
     assert done.returncode == 0, done.stderr
     assert "pixels that nobody annotated count for nothing" in done.stdout
-    assert "head segmentation passes all 14 checks" in done.stderr
+    assert "head segmentation passes all 15 checks" in done.stderr
 
 
 @pytest.mark.slow
@@ -476,9 +485,9 @@ def test_a_fault_is_told_with_its_place_once_and_with_its_traceback_on_request(s
 def test_the_command_says_which_checks_want_an_example(ssmtl, tmp_path):
     done = ssmtl("plugins", "check", "nifti")
     assert done.returncode == 0
-    assert "4 checks need a file: --example PATH" in done.stderr
+    assert "6 checks need a file: --example PATH" in done.stderr
     with_one = ssmtl("plugins", "check", "nifti", "--example", nifti(tmp_path))
-    assert "passes all 10 checks" in with_one.stderr
+    assert "passes all 12 checks" in with_one.stderr
     unfit = ssmtl("plugins", "check", "folder", "--example", tmp_path)
     assert (unfit.returncode, "a dataset is checked in its own folder" in unfit.stderr) == (2, True)
     assert "3 checks need scans: folder:DIR" in ssmtl("plugins", "check", "folder").stderr
