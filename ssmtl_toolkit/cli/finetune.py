@@ -79,8 +79,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         console.print(line)
     scans, number = summary["scans"], summary["training_slices"]
     console.print(
-        f"{len(summary['seeds'])} repetitions; training slices: {', '.join(map(str, number))}; "
-        f"{scans['test']} test scans" + _seen(scans["test_seen_in_pretraining"], scans["test"])
+        f"{counted(len(summary['seeds']), 'repetition')}; training slices: {', '.join(map(str, number))}; "
+        f"{counted(scans['test'], 'test scan')}" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
     for line in _unlabelled(summary):
         console.print(line)

@@ -12,7 +12,7 @@ from ssmtl_toolkit.cli.options import config_option, json_option, options_of, pa
 from ssmtl_toolkit.config import PredictConfig
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.text import printable, shortened
+from ssmtl_toolkit.text import counted, printable, shortened
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.downstream.predicted import Predicted
@@ -76,7 +76,7 @@ def _run(
 
 def _in_words(result: Predicted, config: PredictConfig) -> str:
     """What was written, how fast, and how many scans were skipped."""
-    words = f"{len(result.written)} scans"
+    words = counted(len(result.written), "scan")
     if result.written:
         kinds = [kind for kind in ("probabilities", "overlay") if getattr(config, kind)]
         words += f" -> {printable(result)} ({', '.join(['predictions', *kinds])})"
