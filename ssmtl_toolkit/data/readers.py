@@ -24,8 +24,7 @@ from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import listed, printable
 
-EVEN = "resample it to an even spacing, or export its parts as series of their own"
-"""What to do about unevenly spaced slices."""
+_EVEN = "resample it evenly by another tool (--prepare resample takes even slices), or export its parts as series"
 _INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
     ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
@@ -253,7 +252,7 @@ def header_with(reader: ReaderSpec, path: Path) -> Header:
 
 def _check_even(positions: Sequence[float], uneven: bool) -> None:
     if positions and not uneven:
-        raise DataError(f"is unevenly spaced: {_distances(positions)}; {EVEN}")
+        raise DataError(f"is unevenly spaced: {_distances(positions)}; {_EVEN}")
 
 
 @contextlib.contextmanager
