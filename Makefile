@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 RESULTS ?= runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types quick tests soak lower-bounds bench results
+.PHONY: help demo test lint types quick tests coverage soak lower-bounds bench results
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -34,8 +34,11 @@ types: $(VENV)/.installed  ## mypy, strict
 quick: $(VENV)/.installed  ## pytest without the slow tests (a minute or two on 2 cores), to run again and again
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-tests: $(VENV)/.installed  ## pytest, all but `soak`, with branch coverage
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 5 --cov --cov-report term
+tests: $(VENV)/.installed  ## pytest, all but `soak`
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 30
+
+coverage: $(VENV)/.installed  ## the same with branch coverage, which takes nearly twice as long
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report term
 
 soak: $(VENV)/.installed  ## long tests
 	$(BIN)/python -m pytest -m soak

@@ -127,10 +127,12 @@ def jobs() -> Iterator[Job]:
         *(("strong", pretext, seed) for seed in (0, 1) for pretext in PRETEXTS),
     ]
     single = [recipe for recipe in RECIPES if recipe not in ("paper", "strong")]
-    first = next(iter(BUDGETS))
-    rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in BUDGETS]
+    first, *others = BUDGETS
+    rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in list(BUDGETS)[:3]]
+    rounds += [(first, pretrained)]
     rounds += [(first, [(recipe, None, None)]) for recipe in single]
-    rounds += [(budget, pretrained) for budget in BUDGETS]
+    rounds += [(budget, scratch) for budget in others]
+    rounds += [(budget, pretrained) for budget in others]
     rounds += [(first, [(recipe, "±t", 0)]) for recipe in single]
     for budget, trained in rounds:
         for draw in range(DRAWS):
