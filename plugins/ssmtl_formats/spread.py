@@ -15,6 +15,7 @@ from ssmtl_formats.names import dicom_files, folders_below, is_dicom, may_be_dic
 from ssmtl_formats.series import Series, series_of, unfit
 from ssmtl_formats.stacking import grid, stacked
 from ssmtl_toolkit.data.source import FileError
+from ssmtl_toolkit.data.uneven import unevenness
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import listed, printable
 
@@ -102,7 +103,8 @@ def _joined(folders: Folders, key: Key) -> Series | None:
         return None
     reason = unfit(images)
     try:
-        problem = "its slices are unevenly spaced" if grid(stacked(images, 0, []), []).positions else ""
+        placed = grid(stacked(images, 0, []), [])
+        problem = unevenness(placed.affine, 2, placed.positions)
     except FileError as error:
         problem = str(error)
     if problem:

@@ -12,14 +12,12 @@ from ssmtl_formats.headers import Frame
 from ssmtl_formats.volumes import divided
 from ssmtl_toolkit.data.geometry import LPS_TO_RAS, shear, usable
 from ssmtl_toolkit.data.source import FileError
+from ssmtl_toolkit.data.uneven import gaps_of
 from ssmtl_toolkit.data.values import volume_index
 
 _SAME_DIRECTION = 1e-3  # of direction cosines, and of pixel spacings
 _SAME_PLACE = 0.02  # pixels
-_GAP = 1.5  # times the usual distance: a slice may be missing
-_WHOLE = 0.1  # of the usual distance: how far from a multiple of it a gap is that missing slices leave
 _UNEVEN = 0.05  # of the distance: greater deviations are no even spacing
-_PARTS, _IN_PART = 4, 3  # parts of a series with a slice distance each, and distances in one
 _ROUNDING = 0.001  # of the distance: smaller deviations are not worth a note
 
 
@@ -90,8 +88,8 @@ class Grid:
 
     Attributes:
         affine: voxel (column, row, slice) -> mm in RAS+; a tilted gantry shears it.
-        positions: of the slices, in mm from the first one, if they are unevenly spaced; then the affine holds for their
-            mean distance.
+        positions: of the slices, in mm from the first one, if they are unevenly spaced or some are missing; then the
+            affine holds for their mean distance.
     """
 
     affine: NDArray[np.float64]
@@ -102,7 +100,7 @@ def grid(frames: Sequence[Frame], notes: list[str]) -> Grid:
     """Return the grid of ordered frames: the even spacing that fits their positions best (least squares).
 
     Raises:
-        FileError: slices are missing or shifted sideways, or the orientation cannot be used.
+        FileError: slices are shifted sideways, or the orientation cannot be used.
     """
     positions = np.array([frame.position for frame in frames])
     row, column = np.array(frames[0].directions).reshape(2, 3)
@@ -117,11 +115,10 @@ def grid(frames: Sequence[Frame], notes: list[str]) -> Grid:
     lengths = np.linalg.norm([row, column], axis=1)
     if not usable(affine) or abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01 or min(frames[0].pixel) <= 0:
         raise FileError("has an orientation or a pixel spacing that cannot be used; export the series again")
-    _check_gaps(frames, positions, np.cross(row, column))
     deviation = np.linalg.norm(positions - first - np.outer(np.arange(len(frames)), step), axis=1).max()
     distance = float(np.linalg.norm(step))
     along: tuple[float, ...] = ()
-    if deviation > _UNEVEN * distance:
+    if deviation > _UNEVEN * distance or len(gaps_of(positions @ np.cross(row, column))):
         affine, along = _unevenly(affine, positions)
     elif deviation > max(_ROUNDING * distance, 1e-4):
         notes.append(f"its slices lie up to {deviation:.2g} mm off an even spacing of {distance:.4g} mm")
@@ -148,27 +145,6 @@ def _unevenly(
     affine = affine.copy()
     affine[:3, 2], affine[:3, 3] = line / (len(positions) - 1), positions[0]
     return affine, tuple(along.tolist())
-
-
-def _check_gaps(frames: Sequence[Frame], positions: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
-    steps = np.diff(positions @ normal)
-    usual = float(np.median(steps))
-    wide = np.flatnonzero(steps > _GAP * usual)
-    times = steps / usual
-    if len(wide) and not _spaced_in_parts(steps, usual) and np.abs(times - np.rint(times))[wide].max() <= _WHOLE:
-        i = int(wide[0])
-        more = f", and {len(wide) - 1} more such gaps" if len(wide) > 1 else ""
-        raise FileError(
-            f"is missing slices: from {_at(frames[i].position)} to {_at(frames[i + 1].position)} mm it is "
-            f"{steps[i]:.4g} mm, elsewhere {usual:.4g} mm{more}; export the whole series"
-        )
-
-
-def _spaced_in_parts(steps: NDArray[np.float64], usual: float) -> bool:
-    """Whether the distance changes between parts of the series, each evenly spaced, such as thin and thick slices."""
-    changes = np.flatnonzero(np.abs(np.diff(steps)) > _UNEVEN * usual)
-    lengths = np.diff([-1, *changes, len(steps) - 1])
-    return len(lengths) <= _PARTS and bool(min(lengths) >= _IN_PART)
 
 
 def _at(position: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,16 +20,19 @@ _SPECK = 0.01  # rows with less foreground than this share of the fullest are no
 def resampled(stack: Stack, between: float | None, within: float | None) -> Stage:
     """Bring slices to these distances in mm, about the middle of the scan; None: as they are."""
     wanted = (between, within, within)
-    slices, rows, columns = map(_spaced, stack.grid, stack.spacing, wanted)
+    slices, rows, columns = map(_spaced, stack.grid, stack.spacing, wanted, stack.positions)
     return Stage.of_places(stack, Lattice(slices, rows, columns))
 
 
-def _spaced(voxels: int, spacing: float, wanted: float | None) -> Line:
-    """As many samples as fit, at least one."""
-    if wanted is None or abs(wanted / spacing - 1) < 1e-6:
+def _spaced(voxels: int, spacing: float, wanted: float | None, uneven: Sequence[float]) -> Line:
+    """As many samples as fit, at least one; of unevenly spaced voxels, by their positions in mm."""
+    if wanted is None or (abs(wanted / spacing - 1) < 1e-6 and not uneven):
         return Line.of(voxels)
     step = wanted / spacing
-    return Line.of(voxels).centred(max(1, round(voxels / step)), step)
+    samples = max(1, round(voxels / step))
+    if uneven:
+        return Line.evenly(np.array(uneven) / spacing, samples, step)
+    return Line.of(voxels).centred(samples, step)
 
 
 def cropped(stack: Stack, margin: float) -> Stage:

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Volume, mirrored
 from ssmtl_toolkit.errors import DataError
 
 _MOVED = 0.1  # of a voxel: grids that are further apart than this are not the same
@@ -35,6 +35,7 @@ def turned(other: Volume, reference: Volume) -> Volume:
         spacing=(spacing[0], spacing[1], spacing[2]),
         slice_axis=int(turn[other.slice_axis, 0]),
         header=None,
+        positions=mirrored(other.positions) if turn[other.slice_axis, 1] < 0 else other.positions,
     )
 
 
@@ -147,10 +148,11 @@ def placed(label: Volume, image: Volume) -> Volume:
 
 
 def _distance(one: Volume, other: Volume) -> float:
-    """The largest distance of the 8 corner voxels under both affines, in mm."""
+    """The largest distance of the 8 corner voxels under both affines, in mm, or of unevenly spaced slices of both."""
     corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(one.shape) - 1)
     moved = nib.affines.apply_affine(one.affine, corners) - nib.affines.apply_affine(other.affine, corners)
-    return float(np.linalg.norm(moved, axis=1).max())
+    uneven = np.subtract(one.positions, other.positions) if one.positions and other.positions else np.zeros(1)
+    return max(float(np.linalg.norm(moved, axis=1).max()), float(np.abs(uneven).max()))
 
 
 def _by(sizes: Iterable[float]) -> str:

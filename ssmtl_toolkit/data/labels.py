@@ -103,7 +103,7 @@ def stored_label(scan: Scan, readers: Readers) -> Volume:
     """
     assert scan.label is not None
     if not scan.masks:
-        return readers.read(scan.label)
+        return readers.read(scan.label, uneven=True)
     where = printable(scan.label)
     try:
         return join_masks(scan.masks, readers.read)

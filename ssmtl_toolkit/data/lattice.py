@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDING = 1e-6  # of a voxel
+_POINTS = 33  # at which a triangle over unevenly spaced voxels is computed
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Line:
     """Samples along one axis: sample i lies at `start + i * step`, in voxels of that axis.
 
     A voxel j reaches from j - 0.5 to j + 0.5. What lies outside of `low` to `high` cannot be seen: it is beyond the
-    axis, or was cropped.
+    axis, or was cropped. If voxels, or samples, are unevenly spaced, `voxels_at` or `samples_at` says where they lie,
+    in place of 0, 1, 2 …: a voxel then reaches half way to its neighbours.
 
     >>> Line.of(10).cropped(2, 8), Line.of(10).cropped(2, 8).then(Line.of(6).centred(8)).nearest.tolist()
     (Line(voxels=10, samples=6, start=2, step=1.0, low=1.5, high=7.5), [2, 2, 3, 4, 5, 6, 7, 7])
@@ -29,6 +31,8 @@ class Line:
     step: float
     low: float
     high: float
+    voxels_at: tuple[float, ...] = ()
+    samples_at: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, voxels: int) -> Line:
@@ -50,10 +54,23 @@ class Line:
         start = float(room // 2) if step == 1 else (self.voxels - 1 - (samples - 1) * step) / 2
         return replace(Line.of(self.voxels), samples=samples, start=start, step=step)
 
+    @classmethod
+    def evenly(cls, positions: Iterable[float], samples: int, step: float) -> Line:
+        """So many samples about the middle of unevenly spaced voxels, `step` apart.
+
+        Both are in mean distances of the voxels; `positions` start at 0.
+        """
+        at = tuple(map(float, positions))
+        return replace(cls.of(len(at)).centred(samples, step), voxels_at=at)
+
     def then(self, other: Line) -> Line:
         """Samples of these samples, where `other` takes them."""
         if other.voxels != self.samples:
             raise ValueError(f"a line of {other.voxels} voxels cannot follow one of {self.samples} samples")
+        if other.voxels_at:
+            if self != Line.of(self.voxels):
+                raise ValueError("unevenly spaced voxels are resampled before anything else is done along their axis")
+            return other
         low, high = (self.start + self.step * edge for edge in (other.low, other.high))
         return Line(
             self.voxels,
@@ -62,6 +79,8 @@ class Line:
             self.step * other.step,
             max(self.low, low),
             min(self.high, high),
+            self.voxels_at,
+            other.samples_at,
         )
 
     @property
@@ -71,12 +90,13 @@ class Line:
         All that was not cropped can be seen, also beyond the last samples, which need not reach to the ends of an axis.
         """
         low, high = ((edge - self.start) / self.step for edge in (self.low, self.high))
-        return Line(self.samples, self.voxels, -self.start / self.step, 1 / self.step, low, high)
+        start, step = -self.start / self.step, 1 / self.step
+        return Line(self.samples, self.voxels, start, step, low, high, self.samples_at, self.voxels_at)
 
     @property
     def positions(self) -> NDArray[np.float64]:
         """Where the samples are, in voxels: (samples,)."""
-        return self.start + self.step * np.arange(self.samples, dtype=np.float64)
+        return self.start + self.step * np.array(self.samples_at or np.arange(self.samples), np.float64)
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -87,23 +107,32 @@ class Line:
     @property
     def whole(self) -> bool:
         """Whether each sample that can be seen is a voxel."""
-        return self.step == 1 and float(self.start).is_integer()
+        even = not (self.voxels_at or self.samples_at)
+        return even and self.step == 1 and float(self.start).is_integer()
 
     @property
     def ends(self) -> tuple[int, int]:
         """The first and the last voxel of which anything can be seen."""
-        first = int(np.clip(np.floor(self.low + 0.5 + _ROUNDING), 0, self.voxels - 1))
-        return first, int(np.clip(np.ceil(self.high - 0.5 - _ROUNDING), first, self.voxels - 1))
+        low, high = self._indices(np.array([self.low, self.high]))
+        first = int(np.clip(np.floor(low + 0.5 + _ROUNDING), 0, self.voxels - 1))
+        return first, int(np.clip(np.ceil(high - 0.5 - _ROUNDING), first, self.voxels - 1))
+
+    def _indices(self, at: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Places along the axis as indices of voxels, with fractions."""
+        if not self.voxels_at:
+            return at
+        places = [self.voxels_at[0] - 0.5, *self.voxels_at, self.voxels_at[-1] + 0.5]
+        return np.asarray(np.interp(at, places, [-0.5, *range(self.voxels), self.voxels - 0.5]), np.float64)
 
     @property
     def nearest(self) -> NDArray[np.int64]:
         """The voxel nearest to each sample, of those that can be seen: (samples,)."""
-        return np.clip(np.floor(self.positions + (0.5 + _ROUNDING)), *self.ends).astype(np.int64)
+        return np.clip(np.floor(self._indices(self.positions) + (0.5 + _ROUNDING)), *self.ends).astype(np.int64)
 
     @property
     def between(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """The voxels before and behind each sample, and the share of the second; those at an end lie on one voxel."""
-        at = np.clip(self.positions, *self.ends)
+        at = np.clip(self._indices(self.positions), *self.ends)
         at = np.where(np.abs(at - np.rint(at)) < _ROUNDING, np.rint(at), at)
         before = np.floor(at)
         share = (at - before).astype(np.float32)
@@ -114,14 +143,28 @@ class Line:
         """How much of each voxel each sample takes, (samples, voxels): a triangle about it, as wide as a step.
 
         So it is linear interpolation, and anti-aliased where samples are further apart than voxels (as in Pillow, and
-        in torch with `antialias`).
+        in torch with `antialias`). Unevenly spaced voxels are interpolated linearly, and what is between them then is
+        weighted by the triangle, so that a ramp stays one.
         """
+        if self.voxels_at:
+            return self._uneven_weights
         reach, (first, last) = max(self.step, 1.0), self.ends
         at = np.clip(self.positions, first, last) if reach == 1 else self.positions
         weights = np.clip(1 - np.abs(np.arange(self.voxels) - at[:, None]) / reach, 0, None)
         weights[:, :first] = weights[:, last + 1 :] = 0
         total = weights.sum(axis=1, keepdims=True)
         return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0), np.float32)
+
+    @property
+    def _uneven_weights(self) -> NDArray[np.float32]:
+        offsets = np.linspace(-self.step, self.step, _POINTS) if self.step > 1 else np.zeros(1)
+        shares = 1 - np.abs(offsets) / max(self.step, 1.0)
+        weights, rows = np.zeros((self.samples, self.voxels)), np.arange(self.samples)
+        for offset, share in zip(offsets, shares / shares.sum(), strict=True):
+            before, behind, part = replace(self, start=self.start + offset).between
+            np.add.at(weights, (rows, before), share * (1 - part))
+            np.add.at(weights, (rows, behind), share * part)
+        return np.asarray(weights, np.float32)
 
 
 @dataclass(frozen=True)

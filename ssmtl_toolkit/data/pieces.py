@@ -20,6 +20,7 @@ from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, checksum
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.readers import Readers, digest_with, read_channels
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
@@ -139,10 +140,8 @@ def _write(file: Path, make: Callable[[], None], waiting: Waiting, unless: Calla
 
 def _make(sources: Sequence[tuple[Path, ReaderSpec]], slicing: Slicing, file: Path, key: str) -> None:
     volume = read_channels(sources, slicing.volume)
-    try:
+    with naming_scan(sources[0][0]):
         made = preparing.prepare(volume, slicing)
-    except DataError as error:
-        raise DataError(f"{printable(sources[0][0])}: {error}") from error
     about = About(
         count=len(made.slices),
         channels=made.slices.shape[1],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.data.lattice import Lattice
+from ssmtl_toolkit.data.lattice import Lattice, Line
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.volume import Stack
@@ -43,8 +43,10 @@ class Stage:
         """The pixels at these places; where there are none, the lowest value of the channel.
 
         Raises:
-            DataError: they would take more than half of the memory.
+            DataError: they would take more than half of the memory, or are cropped or padded along an axis on which
+                they are unevenly spaced.
         """
+        positions = [_positions(*of) for of in zip(stack.positions, lattice.lines, strict=True)]
         samples, channels, height, width = (lattice.grid[0], stack.slices.shape[1], *lattice.grid[1:])
         try:
             check_memory((samples, channels, height, width), np.dtype(np.float32))
@@ -57,9 +59,17 @@ class Stage:
                 slices=lattice.sample(stack.slices, lowest(stack.slices)),
                 affine=stack.affine @ lattice.affine,
                 spacing=(spacing[0], spacing[1], spacing[2]),
+                positions=(positions[0], positions[1], positions[2]),
             ),
             lattice,
         )
+
+
+def _positions(uneven: tuple[float, ...], line: Line) -> tuple[float, ...]:
+    """Those of the samples of unevenly spaced voxels; empty if they are even."""
+    if uneven and not line.voxels_at and line != Line.of(len(uneven)):
+        raise DataError("its slices are unevenly spaced: --prepare resample comes before what crops, pads or fits them")
+    return () if line.voxels_at else uneven
 
 
 def lowest(slices: NDArray[Any]) -> NDArray[Any]:

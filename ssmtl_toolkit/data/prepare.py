@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ssmtl_toolkit.data.lattice import Lattice
 from ssmtl_toolkit.data.preparation import Stage, Undo, lowest
 from ssmtl_toolkit.data.slicing import Axis, Level, Slicing
+from ssmtl_toolkit.data.uneven import to_make_even, unevenness
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.foreign import foreign
@@ -102,10 +103,11 @@ class Sliced:
         """Cut and prepare a scan.
 
         Raises:
-            DataError: it cannot be prepared so.
+            DataError: it cannot be prepared so, or its slices are unevenly spaced, once prepared too.
         """
         cut = Stack.of(volume, slicing.axis)
         if not slicing.prepare:
+            _check_even(cut, volume)
             return cls(slicing, cut, cut, None, (), volume.by_channel)
         stack, lattice, undo = cut, None, list[Undo]()
         if slicing.window is not None:
@@ -116,6 +118,7 @@ class Sliced:
                 lattice = (lattice or Lattice.of(cut.grid)).then(stage.lattice)
             undo += [stage.undo] if stage.undo else []
             stack = stage.stack
+        _check_even(stack, volume)
         if slicing.patches and min(stack.grid[1:]) < slicing.size:
             sides = sizes_text(stack.grid[1:])
             raise DataError(f"has slices of {sides} pixels, less than --size {slicing.size}; put fit=patch last")
@@ -197,6 +200,14 @@ class Sliced:
         """The lowest value of each channel, in the values and channels of the scan."""
         low = lowest(self.stack.slices).astype(np.float32)
         return self.undone(low[None, :, None, None])[0, :, 0, 0]
+
+
+def _check_even(stack: Stack, volume: Volume) -> None:
+    if any(stack.positions):
+        raise DataError(
+            f"{unevenness(volume.affine, volume.slice_axis, volume.positions)}; export the whole series or its parts "
+            f"as series, or interpolate it by its true positions: --prepare {to_make_even(stack)}"
+        )
 
 
 def _stage(spec: PreparationSpec, stack: Stack, size: int) -> Stage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.named import renumbered
 from ssmtl_toolkit.data.slicing import WhichVolume
 from ssmtl_toolkit.data.source import SeveralVolumesError, naming_file
+from ssmtl_toolkit.data.uneven import unevenness
 from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.specs import ReaderSpec, Scan
-from ssmtl_toolkit.text import listed, printable
+from ssmtl_toolkit.text import printable
 
-_EVEN = "resample it evenly by another tool (--prepare resample takes even slices), or export its parts as series"
 _INDEX = "is an index of DICOM files; give the folder that it is in"
 _FOREIGN = {
     ".mnc": "is MINC, which is not read; convert it to .nii.gz (mnc2nii)",
@@ -96,17 +95,24 @@ class Readers:
         Raises:
             DataError: naming the file and what is wrong with it, also if the reader itself failed.
         """
-        return read_with(self.of(path), path, volume, uneven=uneven)
+        read = read_with(self.of(path), path, volume)
+        if read.positions and not uneven:
+            raise DataError(
+                f"{printable(path)}: {unevenness(read.affine, read.slice_axis, read.positions)}; resample it evenly, "
+                f"or export the whole series, or its parts as series"
+            )
+        return read
 
-    def read_scan(self, scan: Scan, volume: WhichVolume = None, *, uneven: bool = False) -> Volume:
-        """Read a scan, all its channels, as `read` does with `volume` and `uneven`.
+    def read_scan(self, scan: Scan, volume: WhichVolume = None) -> Volume:
+        """Read a scan, all its channels, as `read` does with `volume`.
 
-        `volume` may also be `all`: the volumes of 4-D files are channels.
+        `volume` may also be `all`: the volumes of 4-D files are channels. Slices may be unevenly spaced: `Sliced.of`
+        refuses those that no preparation makes even.
 
         Raises:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
         """
-        return read_channels([(path, self.of(path)) for path in scan.paths], volume, uneven=uneven)
+        return read_channels([(path, self.of(path)) for path in scan.paths], volume)
 
     def read_label(self, path: Path, image: Volume, classes: Classes) -> Volume:
         """Read the label map at `path` of the scan that was read as `image`.
@@ -141,7 +147,7 @@ class Readers:
             return self.of(label).scan_of(label, scans)
 
     def header(self, path: Path) -> Header:
-        """What the header of the scan or label map at `path` says of its voxels.
+        """What the header of the scan or label map at `path` says of its voxels; slices may be unevenly spaced.
 
         Raises:
             DataError: as `read`.
@@ -173,9 +179,7 @@ class Readers:
         return joined_digests([self.digest(path, memo) for path in scan.paths])
 
 
-def read_channels(
-    sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolume = None, *, uneven: bool = False
-) -> Volume:
+def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolume = None) -> Volume:
     """Read files, each by its reader, as the channels of one volume on the grid of the first of them.
 
     Of 4-D files the volume with index `volume` is taken, or, with `all`, each of them as a channel.
@@ -183,9 +187,9 @@ def read_channels(
     Raises:
         DataError: naming the file and what is wrong with it, or two files whose grids differ.
     """
-    read = [(path, one) for path, reader in sources for one in _volumes(reader, path, volume, uneven)]
+    read = [(path, one) for path, reader in sources for one in _volumes(reader, path, volume)]
     if len(read) == 1:
-        return read[0][1]
+        return _noted(read[0][1])
     volumes, (start, first) = [one for _, one in read], read[0]
     notes = list(first.notes)
     for i, (path, one) in enumerate(read[1:], start=1):
@@ -198,26 +202,35 @@ def read_channels(
         check_memory((*first.shape, channels), kind)
         joined = np.empty((*first.shape, channels), kind, order="F")
     np.concatenate([one.array.reshape(*first.shape, -1) for one in volumes], axis=-1, out=joined)
-    return replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
+    made = replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
+    return _noted(made)
 
 
-def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume, uneven: bool) -> list[Volume]:
+def _noted(read: Volume) -> Volume:
+    """The same volume, with a note if its slices are unevenly spaced."""
+    if not read.positions:
+        return read
+    note = f"{unevenness(read.affine, read.slice_axis, read.positions)}; files on its grid have their mean distance"
+    return replace(read, notes=(*read.notes, note))
+
+
+def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume) -> list[Volume]:
     """The volume that is meant, or all of a 4-D file, one after the other, each decoded by itself.
 
     Raises:
         DataError: it has more volumes than a network takes channels.
     """
     if volume != "all":
-        return [read_with(reader, path, volume, uneven=uneven)]
+        return [read_with(reader, path, volume)]
     try:
-        return [read_with(reader, path, uneven=uneven)]
+        return [read_with(reader, path)]
     except SeveralVolumesError as error:
         if error.volumes > MOST_CHANNELS:
             raise DataError(
                 f"{printable(path)}: has {error.volumes} volumes, more than the {MOST_CHANNELS} channels that are "
                 f"possible; choose one, --volume 0 to {error.volumes - 1}"
             ) from None
-        return [read_with(reader, path, i, uneven=uneven) for i in range(error.volumes)]
+        return [read_with(reader, path, i) for i in range(error.volumes)]
 
 
 def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
@@ -234,25 +247,16 @@ def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
     return replace(first, channels=channels, notes=(*first.notes, *notes))
 
 
-def read_with(reader: ReaderSpec, path: Path, volume: int | None = None, *, uneven: bool = False) -> Volume:
-    """Read one scan or label map by this reader; takes and raises what `Readers.read` does."""
+def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
+    """Read one scan or label map by this reader; takes and raises what `Readers.read` does, slices even or not."""
     with _naming(reader, path):
-        read = reader.read(path, volume)
-        _check_even(read.positions, uneven)
-    return read
+        return reader.read(path, volume)
 
 
 def header_with(reader: ReaderSpec, path: Path) -> Header:
     """Read the header of one scan or label map by this reader; raises what `Readers.read` does."""
     with _naming(reader, path):
-        header = reader.header(path)
-        _check_even(header.positions, uneven=False)
-    return header
-
-
-def _check_even(positions: Sequence[float], uneven: bool) -> None:
-    if positions and not uneven:
-        raise DataError(f"is unevenly spaced: {_distances(positions)}; {_EVEN}")
+        return reader.header(path)
 
 
 @contextlib.contextmanager
@@ -274,13 +278,6 @@ def _naming(reader: ReaderSpec, path: Path) -> Iterator[None]:
             raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
         problem = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
         raise DataError(f"{name}: {problem}; omit it or report it to the reader's authors") from error
-
-
-def _distances(positions: Sequence[float]) -> str:
-    """Say how far apart slices are, with the number of times."""
-    counts = Counter(f"{step:.3g}" for step in np.diff(positions))
-    shown = listed((f"{step} mm ({times} times)" for step, times in counts.most_common()), 4)
-    return f"its slices are {shown} apart"
 
 
 def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:

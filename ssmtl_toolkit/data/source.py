@@ -138,6 +138,15 @@ class _Zlib:
 
 
 @contextlib.contextmanager
+def naming_scan(path: Path) -> Iterator[None]:
+    """Begin the message of whatever is wrong with a scan that was read, inside, with the file's name."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{printable(path)}: {error}") from error
+
+
+@contextlib.contextmanager
 def naming_file(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside into one `DataError` line that begins with the file's name."""
     try:

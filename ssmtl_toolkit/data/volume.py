@@ -37,7 +37,7 @@ class Volume:
         header: the file's own NIfTI header, if it has one; it says how to write a file on the same grid.
         positions: where the slices along `slice_axis` lie if they are unevenly spaced, in mm from the first one; empty:
             they are even. Affine and spacing then hold for their mean distance, with the first and the last slice where
-            they are. Such a scan is only read where its true positions are asked for (`Readers.read`).
+            they are. Slices of such a scan are refused unless a preparation makes them even (`Sliced.of`).
         files: names of the files of the slices along K, if each is a file of its own; of pictures and of DICOM.
         placed: whether the file says where its voxels lie; pictures do not.
     """
@@ -122,7 +122,8 @@ class Header:
         """A volume of zeros on the same grid that takes no memory, for code that needs the grid alone."""
         sizes = self.shape if self.channels == 1 else (*self.shape, self.channels)
         zeros = np.broadcast_to(np.zeros((), np.uint8), sizes)
-        return Volume(zeros, self.affine, self.spacing, self.slice_axis, self.notes, placed=self.placed)
+        place = (self.affine, self.spacing, self.slice_axis, self.notes)
+        return Volume(zeros, *place, positions=self.positions, placed=self.placed)
 
 
 def stepped_axis(spacing: tuple[float, ...], named: int | None = None) -> int:
@@ -132,6 +133,11 @@ def stepped_axis(spacing: tuple[float, ...], named: int | None = None) -> int:
     widest = int(np.argmax(spacing))
     others = max(s for axis, s in enumerate(spacing) if axis != widest)
     return widest if spacing[widest] > 1.5 * others else 2
+
+
+def mirrored(positions: tuple[float, ...]) -> tuple[float, ...]:
+    """Positions of slices counted from the other end."""
+    return tuple(positions[-1] - mm for mm in reversed(positions))
 
 
 def acquired_axis(affine: NDArray[np.float64], slice_axis: int) -> Axis:
@@ -156,6 +162,8 @@ class Stack:
         spacing: mm between slices, rows and columns.
         axis: the anatomical axis.
         source: orientation of the file's own axes, for `back`.
+        positions: where slices, rows and columns lie along their axes if they are unevenly spaced, in mm from the first
+            one; empty: they are even. Affine and spacing are as in `Volume.positions`.
     """
 
     slices: NDArray[Any]
@@ -163,6 +171,7 @@ class Stack:
     spacing: tuple[float, float, float]
     axis: Axis
     source: NDArray[np.float64]
+    positions: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]] = ((), (), ())
 
     @classmethod
     def of(cls, volume: Volume, wanted: Cut) -> Stack:
@@ -175,7 +184,10 @@ class Stack:
         affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
         order = np.argsort(turn[:, 0])
         spacing = tuple(float(volume.spacing[i]) for i in order)
-        return cls(slices, affine, (spacing[0], spacing[1], spacing[2]), axis, source)
+        positions = [volume.positions if i == volume.slice_axis else () for i in order]
+        along = [mirrored(mm) if turn[i, 1] < 0 else mm for mm, i in zip(positions, order, strict=True)]
+        place = ((spacing[0], spacing[1], spacing[2]), axis, source, (along[0], along[1], along[2]))
+        return cls(slices, affine, *place)
 
     @property
     def grid(self) -> tuple[int, int, int]:

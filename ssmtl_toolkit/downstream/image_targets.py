@@ -12,6 +12,7 @@ from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
@@ -39,7 +40,9 @@ class ImageTargets(Targets):
 
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a scan and tell which of its slices are not blank."""
-        stack = Sliced.of(self._readers.read_scan(scan, self._slicing.volume), self._slicing).stack
+        volume = self._readers.read_scan(scan, self._slicing.volume)
+        with naming_scan(scan.path):
+            stack = Sliced.of(volume, self._slicing).stack
         varied = (stack.slices.min(axis=(2, 3)) < stack.slices.max(axis=(2, 3))).any(axis=1)
         return SliceContents(np.ones(len(varied), bool), varied[:, None], stack.slices.shape[1])
 

@@ -16,6 +16,7 @@ from ssmtl_toolkit.data.labels import read_label, read_labels
 from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Volume
@@ -75,7 +76,8 @@ class LabelTargets(Targets):
     def look(self, scan: Scan, *, keep: bool) -> SliceContents:
         """Read a label map and tell what it shows."""
         volume, labels = self.read(scan)
-        sliced = Sliced.of(volume, self._slicing)
+        with naming_scan(scan.path):
+            sliced = Sliced.of(volume, self._slicing)
         index = sliced.prepared_labels(labels)
         if keep:  # so that no map is read twice
             self._kept[scan.name] = sliced.labels(labels)

@@ -17,6 +17,7 @@ from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
 from ssmtl_toolkit.data.postprocess import keep_largest
+from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.data.writing import scratch_array, write_like
@@ -148,13 +149,11 @@ class _Prediction:
         labels = looks_like_labels(volume)
         for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
             self.progress.note(f"{printable(job.scan.path)}: {note}")
-        try:
+        with naming_scan(job.scan.path):
             if self.call.model_spec.classes is None:
                 self._image(job, volume)
             else:
                 self._labels(job, volume, self.call.model_spec.classes)
-        except DataError as error:
-            raise DataError(f"{printable(job.scan.path)}: {error}") from error
         self.records.wrote(wish)
         self.written.append(job.file)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.split import PARTS, Split
+from ssmtl_toolkit.data.uneven import unevenness
 from ssmtl_toolkit.inspection.seeing import Seen
 from ssmtl_toolkit.text import counted, listed, printable
 
@@ -42,7 +43,7 @@ class Problem:
 def problems_of(seen: Sequence[Seen], split: Split | None = None) -> list[Problem]:
     """List everything wrong with the scans; what would stop a command comes first."""
     usable = [one for one in seen if not one.problem]
-    found = [*_unreadable(seen), *_differing_channels(usable), *_labels(usable)]
+    found = [*_unreadable(seen), *_uneven(usable), *_differing_channels(usable), *_labels(usable)]
     for look in (_spacings, _axes, _copies, _blank, _label_maps, _lonely, _notes):
         found += look(usable)
     found += _parts_by_folder(seen)
@@ -57,6 +58,14 @@ def _unreadable(seen: Sequence[Seen]) -> Iterator[Problem]:
             yield Problem("unreadable", one.problem, (one.scan.name,), "run")
     if not any(not one.problem for one in seen):
         yield Problem("nothing", "no scan can be used", stops="run")
+
+
+def _uneven(usable: Sequence[Seen]) -> Iterator[Problem]:
+    for one in usable:
+        assert one.header is not None
+        if what := unevenness(one.header.affine, one.header.slice_axis, one.header.positions):
+            todo = "--prepare resample makes it even, as proposed"
+            yield Problem("uneven", f"{printable(one.scan.path)}: {what}; {todo}", (one.scan.name,), "run")
 
 
 def _differing_channels(usable: Sequence[Seen]) -> Iterator[Problem]:

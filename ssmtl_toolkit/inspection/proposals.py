@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmtl_toolkit.data.uneven import usual_distance
 from ssmtl_toolkit.inspection.alike import Stacks
 from ssmtl_toolkit.inspection.distance import ProposedDistance, proposed_distance
 from ssmtl_toolkit.inspection.seeing import Seen
@@ -33,6 +34,7 @@ class Proposals:
         axis: to cut slices along.
         size: of slices, in pixels: that of the median slice, rounded up to a multiple of 32, at most 256.
         window: to clip to; None: not needed.
+        prepare: a preparation that makes unevenly spaced slices even, at the usual distance; None: all are even.
         t: the distance by `distance.proposed_distance`; None without voxels.
         queue: of MoCo V2: the largest power of 2 that is at most half of the slices, at most 1024.
         epochs: 100, but at least 1,000 and at most 20,000 steps of 16 slices.
@@ -43,6 +45,7 @@ class Proposals:
     axis: str
     size: int
     window: tuple[float, float] | None
+    prepare: str | None
     t: ProposedDistance | None
     queue: int
     epochs: int
@@ -62,7 +65,8 @@ class Proposals:
         """The options as they are written after `ssmtl run --data DATA`."""
         window = f" --window {self.window[0]:g} {self.window[1]:g}" if self.window else ""
         tasks = "".join(f" --task reconstruct_{way}:t={self.t.t}" for way in ("prev", "next")) if self.t else ""
-        return f"--axis {self.axis} --size {self.size}{window}{tasks} --epochs {self.epochs}"
+        prepare = f" --prepare {self.prepare}" if self.prepare else ""
+        return f"--axis {self.axis} --size {self.size}{window}{prepare}{tasks} --epochs {self.epochs}"
 
 
 def propose(usable: Sequence[Seen], stacks: Stacks, size: int, *, timed: bool = True) -> Proposals:
@@ -74,6 +78,7 @@ def propose(usable: Sequence[Seen], stacks: Stacks, size: int, *, timed: bool = 
         axis=Counter(one.axis for one in usable).most_common(1)[0][0],
         size=size,
         window=proposed_window(usable),
+        prepare=proposed_resampling(usable),
         t=proposed_distance(stacks) if looked else None,
         queue=min(_QUEUE, 1 << max(0, (anchors // 2).bit_length() - 1)),
         epochs=epochs,
@@ -95,6 +100,15 @@ def proposed_window(usable: Sequence[Seen]) -> tuple[float, float] | None:
     named = [one for one in usable if one.scan.modality.lower() in ("ct", "cta", "cbct")]
     most_are_ct = len(ct) > len(looks) / 2 if looks else len(named) > len(usable) / 2
     return (-1000.0, 1000.0) if most_are_ct else None
+
+
+def proposed_resampling(usable: Sequence[Seen]) -> str | None:
+    """Resample to the median of the distances between slices, if those of some scan are uneven."""
+    headers = [one.header for one in usable if one.header]
+    if not any(header.positions for header in headers):
+        return None
+    usual = [usual_distance(h.positions) if h.positions else h.spacing[h.slice_axis] for h in headers]
+    return f"resample:stack={statistics.median(usual):.3g}"
 
 
 def seconds_per_slice(size: int) -> float:

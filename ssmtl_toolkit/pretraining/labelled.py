@@ -21,6 +21,7 @@ from ssmtl_toolkit.data.patches import middle
 from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.seeds import Stream, step_seed
+from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.split import Split, choose, part_by_patient
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import DataError, UsageError
@@ -227,7 +228,8 @@ class LabelledGathering:
             others="background" if self.classes else "refuse",
         )
         self.notes += [f"{where}: {note}" for note in read.notes]
-        labels = Sliced.of(volume, slicing).labels(read.index)
+        with naming_scan(scan.path):
+            labels = Sliced.of(volume, slicing).labels(read.index)
         return middle(labels, slicing.size) if slicing.patches else labels
 
     def _tell(self, halves: Sequence[Half], classes: Classes) -> None:

@@ -52,7 +52,7 @@ NOT_FOR_DATA = {
 CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
     *("data.augment", "data.files", "data.finding", "data.geometry", "data.grid", "data.lattice", "data.memory"),
-    *("data.preparation", "data.readers", "data.slicing", "data.source", "data.values", "data.volume"),
+    *("data.preparation", "data.readers", "data.slicing", "data.source", "data.uneven", "data.values", "data.volume"),
     *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.head", "engine.hub"),
     *("engine.masking", "engine.metric", "engine.ranks", "engine.semi", "engine.step"),
 }
