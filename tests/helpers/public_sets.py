@@ -206,10 +206,10 @@ FAKES: dict[str, Fake] = {
         },
     ),
     "ISLES 2022": Fake(
-        "ISLES 2022, 1 patient, contrasts adc, dwi, flair",
+        "ISLES 2022, 1 patient, contrasts FLAIR, adc, dwi",
         {
             "sub-strokecase0001": (
-                "sub-strokecase0001/ses-0001/anat/sub-strokecase0001_ses-0001_flair.nii.gz",
+                "sub-strokecase0001/ses-0001/anat/sub-strokecase0001_ses-0001_FLAIR.nii.gz",
                 "sub-strokecase0001/ses-0001/dwi/sub-strokecase0001_ses-0001_adc.nii.gz",
                 "sub-strokecase0001/ses-0001/dwi/sub-strokecase0001_ses-0001_dwi.nii.gz",
             )
@@ -270,10 +270,16 @@ FAKES: dict[str, Fake] = {
         {
             **_pairs({"0001": "0001", "0002": "0002"}, "RawData/Training/img/img{}.nii.gz", "")[0],
             "0061": ("RawData/Testing/img/img0061.nii.gz",),
+            "0002": ("RawData/Training/img/img0002.nii.gz", "RegData/Training-Training/img/0001/img0002-0001.nii.gz"),
         },
-        _pairs(
-            {"1": "0001", "2": "0002"}, "RawData/Training/img/img{}.nii.gz", "RawData/Training/label/label{}.nii.gz"
-        )[1],
+        {
+            "RegData/Training-Training/img/0001/img0002-0001.nii.gz": (
+                "RegData/Training-Training/label/0001/label0002-0001.nii.gz"
+            ),
+            **_pairs(
+                {"1": "0001", "2": "0002"}, "RawData/Training/img/img{}.nii.gz", "RawData/Training/label/label{}.nii.gz"
+            )[1],
+        },
         {"spleen": 1, "left adrenal gland": 13},
     ),
     "FLARE22": Fake(
@@ -335,7 +341,11 @@ FAKES: dict[str, Fake] = {
     ),
     "PROMISE12": Fake(
         "PROMISE12, 2 patients",
-        *_pairs({"Case00": "Case00", "Case01": "Case01"}, "TrainingData/{}.mhd", "TrainingData/{}_segmentation.mhd"),
+        {  # the test set counts its patients from 0 again, without label maps
+            "Case00": ("TestData/Case00.mhd", "TrainingData/Case00.mhd"),
+            "Case01": ("TrainingData/Case01.mhd",),
+        },
+        {f"TrainingData/Case0{i}.mhd": f"TrainingData/Case0{i}_segmentation.mhd" for i in (0, 1)},
         {"prostate": 1},
     ),
     "SPIDER": Fake(
@@ -364,7 +374,7 @@ FAKES: dict[str, Fake] = {
         {"heart": 1, "lung": 2},
     ),
     "BIDS": Fake(
-        "BIDS images, 2 patients, contrasts FLAIR, T1w",
+        "BIDS images, 2 patients, contrasts FLAIR, T1w, phasediff",
         {
             "sub-01": (
                 "sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz",
@@ -372,9 +382,14 @@ FAKES: dict[str, Fake] = {
                 "sub-01/ses-2/anat/sub-01_ses-2_run-1_T1w.nii.gz",
                 "sub-01/ses-2/anat/sub-01_ses-2_run-2_T1w.nii.gz",
             ),
-            "sub-02": ("sub-02/anat/sub-02_T1w.nii.gz",),
+            "sub-02": ("sub-02/anat/sub-02_T1w.nii.gz", "sub-02/fmap/sub-02_phasediff.nii.gz"),
         },
-        more=("derivatives/x/sub-01/ses-1/anat/sub-01_ses-1_label-L_mask.nii.gz", "participants.tsv"),
+        more=(
+            "derivatives/x/sub-01/ses-1/anat/sub-01_ses-1_label-L_mask.nii.gz",
+            "derivatives/fmriprep/sub-02/anat/sub-02_space-MNI_desc-preproc_T1w.nii.gz",
+            "sourcedata/sub-02/anat/sub-02_T1w.nii.gz",
+            "participants.tsv",
+        ),
     ),
     "a file for each contrast": Fake(
         "a folder for each patient, a file for each contrast, 2 patients, contrasts FLAIR, T1",

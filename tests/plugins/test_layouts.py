@@ -189,6 +189,19 @@ def test_a_description_names_its_tool_and_channels(tmp_path):
         listed(f"folder:{tmp_path},channels=T2")
 
 
+def test_numbers_of_cases_are_no_channels_of_a_list(tmp_path):
+    images = [f"imagesTr/amos_000{i}.nii.gz" for i in (1, 4)]
+    touch(tmp_path, *images)
+    said = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}}
+    (tmp_path / "dataset.json").write_text(json.dumps({**said, "training": [{"image": image} for image in images]}))
+    assert [(scan.name, scan.contrasts) for scan in fit(tmp_path)] == [("amos_0001", ()), ("amos_0004", ())]
+
+
+def test_derivatives_that_are_given_by_themselves_are_scans(tmp_path):
+    FAKES["BIDS"].write(tmp_path)
+    assert [scan.patient for scan in fit(tmp_path / "derivatives/fmriprep")] == ["sub-02"]
+
+
 @pytest.mark.parametrize("given", ["", "dataset_0.json"])
 def test_a_data_list_of_monai_is_read_under_any_name(tmp_path, given):
     touch(tmp_path, *(f"{folder}/{name}.nii.gz" for folder in ("im", "la") for name in ("a", "b", "c")))

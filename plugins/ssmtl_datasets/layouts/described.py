@@ -151,7 +151,8 @@ class _Files:
         if len(files) == 1:  # which may hold all channels
             scan = scan_of(name, {contrast_of(number): file for number, file in files.items()}, label=path)
             number = numbered(stem(scan.path.name))
-            return replace(scan, contrasts=(contrast_of(number[1]),) if number else ())
+            channel = number and number[1] in (self.description.channels or (0,))  # not the case, as in amos_0007
+            return replace(scan, contrasts=(contrast_of(number[1]),) if number and channel else ())
         wanted = self.numbers or tuple(sorted(self.description.channels))
         by_contrast = {contrast_of(number): files[number] for number in sorted(files)}
         return scan_of(found[0] if found else name, by_contrast, [contrast_of(number) for number in wanted], path)

@@ -30,7 +30,8 @@ class Matches:
     @property
     def claimed(self) -> set[Path]:
         """What no other layout needs to look at."""
-        return {hit.entry.path for hit in (*self.hits.images, *self.hits.labels, *self.hits.masks)}
+        hits = self.hits
+        return {hit.entry.path for hit in (*hits.images, *hits.labels, *hits.masks, *hits.copies)}
 
     @cached_property
     def contrasts(self) -> list[str]:
@@ -71,7 +72,7 @@ class Matches:
             image for image in self.hits.images if image.contrast in wanted or not (image.contrast or choice.contrasts)
         ]
         scans = self._joined(asked, wanted, readers) if choice.joins and wanted else self._each(asked, readers)
-        return [*scans, *self._not_asked(asked, choice), *self._spare()]
+        return [*scans, *self._not_asked(asked, choice), *self._copies(), *self._spare()]
 
     def _each(self, images: Sequence[Hit], readers: Readers) -> list[Scan]:
         """Each image as a scan; contrasts stay in the names if there are several."""
@@ -118,7 +119,13 @@ class Matches:
         return scan
 
     def _label(self, image: Hit) -> Hit | None:
-        return _nearest(image, [hit for hit in self._labels_of.get(image.key, ()) if _goes_with(hit, image)])
+        labels = [hit for hit in self._labels_of.get(image.key, ()) if _goes_with(hit, image)]
+        twins = {other.above for other in self._images_of[image.key] if other.contrast == image.contrast}
+        return _nearest(image, [hit for hit in labels if hit.above == image.above or hit.above not in twins])
+
+    @cached_property
+    def _images_of(self) -> dict[Key, list[Hit]]:
+        return _by_key(self.hits.images)
 
     @cached_property
     def _labels_of(self) -> dict[Key, list[Hit]]:
@@ -155,6 +162,13 @@ class Matches:
                 reason = self.layout.apart.get(image.contrast, "")
                 reason = reason or f"is not one of the channels asked for ({', '.join(choice.contrasts)})"
                 yield Scan(image.entry.path, name, self._patient(image), unfit=f"{path}: {reason}")
+
+    def _copies(self) -> Iterator[Scan]:
+        """Yield the images that others were made from, or that were made from others."""
+        for image in self.hits.copies:
+            path, name = printable(image.entry.path), printable(self.tree.below(image.entry))
+            unfit = f"{path}: source or derivative of an image of the data set; give that folder itself to use it"
+            yield Scan(image.entry.path, name, self._patient(image), unfit=unfit)
 
     def _spare(self) -> Iterator[Scan]:
         """Yield the label maps of a key that fit none of its images, such as those in two copies of a data set."""

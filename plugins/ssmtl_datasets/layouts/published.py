@@ -32,6 +32,8 @@ class Published:
         apart: contrasts that are skipped unless `channels=` asks for them, and why.
         on_grid: the contrasts on whose grid the label maps lie; (): all of them.
         folders: images and label maps are folders of slices, not files.
+        copies: folders above images (found in a path, a `/` at its end) that are made from others, or these from them;
+            they are skipped if there are others.
         has: a path that must exist as well.
         by_labels: the names of the images are too common; there must be label maps, too.
         together: images are contrasts of one head only if one of the patients has two of them.
@@ -47,6 +49,7 @@ class Published:
     apart: Mapping[str, str] = field(default_factory=dict)
     on_grid: tuple[str, ...] = ()
     folders: bool = False
+    copies: str = ""
     has: str = ""
     by_labels: bool = False
     together: bool = False
@@ -64,7 +67,10 @@ class Published:
             return None
         if self.together and not _several_contrasts(images):
             return None
-        return Hits(images, labels, masks)
+        copies = [hit for hit in images if self.copies and re.search(self.copies, hit.above)]
+        if len(copies) == len(images):
+            return Hits(images, labels, masks)
+        return Hits([hit for hit in images if hit not in copies], labels, masks, copies)
 
     def _all(self, pattern: str, tree: Tree) -> list[Hit]:
         return [hit for hit in _hits(pattern, tree) if hit.entry.is_folder == self.folders] if pattern else []
@@ -84,11 +90,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Hits:
-    """The files of a data set in a folder."""
+    """The files of a data set in a folder; `copies` are images that are skipped, as `Published.copies` says."""
 
     images: Sequence[Hit]
     labels: Sequence[Hit]
     masks: Sequence[Hit]
+    copies: Sequence[Hit] = ()
 
 
 def _hits(pattern: str, tree: Tree) -> Iterator[Hit]:

@@ -10,7 +10,11 @@ from ssmtl_datasets import WHOLE_HEART
 from ssmtl_datasets.layouts.published import Published
 
 _CONTRAST = "(?P<contrast>(?i:t1|t1w|t1c|t1ce|t1gd|t1n|t2|t2w|t2f|t2star|flair|pd|pdw|dwi|adc|swi))"
-_BIDS = "T1w|T2w|T2starw|T2star|FLAIR|PDw|PDT2|inplaneT[12]|UNIT1|angio|T1map|T2map|bold|boldref|sbref|dwi|asl|ct|pet"
+_BIDS = (
+    "T1w|T2w|T1rho|T2starw|T2star|T2starmap|FLAIR|FLASH|PD|PDw|PDmap|PDT2|inplaneT[12]|UNIT1|angio|MEGRE|MESE|VFA|IRT1|"
+    "MP2RAGE|MPM|MTS|MTR|T1map|T2map|R[12]map|R2starmap|Chimap|bold|boldref|cbv|sbref|phase|dwi|asl|m0scan|ct|pet|"
+    "phasediff|phase[12]|magnitude[12]?|fieldmap|epi"
+)
 _ONE_IMAGE = "(?i:cta?|mri?|image|img|imaging|scan|volume)"
 _MASK_FOLDER = "(?i:segmentations?|masks?|structures)"
 _CINE = "the whole cine, 4-D; channels={} uses it instead of the single frames"
@@ -96,7 +100,7 @@ SETS: tuple[Published, ...] = (
     Published(
         "ISLES 2022",
         "Hernandez Petzsche et al. 2022, https://zenodo.org/records/7960856",
-        images=r"(?P<patient>sub-strokecase\d+)_(?P<scan>ses-\d+)_(?P<contrast>dwi|adc|flair)",
+        images=r"(?P<patient>sub-strokecase\d+)_(?P<scan>ses-\d+)_(?P<contrast>dwi|adc|flair|FLAIR)",
         labels=r"(?P<patient>sub-strokecase\d+)_(?P<scan>ses-\d+)_msk",
         classes={"infarct": 1},
         on_grid=("dwi", "adc"),
@@ -135,8 +139,8 @@ SETS: tuple[Published, ...] = (
     Published(
         "BTCV (Synapse, abdomen)",
         "Landman et al. 2015, https://www.synapse.org/Synapse:syn3193805",
-        images=r"img(?P<patient>\d{4})",
-        labels=r"label(?P<patient>\d{4})",
+        images=r"img(?P<patient>\d{4})(?:-(?P<scan>\d{4}))?",  # the second number: the one that it was registered to
+        labels=r"label(?P<patient>\d{4})(?:-(?P<scan>\d{4}))?",
         classes=_in_order(
             "spleen, right kidney, left kidney, gallbladder, oesophagus, liver, stomach, aorta, inferior vena cava, "
             "portal and splenic veins, pancreas, right adrenal gland, left adrenal gland"
@@ -230,6 +234,7 @@ SETS: tuple[Published, ...] = (
         "BIDS images",
         "Gorgolewski et al. 2016, https://bids.neuroimaging.io; bids:ROOT,suffix=… pairs label maps, too",
         images=rf"(?P<patient>sub-[^_/]+)(?P<scan>(?:_[a-z]+-[^_/]+)*)_(?P<contrast>{_BIDS})",
+        copies="(?:^|/)(?:derivatives|sourcedata)/",
     ),
     Published(
         "a folder for each patient, a file for each contrast",
