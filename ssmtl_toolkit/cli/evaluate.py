@@ -16,6 +16,7 @@ from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.text import counted
 
 
 @click.command("evaluate", cls=OnceCommand)
@@ -89,7 +90,7 @@ def _report(result: dict[str, Any], metrics: Sequence[MetricSpec]) -> None:
     headings = [f"{formatting.heading(m)}{' (pooled)' if m.pooled else ''}" for m in metrics]
     print_table(console, "", ["class", *headings, *shown], rows)
     how = "; ".join(["± is the standard deviation over scans", *formatting.remarks(metrics)])
-    console.print(f"{len(result['scans'])} scans; {how}")
+    console.print(f"{counted(len(result['scans']), 'scan')}; {how}")
     for line in [*formatting.lower_is_better(metrics), *([result["rule"]] if shown else [])]:
         console.print(line)
 

@@ -202,8 +202,10 @@ def _find_classes(
         return replace(chosen, background=tuple(sorted(more))), []
     if saved is not None:
         return replace(saved, ignore=ignore), []
-    named = merged((pair.label for pair in pairing.pairs if not pair.truth.masks), readers.classes)
-    if not named.agreed:
+    truths = [pair.label for pair in pairing.pairs if not pair.truth.masks]
+    predictions = [pair.pred for pair in pairing.pairs if readers.classes(pair.pred)]
+    named = merged([*truths, *predictions], readers.classes)
+    if not named.agreed and len(predictions) < len(pairing.pairs):
         raise DataError(
             f"{printable(pairing.pairs[0].label)}: the label files number their classes differently, and nothing says "
             f"which values the predictions have; name them with --classes, as in {next(iter(named.classes))}=1"
@@ -266,8 +268,7 @@ class _Scorer:
             DataError: naming the file: it cannot be read, is no label map, has values assigned to no class, or is not
                 on the grid of its label.
         """
-        pred = self.readers.read(pair.pred)
-        label = read_label(self._by_name(pair.truth), self.readers, pred, self.classes)
+        pred, label = self._read(pair)
         ours, theirs = printable(pair.pred), printable(pair.label)
         pred = pred if self.ignore_affine else turned(pred, label)
         moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")
@@ -277,6 +278,19 @@ class _Scorer:
         odd = [f"{theirs}: {note}" for note in label.notes] + [f"{ours}: {note}" for note in pred.notes]
         scores = score_scan(pair.name, predicted, truth, self.classes, label.spacing, self.metrics)
         return scores, [*odd, f"{ours}: {moved}"] if moved else odd
+
+    def _read(self, pair: Pair) -> tuple[Volume, Volume]:
+        """The prediction and its label map. What refers to a scan lies on its grid, or, without it, on the other's."""
+        refer = [file for file in (pair.pred, pair.label) if self.readers.label_rank(file) is not None]
+        if refer and pair.truth.path != pair.label:
+            grid = self.readers.header(pair.truth.path).empty()
+        else:
+            grid = self.readers.read(pair.label if pair.pred in refer else pair.pred)
+        if pair.pred in refer or self.readers.classes(pair.pred):
+            pred = self.readers.read_label(pair.pred, grid, self.classes)
+        else:
+            pred = self.readers.read(pair.pred)
+        return pred, read_label(self._by_name(pair.truth), self.readers, grid, self.classes)
 
     def _by_name(self, truth: Scan) -> Scan:
         """Give each mask the value of the class of its name; 0 if there is none."""

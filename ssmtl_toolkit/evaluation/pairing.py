@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ssmtl_toolkit.data.finding import PREDICTION, find
 from ssmtl_toolkit.data.readers import Readers
@@ -55,13 +55,14 @@ def pair_files(pred: Path, label: Path, readers: Readers, labelled: Sequence[Sca
         pred: a file or folder.
         label: the same.
         readers: what reads them.
-        labelled: the labelled scans, if `label` is a data set: a prediction is called like its scan.
+        labelled: the labelled scans, if `label` is a data set: a prediction refers to its scan, as DICOM SEG does, or
+            is called like it, or like a folder that holds no other of these scans.
 
     Raises:
         DataError: one of them is missing, there is no pair, or two files have one name.
     """
-    ours = _files(pred, readers, "--pred")
     scans = {scan.name: scan for scan in labelled}
+    ours = _by_scan(_files(pred, readers, "--pred"), scans, readers)
     if not any(name in scans for name in (*ours, *map(_case, ours))):
         scans = {name: _of_file(name, file) for name, file in _files(label, readers, "--label").items()}
     theirs = {name: scan.path for name, scan in scans.items()}
@@ -70,10 +71,13 @@ def pair_files(pred: Path, label: Path, readers: Readers, labelled: Sequence[Sca
     ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours)}, theirs)
     both = [name for name in ours if name in theirs]
     if not both:
+        known = [scan.name for scan in labelled] or list(theirs)
+        refer = any(readers.label_rank(file) is not None for file in (*ours.values(), *theirs.values()))
+        referred = ", SEG and RTSTRUCT by the scans that they refer to: give --label the data set" if refer else ""
         raise DataError(
             f"no prediction below {printable(pred)} has the name of a label below {printable(label)}: there are "
-            f"{listed(map(printable, ours), 3)} and {listed(map(printable, theirs), 3)}; files are paired by their "
-            f"paths without suffix"
+            f"{listed(map(printable, ours), 3)} and {listed(map(printable, known), 3)}; files are paired by their "
+            f"paths without suffix{referred}"
         )
     return Pairing(
         tuple(Pair(printable(name), ours[name], scans[name]) for name in both),
@@ -86,6 +90,35 @@ def _of_file(name: str, file: Path) -> Scan:
     return Scan(file, name, name, label=file)
 
 
+def _by_scan(predictions: Mapping[str, Path], scans: Mapping[str, Scan], readers: Readers) -> dict[str, Path]:
+    """Name predictions like the scan that they refer to, or that alone is in the folder of their name.
+
+    Raises:
+        DataError: two are for one scan.
+    """
+    names = {scan.path: name for name, scan in scans.items()}
+    inside: dict[str, list[str]] = {}
+    for name in scans:
+        for folder in PurePath(name).parents:
+            inside.setdefault(folder.as_posix(), []).append(name)
+    renamed: dict[str, Path] = {}
+    for name, file in predictions.items():
+        refers = readers.label_rank(file) is not None
+        owner = names.get(readers.scan_of(file, list(names)) or file) if refers else None
+        alone = inside.get(name, ())
+        key = owner or (alone[0] if len(alone) == 1 and name not in scans else name)
+        _add(renamed, key, file)
+    return renamed
+
+
+def _add(renamed: dict[str, Path], name: str, file: Path) -> None:
+    if name in renamed:
+        raise DataError(
+            f"{printable(file)}: and {printable(renamed[name])} are both for the label {printable(name)}; keep one"
+        )
+    renamed[name] = file
+
+
 def _case(name: str) -> str:
     """The name of nnU-Net's case of a channel."""
     return re.sub(r"_\d{4}$", "", name)
@@ -96,12 +129,7 @@ def _by_case(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dic
     renamed: dict[str, Path] = {}
     for name, file in predictions.items():
         case = _case(name)
-        key = case if name not in labels and case in labels else name
-        if key in renamed:
-            raise DataError(
-                f"{printable(file)}: and {printable(renamed[key])} are both for the label {printable(key)}; keep one"
-            )
-        renamed[key] = file
+        _add(renamed, case if name not in labels and case in labels else name, file)
     return renamed
 
 

@@ -29,6 +29,7 @@ from ssmtl_toolkit.specs import Scan
 
 READERS = installed_readers()
 SHAPE = VOXELS.shape  # columns, rows, slices
+LPS_STEP = np.array([-1, -1, 1]) * AFFINE[:3, 2]
 CLASSES = Classes.parse("liver=1,tumour=2")
 SCAN = Volume(VOXELS, AFFINE, tuple(np.linalg.norm(AFFINE[:3, :3], axis=0).tolist()))
 
@@ -388,4 +389,47 @@ def test_evaluate_matches_names(tmp_path):
     nib.save(nib.Nifti1Image(swapped, AFFINE), tmp_path / "pred.nii.gz")
     done = ssmtl.evaluate(tmp_path / "pred.nii.gz", label, classes="tumour=1,liver=2", surface=False)
     assert list(done.classes) == ["tumour", "liver"]
+    assert done.mean["dice"] == 1
+
+
+def test_segmentations_as_predictions_are_paired_by_the_scan_that_both_refer_to(tmp_path):
+    for patient in (1, 2):
+        tcia(tmp_path / "data", patient)
+        images = sources(series=patient)
+        write_seg(tmp_path / "out" / f"model {patient}.dcm", images, masks()[..., [1, 0]], ["tumour", "liver"])
+    done = ssmtl.evaluate(tmp_path / "out", tmp_path / "data", surface=False)
+    assert [scan.name for scan in done.scans] == [f"LUNG1-00{i}/08-23-2019/1.000000-CT" for i in (1, 2)]
+    assert done.mean["dice"] == 1  # each file numbers them differently
+    one = ssmtl.evaluate(tmp_path / "out" / "model 2.dcm", tmp_path / "data", surface=False)
+    assert [scan.name for scan in one.scans] == ["LUNG1-002/08-23-2019/1.000000-CT"]
+    write_seg(tmp_path / "out" / "again.dcm", sources(series=1), masks(), ["liver", "tumour"])
+    with pytest.raises(DataError, match=r"model 1\.dcm: and .*again\.dcm are both for the label LUNG1-001"):
+        ssmtl.evaluate(tmp_path / "out", tmp_path / "data", surface=False)
+    with pytest.raises(DataError, match="SEG and RTSTRUCT by the scans that they refer to: give --label the data set"):
+        ssmtl.evaluate(tmp_path / "out", tmp_path / "data/LUNG1-002/08-23-2019/300.000000-Segmentation")
+
+
+def test_predictions_may_be_called_like_the_folder_of_a_patient(tmp_path):
+    for patient in (1, 2):
+        tcia(tmp_path / "data", patient)
+        (tmp_path / "out").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(truth().astype(np.uint8), AFFINE), tmp_path / "out" / f"LUNG1-00{patient}.nii.gz")
+    done = ssmtl.evaluate(tmp_path / "out", tmp_path / "data", classes="liver=1,tumour=2", surface=False)
+    assert len(done.scans) == 2
+    assert done.mean["dice"] == 1
+    tcia(tmp_path / "data" / "LUNG1-001", 3)  # now two scans in that folder
+    done = ssmtl.evaluate(tmp_path / "out", tmp_path / "data", classes="liver=1,tumour=2", surface=False)
+    assert done.unpaired_predictions == ("LUNG1-001",)
+
+
+def test_a_segmentation_of_uneven_slices_is_scored_at_their_true_positions(tmp_path):
+    images = sources()
+    for k, data in enumerate(images):
+        step = np.array(list(map(float, images[0].ImagePositionPatient)))
+        data.ImagePositionPatient = [f"{x:.6f}" for x in step + LPS_STEP * (k + (k > 4))]  # one is missing
+    write_scan_series(tmp_path / "data" / "images" / "p1", images)
+    write_seg(tmp_path / "data" / "labels" / "p1.dcm", images, masks(), ["liver", "tumour"])
+    grid = READERS.header(tmp_path / "data" / "images" / "p1").affine
+    nib.save(nib.Nifti1Image(truth().astype(np.uint8), grid), tmp_path / "p1.nii.gz")
+    done = ssmtl.evaluate(tmp_path / "p1.nii.gz", tmp_path / "data", classes="liver=1,tumour=2", surface=False)
     assert done.mean["dice"] == 1
