@@ -13,6 +13,7 @@ from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.text import counted
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.specs import Scan
@@ -59,7 +60,7 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
         files = spec.write(out)
     except OSError as error:
         raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
-    click.echo(f"wrote {len(files)} scans to {out}/images and their labels to {out}/labels", err=True)
+    click.echo(f"wrote {counted(len(files), 'scan')} to {out}/images and their labels to {out}/labels", err=True)
     click.echo(out)
 
 
@@ -131,7 +132,8 @@ def split(
         new_split = splitting.make(scans, test_scans, validation_scans, seed, patient)
     write_json(out, new_split.to_json())
     parts = [
-        f"{part} {len(new_split.of(scans, part))} scans of {len(getattr(new_split, part))} patients"
+        f"{part} {counted(len(new_split.of(scans, part)), 'scan')} of "
+        f"{counted(len(getattr(new_split, part)), 'patient')}"
         for part in splitting.PARTS
     ]
     console.print("; ".join(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 
 import click
@@ -10,14 +11,21 @@ from ssmtl_toolkit.cli.sections import write_sections, write_summary
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import listed, printable
 
+_NEAR = 0.75  # of 1, how alike an option is that is proposed for one that does not exist
+
 
 class OnceCommand(click.Command):
     """A command whose options may be given once, unless they are declared repeatable."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:
-            self._check_words(ctx, args)
-        return super().parse_args(ctx, args)
+        try:
+            if not ctx.resilient_parsing:
+                self._check_words(ctx, args)
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:  # click guesses from further away: --slices for --devices
+            known = [name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)]
+            error.possibilities = difflib.get_close_matches(error.option_name, known, cutoff=_NEAR)
+            raise
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_summary(self, formatter)

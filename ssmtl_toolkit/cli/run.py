@@ -15,7 +15,7 @@ from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY
 from ssmtl_toolkit.sources import Several
-from ssmtl_toolkit.text import shortened
+from ssmtl_toolkit.text import counted, shortened
 
 
 @click.command("run", cls=OnceCommand)
@@ -114,8 +114,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         console.print(f"{told(summary['probe'])}; ssmtl finetune --from {summary['run']} starts from the best")
     used, skipped = summary["scans"]["used"], summary["scans"]["skipped"]
     console.print(
-        f"{summary['steps']} steps ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "
-        f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {used} scans"
+        f"{counted(summary['steps'], 'step')} ({summary['epochs']} epochs), {summary['images_per_second']} images/s, "
+        f"{summary['seconds']:.0f} s on {summary['device']}; {summary['slices']} slices of {counted(used, 'scan')}"
         + (f", {len(skipped)} skipped:" if skipped else "")
     )
     reasons = [i["reason"] if i["scan"] in i["reason"] else f"{i['scan']}: {i['reason']}" for i in skipped]

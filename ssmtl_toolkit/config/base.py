@@ -34,6 +34,7 @@ from ssmtl_toolkit.sources import Several, dataset_of
 from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
 
+_LONGEST = 200  # characters of a value that is shown
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
 
@@ -158,7 +159,7 @@ class Config(BaseModel):
         name = str(error["loc"][0]) if error["loc"] else ""
         if error["type"] == "extra_forbidden":
             return f"{origin}: no option {name!r}{did_you_mean(name, cls.model_fields)}"
-        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}, got {_short(error['input'])}"
 
     @classmethod
     def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
@@ -242,6 +243,12 @@ def resolved_preparations(given: Prepare) -> tuple[PreparationSpec, ...]:
         more = "; several windows are one option, with + between them" if twice[0] == "window" else ""
         raise UsageError(f"--prepare: {twice[0]!r} is given twice; give it once{more}")
     return specs
+
+
+def _short(value: Any) -> str:
+    """A value in a line, not all numbers of an array."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _data(value: Any) -> Any:

@@ -176,7 +176,8 @@ def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[S
     kept = [scan for scan in scans if scan.patient not in held]
     if unknown := sorted(held - {scan.patient for scan in scans}):
         raise DataError(f"{config.without}: its patient {unknown[0]!r} is not in the data ({len(unknown)} such)")
-    for note in [*notes, f"{len(scans) - len(kept)} scans of {len(held)} validation and test patients are skipped"]:
+    skipped = f"{counted(len(scans) - len(kept), 'scan')} of {len(held)} validation and test patients skipped"
+    for note in [*notes, skipped]:
         progress.note(note)
     return kept
 

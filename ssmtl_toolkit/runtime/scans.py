@@ -16,7 +16,7 @@ from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan
-from ssmtl_toolkit.text import printable, shortened
+from ssmtl_toolkit.text import counted, printable, shortened
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.data.slicing import Slicing
@@ -65,7 +65,7 @@ def measured(slicing: Slicing, scans: Sequence[Scan], progress: Progress) -> Sli
 
     numbers = with_levels(slicing, scans, installed_readers(), lambda: interrupts.check("nothing was trained yet"))
     if numbers is not slicing:
-        progress.say(f"normalise {numbers.normalise} (mean/deviation of {len(scans)} scans)")
+        progress.say(f"normalise {numbers.normalise} (mean/deviation of {counted(len(scans), 'scan')})")
     return numbers
 
 

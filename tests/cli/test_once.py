@@ -74,3 +74,19 @@ def test_one_key_set_twice_in_an_experiment_is_refused(capsys):
     )
     assert code == 2
     assert "--set" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "proposed"),
+    [
+        (("finetune", "--devices", "2"), ""),
+        (("finetune", "--quiet"), ""),
+        (("finetune", "--test-scan", "2"), "--test-scans"),
+        (("run", "--batchsize", "2"), "--batch-size"),
+    ],
+)
+def test_an_option_is_proposed_only_if_it_is_much_like_the_one_that_does_not_exist(capsys, words, proposed):
+    code, said = exit_of(capsys, *words)
+    assert code == 2
+    assert f"No such option '{words[1]}'" in said
+    assert (proposed in said) if proposed else "mean" not in said

@@ -203,13 +203,13 @@ def test_a_choice_is_a_part_in_order_and_the_same_for_the_same_seed(among, numbe
 def test_the_command_writes_a_split_by_patient_and_run_leaves_the_held_out_ones_out(ssmtl, labelled):
     done = ssmtl("data", "split", labelled, "--out", "s.json", "--test-scans", 3, "--validation-scans", 1)
     assert done.returncode == 0, done.stderr
-    assert "train 4 scans of 2 patients; validation 2 scans of 1 patients; test 4 scans of 2 patients" in done.stderr
+    assert "train 4 scans of 2 patients; validation 2 scans of 1 patient; test 4 scans of 2 patients" in done.stderr
     assert ssmtl("data", "split", labelled, "--out", "s.json").returncode == 2
     options = ["--backbone", "unet:encoder=plain,width=4", "--size", 32, "--steps", 1, "--task", "reconstruct_next:t=1"]
     done = ssmtl("run", "--data", labelled, "--without", "s.json", *options, "--out", "r", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["scans"]["used"] == 4
-    assert "6 scans of 3 validation and test patients are skipped" in done.stderr
+    assert "6 scans of 3 validation and test patients skipped" in done.stderr
 
 
 def test_sunnybrooks_phases_stay_together(ssmtl, sunnybrook):
