@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 import ssmtl_toolkit as ssmtl
 from ssmtl_toolkit.config.base import STRONG
 from ssmtl_toolkit.data.split import Split, make, with_patients
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 RESULTS = Path(__file__).parent / "results" / "levers.jsonl"
@@ -159,7 +159,7 @@ class Work:
 
     def scans(self, name: str) -> list[Scan]:
         """The scans of one set."""
-        scans = list_scans(registry().dataset(str(self.root / SETS[name].folder)), self.cache)
+        scans = list_scans(dataset_of(str(self.root / SETS[name].folder)), self.cache)
         return with_patients(scans, SETS[name].pattern)[0]
 
     def split(self, name: str) -> Split:

@@ -26,9 +26,9 @@ from levers_table import Scores, difference, markdown, spread
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.suggest import blank_slices, suggest
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import list_scans, open_store
+from ssmtl_toolkit.sources import dataset_of
 
 RESULTS = Path(__file__).parent / "results" / "suggest.jsonl"
 PRETEXT = "±t + contrast"
@@ -77,7 +77,7 @@ class Choosing(Work):
         """As the command suggests."""
         chosen = suggest(
             self.pretrained(job.data, PRETEXT, job.draw),
-            registry().dataset(self.images(job)),
+            dataset_of(self.images(job)),
             number,
             cache=self.cache,
             per_patient=most,
@@ -88,7 +88,7 @@ class Choosing(Work):
 
     def at_random(self, job: Job, number: int, most: int | None) -> list[tuple[str, int]]:
         """Slices of training patients in random order, without more of a patient than allowed."""
-        every = list_scans(registry().dataset(self.images(job)), self.cache)
+        every = list_scans(dataset_of(self.images(job)), self.cache)
         train = set(self.split(job.data).train)
         scans = [scan for scan in every if scan.patient in train]
         store = open_store(scans, Slicing(**SETS[job.data].cut), self.cache, Progress(), skip_bad=False)

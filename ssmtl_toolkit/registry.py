@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -21,7 +20,7 @@ from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.foreign import by_the_user
 from ssmtl_toolkit.places import names_a_place
-from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, Spec
+from ssmtl_toolkit.specs import BackboneSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
 
 S = TypeVar("S", bound=Spec)
@@ -126,17 +125,6 @@ class Registry:
             raise UsageError(f"expected a {kind.kind} spec or its text, got {given!r}")
         name, options = spec_text.split(given)
         return self.find(kind, name).parse(options)
-
-    def dataset(self, given: str | DatasetSpec) -> DatasetSpec:
-        """Like `resolve`, but a text that names no dataset is the path of a folder or file."""
-        if isinstance(given, str):
-            name, _ = spec_text.split(given)
-            known = {spec.name for spec in self.of(DatasetSpec)}
-            if name not in known:
-                if ":" in given and did_you_mean(name, known) and not Path(given).exists():
-                    self.find(DatasetSpec, name)
-                return self.find(DatasetSpec, "folder").model_validate({"root": given})
-        return self.resolve(DatasetSpec, given)
 
     def restore(self, kind: type[S], described: Mapping[str, Any], source: str) -> S:
         """Make the spec that the file `source` describes as `origin` does.

@@ -1,5 +1,6 @@
 """Specs as text: what is written reads back equal, and what is wrong is reported in one line."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Spec, TaskSpec
 from ssmtl_toolkit.text import read_options, split, write_options
 
@@ -95,7 +97,7 @@ def test_the_documented_examples_read_as_documented():
 
 
 def test_a_path_with_a_comma_and_an_equals_sign_survives():
-    spec = registry().dataset("/data/a,b=c d/scans")
+    spec = dataset_of("/data/a,b=c d/scans", Path("/"))
     assert str(spec.root) == "/data/a,b=c d/scans"
     assert read_back(spec) == spec
 

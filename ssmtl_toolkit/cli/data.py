@@ -16,6 +16,7 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.text import counted
 
 if TYPE_CHECKING:
+    from ssmtl_toolkit.data.split import Split
     from ssmtl_toolkit.specs import Scan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -119,25 +120,23 @@ def split(
     for note in notes:
         console.print(f"note: {note}")
     if folds is not None:
-        content = make_folds(scans, folds, seed)
-        write_json(out, content)
-        console.print(
-            "; ".join(f"fold {i}: {len(part['val'])} of {len(scans)} scans" for i, part in enumerate(content))
-        )
-        click.echo(out)
-        return
-    if given is not None:
-        new_split = Folds.read(given).split(fold or 0, scans, patient)
+        content: Any = make_folds(scans, folds, seed)
+        words = [f"fold {i}: {len(part['val'])} of {counted(len(scans), 'scan')}" for i, part in enumerate(content)]
     else:
-        new_split = splitting.make(scans, test_scans, validation_scans, seed, patient)
-    write_json(out, new_split.to_json())
-    parts = [
-        f"{part} {counted(len(new_split.of(scans, part)), 'scan')} of "
-        f"{counted(len(getattr(new_split, part)), 'patient')}"
-        for part in splitting.PARTS
-    ]
-    console.print("; ".join(parts))
+        if given is not None:
+            made = Folds.read(given).split(fold or 0, scans, patient)
+        else:
+            made = splitting.make(scans, test_scans, validation_scans, seed, patient)
+        content, words = made.to_json(), [_part(part, made, scans) for part in splitting.PARTS]
+    write_json(out, content)
+    console.print("; ".join(words))
     click.echo(out)
+
+
+def _part(part: str, split: Split, scans: Sequence[Scan]) -> str:
+    """How many scans and patients a part of a split has, in words."""
+    patients = counted(len(getattr(split, part)), "patient")
+    return f"{part} {counted(len(split.of(scans, part)), 'scan')} of {patients}"
 
 
 def _check_folds(folds: int | None, given: Path | None, fold: int | None, scans: int) -> None:

@@ -24,8 +24,8 @@ class OnceCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:  # click guesses from further away: --slices for --devices
             known = [name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)]
-            error.possibilities = difflib.get_close_matches(error.option_name, known, cutoff=_NEAR)
-            raise
+            near = difflib.get_close_matches(error.option_name, known, cutoff=_NEAR)
+            raise click.NoSuchOption(error.option_name, error.message, near, error.ctx) from None
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_summary(self, formatter)

@@ -16,9 +16,9 @@ from ssmtl_toolkit.data.prepare import prepare
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 RNG = np.random.default_rng(0)
 
@@ -80,7 +80,7 @@ def test_what_is_no_level_is_refused(wrong):
 
 
 def test_the_levels_of_all_scans_are_those_of_all_their_voxels(scans, tmp_path):
-    listed = list_scans(registry().dataset(str(scans)), tmp_path)
+    listed = list_scans(dataset_of(str(scans)), tmp_path)
     slicing = with_levels(Slicing(normalise="data"), listed, installed_readers())
     voxels = np.concatenate([nib.load(file).get_fdata().ravel() for file in sorted(scans.iterdir())])
     ((mean, deviation),) = slicing.levels

@@ -15,8 +15,8 @@ from helpers.small import SMALL, ball
 from ssmtl_toolkit.data.labels import label_values, stored_label
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.experiments.fewshot.gathering import write_manifest
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Mask, Scan
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -117,7 +117,7 @@ def test_a_manifest_may_list_a_mask_for_each_structure(tmp_path, form):
             '[[scan]]\nimage = "b/ct.nii.gz"\nmasks = {liver = "b/liver.nii.gz"}\n'
         )
     (tmp_path / f"x.{form}").write_text(text)
-    dataset = registry().dataset(str(tmp_path / f"x.{form}"))
+    dataset = dataset_of(str(tmp_path / f"x.{form}"))
     values = {"liver": (1,), "spleen": (2,)} if form == "csv" else {"liver": (6,), "spleen": (1,)}
     assert dataset.classes() == values
     first, second = list_scans(dataset, tmp_path)
@@ -135,7 +135,7 @@ def test_wrong_masks_in_a_manifest_are_refused_with_their_line(tmp_path):
     }.items():
         (tmp_path / "x.csv").write_text(text)
         with pytest.raises(DataError, match=said):
-            list_scans(registry().dataset(str(tmp_path / "x.csv")), tmp_path)
+            list_scans(dataset_of(str(tmp_path / "x.csv")), tmp_path)
 
 
 @pytest.mark.slow

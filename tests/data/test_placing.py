@@ -10,8 +10,8 @@ from helpers.dicom_files import AFFINE, VOXELS, write_series
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.labels import read_label, read_labels
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 LABEL = np.where(VOXELS.mean(axis=(0, 1)) < VOXELS, 63, 0).astype(np.uint8)  # (columns, rows, slices)
 COUNT = VOXELS.shape[2]
@@ -35,7 +35,7 @@ def chaos(root, name, dicom="IMG-0004-{:05d}.dcm"):
     """A patient whose DICOM files are numbered from above."""
     write_series(root / "MR/1/T2SPIR/DICOM_anon", name=dicom)
     pictures(root / "MR/1/T2SPIR/Ground", name)
-    (scan,) = [scan for scan in list_scans(registry().dataset(str(root)), root) if not scan.unfit]
+    (scan,) = [scan for scan in list_scans(dataset_of(str(root)), root) if not scan.unfit]
     return scan
 
 
@@ -57,7 +57,7 @@ def test_pictures_that_cannot_be_matched_are_refused(tmp_path):
     scan = chaos(tmp_path, lambda k: f"{k:03d}.png")
     for k, file in enumerate(sorted(scan.path.iterdir() if scan.path.is_dir() else scan.path.parent.iterdir())):
         file.rename(file.with_name(f"{(5 * k) % COUNT}.dcm"))
-    (scan,) = [one for one in list_scans(registry().dataset(str(tmp_path)), tmp_path) if not one.unfit]
+    (scan,) = [one for one in list_scans(dataset_of(str(tmp_path)), tmp_path) if not one.unfit]
     for file in scan.label.iterdir():
         file.rename(file.with_name(f"a{file.name}"))
     with pytest.raises(DataError, match=r"Ground: its pictures cannot be matched with the slices of its scan"):
@@ -75,6 +75,6 @@ def test_another_number_of_pictures_is_refused(tmp_path):
 def test_the_liver_masks_of_ct_have_the_value_of_the_liver_in_mr(tmp_path):
     write_series(tmp_path / "CT/5/DICOM_anon", name="i{:04d},0000b.dcm")
     pictures(tmp_path / "CT/5/Ground", lambda k: f"liver_GT_{COUNT - 1 - k:03d}.png")
-    (scan,) = [scan for scan in list_scans(registry().dataset(str(tmp_path)), tmp_path) if not scan.unfit]
+    (scan,) = [scan for scan in list_scans(dataset_of(str(tmp_path)), tmp_path) if not scan.unfit]
     assert np.array_equal(read(scan)[1].array, LABEL)
-    assert registry().dataset(str(tmp_path)).classes()["liver"] == (63,)
+    assert dataset_of(str(tmp_path)).classes()["liver"] == (63,)

@@ -20,8 +20,8 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers
+from ssmtl_toolkit.sources import dataset_of
 
 
 def build(folder, cache, **options):
@@ -203,7 +203,7 @@ def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
         def matches(self, path):
             return path.name == "series" or super().matches(path)
 
-    found = registry().dataset(str(scans)).scans(scans, Readers([Series()]))
+    found = dataset_of(str(scans)).scans(scans, Readers([Series()]))
     assert [scan.name for scan in found] == ["p0", "p1", "p2", "p3", "series"]
 
 
@@ -243,11 +243,11 @@ def test_mmwhs_names_are_found_with_their_labels(tmp_path):
     for name in ("ct_train_1002", "ct_train_1001", "mr_train_1001", "ct_test_2001"):
         write_scan(tmp_path / "MM-WHS" / "deep" / f"{name}_image.nii.gz")
     write_scan(tmp_path / "MM-WHS" / "deep" / "ct_train_1001_label.nii.gz")
-    spec = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'}")
+    spec = dataset_of(f"mmwhs:{tmp_path / 'MM-WHS'}")
     found = spec.scans(tmp_path, installed_readers())
     assert [scan.patient for scan in found] == ["ct_1001", "ct_1002"]
     assert [scan.label is not None for scan in found] == [True, False]
-    every = registry().dataset(f"mmwhs:{tmp_path / 'MM-WHS'},test=true").scans(tmp_path, installed_readers())
+    every = dataset_of(f"mmwhs:{tmp_path / 'MM-WHS'},test=true").scans(tmp_path, installed_readers())
     assert [scan.patient for scan in every] == ["ct_1001", "ct_1002", "ct_2001"]
     assert spec.suggested()["epochs"] == 100
 

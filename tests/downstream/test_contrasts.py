@@ -11,7 +11,7 @@ import pytest
 from helpers.small import SMALL, ball
 from ssmtl_toolkit.downstream.contrasts import Input, common_contrasts
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 
@@ -22,7 +22,7 @@ def touch(root, *names):
 
 
 def taken(takes, text, tmp_path):
-    scans = takes.scans(registry().dataset(str(text)), tmp_path)
+    scans = takes.scans(dataset_of(str(text)), tmp_path)
     return {scan.name: [path.name for path in scan.paths] for scan in scans if not scan.unfit}
 
 
@@ -38,7 +38,7 @@ def test_a_model_of_one_channel_takes_its_own_and_names_the_case(two, tmp_path):
         assert taken(Input(1, (contrast,)), two, tmp_path) == {
             case: [f"{case}_{contrast}.nii.gz"] for case in ("c_1", "c_2")
         }
-    skipped = [scan.unfit for scan in Input(1, ("0000",)).scans(registry().dataset(str(two)), tmp_path) if scan.unfit]
+    skipped = [scan.unfit for scan in Input(1, ("0000",)).scans(dataset_of(str(two)), tmp_path) if scan.unfit]
     assert skipped == [f"folder:{two}: files of 0001 are not used, the model takes 0000"]
 
 

@@ -16,7 +16,7 @@ from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 
 READABLE = Readers([Nifti()])
 
@@ -169,8 +169,8 @@ def test_a_csv_manifest_says_patient_label_modality_and_annotated_slices(tmp_pat
     assert (first.name, first.patient, first.modality, first.annotated) == ("i/a", "p1", "CT", (3, 5, 7, 8, 9))
     assert first.label == tmp_path / "l" / "a.nii.gz"
     assert (second.patient, second.label, second.annotated) == ("i/b", None, None)
-    assert listed(registry().dataset(str(file)), tmp_path) == [first, second]
-    assert listed(registry().dataset(f"manifest:{file}"), tmp_path) == [first, second]
+    assert listed(dataset_of(str(file)), tmp_path) == [first, second]
+    assert listed(dataset_of(f"manifest:{file}"), tmp_path) == [first, second]
 
 
 def test_a_toml_manifest_may_name_the_classes(tmp_path):

@@ -17,7 +17,7 @@ from ssmtl_toolkit.data.labels import file_order, read_labels
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.downstream.suggest import suggest
 from ssmtl_toolkit.downstream.typical import k_means, typical_slices
-from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 
 # --- how they are chosen -----------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ def test_the_manifest_is_read_by_split_and_finetune_once_labels_are_filled_in(
 
 
 def test_it_is_the_same_each_time_and_another_seed_may_group_otherwise(to_label, pretrained, tmp_path):
-    dataset = registry().dataset(str(to_label))
+    dataset = dataset_of(str(to_label))
     first, again, other = (
         [(s.scan.name, s.slice) for s in suggest(pretrained, dataset, 6, cache=tmp_path / "cache", seed=seed)]
         for seed in (0, 0, 5)
@@ -175,7 +175,7 @@ def test_blank_and_labelled_slices_are_not_suggested(pretrained, tmp_path):
     nib.save(nib.Nifti1Image(image, affine), tmp_path / "a.nii.gz")
     nib.save(nib.Nifti1Image(label, affine), tmp_path / "a_label.nii.gz")
     (tmp_path / "m.csv").write_text("image,label,slices\na.nii.gz,a_label.nii.gz,0 5\n")
-    dataset = registry().dataset(str(tmp_path / "m.csv"))
+    dataset = dataset_of(str(tmp_path / "m.csv"))
     found = suggest(pretrained, dataset, 2, cache=tmp_path / "cache")
     assert sorted(one.slice for one in found) == [2, 3]
     assert all(one.row == 5 - one.slice for one in found)  # slices are cut upwards
@@ -183,7 +183,7 @@ def test_blank_and_labelled_slices_are_not_suggested(pretrained, tmp_path):
         suggest(pretrained, dataset, 3, cache=tmp_path / "cache")
     (tmp_path / "m.csv").write_text("image,label\na.nii.gz,a_label.nii.gz\n")
     with pytest.raises(UsageError, match=r"has 0 slices of 0 patients.*give scans without labels"):
-        suggest(pretrained, registry().dataset(str(tmp_path / "m.csv")), 1, cache=tmp_path / "cache")
+        suggest(pretrained, dataset_of(str(tmp_path / "m.csv")), 1, cache=tmp_path / "cache")
 
 
 def test_patients_of_validation_and_test_are_skipped(to_label, pretrained, ssmtl, tmp_path):
@@ -224,14 +224,14 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(to_label, pretrai
 def test_scans_with_other_channels_are_refused(pretrained, tmp_path):
     for i, name in enumerate("ab"):
         write_channels(tmp_path / "two", name, seed=i)
-    dataset = registry().dataset(f"folder:{tmp_path / 'two'},channel=all")
+    dataset = dataset_of(f"folder:{tmp_path / 'two'},channel=all")
     with pytest.raises(UsageError, match="was trained on slices of 1 channel, and these scans have 2"):
         suggest(pretrained, dataset, 2, cache=tmp_path / "cache")
 
 
 def test_a_scan_that_cannot_be_read_is_named_unless_it_is_skipped(to_label, pretrained, tmp_path):
     (to_label / "a_pre.nii.gz").write_bytes(b"no scan")
-    dataset = registry().dataset(str(to_label))
+    dataset = dataset_of(str(to_label))
     with pytest.raises(DataError, match=r"a_pre\.nii\.gz"):
         suggest(pretrained, dataset, 2, cache=tmp_path / "cache")
     assert len(suggest(pretrained, dataset, 2, cache=tmp_path / "cache", skip_bad=True)) == 2
@@ -243,7 +243,7 @@ def test_names_of_files_with_commas_and_several_folders_survive(pretrained, ssmt
         shutil.rmtree(tmp_path / "all" / patient / "labels")
     done = ssmtl("data", "suggest", "all", "--from", pretrained, "--slices", 6, "--out", "lists/m.csv")
     assert done.returncode == 0, done.stderr
-    listed = registry().dataset(str(tmp_path / "lists" / "m.csv")).scans(tmp_path, None)
+    listed = dataset_of(str(tmp_path / "lists" / "m.csv")).scans(tmp_path, None)
     assert {str(scan.path.resolve().relative_to(tmp_path)) for scan in listed} <= {
         "all/one, two/images/t1.nii.gz", "all/three/images/t1.nii.gz",
     }  # fmt: skip

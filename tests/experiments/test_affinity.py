@@ -7,8 +7,8 @@ import pytest
 
 import ssmtl_toolkit as toolkit
 from ssmtl_toolkit.data.split import Split
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 OPTIONS = {
     "backbone": "unet:encoder=plain,width=4",
@@ -66,7 +66,7 @@ def _check_patients(found, labelled, tmp_path):
     manifests = list((found.folder / "splits").glob("*.toml"))
     assert len(manifests) == 2
     for file in manifests:
-        patients = {scan.patient for scan in list_scans(registry().dataset(str(file)), tmp_path)}
+        patients = {scan.patient for scan in list_scans(dataset_of(str(file)), tmp_path)}
         assert patients == set("abcde") - test - set(scored)
     assert test
     assert not test & set(scored)

@@ -17,6 +17,7 @@ from helpers.small import write_pair, write_scan
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import BackboneSpec
 
 SMALL = "unet:encoder=plain,width=4"
@@ -103,7 +104,7 @@ def test_pretraining_sees_the_training_patients_and_nobody_else(done, labelled):
     split = Split.read(next((done.folder / "finetune").iterdir()) / "split.json")
     for folder in (done.folder / "pretrain").iterdir():
         data = toolkit.RunConfig.read(folder / "run.toml")["data"]
-        patients = {scan.patient for scan in list_scans(registry().dataset(data), done.folder)}
+        patients = {scan.patient for scan in list_scans(dataset_of(data), done.folder)}
         assert not patients & set(split.test)
         assert patients | set(split.test) == set("abcde")
 
@@ -174,7 +175,7 @@ def test_unlabelled_scans_are_pretrained_on_but_for_those_of_test_patients(label
     found = small(labelled, tmp_path, unlabelled=str(more), semi="mean_teacher")
     (folder,) = (found.folder / "pretrain").iterdir()
     data = toolkit.RunConfig.read(folder / "run.toml")["data"]
-    names = {scan.name for scan in list_scans(registry().dataset(data), tmp_path)}
+    names = {scan.name for scan in list_scans(dataset_of(data), tmp_path)}
     assert {name for name in names if name.startswith("unlabelled/")} == {"unlabelled/x", "unlabelled/y"}
     assert len(names) == 2 + 6  # three training patients with two scans each
     assert [method["id"] for method in found.summary["methods"]] == [

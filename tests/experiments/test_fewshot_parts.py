@@ -25,6 +25,7 @@ from ssmtl_toolkit.experiments.fewshot.report import table_csv
 from ssmtl_toolkit.experiments.fewshot.trials import Trial
 from ssmtl_toolkit.experiments.fewshot.weights import convert, locate
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import BackboneSpec, Scan
 
 SMALL = "unet:encoder=plain,width=4"
@@ -32,7 +33,7 @@ SMALL = "unet:encoder=plain,width=4"
 
 def arms(*methods, **options):
     config = FewshotConfig.of({"methods": methods, "backbone": SMALL, **options}).resolve()
-    return arms_of(config, registry().dataset("phantom"))
+    return arms_of(config, dataset_of("phantom"))
 
 
 @given(st.integers(1, 9_999_999), st.sampled_from(["patients", "slices"]))

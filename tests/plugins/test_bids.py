@@ -11,13 +11,13 @@ import pytest
 
 from helpers.small import SMALL, ball, write_scan
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 
 def listed(text: str) -> list[Scan]:
-    return list_scans(registry().dataset(f"bids:{text}"), Path("unused"))
+    return list_scans(dataset_of(f"bids:{text}"), Path("unused"))
 
 
 def touch(root: Path, *names: str) -> None:
@@ -87,7 +87,7 @@ def test_of_two_segmentations_one_is_chosen_by_its_entity(tree):
     assert str(listed(f"{tree},seg=tissue")[2].label).endswith("seg-tissue_dseg.nii.gz")
     (tree / "seg-lobes_dseg.tsv").write_text("index\tname\n1\tfrontal\n")
     (tree / "seg-tissue_dseg.tsv").write_text("index\tname\n1\tgray\n")
-    assert registry().dataset(f"bids:{tree},seg=tissue").classes() == {"gray": (1,)}
+    assert dataset_of(f"bids:{tree},seg=tissue").classes() == {"gray": (1,)}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_who_needs_no_labels_need_not_choose_any(tree):
         listed(str(tree))
     assert [scan.label for scan in listed(f"{tree},labels=none")] == [None, None, None]
     (tree / "derivatives" / "manual" / "dseg.tsv").write_text("index\tname\n1\tgray\n")
-    assert registry().dataset(f"bids:{tree},labels=none").classes() == {}
+    assert dataset_of(f"bids:{tree},labels=none").classes() == {}
 
 
 def test_of_two_images_that_a_label_map_may_belong_to_the_one_of_its_shape_gets_it(tmp_path):
@@ -152,17 +152,17 @@ def test_of_two_images_that_a_label_map_may_belong_to_the_one_of_its_shape_gets_
 
 
 def test_class_names_come_from_the_table_and_contradicting_tables_say_nothing(tree):
-    spec = registry().dataset(f"bids:{tree}")
+    spec = dataset_of(f"bids:{tree}")
     assert spec.classes() == {}
     table = tree / "derivatives" / "manual" / "dseg.tsv"
     table.write_text("index\tname\tcolor\n0\tbackground\t#000\n2\tright\t#111\n1\tleft\t#222\n3\tleft\t#222\n")
     assert spec.classes() == {"left": (1, 3), "right": (2,)}
     (tree / "desc-all_dseg.tsv").write_text("index\tname\n1\tliver\n")
     assert spec.classes() == {}
-    assert registry().dataset(f"bids:{tree},desc=other").classes() == {"left": (1, 3), "right": (2,)}
+    assert dataset_of(f"bids:{tree},desc=other").classes() == {"left": (1, 3), "right": (2,)}
     table.write_text("number,name\n1,left\n")
     with pytest.raises(DataError, match=r"dseg\.tsv: has no columns index and name"):
-        registry().dataset(f"bids:{tree},desc=other").classes()
+        dataset_of(f"bids:{tree},desc=other").classes()
 
 
 @pytest.mark.parametrize(

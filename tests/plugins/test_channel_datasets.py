@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 CASES = [f"{case}_000{k}.nii.gz" for case in ("c_1", "c_2") for k in (0, 1)]
 
@@ -18,7 +18,7 @@ def touch(root, *names):
 
 
 def listed(text):
-    return list_scans(registry().dataset(str(text)), "unused")
+    return list_scans(dataset_of(str(text)), "unused")
 
 
 def channels(text):
@@ -167,12 +167,12 @@ def test_a_channel_is_a_number_or_all(tmp_path, given):
     with pytest.raises(
         UsageError, match=r"folder: option 'channel': should be the number of a channel, from 0, or all"
     ):
-        registry().dataset(f"folder:{tmp_path},channel={given}")
+        dataset_of(f"folder:{tmp_path},channel={given}")
 
 
 def test_the_option_reads_back(tmp_path):
     for written, channel in (("0", 0), ("2", 2), ("all", "all")):
-        spec = registry().dataset(f"folder:{tmp_path},channel={written}")
+        spec = dataset_of(f"folder:{tmp_path},channel={written}")
         assert spec.channel == channel
-        assert registry().dataset(str(spec)) == spec
-        assert registry().dataset(spec.full()) == spec
+        assert dataset_of(str(spec)) == spec
+        assert dataset_of(spec.full()) == spec

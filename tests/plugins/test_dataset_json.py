@@ -10,8 +10,8 @@ import pytest
 
 from helpers.small import write_scan
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 
@@ -27,7 +27,7 @@ def say(root: Path, **said: Any) -> None:
 
 
 def listed(given: Path | str) -> list[Scan]:
-    return list_scans(registry().dataset(str(given)), Path("unused"))
+    return list_scans(dataset_of(str(given)), Path("unused"))
 
 
 def pairs(given: Path | str) -> list[tuple[str, str, str | None]]:

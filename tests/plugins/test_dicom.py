@@ -35,8 +35,8 @@ from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.readers import digest_with
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 SPACING = (0.7, 0.8, 2.5)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -61,7 +61,7 @@ def same(volume: Volume, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFIN
 
 
 def names_of(root: Path) -> list[str]:
-    return [scan.name for scan in list_scans(registry().dataset(str(root)), root / "unused") if not scan.unfit]
+    return [scan.name for scan in list_scans(dataset_of(str(root)), root / "unused") if not scan.unfit]
 
 
 # ---- DICOM ----
@@ -517,7 +517,7 @@ def _mixed(folder: Path) -> Path:
 
 
 def test_each_series_of_a_folder_is_a_scan_and_what_is_no_scan_is_none(tmp_path):
-    scans = list_scans(registry().dataset(str(_mixed(tmp_path / "all" / "p1").parent)), tmp_path)
+    scans = list_scans(dataset_of(str(_mixed(tmp_path / "all" / "p1").parent)), tmp_path)
     assert [(scan.name, scan.patient) for scan in scans] == [("p1/series-3", "p1"), ("p1/series-12", "p1")]
     same(installed_readers().read(scans[0].path))
     same(installed_readers().read(scans[1].path), VOXELS + 7)
@@ -532,7 +532,7 @@ def test_a_folder_without_any_slices_is_listed_as_left_out(tmp_path):
     folder.mkdir(parents=True)
     save(image(VOXELS[..., 0], AFFINE, 0, series=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), folder / "1")
     write_scan(tmp_path / "all" / "p1.nii.gz")
-    scans = list_scans(registry().dataset(str(tmp_path / "all")), tmp_path)
+    scans = list_scans(dataset_of(str(tmp_path / "all")), tmp_path)
     assert [(scan.name, bool(scan.unfit)) for scan in scans] == [("p1", False), ("scout", True)]
     assert "holds no series of slices: series-1 is a scout (localizer)" in scans[1].unfit
 

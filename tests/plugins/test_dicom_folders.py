@@ -15,15 +15,15 @@ from ssmtl_formats import Dicom
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.readers import digest_with
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 SLICES = VOXELS.shape[2]
 
 
 def scans(root: Path) -> list[Scan]:
-    return list_scans(registry().dataset(str(root)), root / "unused")
+    return list_scans(dataset_of(str(root)), root / "unused")
 
 
 def names_of(root: Path) -> list[str]:

@@ -22,9 +22,9 @@ from ssmtl_formats.polygons import filled
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 READERS = installed_readers()
@@ -314,7 +314,7 @@ def test_a_segmentation_among_slices_is_no_slice(tmp_path):
 
 
 def listed(root: Path) -> dict[str, Scan]:
-    return {scan.name: scan for scan in list_scans(registry().dataset(str(root)), root / "unused")}
+    return {scan.name: scan for scan in list_scans(dataset_of(str(root)), root / "unused")}
 
 
 def tcia(root: Path, patient: int, *, seg: int = 1, rt: int = 0) -> None:

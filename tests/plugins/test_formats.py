@@ -25,8 +25,8 @@ from ssmtl_formats import MetaImage, Mgh, Nrrd, Slices
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -551,7 +551,7 @@ def test_pictures_beside_scans_or_a_prediction_are_no_scans(tmp_path):
     (tmp_path / "b" / "prediction.json").write_text("{}")
     write_slices(tmp_path / "c", MANY[..., :1])
     write_slices(tmp_path / "d")
-    assert [scan.name for scan in list_scans(registry().dataset(str(tmp_path)), tmp_path)] == ["a/p1", "d"]
+    assert [scan.name for scan in list_scans(dataset_of(str(tmp_path)), tmp_path)] == ["a/p1", "d"]
 
 
 def test_figures_and_screenshots_are_left_out_instead_of_stopping(tmp_path):
@@ -561,7 +561,7 @@ def test_figures_and_screenshots_are_left_out_instead_of_stopping(tmp_path):
     for k in range(3):
         Image.fromarray(np.full((9, 9, 3), [10, 20, 30], np.uint8)).save(tmp_path / "shots" / f"{k}.png")
     write_scan(tmp_path / "p1.nii.gz")
-    scans = list_scans(registry().dataset(str(tmp_path)), tmp_path)
+    scans = list_scans(dataset_of(str(tmp_path)), tmp_path)
     assert [(scan.name, scan.unfit.rpartition(": ")[2]) for scan in scans] == [
         ("figures", "not the slices of a scan"),
         ("p1", ""),
@@ -574,13 +574,13 @@ def test_images_and_labels_may_be_folders_of_slices_and_other_formats(tmp_path):
     write_slices(tmp_path / "labels" / "p1.3", (MANY % 3).astype(np.uint8))
     write_series(tmp_path / "images" / "p2")
     write_itk(tmp_path / "labels" / "p2.nrrd", (VOXELS % 3).astype(np.uint8))
-    scans = list_scans(registry().dataset(str(tmp_path)), tmp_path)
+    scans = list_scans(dataset_of(str(tmp_path)), tmp_path)
     assert [(scan.name, scan.label and scan.label.name) for scan in scans] == [("p1.3", "p1.3"), ("p2", "p2.nrrd")]
     write_slices(tmp_path / "images")
     with pytest.raises(
         DataError, match=r"holds slices; put those of each scan into a folder of its own, .*images/CASE/"
     ):
-        list_scans(registry().dataset(str(tmp_path)), tmp_path)
+        list_scans(dataset_of(str(tmp_path)), tmp_path)
 
 
 # ---- whole commands ----
@@ -593,14 +593,14 @@ def test_nnunet_and_decathlon_folders_may_have_these_formats(tmp_path, ending):
         write_itk(tmp_path / "labelsTr" / f"{case}{ending}", (VOXELS % 2).astype(np.uint8))
     said: dict[str, Any] = {"file_ending": ending, "channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}}
     (tmp_path / "dataset.json").write_text(json.dumps(said))
-    scans = list_scans(registry().dataset(str(tmp_path)), tmp_path)
+    scans = list_scans(dataset_of(str(tmp_path)), tmp_path)
     assert [(scan.name, scan.label and scan.label.name) for scan in scans] == [("a", f"a{ending}"), ("b", f"b{ending}")]
     listed = [{"image": f"./imagesTr/{c}_0000{ending}", "label": f"./labelsTr/{c}{ending}"} for c in "ab"]
     (tmp_path / "dataset.json").write_text(json.dumps({"training": listed, "modality": {"0": "CT"}}))
-    assert [scan.name for scan in list_scans(registry().dataset(str(tmp_path)), tmp_path)] == ["a_0000", "b_0000"]
+    assert [scan.name for scan in list_scans(dataset_of(str(tmp_path)), tmp_path)] == ["a_0000", "b_0000"]
     (tmp_path / "dataset.json").write_text(json.dumps({**said, "file_ending": ".tif"}))
     with pytest.raises(DataError, match=r"its files end in '\.tif', and there is no reader for these"):
-        list_scans(registry().dataset(str(tmp_path)), tmp_path)
+        list_scans(dataset_of(str(tmp_path)), tmp_path)
 
 
 @pytest.mark.slow
@@ -627,7 +627,7 @@ def test_a_model_is_trained_used_and_scored_on_dicom_with_labels_in_another_orde
     assert written.shape == (32, 32, 10)
     perfect = ssmtl("evaluate", "--pred", "data/labels", "--label", "data/labels", "--no-surface", "--json")
     assert perfect.returncode == 0
-    assert [scan.name for scan in list_scans(registry().dataset(str(tmp_path / "pred")), tmp_path)] == [
+    assert [scan.name for scan in list_scans(dataset_of(str(tmp_path / "pred")), tmp_path)] == [
         "p0",
         "p1",
         "p2",
@@ -685,7 +685,7 @@ def test_every_odd_file_is_in_the_table(odd):
 
 
 def test_images_and_labels_without_each_other_are_told(odd):
-    scans = list_scans(registry().dataset(str(odd / "unpaired_hippocampus")), odd)
+    scans = list_scans(dataset_of(str(odd / "unpaired_hippocampus")), odd)
     assert [(scan.name, scan.label, bool(scan.unfit)) for scan in scans] == [
         ("hippocampus_118", None, False),
         ("hippocampus_010", None, True),

@@ -11,8 +11,8 @@ from PIL import Image
 
 from helpers.small import write_scan
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 
@@ -23,7 +23,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def listed(given: Path | str) -> list[Scan]:
-    return list_scans(registry().dataset(str(given)), Path("unused"))
+    return list_scans(dataset_of(str(given)), Path("unused"))
 
 
 def taken(root: Path) -> list[str]:

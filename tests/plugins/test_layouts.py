@@ -12,8 +12,8 @@ from helpers.public_sets import FAKES, Fake
 from ssmtl_datasets.layouts.sets import SETS
 from ssmtl_toolkit.data.split import make, with_patients
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
 
@@ -28,7 +28,7 @@ def root(tmp_path, fake):
 
 
 def listed(given: Path | str) -> list[Scan]:
-    return list_scans(registry().dataset(str(given)), Path("unused"))
+    return list_scans(dataset_of(str(given)), Path("unused"))
 
 
 def fit(given: Path | str) -> list[Scan]:
@@ -57,7 +57,7 @@ def test_each_image_has_its_own_labels(fake: Fake, root):
 
 
 def test_the_classes_are_those_published_and_the_layout_is_named(fake: Fake, root):
-    dataset = registry().dataset(str(root))
+    dataset = dataset_of(str(root))
     classes = {name: values[0] for name, values in dataset.classes().items()}
     assert fake.classes.items() <= classes.items()
     values = [value for each in dataset.classes().values() for value in each]
@@ -111,7 +111,7 @@ def test_several_data_sets_in_one_folder_are_told_apart_and_other_scans_are_kept
     FAKES["LiTS"].write(tmp_path / "lits")
     FAKES["KiTS19"].write(tmp_path / "kits")
     touch(tmp_path, "own/mine.nii.gz", "own/mine_seg.nii.gz", "own/other.nii.gz", "own/other_lung_mask.nii.gz")
-    dataset = registry().dataset(str(tmp_path))
+    dataset = dataset_of(str(tmp_path))
     assert dataset.layout() == "KiTS19, 1 patient; LiTS, 3 patients"
     assert dataset.classes() == {}  # tumour is 2 in both, kidney and liver are 1
     patients = {scan.patient for scan in fit(tmp_path)}
@@ -122,7 +122,7 @@ def test_several_data_sets_in_one_folder_are_told_apart_and_other_scans_are_kept
 
 def test_a_data_set_is_recognised_from_one_of_its_folders_too(tmp_path):
     FAKES["TotalSegmentator v2"].write(tmp_path)
-    dataset = registry().dataset(str(tmp_path / "s0000"))
+    dataset = dataset_of(str(tmp_path / "s0000"))
     assert dataset.layout().startswith("TotalSegmentator, 1 patient")
     (scan,) = fit(tmp_path / "s0000")
     assert [mask.name for mask in scan.masks] == ["aorta", "kidney_left", "liver"]
@@ -130,7 +130,7 @@ def test_a_data_set_is_recognised_from_one_of_its_folders_too(tmp_path):
 
 def test_the_general_rules_can_be_asked_for(tmp_path):
     FAKES["LiTS"].write(tmp_path)
-    dataset = registry().dataset(f"folder:{tmp_path},public=no")
+    dataset = dataset_of(f"folder:{tmp_path},public=no")
     assert dataset.layout() == "all scans below this folder"
     assert dataset.classes() == {}
 
@@ -178,9 +178,9 @@ def test_a_description_names_its_tool_and_channels(tmp_path):
     touch(tmp_path, *(f"imagesTr/c_{i}_000{k}.nii.gz" for i in (1, 2) for k in (0, 1)), "labelsTr/c_1.nii.gz")
     said = {"labels": {"background": 0, "x": 1, "ignore": 2}, "file_ending": ".nii.gz"}
     (tmp_path / "dataset.json").write_text(json.dumps({**said, "channel_names": {"0": "T1", "1": "FLAIR"}}))
-    dataset = registry().dataset(str(tmp_path))
+    dataset = dataset_of(str(tmp_path))
     assert dataset.layout() == "nnU-Net v2, 2 channels (T1, FLAIR; 0 used)"
-    assert registry().dataset(f"folder:{tmp_path},channel=all").layout().endswith("(T1, FLAIR; all used)")
+    assert dataset_of(f"folder:{tmp_path},channel=all").layout().endswith("(T1, FLAIR; all used)")
     assert (dataset.classes(), dataset.ignored()) == ({"x": (1,)}, 2)
     by_name = fit(f"folder:{tmp_path},channels=flair+t1")
     assert [path.name for path in by_name[0].paths] == ["c_1_0001.nii.gz", "c_1_0000.nii.gz"]
@@ -209,7 +209,7 @@ def test_a_data_list_of_monai_is_read_under_any_name(tmp_path, given):
     said = {part: [{"image": f"im/{n}.nii.gz", "label": f"la/{n}.nii.gz"} for n in ns] for part, ns in parts.items()}
     (tmp_path / "dataset_0.json").write_text(json.dumps(said))
     assert labels(tmp_path / given) == {n: f"{n}.nii.gz" for n in "abc"}
-    assert registry().dataset(str(tmp_path / given)).layout() == "data list of MONAI"
+    assert dataset_of(str(tmp_path / given)).layout() == "data list of MONAI"
 
 
 def test_a_json_file_that_lists_no_scans_is_named(tmp_path):
@@ -279,7 +279,7 @@ def test_channels_and_channel_are_not_both_given(tmp_path):
         "channels=t1+": "expected names",
     }.items():
         with pytest.raises(UsageError, match=said):
-            registry().dataset(f"folder:{tmp_path},{text}")
+            dataset_of(f"folder:{tmp_path},{text}")
 
 
 def test_suffixes_of_bids_are_channels_by_session(tmp_path):
@@ -296,7 +296,7 @@ def test_suffixes_of_bids_are_channels_by_session(tmp_path):
     assert {scan.patient for scan in fit(text)} == {"sub-1", "sub-2"}
     assert "has no image FLAIR; add it, or use T1w" in " ".join(scan.unfit for scan in listed(text))
     assert labels(text)["sub-1_ses-1_T1w+FLAIR"] == "sub-1_ses-1_space-T1w_dseg.nii.gz"
-    assert registry().dataset(text).layout() == "BIDS, 3 subjects, T1w+FLAIR"
+    assert dataset_of(text).layout() == "BIDS, 3 subjects, T1w+FLAIR"
 
 
 def test_the_table_in_the_documents_has_a_row_for_every_public_set():

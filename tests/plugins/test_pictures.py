@@ -12,8 +12,8 @@ from helpers.dicom_files import VOXELS
 from helpers.small import write_pair
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 READERS = installed_readers()
 GRAY = ((VOXELS - VOXELS.min()) / 8).astype(np.uint8)  # columns, rows, slices
@@ -76,7 +76,7 @@ def test_stacks_in_a_folder_are_scans_and_pair_with_labels(tmp_path):
     for name in ("p1", "p2"):
         stack(tmp_path / "images" / f"{name}.tif", GRAY)
         stack(tmp_path / "labels" / f"{name}.tif", (GRAY > 90).astype(np.uint8), compression="tiff_deflate")
-    scans = list_scans(registry().dataset(str(tmp_path)), tmp_path / "unused")
+    scans = list_scans(dataset_of(str(tmp_path)), tmp_path / "unused")
     assert {scan.name: scan.label.name for scan in scans} == {"p1": "p1.tif", "p2": "p2.tif"}
     label = READERS.read_label(scans[0].label, READERS.read(scans[0].path), Classes.parse("a=1"))
     assert np.array_equal(label.array, GRAY > 90)
@@ -170,5 +170,5 @@ def test_a_damaged_header_is_no_stack(tmp_path, head):
 def test_a_folder_of_scans_with_previews_keeps_its_scans(tmp_path):
     write_pair(tmp_path, "p1")
     write_pictures(tmp_path / "images", GRAY, ".jpg")
-    scans = list_scans(registry().dataset(str(tmp_path)), tmp_path / "unused")
+    scans = list_scans(dataset_of(str(tmp_path)), tmp_path / "unused")
     assert [scan.name for scan in scans if not scan.unfit] == ["p1"]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ssmtl_formats import Slices
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 VOXELS = np.random.default_rng(0).integers(2, 250, (10, 12, 8)).astype(np.uint8)
 
@@ -77,7 +77,7 @@ def test_slices_of_several_scans_in_one_folder_are_refused(tmp_path, names):
     folder = write(tmp_path / "flat", names)
     assert "scans by their names" in refused(folder)
     assert "put those of each scan into a folder of its own" in refused(folder)
-    (only,) = list_scans(registry().dataset(str(tmp_path / "flat")), tmp_path)
+    (only,) = list_scans(dataset_of(str(tmp_path / "flat")), tmp_path)
     assert names[0] in only.unfit
 
 
