@@ -32,6 +32,7 @@ def command(
     \b
       ssmtl finetune --from runs/first --data labelled/ --baseline scratch
       ssmtl finetune --from runs/first --data labelled/ --slices-per-scan 20
+      ssmtl finetune --from runs/first --data labelled/ --folds 5    # cross-validation
       ssmtl finetune --from runs/first --data scans/ --head denoising:sigma=0.2
       ssmtl finetune --data labelled/ --backbone unet    # from scratch
     """
@@ -50,6 +51,7 @@ def command(
 
 
 def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
+    from ssmtl_toolkit.cli import folds
     from ssmtl_toolkit.cli.console import print_json, reporting
     from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 
@@ -59,7 +61,7 @@ def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: boo
     if as_json:
         print_json(result.summary)
     else:
-        _report(console, result.summary)
+        (_report if config.folds is None else folds.report)(console, result.summary)
         click.echo(result.folder)
 
 

@@ -62,7 +62,8 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "skip_bad",
         ),
         "Patients and slices": (
-            *("patient", "split", "fold", "train_scans", "slices_per_scan", "slices", "validation_scans", "test_scans"),
+            *("patient", "split", "fold", "folds", "train_scans", "slices_per_scan", "slices"),
+            *("validation_scans", "test_scans"),
         ),
         "Unlabelled scans": ("semi", "unlabelled", "transductive"),
         "Network": ("source", "backbone", "head", "freeze", "transfer", "min_transfer"),
@@ -101,6 +102,9 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         None, description="Take patients (and slices) from this file: of ssmtl data split, or nnU-Net's with --fold."
     )
     fold: int | None = Field(None, ge=0, description="Which fold of --split splits_final.json; its val is the test.")
+    folds: Literal["all"] | Annotated[int, Field(ge=2)] | None = Field(
+        None, description="Cross-validate: train and test each of so many folds; all: those of --split."
+    )
     train_scans: int | None = Field(
         None, ge=1, description="Number of labelled scans to draw for training.  [default: all]"
     )
@@ -270,12 +274,11 @@ class ResolvedFinetune(FinetuneConfig):
             check_needs(self.backbone, [self.head])
         self._check_source()
         self._check_semi()
+        self._check_folds()
         for option in ("test_scans", "validation_scans"):
             if self.split is not None and getattr(self, option):
                 flag = option.replace("_", "-")
                 raise UsageError(f"--{flag}: already set by {self.split}; omit --split or --{flag}")
-        if self.fold is not None and self.split is None:
-            raise UsageError("--fold: chooses a fold of a list; give that by --split splits_final.json")
         if self.patient is not None:
             check_pattern(self.patient)
         if self.head.output == "image" and self.classes is not None:
@@ -349,6 +352,22 @@ class ResolvedFinetune(FinetuneConfig):
             )
         if self.backbone:
             check_needs(self.backbone, tasks)
+
+    def _check_folds(self) -> None:
+        if self.fold is not None and self.split is None:
+            raise UsageError("--fold: chooses a fold of a list; give that by --split splits_final.json")
+        if self.folds is None:
+            return
+        if self.fold is not None:
+            raise UsageError("--fold trains one fold, --folds every one; omit one of them")
+        if self.folds == "all" and self.split is None:
+            raise UsageError(
+                "--folds all: takes the folds of a list; give that by --split splits_final.json, or number"
+            )
+        for option in ("test_scans", "validation_scans"):
+            if getattr(self, option):
+                flag = option.replace("_", "-")
+                raise UsageError(f"--{flag}: every fold tests on its own patients, and trains on all others; omit it")
 
     def _check_source(self) -> None:
         if self.source is None and self.baseline == "scratch":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ class Folds:
             ) from None
         return cls(file, folds)
 
+    @classmethod
+    def of(cls, content: Sequence[Mapping[str, Sequence[str]]], file: Path) -> Folds:
+        """Take what `make_folds` returns, which is written to `file`."""
+        return cls(file, tuple((tuple(fold["train"]), tuple(fold["val"])) for fold in content))
+
     def split(self, number: int, scans: Sequence[Scan], pattern: str | None = None) -> Split:
         """Return a fold as a split of these scans: its patients of `val` are those of the test.
 
@@ -69,6 +74,28 @@ class Folds:
             return Split(train, (), val, pattern)
         except DataError as error:
             raise DataError(f"{printable(self.file)}: fold {number}: {error}") from None
+
+    def splits(self, scans: Sequence[Scan], pattern: str | None = None) -> list[Split]:
+        """Return all folds as splits of these scans.
+
+        Raises:
+            DataError: as `split`, or a patient would be scored twice.
+        """
+        splits = [self.split(number, scans, pattern) for number in range(len(self.folds))]
+        scored: dict[str, int] = {}
+        for number, split in enumerate(splits):
+            for patient in split.test:
+                if patient in scored:
+                    raise DataError(
+                        f"{printable(self.file)}: patient {patient!r} is scored in fold {scored[patient]} and in fold "
+                        f"{number}; a cross-validation scores each patient once: fix the list, or choose one by --fold"
+                    )
+                scored[patient] = number
+        return splits
+
+    def to_json(self) -> list[dict[str, list[str]]]:
+        """Return what splits_final.json holds."""
+        return [{"train": list(train), "val": list(val)} for train, val in self.folds]
 
     def _patients(self, cases: Sequence[str], scans: Sequence[Scan]) -> tuple[str, ...]:
         patient_of = {scan.patient: scan.patient for scan in scans} | {scan.name: scan.patient for scan in scans}

@@ -13,17 +13,19 @@ from typing import Any
 
 from ssmtl_toolkit.config import FinetuneConfig
 from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.folds import Folds
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.model import TODO, Downstream, Flip, ModelSpec
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model
-from ssmtl_toolkit.runtime.folder import FINETUNE, MODEL
+from ssmtl_toolkit.runtime.folder import FINETUNE, FOLD, FOLDS, MODEL
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.text import did_you_mean, listed, printable, read_options, split
 
 _ARMS = ("pretrained", "scratch")
 _REPETITION = re.compile(rf"({'|'.join(_ARMS)})-(0|[1-9][0-9]*)")
+_FOLD = re.compile(FOLD.format("(0|[1-9][0-9]*)"))
 _AGREE = ("head", "backbone", "slicing", "classes", "channels")
 _FLIPS: Mapping[Any, frozenset[Flip]] = {
     "lr": frozenset({"lr"}),
@@ -43,8 +45,11 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The repetition that it comes from, such as `pretrained-0`; else the name of the file."""
-        return self.file.absolute().parent.name if self.file.name == MODEL else self.file.name
+        """The repetition that it comes from, such as `pretrained-0` or `fold-1/pretrained-0`; else the file's name."""
+        if self.file.name != MODEL:
+            return self.file.name
+        place = self.file.absolute().parent
+        return f"{place.parent.name}/{place.name}" if _FOLD.fullmatch(place.parent.name) else place.name
 
     def to_json(self) -> dict[str, str]:
         """What reports say of it."""
@@ -129,7 +134,7 @@ def digest_of(digests: Sequence[str]) -> str:
 def model_files(source: Path) -> list[Path]:
     """Find the models to predict with: of a fine-tuning all with pre-training, or, without any, those from scratch.
 
-    `source` may also be the folder of one repetition, or a file.
+    Those of a cross-validation are those of all folds. `source` may also be the folder of one repetition, or a file.
 
     Raises:
         UsageError: there is none.
@@ -138,11 +143,19 @@ def model_files(source: Path) -> list[Path]:
         return [source]
     if (source / MODEL).is_file():
         return [source / MODEL]
-    finished = _finished(source)
+    finished = {place: _finished(place) for place in _places(source)}
     for arm in _ARMS:
-        if numbers := finished[arm]:
-            return [source / f"{arm}-{number}" / MODEL for number in sorted(numbers)]
+        files = [place / f"{arm}-{n}" / MODEL for place, numbers in finished.items() for n in sorted(numbers[arm])]
+        if files:
+            return files
     raise UsageError(f"{printable(source)}: {_why_none(source)}; give the run folder of ssmtl finetune to --from")
+
+
+def _places(source: Path) -> list[Path]:
+    """The folders of the folds of a cross-validation, of which some may be missing; else `source` itself."""
+    if not (source / FOLDS).is_file():
+        return [source]
+    return [source / FOLD.format(number) for number in range(len(Folds.read(source / FOLDS).folds))]
 
 
 def _finished(folder: Path) -> dict[str, list[int]]:
@@ -171,8 +184,8 @@ def _unfinished(source: Path, files: Sequence[Path]) -> list[str]:
     with contextlib.suppress(UsageError, TypeError):  # a damaged one does not keep the models from being used
         options = FinetuneConfig.read(source / FINETUNE)
         first, number = (options.get(key, FinetuneConfig.model_fields[key].default) for key in ("seed", "seeds"))
-        known = {file.parent.name for file in files}
-        return [name for i in range(number) if (name := f"{found[1]}-{first + i}") not in known]
+        wanted = [place / f"{found[1]}-{first + i}" / MODEL for place in _places(source) for i in range(number)]
+        return [Member(file, "").name for file in wanted if file not in files]
     return []
 
 

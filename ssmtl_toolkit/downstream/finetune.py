@@ -14,6 +14,7 @@ from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
+from ssmtl_toolkit.downstream.cross_validation import cross_validate
 from ssmtl_toolkit.downstream.ensemble_scores import assess_ensembles
 from ssmtl_toolkit.downstream.gather import Gathering
 from ssmtl_toolkit.downstream.model import ModelSpec
@@ -61,6 +62,8 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
 
+    With the option `folds` every fold is trained and tested in a folder of its own below `out`.
+
     Args:
         source: run folder or backbone file of a pre-training; None: from scratch.
         config: all options as one object, or instead of it …
@@ -83,6 +86,8 @@ def finetune(
     resolved = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts, hold_folder(folder, resume, FINETUNE):
+        if resolved.folds is not None:
+            return Finetuned(folder, cross_validate(resolved, folder, cache, resume, progress, finetune))
         return Finetuned(folder, _finetune(resolved, folder, cache, resume, progress))
 
 
@@ -199,6 +204,8 @@ def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -
     if config.split and config.fold is None and config.split.is_file() and (folder / SPLIT).is_file():
         ours, theirs = Split.read(config.split), Split.read(folder / SPLIT)
         same |= {"split"} if all(getattr(ours, part) == getattr(theirs, part) for part in splitting.PARTS) else set()
+    if config.fold is not None and config.split and config.split.parent == folder.absolute().parent:
+        same |= {"split"}  # the list of a cross-validation, which was moved with its folds and is compared by it
     now, then = config.of_roles(Role.PLACE), before.of_roles(Role.PLACE)
     moved = [name for name in ("source", "split") if now[name] != then[name]]
     return [f"{name} is {now[name]!r}, was {then[name]!r}" for name in moved if name not in same]

@@ -56,9 +56,9 @@ def difference(metric: MetricSpec, values: Mapping[str, Any]) -> str:
     return spread(metric, values, sign=True)
 
 
-def interval(metric: MetricSpec, ends: Sequence[float] | None) -> str:
-    """Print the interval of a difference; a dash if there is none."""
-    return _UNDEFINED if ends is None else " to ".join(number(metric, end, sign=True) for end in ends)
+def interval(metric: MetricSpec, ends: Sequence[float] | None, sign: bool = True) -> str:
+    """Print an interval, with signs if it is that of a difference; a dash if there is none."""
+    return _UNDEFINED if ends is None else " to ".join(number(metric, end, sign=sign) for end in ends)
 
 
 def lower_is_better(metrics: Iterable[MetricSpec]) -> list[str]:

@@ -63,6 +63,14 @@ class ScanScores:
         """For each class, whether it is in only one of truth and prediction."""
         return tuple(Counts(*numbers).penalised for numbers in zip(self.tp, self.fp, self.fn, strict=True))
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any], metrics: Iterable[MetricSpec]) -> ScanScores:
+        """Read what `to_json` has written of these metrics."""
+        names, rows = tuple(given["classes"]), list(given["classes"].values())
+        tp, fp, fn = (tuple(row[key] for row in rows) for key in ("tp", "fp", "fn"))
+        values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
+        return cls(given["name"], names, tp, fp, fn, values)
+
     def to_json(self) -> dict[str, Any]:
         """Write as plain dicts: for each class its counts and scores."""
         columns: dict[str, Sequence[Any]] = {"tp": self.tp, "fp": self.fp, "fn": self.fn}

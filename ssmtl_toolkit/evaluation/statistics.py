@@ -78,6 +78,12 @@ def over_patients(ours: Sequence[Mapping[str, Numbers]], theirs: Sequence[Mappin
     return {**spread(differences), "ci95": _bootstrap(differences)}
 
 
+def of_patients(repetitions: Sequence[Mapping[str, Numbers]]) -> dict[str, Any]:
+    """Spread over patients, with a 95 % interval: each repetition gives patient -> scores of the patient's scans."""
+    values = defined(mean(mean(one[patient]) for one in repetitions) for patient in repetitions[0])
+    return {**spread(values), "ci95": _bootstrap(values)}
+
+
 def _difference(ours: Numbers, theirs: Numbers) -> float | None:
     return mean(a - b for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None)
 
@@ -125,8 +131,8 @@ def difference_of(
     }
     per_scan = next(metric.name for metric in metrics if not metric.pooled)
     difference[per_scan]["over_patients"] = over_patients(
-        [_by_patient(scores, per_scan, patients) for scores in ours],
-        [_by_patient(scores, per_scan, patients) for scores in theirs],
+        [by_patient(scores, per_scan, patients) for scores in ours],
+        [by_patient(scores, per_scan, patients) for scores in theirs],
     )
     return {**difference, "verdict": verdict(difference[keys[0]], metrics[0])}
 
@@ -135,10 +141,20 @@ def verdict(difference: Mapping[str, Any], metric: MetricSpec) -> str:
     """Say in a line whether pre-training helped, by what `paired` returns of the first metric."""
     if difference["ci95"] is None:
         return f"too few repetitions to tell ({_too_few(difference['n'], len(difference['values']))})"
+    return _told(difference, metric, formatting.mean_heading(metric))
+
+
+def verdict_over_patients(difference: Mapping[str, Any], metric: MetricSpec) -> str:
+    """Say the same by what `over_patients` returns."""
+    if difference["ci95"] is None:
+        return f"too few patients to tell ({difference['n']}; an interval needs {LEAST_PATIENTS} that differ)"
+    return _told(difference, metric, f"{formatting.heading(metric)} of a patient")
+
+
+def _told(difference: Mapping[str, Any], metric: MetricSpec, name: str) -> str:
     low, high = difference["ci95"] if metric.higher_is_better else [-end for end in reversed(difference["ci95"])]
     said = "pre-training helped" if low > 0 else "pre-training harmed" if high < 0 else "no difference can be told"
     mean = formatting.number(metric, difference["mean"], sign=True)
-    name = formatting.mean_heading(metric)
     return f"{said}: {name} {mean} (95 % {formatting.interval(metric, difference['ci95'])})"
 
 
@@ -149,12 +165,13 @@ def _too_few(scored: int, total: int) -> str:
     return f"{scored} of {total} have a score"
 
 
-def _by_patient(scores: Mapping[str, Any], metric: str, patients: Mapping[str, str]) -> dict[str, list[float | None]]:
-    """Patient -> a value for each of the patient's scans (and classes)."""
+def by_patient(
+    scores: Mapping[str, Any], metric: str, patients: Mapping[str, str], label: str | None = None
+) -> dict[str, list[float | None]]:
+    """Patient -> a value for each of the patient's scans (and classes, or that of the class `label` alone)."""
     grouped: dict[str, list[float | None]] = {}
     for scan in scores["scans"]:
-        values = (
-            [class_scores[metric] for class_scores in scan["classes"].values()] if "classes" in scan else [scan[metric]]
-        )
+        classes = scan.get("classes", {"": scan})
+        values = [values[metric] for name, values in classes.items() if label in (None, name)]
         grouped.setdefault(patients[scan["name"]], []).extend(values)
     return grouped

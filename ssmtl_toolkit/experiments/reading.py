@@ -19,7 +19,7 @@ from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, TaskSpec
 from ssmtl_toolkit.text import did_you_mean, printable
 
-_SET_BY_US = {"data", "backbone", "source", "split", "baseline", "validation_scans", "test_scans"}
+_SET_BY_US = {"data", "backbone", "source", "split", "fold", "folds", "baseline", "validation_scans", "test_scans"}
 
 
 def read_experiment(

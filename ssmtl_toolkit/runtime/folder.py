@@ -37,10 +37,11 @@ FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER = (
     "transfer.json",
 )
 ENSEMBLE = "ensemble-{}.json"  # of an arm
+FOLDS, FOLD = "splits_final.json", "fold-{}"  # of a cross-validation: the list of its folds, and the folder of one
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (
-    *(CONFIG, BACKBONE, BEST, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, HOLDER),
+    *(CONFIG, BACKBONE, BEST, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files

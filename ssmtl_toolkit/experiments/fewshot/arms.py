@@ -24,7 +24,8 @@ _OURS = {  # what an option of `ssmtl run` or `ssmtl finetune` is called here
     | {"data": "DATA", "backbone": "--backbone", "tasks": "--method", "without": "--split", "seed": "--seed"},
     "finetune": _SLICING
     | {"data": "DATA", "backbone": "--backbone", "source": "--method", "baseline": "--method", "semi": "--semi"}
-    | {"split": "--split", "patient": "--patient", "train_scans": "--budget", "slices_per_scan": "--budget"}
+    | {"split": "--split", "fold": "--split", "folds": "--split", "patient": "--patient"}
+    | {"train_scans": "--budget", "slices_per_scan": "--budget"}
     | {"test_scans": "--test-scans", "validation_scans": "--validation-scans", "unlabelled": "--unlabelled"}
     | {"seed": "--seed", "seeds": "--draws", "recipe": "--recipe"},
 }
