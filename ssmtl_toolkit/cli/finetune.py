@@ -32,7 +32,7 @@ def command(
     \b
       ssmtl finetune --from runs/first --data labelled/ --baseline scratch
       ssmtl finetune --from runs/first --data labelled/ --slices-per-scan 20
-      ssmtl finetune --from runs/first --data labelled/ --folds 5    # cross-validation
+      ssmtl finetune --from runs/first --data labelled/ --folds 5
       ssmtl finetune --from runs/first --data scans/ --head denoising:sigma=0.2
       ssmtl finetune --data labelled/ --backbone unet    # from scratch
     """
