@@ -207,12 +207,13 @@ class Classes:
             if not hit.all():
                 unknown += _counts(part[~hit])
         if unknown and others == "refuse":
-            raise DataError(self._unknown(unknown, where))
+            raise self.unknown(unknown, where)
         return out, tuple(sorted(unknown))
 
-    def _unknown(self, unknown: Counter[int], where: str) -> str:
+    def unknown(self, unknown: Mapping[int, int], where: str) -> DataError:
+        """The error that says which values are assigned to no class, by the number of voxels that have each."""
         counted = listed((f"{value} ({count} voxels)" for value, count in sorted(unknown.items())), _SHOWN)
-        return (
+        return DataError(
             f"{where}: contains label values assigned to no class: {counted}; the classes are {self}: "
             f"add the missing ones to --classes, or say by --ignore-value which value means not annotated"
         )

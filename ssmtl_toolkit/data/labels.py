@@ -23,6 +23,8 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import listed, printable
 
+NO_CLASS = "has no voxel of any class"  # a note
+
 _INT32 = np.iinfo(np.int32)
 _WHOLE = 1e-3  # how far from a whole number a scaled or float label may be
 _SHOWN = 5
@@ -73,7 +75,7 @@ def _fractional(array: NDArray[Any], where: str) -> str:
     )
 
 
-def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes) -> Volume:
+def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes | None) -> Volume:
     """Read the labels of a scan: its label map, or the masks of its structures as one.
 
     Every command reads labels by this. Pictures, which do not say where they lie, are put onto the grid of the scan.
@@ -82,7 +84,8 @@ def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes) ->
         scan: with labels.
         readers: what reads the files.
         image: the scan as read, or what lies on its grid.
-        classes: which values the classes have; files that name classes may number them otherwise.
+        classes: which values the classes have; files that name classes may number them otherwise. None: values are
+            returned as the file has them.
 
     Raises:
         DataError: naming the file and what is wrong with it, or the scan has no labels.
@@ -148,18 +151,52 @@ def read_labels(
     Raises:
         DataError: naming `where`: the grids differ, the voxels are no labels, or `annotated` is outside of the scan.
     """
+    valued = read_values(label, image, where, axis=axis, annotated=annotated, ignore_affine=ignore_affine)
+    index, unknown = classes.to_index(valued.values, where, others)
+    if valued.unannotated is not None:
+        index = np.where(valued.unannotated, np.uint8(IGNORE), index)
+    notes = [*valued.notes, *about_unknown(unknown)]
+    if not ((index > 0) & (index != IGNORE)).any():
+        notes.append(NO_CLASS)
+    return Labels(index, tuple(notes))
+
+
+def about_unknown(values: Sequence[int]) -> list[str]:
+    """A note on label values that are assigned to no class, if there are any."""
+    if not values:
+        return []
+    return [f"label values assigned to no class count as background: {listed(map(str, values), _SHOWN)}"]
+
+
+@dataclass(frozen=True)
+class Valued:
+    """A label map on the grid of its scan.
+
+    Attributes:
+        values: (I, J, K), as the file has them.
+        unannotated: which voxels nobody annotated, of a shape that broadcasts to theirs; None: all are annotated.
+    """
+
+    values: NDArray[np.int32]
+    unannotated: NDArray[np.bool_] | None
+    notes: tuple[str, ...]
+
+
+def read_values(
+    label: Volume,
+    image: Volume,
+    where: str,
+    *,
+    axis: Cut = "acquisition",
+    annotated: Sequence[int] | None = None,
+    ignore_affine: bool = False,
+) -> Valued:
+    """Check the label map of `image`; takes and raises what `read_labels` does."""
     label = label if ignore_affine else turned(label, image)
     grid = check_grid(image, label, where, ignore_affine)
-    index, unknown = classes.to_index(label_values(label, where), where, others)
-    notes = [*label.notes, *([grid] if grid else [])]
-    if unknown:
-        values = listed(map(str, unknown), _SHOWN)
-        notes.append(f"label values assigned to no class count as background: {values}")
-    if annotated is not None:
-        index = _only_annotated(index, annotated, _file_axis(image, axis), where)
-    if not ((index > 0) & (index != IGNORE)).any():
-        notes.append("has no voxel of any class")
-    return Labels(index, tuple(notes))
+    values = label_values(label, where)
+    unannotated = None if annotated is None else _unannotated(values, annotated, _file_axis(image, axis), where)
+    return Valued(values, unannotated, (*label.notes, *([grid] if grid else [])))
 
 
 def file_order(image: Volume, wanted: Cut) -> NDArray[np.int64]:
@@ -176,8 +213,8 @@ def _file_axis(image: Volume, wanted: Cut) -> int:
     return int(np.flatnonzero(nib.orientations.io_orientation(image.affine)[:, 0] == world)[0])
 
 
-def _only_annotated(index: NDArray[np.uint8], annotated: Sequence[int], axis: int, where: str) -> NDArray[np.uint8]:
-    count = index.shape[axis]
+def _unannotated(values: NDArray[Any], annotated: Sequence[int], axis: int, where: str) -> NDArray[np.bool_]:
+    count = values.shape[axis]
     wrong = [i for i in annotated if not 0 <= i < count]
     if wrong:
         raise DataError(
@@ -188,14 +225,18 @@ def _only_annotated(index: NDArray[np.uint8], annotated: Sequence[int], axis: in
     unannotated[list(annotated)] = False
     shape = [1, 1, 1]
     shape[axis] = count
-    return np.where(unannotated.reshape(shape), np.uint8(IGNORE), index)
+    return unannotated.reshape(shape)
 
 
-def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) -> tuple[Classes, str]:
-    """Make a class of each value in the label maps, for data that do not define what their values mean.
+def find_classes(maps: Iterable[tuple[str, Iterable[int]]], ignore: int | None) -> tuple[Classes, str]:
+    """Make a class of each value in label maps, for data that do not define what their values mean.
+
+    Args:
+        maps: for each its name in messages, and the values in it.
+        ignore: the value that means "nobody annotated this".
 
     Returns:
-        The classes, and how many of the scans show each, in words.
+        The classes, and how many of the maps show each, in words.
 
     Raises:
         DataError: there is nothing but background, or a negative value, which is hardly a class.
@@ -203,14 +244,11 @@ def find_classes(scans: Iterable[Scan], readers: Readers, ignore: int | None) ->
     shown: Counter[int] = Counter()
     first: dict[int, str] = {}
     number = 0
-    for scan in scans:
-        if scan.label is None:
-            continue
+    for where, values in maps:
         number += 1
-        values = label_values(stored_label(scan, readers), printable(scan.label))
-        for value in map(int, np.unique(values)):
+        for value in values:
             shown[value] += 1
-            first.setdefault(value, printable(scan.label))
+            first.setdefault(value, where)
     classes = Classes.of_values(shown, ignore)
     if not len(classes):
         raise DataError(f"the label maps of these {number} scans hold nothing but background; check the labels")

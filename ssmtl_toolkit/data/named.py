@@ -113,7 +113,22 @@ def _agreed(numbered: Mapping[str, set[tuple[int, ...]]]) -> dict[str, tuple[int
 
 
 def renumbered(label: Volume, own: Named, classes: Classes, file: Path) -> Volume:
-    """Give the voxels of a label file the values that `classes` has for the names in the file.
+    """Give the voxels of a label file the values that `classes` has for the names in the file, as `renumbering` says.
+
+    Raises:
+        DataError: naming the file and the name that contradicts `classes`.
+    """
+    table = renumbering(own, classes, file)
+    if not table:
+        return label
+    array = np.zeros(label.array.shape, np.int32)
+    for here in np.unique(label.array).tolist():
+        array[label.array == here] = table.get(int(here), int(here))
+    return replace(label, array=array)
+
+
+def renumbering(own: Named, classes: Classes, file: Path) -> dict[int, int]:
+    """For values of a label file those that `classes` has for their names in the file; all others stay.
 
     A name that `classes` does not know keeps its value, unless that value is another class: then only a name that says
     nothing (`Segment_2`) is accepted.
@@ -139,9 +154,4 @@ def renumbered(label: Volume, own: Named, classes: Classes, file: Path) -> Volum
                 f"{taken[value]!r}; the classes are {listed(classes.by_name, _SHOWN)}: rename the segment to one of "
                 f"them, or remove it"
             )
-    if not table:
-        return label
-    array = np.zeros(label.array.shape, np.int32)
-    for here in np.unique(label.array).tolist():
-        array[label.array == here] = table.get(int(here), int(here))
-    return replace(label, array=array)
+    return table

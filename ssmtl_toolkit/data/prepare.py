@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from ssmtl_toolkit.text import sizes_text
 
 REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
 _SLICES_AT_ONCE = 64
+
+_Labels = TypeVar("_Labels", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Sliced:
         """
         return standardise(self.stack.slices[rows], self.slicing, self.levels)
 
-    def labels(self, index: NDArray[np.uint8], outside: int = 0) -> NDArray[np.uint8]:
+    def labels(self, index: NDArray[_Labels], outside: int = 0) -> NDArray[_Labels]:
         """Labels on the file's grid (I, J, K) as those of the slices: (S, rows, columns), none interpolated.
 
         Each pixel has the label of the voxel nearest to its centre; `outside`: where there is none.
@@ -179,7 +181,7 @@ class Sliced:
         labels = self.prepared_labels(index, outside)
         return labels if self.slicing.patches else np.asarray(resize_labels(labels, *self.sides))
 
-    def prepared_labels(self, index: NDArray[np.uint8], outside: int = 0) -> NDArray[np.uint8]:
+    def prepared_labels(self, index: NDArray[_Labels], outside: int = 0) -> NDArray[_Labels]:
         """The same before slices are resized: (S, h, w)."""
         labels = self.cut.cut(index)
         return labels if self.lattice is None else self.lattice.nearest(labels, outside)

@@ -114,17 +114,19 @@ class Readers:
         """
         return read_channels([(path, self.of(path)) for path in scan.paths], volume)
 
-    def read_label(self, path: Path, image: Volume, classes: Classes) -> Volume:
+    def read_label(self, path: Path, image: Volume, classes: Classes | None) -> Volume:
         """Read the label map at `path` of the scan that was read as `image`.
 
-        If the file names its classes, its voxels get the values that these names have in `classes`.
+        If the file names its classes, its voxels get the values that these names have in `classes`; None: they keep
+        those of the file.
 
         Raises:
             DataError: naming the file and what is wrong with it, or a name that contradicts `classes`.
         """
         reader = self.of(path)
         with _naming(reader, path):
-            return renumbered(reader.read_label(path, image), reader.classes(path), classes, path)
+            label = reader.read_label(path, image)
+            return label if classes is None else renumbered(label, reader.classes(path), classes, path)
 
     def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
         """What the values of the label file at `path` mean, if it says so: for each of its classes the values there.

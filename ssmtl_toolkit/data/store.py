@@ -25,7 +25,9 @@ from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Extent
+from ssmtl_toolkit.data.sealed import ROOMS
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, printable, shortened
@@ -195,6 +197,7 @@ def prepare_scans(
     label_maps: Literal["skip", "note"] = "skip",
     on_scan: Callable[[str], None] = lambda name: None,
     waiting: Waiting = Waiting(),  # noqa: B008 - frozen
+    read: Callable[[Scan], Volume] | None = None,
 ) -> Usable:
     """Read, prepare and cache what is not in the cache yet, in parallel.
 
@@ -207,6 +210,7 @@ def prepare_scans(
         label_maps: what becomes of a scan that looks like a label map, unless it was named by itself.
         on_scan: called with a scan's name when it is done, from one thread.
         waiting: asked while locks are waited for, and given notes on what was damaged in the cache.
+        read: reads a scan; by default `readers` do.
 
     Raises:
         DataError: scans cannot be read (all of them are named), none is left, or they differ in their number of
@@ -216,23 +220,12 @@ def prepare_scans(
     scans = [scan for scan in scans if not scan.unfit]
     memo = DigestMemo(cache / "digests.json")
     pieces: dict[int, Piece] = {}
-    bad: dict[int, Skipped] = {}
     _remove_old_parts(cache)
-    with ThreadPoolExecutor(max_workers=_workers()) as pool:
-        jobs = {
-            pool.submit(find_piece, scan, readers, slicing, cache, memo, waiting): i for i, scan in enumerate(scans)
-        }
-        try:
-            for job in as_completed(jobs):
-                i = jobs[job]
-                try:
-                    pieces[i] = job.result()
-                except DataError as error:
-                    bad[i] = Skipped(scans[i].name, str(error))
-                on_scan(scans[i].name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def find(i: int) -> None:
+        pieces[i] = find_piece(scans[i], readers, slicing, cache, memo, waiting, read)
+
+    bad = try_each(scans, find, on_scan)
     if problem := memo.save():
         waiting.note(problem)
     if bad and not skip_bad:
@@ -246,9 +239,32 @@ def prepare_scans(
     return Usable(tuple(kept), skipped, slicing, cache, memo, waiting)
 
 
+def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callable[[str], None]) -> dict[int, Skipped]:
+    """Do something with every scan, given its number, in parallel. Returns by their numbers those that it fails for.
+
+    `on_scan` is called with a scan's name when it is done, from this thread; what it raises ends all.
+    """
+    bad: dict[int, Skipped] = {}
+    with ThreadPoolExecutor(max_workers=_workers()) as pool:
+        jobs = {pool.submit(act, i): i for i in range(len(scans))}
+        try:
+            for job in as_completed(jobs):
+                i = jobs[job]
+                try:
+                    job.result()
+                except DataError as error:
+                    bad[i] = Skipped(scans[i].name, str(error))
+                on_scan(scans[i].name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return bad
+
+
 def _remove_old_parts(cache: Path) -> None:
     """Remove what builds that were killed have left behind."""
-    for part in [*cache.glob("slices/*/.*.part"), *cache.glob("slices/*/.tmp*"), *cache.glob("packs/.*.part")]:
+    patterns = (*(f"{room}/*/{name}" for room in ROOMS for name in (".*.part", ".tmp*")), "packs/.*.part")
+    for part in (file for pattern in patterns for file in cache.glob(pattern)):
         with contextlib.suppress(OSError):  # another process may be quicker
             if time.time() - part.stat().st_mtime > _OLD_PART_SECONDS:
                 part.unlink()

@@ -40,7 +40,7 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache, measured, open_store
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
 from ssmtl_toolkit.text import counted
 
@@ -97,8 +97,11 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)
-    if config.backbone is not None:
-        check_buildable(backbone)
+    check_buildable(backbone)
+    if pretrained and pretrained.channels:
+        pretrained.check_fits(backbone, pretrained.channels, config.min_transfer)
+    if config.unlabelled:
+        list_scans(config.unlabelled, cache)
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
     metrics = config.chosen_metrics(config.head.output)
     if resume:
@@ -110,15 +113,19 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None
     material = Gathering(config, slicing, pretrained, cache, progress).run(written)
-    slicing = measured(slicing, material.training, progress)
+    slicing = measured(material.reading, material.training, progress)
     unlabelled = gather_unlabelled(config, slicing, material, cache, progress)
-    _write(config, material.split, unlabelled, folder)
     if not material.test:
         raise DataError("none of the test scans can be used; fix them, or choose others with --split")
     used = list({scan.name: scan for scan in [*material.training, *material.validation]}.values())
-    store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note")
+    decoded = material.reading.decoded
+    store = open_store(used, slicing, cache, progress, skip_bad=False, label_maps="note", read=decoded.scan)
+    decoded.forget(used)
+    if pretrained and not pretrained.channels:
+        pretrained.check_fits(backbone, store.channels, config.min_transfer)
     truth = material.targets.tensor(store)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
+    _write(config, material.split, unlabelled, folder)
     repetitions = Repetitions(
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
     )

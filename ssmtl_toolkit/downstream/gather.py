@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from ssmtl_toolkit.data import split as splits
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.folds import Folds
-from ssmtl_toolkit.data.labels import find_classes, named_classes
+from ssmtl_toolkit.data.labels import named_classes
 from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Slices, Split
-from ssmtl_toolkit.data.store import Skipped, unusable
+from ssmtl_toolkit.data.store import Skipped, try_each, unusable
 from ssmtl_toolkit.downstream import drawing
 from ssmtl_toolkit.downstream.contrasts import common_contrasts
 from ssmtl_toolkit.downstream.image_targets import ImageTargets
@@ -26,7 +27,7 @@ from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.folder import BACKBONE, SPLIT, SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.runtime.scans import list_scans, reading_of
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, listed, printable, shortened
 
@@ -42,6 +43,7 @@ class Material:
         training, validation, test: the scans that are used.
         contents: what their slices offer, by scan.
         skipped: scans that cannot be used, and why.
+        reading: how the scans are read; what is asked for again is in its memory.
         test_seen: how many test scans the pre-training has seen; None if it does not record that.
     """
 
@@ -52,6 +54,7 @@ class Material:
     targets: Targets
     contents: dict[str, SliceContents]
     skipped: Sequence[Skipped]
+    reading: Reading
     test_seen: int | None
 
     @property
@@ -78,7 +81,8 @@ class Gathering:
     ) -> None:
         self.config, self.slicing, self.pretrained, self.progress = config, slicing, pretrained, progress
         self.cache = cache
-        self.readers: Readers = installed_readers()
+        self.reading = reading_of(slicing, cache, progress)
+        self.readers: Readers = self.reading.decoded.readers
         self.skipped: list[Skipped] = []
         self.seeds = range(config.seed, config.seed + config.seeds)
 
@@ -96,7 +100,6 @@ class Gathering:
         validation, test = (split.of(scans, part) for part in ("validation", "test"))
         used = _once([*training, *validation, *test])
         test_seen = self._refuse_copies(used, test)
-        self.progress.preparing(len(used))
         targets = self._targets(used)
         contents = self._look(used, targets, {scan.name for scan in [*training, *validation]})
         self._check_channels(used, contents)
@@ -105,7 +108,7 @@ class Gathering:
             [scan for scan in part if scan.name in contents] for part in (training, validation, test)
         )
         split = replace(split, slices=tuple(slices))
-        return Material(split, training, validation, test, targets, contents, self.skipped, test_seen)
+        return Material(split, training, validation, test, targets, contents, self.skipped, self.reading, test_seen)
 
     def _usable_scans(self) -> list[Scan]:
         """The scans that can be used: with labels, if the head learns from labels."""
@@ -190,25 +193,26 @@ class Gathering:
             )
 
     def _targets(self, scans: Sequence[Scan]) -> Targets:
-        """What the head learns from."""
+        """What the head learns from, as far as that is known before anything is decoded.
+
+        Raises:
+            UsageError: a class that the data do not have, or classes that cannot be learned.
+        """
         config = self.config
         if config.head.output == "image":
-            return ImageTargets(self.slicing, self.readers)
+            return ImageTargets(self.reading)
         known = dict(config.data.classes())
-        ignored = config.data.ignored() if config.ignore_value is None else config.ignore_value
         if not known:
             named = named_classes(scans, self.readers)
             known = named.classes
             if named.note:
                 self.progress.note(named.note)
-        if known or config.classes:
-            classes = Classes.parse(config.classes or "", known, ignored)
-        else:
-            classes, note = find_classes(scans, self.readers, ignored)
-            self.progress.note(note)
-        self._check_overlap(classes)
+        ignored = config.data.ignored() if config.ignore_value is None else config.ignore_value
+        classes = Classes.parse(config.classes or "", known, ignored) if known or config.classes else None
+        if classes:
+            self._check_overlap(classes)
         refuse_others = not config.classes or bool(known)
-        return LabelTargets(config, self.slicing, self.readers, classes, refuse_others=refuse_others)
+        return LabelTargets(config, self.reading, classes, ignored, refuse_others=refuse_others)
 
     def _check_overlap(self, classes: Classes) -> None:
         """Refuse classes that overlap where the head or the semi-supervised method cannot learn them, else note them.
@@ -230,20 +234,31 @@ class Gathering:
         self.progress.note(f"classes that overlap, each learned and scored by itself: {classes}")
 
     def _look(self, scans: Sequence[Scan], targets: Targets, learned: set[str]) -> dict[str, SliceContents]:
-        """Read what every scan offers, before anything is trained."""
+        """Read what every scan offers, each once, before anything is trained."""
+        self.progress.preparing(len(scans))
+        bad = try_each(scans, lambda i: targets.prepare(scans[i], learned=scans[i].name in learned), self._prepared)
+        self.reading.memo.save()
+        read = {i: scan for i, scan in enumerate(scans) if i not in bad}
+        if read and (note := targets.settle(list(read.values()))):
+            self.progress.note(note)
         contents: dict[str, SliceContents] = {}
-
-        def look(scan: Scan) -> None:
-            contents[scan.name] = targets.look(scan, keep=scan.name in learned)
-            self.progress.prepared(scan.name)
-            interrupts.check("nothing was trained yet")
-
-        bad = _try_each(scans, look, self.config.skip_bad, targets.what)
-        self.skipped += bad
-        self._tell_skipped(bad)
+        for i, scan in read.items():
+            try:
+                contents[scan.name] = targets.look(scan)
+            except DataError as error:
+                bad[i] = Skipped(scan.name, str(error))
+        ordered = [bad[i] for i in sorted(bad)]
+        if ordered and not self.config.skip_bad:
+            raise unusable(ordered, len(scans), targets.what)
+        self.skipped += ordered
+        self._tell_skipped(ordered)
         for note in shortened(targets.notes, _SHOWN, f" such notes, all in {SUMMARY}"):
             self.progress.note(note)
         return contents
+
+    def _prepared(self, name: str) -> None:
+        self.progress.prepared(name)
+        interrupts.check("nothing was trained yet")
 
     def _check_channels(self, scans: Sequence[Scan], contents: dict[str, SliceContents]) -> None:
         """Refuse scans of different numbers of channels, or of another number than the pre-training had."""
@@ -287,20 +302,3 @@ def _once(scans: Sequence[Scan]) -> list[Scan]:
 def _overlap(digests: Sequence[str], seen: Collection[str]) -> bool:
     """Whether one of a scan's files is among those seen."""
     return any(digest[:16] in seen for digest in digests)
-
-
-def _try_each(scans: Sequence[Scan], act: Callable[[Scan], None], skip_bad: bool, what: str) -> list[Skipped]:
-    """Do something with every scan; collect those that cannot be used.
-
-    Raises:
-        DataError: naming all of them, unless `skip_bad`.
-    """
-    bad = []
-    for scan in scans:
-        try:
-            act(scan)
-        except DataError as error:
-            bad.append(Skipped(scan.name, str(error)))
-    if bad and not skip_bad:
-        raise unusable(bad, len(scans), what)
-    return bad

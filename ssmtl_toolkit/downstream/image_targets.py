@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from ssmtl_toolkit.data.prepare import Sliced
-from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.pieces import source
+from ssmtl_toolkit.data.prepare import REVISION, Sliced
+from ssmtl_toolkit.data.reading import Reading
+from ssmtl_toolkit.data.sealed import Sealed
 from ssmtl_toolkit.data.seeds import Stream, step_seed
-from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.examples import Examples
@@ -22,6 +24,8 @@ from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import mean
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import MetricSpec, Output, Scan
+
+_FORMAT = 1  # of what is cached of a scan's contents
 
 RULE = (
     "PSNR and SSIM of each slice by itself, normalised and of the network's size; data range: largest minus smallest "
@@ -35,16 +39,21 @@ class ImageTargets(Targets):
     output: ClassVar[Output] = "image"
     what: ClassVar[str] = "scans"
 
-    def __init__(self, slicing: Slicing, readers: Readers) -> None:
-        self._slicing, self._readers = slicing, readers
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._contents: dict[str, SliceContents] = {}
 
-    def look(self, scan: Scan, *, keep: bool) -> SliceContents:
-        """Read a scan and tell which of its slices are not blank."""
-        volume = self._readers.read_scan(scan, self._slicing.volume)
-        with naming_scan(scan.path):
-            stack = Sliced.of(volume, self._slicing).stack
-        varied = (stack.slices.min(axis=(2, 3)) < stack.slices.max(axis=(2, 3))).any(axis=1)
-        return SliceContents(np.ones(len(varied), bool), varied[:, None], stack.slices.shape[1])
+    def prepare(self, scan: Scan, *, learned: bool) -> None:
+        """Read a scan; those that are tested on are kept in memory for that."""
+        later = self._reading.slicing.normalise == "data"  # slices cannot be made yet
+        with self._reading.decoded.holding(scan, keep=later or not learned):
+            self._contents[scan.name] = _contents(scan, self._reading)
+            if learned and not later:
+                self._reading.slices(scan)
+
+    def look(self, scan: Scan) -> SliceContents:
+        """Which slices of a scan are not blank."""
+        return self._contents[scan.name]
 
     def tensor(self, store: SliceStore) -> None:
         """Return nothing: the slices are their own targets."""
@@ -87,7 +96,7 @@ class ImageTargets(Targets):
 
     def _scores(self, predictor: Predictor, scan: Scan, judge: Judge, seed: int) -> dict[str, list[float | None]]:
         """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""
-        volume = self._readers.read_scan(scan, self._slicing.volume)
+        volume = self._reading.decoded.kept(scan)
         sliced = predictor.sliced(volume)
         torch.default_generator.manual_seed(seed)
         names = [metric.name for metric in judge.metrics]
@@ -102,3 +111,21 @@ class ImageTargets(Targets):
                     for name, value in judge.scores(compared, f"slice {start + i}").items():
                         scores[f"{prefix}{name}"].append(value)
         return scores
+
+
+def _contents(scan: Scan, reading: Reading) -> SliceContents:
+    """Which slices of a scan vary, from the cache or from the scan."""
+    known = [source(path, reading.decoded.readers, reading.memo) for path in scan.paths]
+    how = reading.slicing.model_copy(update={"normalise": "slice"}).key
+    sealed = Sealed.of(reading.cache, "contents", [_FORMAT, known, REVISION, *how])
+
+    def make() -> None:
+        volume = reading.decoded.scan(scan)
+        with naming_scan(scan.path):
+            stack = Sliced.of(volume, reading.slicing).stack
+        varied = (stack.slices.min(axis=(2, 3)) < stack.slices.max(axis=(2, 3))).any(axis=1)
+        sealed.write({}, json.dumps({"varied": varied.tolist(), "channels": stack.slices.shape[1]}))
+
+    found = json.loads(sealed.found(make, reading.waiting, f"the contents of {scan.name}"))
+    varied = np.array(found["varied"], bool)
+    return SliceContents(np.ones(len(varied), bool), varied[:, None], found["channels"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedFinetune
-from ssmtl_toolkit.data.classes import IGNORE, Classes
-from ssmtl_toolkit.data.labels import read_label, read_labels
-from ssmtl_toolkit.data.prepare import Sliced
-from ssmtl_toolkit.data.readers import Readers
-from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.data.source import naming_scan
+from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
+from ssmtl_toolkit.data.label_pieces import LabelPiece, find_labels
+from ssmtl_toolkit.data.labels import find_classes, read_labels
+from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Volume
@@ -25,7 +23,6 @@ from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
 from ssmtl_toolkit.engine.metric import Counts
-from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.evaluation import scores
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import MetricSpec, Output, Scan
@@ -39,57 +36,60 @@ class LabelTargets(Targets):
     what: ClassVar[str] = "labelled scans"
 
     def __init__(
-        self, config: ResolvedFinetune, slicing: Slicing, readers: Readers, classes: Classes, *, refuse_others: bool
+        self,
+        config: ResolvedFinetune,
+        reading: Reading,
+        classes: Classes | None,
+        ignored: int | None,
+        *,
+        refuse_others: bool,
     ) -> None:
-        """`refuse_others`: label values that are assigned to no class are an error, not background."""
-        self._config, self._slicing, self._readers = config, slicing, readers
-        self._others = "refuse" if refuse_others else "background"
-        self.classes: Classes = classes
-        self.notes: list[str] = []
-        self._kept: dict[str, NDArray[np.uint8]] = {}
+        """`classes`: None if each value in the label maps is one, but 0 and `ignored`.
 
-    def read(self, scan: Scan) -> tuple[Volume, NDArray[np.uint8]]:
-        """Return the scan, and the class index (I, J, K) of its voxels, `IGNORE` where nothing is annotated.
-
-        Raises:
-            DataError: naming the file: it cannot be read, is no label map, or is not on the grid of its scan.
+        `refuse_others`: label values that are assigned to no class are an error, not background.
         """
-        if scan.label is None:
-            raise DataError(f"{printable(scan.path)}: has no label map")
-        volume = self._readers.read_scan(scan, self._slicing.volume)
-        where = printable(scan.label)
-        labels = read_labels(
-            read_label(scan, self._readers, volume, self.classes),
-            volume,
-            self.classes,
-            where,
-            axis=self._slicing.axis,
-            annotated=scan.annotated,
-            ignore_affine=self._config.ignore_affine,
-            others=self._others,  # type: ignore[arg-type]
-        )
-        for note in labels.notes:
-            if f"{where}: {note}" not in self.notes:
-                self.notes.append(f"{where}: {note}")
-        return volume, labels.index
+        self._config, self._reading, self._ignored = config, reading, ignored
+        self._others: Others = "refuse" if refuse_others else "background"
+        self.classes: Classes = classes or Classes(())
+        self.notes: list[str] = []
+        self._labels: dict[str, LabelPiece] = {}
 
-    def look(self, scan: Scan, *, keep: bool) -> SliceContents:
-        """Read a label map and tell what it shows."""
-        volume, labels = self.read(scan)
-        with naming_scan(scan.path):
-            sliced = Sliced.of(volume, self._slicing)
-        index = sliced.prepared_labels(labels)
-        if keep:  # so that no map is read twice
-            self._kept[scan.name] = sliced.labels(labels)
-        flat = index.reshape(len(index), -1)
-        classes = [np.isin(flat, np.flatnonzero(owned)).any(axis=1) for owned in self.classes.members]
-        return SliceContents((flat != IGNORE).any(axis=1), np.stack(classes, axis=1), sliced.channels)
+    def prepare(self, scan: Scan, *, learned: bool) -> None:
+        """Read a scan and its labels; those that are tested on are kept in memory for that."""
+        with self._reading.decoded.holding(scan, keep=not learned or self._reading.slicing.normalise == "data"):
+            self._labels[scan.name] = find_labels(scan, self._reading, ignore_affine=self._config.ignore_affine)
+            if learned and self._reading.slicing.normalise != "data":
+                self._reading.slices(scan)
+
+    def settle(self, scans: Sequence[Scan]) -> str:
+        """Make a class of each value in the label maps, unless classes are known."""
+        if len(self.classes):
+            return ""
+        pieces = (self._labels[scan.name] for scan in scans)
+        self.classes, note = find_classes(((piece.where, piece.values) for piece in pieces), self._ignored)
+        return note
+
+    def look(self, scan: Scan) -> SliceContents:
+        """What a label map shows."""
+        piece = self._labels[scan.name]
+        meant = piece.meant(self.classes, self._others)
+        self._note(f"{piece.where}: {note}" for note in meant.notes)
+        shown = piece.shown()
+        annotated = shown[:, meant.indices != IGNORE].any(axis=1)
+        classes = [
+            shown[:, np.isin(meant.indices, np.flatnonzero(owned))].any(axis=1) for owned in self.classes.members
+        ]
+        return SliceContents(annotated, np.stack(classes, axis=1), piece.about.channels)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
 
     def tensor(self, store: SliceStore) -> Tensor:
         """Class indices (total, H, W) uint8 of the store's slices, each pixel the one at its centre."""
         indices = torch.full((len(store.slices), *store.slices.shape[2:]), IGNORE, dtype=torch.uint8)
         for stored in store.scans:
-            index = np.ascontiguousarray(self._kept.pop(stored.scan.name))
+            piece = self._labels[stored.scan.name]
+            index = piece.slices(piece.meant(self.classes, self._others))
             _, height, width = index.shape
             indices[stored.start : stored.start + stored.count, :height, :width] = torch.from_numpy(index)
         return indices
@@ -120,8 +120,29 @@ class LabelTargets(Targets):
         """Scores on each scan's own grid, as `ssmtl evaluate` gives them for the files of `ssmtl predict`."""
         scored = []
         for scan in test:
-            volume, truth = self.read(scan)
+            volume, truth = self._on_own_grid(scan)
             predicted = predictor.labels(volume)
             scored.append(scores.score_scan(scan.name, predicted, truth, self.classes, volume.spacing, metrics))
             interrupts.check(KEPT)
         return scores.summarise(scored, metrics)
+
+    def _on_own_grid(self, scan: Scan) -> tuple[Volume, NDArray[np.uint8]]:
+        """A scan, and the class index (I, J, K) of its voxels, `IGNORE` where nothing is annotated.
+
+        Raises:
+            DataError: naming the file: it cannot be used, or no longer.
+        """
+        with self._reading.decoded.holding(scan, keep=True):
+            volume = self._reading.decoded.scan(scan)
+            label = self._reading.decoded.label_of(scan, self.classes)
+        labels = read_labels(
+            label,
+            volume,
+            self.classes,
+            printable(scan.label or scan.path),
+            axis=self._reading.slicing.axis,
+            annotated=scan.annotated,
+            ignore_affine=self._config.ignore_affine,
+            others=self._others,
+        )
+        return volume, labels.index

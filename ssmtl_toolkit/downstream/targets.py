@@ -63,8 +63,24 @@ class Targets(ABC):
     notes: Sequence[str] = ()
 
     @abstractmethod
-    def look(self, scan: Scan, *, keep: bool) -> SliceContents:
-        """Read what there is to learn from in this scan; `keep`: `tensor` will ask for its slices.
+    def prepare(self, scan: Scan, *, learned: bool) -> None:
+        """Read this scan, unless all that is needed of it is in the cache; `learned`: its slices are needed too.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+
+    def settle(self, scans: Sequence[Scan]) -> str:
+        """Decide what these scans, all that were prepared, decide together; return a note on it, or "".
+
+        Raises:
+            DataError: it cannot be decided.
+        """
+        return ""
+
+    @abstractmethod
+    def look(self, scan: Scan) -> SliceContents:
+        """What there is to learn from in a scan that was prepared.
 
         Raises:
             DataError: it cannot be used.
@@ -72,7 +88,7 @@ class Targets(ABC):
 
     @abstractmethod
     def tensor(self, store: SliceStore) -> Tensor | None:
-        """Targets of all slices in the store, whose scans were looked at and kept; None: the slices are their own."""
+        """Targets of all slices in the store, whose scans were looked at; None: the slices are their own."""
 
     @abstractmethod
     def validator(self, model: Downstream, examples: Examples, rows: Rows, check: Checking) -> Callable[[], float]:

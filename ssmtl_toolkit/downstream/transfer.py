@@ -174,6 +174,15 @@ class Pretrained:
             f"{probe['iou']:.3f}); give {BACKBONE} beside it for the last step"
         )
 
+    def check_fits(self, spec: BackboneSpec, channels: int, min_transfer: float | None) -> None:
+        """Load into a network for so many channels and forget it; random numbers stay as they are.
+
+        Raises:
+            UsageError, SsmtlError: as `load_into`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            self.load_into(spec.build(channels), min_transfer)
+
     def load_into(self, backbone: Backbone, min_transfer: float | None = None) -> TransferReport:
         """Copy what fits into `backbone`, in place, and check the result.
 

@@ -154,7 +154,8 @@ class UnlabelledGathering:
         Raises:
             DataError: they have other channels than the labelled scans, or cannot be read.
         """
-        store = open_store(scans, self.slicing, self.cache, self.progress, skip_bad=self.config.skip_bad)
+        read = self.material.reading.decoded.scan
+        store = open_store(scans, self.slicing, self.cache, self.progress, skip_bad=self.config.skip_bad, read=read)
         channels = next(iter(self.material.contents.values())).channels
         if store.channels != channels:
             raise DataError(
@@ -168,7 +169,8 @@ class UnlabelledGathering:
         scans = {part: getattr(self.material, part) for part in _HELD}
         of_part = {scan.name: part for part in _HELD for scan in scans[part]}
         every = [scan for part in _HELD for scan in scans[part]]
-        others = open_store(every, self.slicing, self.cache, Progress(), skip_bad=True, label_maps="note")
+        read = self.material.reading.decoded.scan
+        others = open_store(every, self.slicing, self.cache, Progress(), skip_bad=True, label_maps="note", read=read)
         return {
             scan.scan.name: of_part[other.scan.name]
             for scan in store.scans

@@ -15,7 +15,7 @@ from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
 from ssmtl_toolkit.experiments.reading import read_experiment
-from ssmtl_toolkit.experiments.runs import Runs
+from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -75,6 +75,7 @@ def experiment(
     wanted = _chosen(resolved, rows)
     launch()  # one of several processes that nothing connects is refused here, not by each row
     with interrupts:
+        check_networks((f"row {job.id!r}", job.pretrain, job.finetune) for job in wanted)
         runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
         jobs, reasons = _with_patients(resolved, runs)
         failed = runs.run([jobs[job.id] for job in wanted])

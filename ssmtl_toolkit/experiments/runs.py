@@ -6,16 +6,17 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ssmtl_toolkit.config import Config, Role
+from ssmtl_toolkit.config import Config, ResolvedFinetune, ResolvedRun, Role
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.finetune import finetune
+from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.experiments.contents import Contents, short_digest
 from ssmtl_toolkit.experiments.definition import Job
@@ -26,6 +27,24 @@ from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
+
+
+def check_networks(jobs: Iterable[tuple[str, ResolvedRun | None, ResolvedFinetune]]) -> None:
+    """Build the network of every job once and forget it, before anything is read; a job is its name and its options.
+
+    Raises:
+        UsageError, SsmtlError: naming the job whose network cannot be built.
+    """
+    built: set[str] = set()
+    for name, run, tuning in jobs:
+        backbone, tasks = (tuning.backbone, ()) if run is None else (run.backbone, run.tasks)
+        if backbone is None or f"{backbone} {tasks}" in built:
+            continue
+        built.add(f"{backbone} {tasks}")
+        try:
+            check_buildable(backbone, tasks)
+        except SsmtlError as error:
+            raise type(error)(f"{name}: {error}") from error
 
 
 class Runs:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,18 +15,18 @@ from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.held_out import likely_patients
-from ssmtl_toolkit.data.labels import find_classes, named_classes, read_label, read_labels
+from ssmtl_toolkit.data.label_pieces import LabelPiece, find_labels
+from ssmtl_toolkit.data.labels import find_classes, named_classes
 from ssmtl_toolkit.data.patches import middle
-from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.seeds import Stream, step_seed
-from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.split import Split, choose, part_by_patient
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.checkpoint import digest_of_tensors
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, prepare
+from ssmtl_toolkit.runtime.scans import list_scans, open_store
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, listed, printable, shortened
 
@@ -69,13 +68,15 @@ class Labelled:
         return f"{digest_of_tensors(parts)} {self.classes}"
 
 
-def gather_labelled(config: ResolvedRun, channels: int, cache: Path, progress: Progress) -> Labelled | None:
+def gather_labelled(config: ResolvedRun, channels: int, reading: Reading, progress: Progress) -> Labelled | None:
     """Find and read the slices that `--probe` names, without patients of validation and test; None without `--probe`.
+
+    Scans that `reading` has in memory are not decoded again; it holds none afterwards.
 
     Raises:
         DataError: there are no labels, labels of one patient only, or scans with another number of channels.
     """
-    return None if config.probe is None else LabelledGathering(config, channels, cache, progress).run()
+    return None if config.probe is None else LabelledGathering(config, channels, reading, progress).run()
 
 
 class LabelledGathering:
@@ -85,40 +86,58 @@ class LabelledGathering:
         self,
         config: ResolvedRun,
         channels: int,
-        cache: Path,
+        reading: Reading,
         progress: Progress,
         classes: Classes | None = None,
         ignore_affine: bool = False,
     ) -> None:
         """`classes`: all other values are background; None: as the data set says, or as its label maps show."""
-        self.config, self.channels, self.cache, self.progress = config, channels, cache, progress
+        self.config, self.channels, self.progress = config, channels, progress
+        self.reading = replace(reading, slicing=config.slicing)
         self.classes, self.ignore_affine = classes, ignore_affine
-        self.readers: Readers = installed_readers()
+        self.readers: Readers = reading.decoded.readers
         self.patients: dict[str, str] = {}
         self.notes: list[str] = []
 
     def run(self) -> Labelled:
         """Gather everything; raises what `gather_labelled` does."""
         halves = self._halves(self._usable())
-        slicing = self.config.slicing
-        scans = [scan for half in halves for scan in half]
-        usable = prepare(scans, slicing, self.cache, self.progress, skip_bad=self.config.skip_bad, label_maps="note")
-        store = usable.open()
+        store = self._store([scan for half in halves for scan in half])
+        scans = [stored.scan for stored in store.scans]
+        pieces = {scan.name: find_labels(scan, self.reading, ignore_affine=self.ignore_affine) for scan in scans}
+        self.reading.memo.save()
+        classes = (self.classes or self._classes(scans, pieces)).parts
+        first, second = (self._read(store, half, pieces, classes) for half in halves)
+        self._tell((first, second), classes)
+        digests = tuple(digest for stored in store.scans for digest in stored.digests)
+        return Labelled((first, second), classes, digests)
+
+    def _store(self, scans: Sequence[Scan]) -> SliceStore:
+        """Their slices; what is decoded is kept in memory, as labels are cut as their scan is.
+
+        Raises:
+            DataError: they have another number of channels.
+        """
+        store = open_store(
+            scans,
+            self.reading.slicing,
+            self.reading.cache,
+            self.progress,
+            skip_bad=self.config.skip_bad,
+            label_maps="note",
+            read=self.reading.decoded.kept,
+        )
         if store.channels != self.channels:
             raise DataError(
                 f"--probe {self.config.probe}: its scans have {counted(store.channels, 'channel')}, those that are "
                 f"trained on {self.channels}; give labelled scans with the same channels"
             )
-        classes = (self.classes or self._classes(usable.scans)).parts
-        read = tuple(self._read(store, half, classes) for half in halves)
-        self._tell(read, classes)
-        digests = tuple(digest for stored in store.scans for digest in stored.digests)
-        return Labelled((read[0], read[1]), classes, digests)
+        return store
 
     def _usable(self) -> list[Scan]:
         """The labelled scans, without those of validation and test patients."""
         assert self.config.probe is not None
-        every = list_scans(self.config.probe, self.cache)
+        every = list_scans(self.config.probe, self.reading.cache)
         scans = [scan for scan in every if scan.label and not scan.unfit]
         if not scans:
             raise DataError(
@@ -139,8 +158,8 @@ class LabelledGathering:
             return list(scans)
         split = Split.read(self.config.without)
         held = dict.fromkeys((*split.validation, *split.test), "held")
-        memo = DigestMemo(self.cache / "digests.json")
-        known = [scan for scan in list_scans(self.config.data, self.cache) if not scan.unfit]
+        memo = DigestMemo(self.reading.cache / "digests.json")
+        known = [scan for scan in list_scans(self.config.data, self.reading.cache) if not scan.unfit]
         contents = {
             self.readers.digest(path, memo)
             for scan in known
@@ -175,19 +194,23 @@ class LabelledGathering:
             halves.append([scan for scan in in_turn if scan is not None][: self.config.probe_slices])
         return halves
 
-    def _classes(self, scans: Sequence[Scan]) -> Classes:
+    def _classes(self, scans: Sequence[Scan], pieces: Mapping[str, LabelPiece]) -> Classes:
         assert self.config.probe is not None
         known = dict(self.config.probe.classes()) or named_classes(scans, self.readers).classes
         ignored = self.config.probe.ignored()
         try:
-            return Classes.parse("", known, ignored) if known else find_classes(scans, self.readers, ignored)[0]
+            if known:
+                return Classes.parse("", known, ignored)
+            return find_classes(((piece.where, piece.values) for piece in pieces.values()), ignored)[0]
         except UsageError as error:
             reason = str(error).partition(";")[0]
             raise DataError(
                 f"--probe {self.config.probe}: {reason}; a manifest (.toml) with a table [classes] says which there are"
             ) from error
 
-    def _read(self, store: SliceStore, scans: Sequence[Scan], classes: Classes) -> Half:
+    def _read(
+        self, store: SliceStore, scans: Sequence[Scan], pieces: Mapping[str, LabelPiece], classes: Classes
+    ) -> Half:
         """The slices of one half: of each scan in turn one that shows a class, until there are enough.
 
         Raises:
@@ -195,7 +218,7 @@ class LabelledGathering:
         """
         stored = {one.scan.name: one for one in store.scans}
         scans = [scan for scan in scans if scan.name in stored]
-        maps = [self._labels(scan, classes) for scan in scans]
+        maps = [self._labels(pieces[scan.name], classes) for scan in scans]
         shown = [np.flatnonzero(((one > 0) & (one != IGNORE)).any(axis=(1, 2))).tolist() for one in maps]
         numbers = quotas([len(rows) for rows in shown], self.config.probe_slices)
         seed = self.config.seed
@@ -211,25 +234,11 @@ class LabelledGathering:
         patients = {self.patients[scan.name] for scan, few in zip(scans, drawn, strict=True) if few}
         return Half(store.picked(store.slices, torch.tensor(rows)).clone(), torch.from_numpy(labels), len(patients))
 
-    def _labels(self, scan: Scan, classes: Classes) -> NDArray[np.uint8]:
+    def _labels(self, piece: LabelPiece, classes: Classes) -> NDArray[np.uint8]:
         """Class indices (S, size, size) of a scan's slices, in the order of the cut; of patches those in the middle."""
-        assert scan.label is not None
-        slicing = self.config.slicing
-        volume = self.readers.read_scan(scan, slicing.volume)
-        label, where = read_label(scan, self.readers, volume, classes), printable(scan.label)
-        read = read_labels(
-            label,
-            volume,
-            classes,
-            where,
-            axis=slicing.axis,
-            annotated=scan.annotated,
-            ignore_affine=self.ignore_affine,
-            others="background" if self.classes else "refuse",
-        )
-        self.notes += [f"{where}: {note}" for note in read.notes]
-        with naming_scan(scan.path):
-            labels = Sliced.of(volume, slicing).labels(read.index)
+        meant = piece.meant(classes, "background" if self.classes else "refuse")
+        self.notes += [f"{piece.where}: {note}" for note in meant.notes]
+        labels, slicing = piece.slices(meant), self.config.slicing
         return middle(labels, slicing.size) if slicing.patches else labels
 
     def _tell(self, halves: Sequence[Half], classes: Classes) -> None:

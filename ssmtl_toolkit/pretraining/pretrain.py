@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
 from ssmtl_toolkit.data.held_out import choose_held_out
+from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.sampling import Plan, batch_shares
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
@@ -33,7 +34,7 @@ from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare
+from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare, reading_of
 from ssmtl_toolkit.specs import Scan, TaskSpec
 from ssmtl_toolkit.text import counted, printable
 
@@ -98,8 +99,11 @@ def pretrain(
             _check_same(resolved, folder)
         started = time.perf_counter()
         check_buildable(resolved.backbone, resolved.tasks)
-        resolved, store, plan, held_out = prepared(resolved, cache, progress)
-        labelled = gather_labelled(resolved, store.channels, cache, progress)
+        if resolved.probe:
+            list_scans(resolved.probe, cache)  # before anything is decoded
+        reading = reading_of(resolved.slicing, cache, progress)
+        resolved, store, plan, held_out = prepared(resolved, reading, progress)
+        labelled = gather_labelled(resolved, store.channels, reading, progress)
         interrupts.check("nothing was trained yet")
         if not others:
             connect(fabric)
@@ -112,12 +116,16 @@ def pretrain(
 
 
 def prepared(
-    config: ResolvedRun, cache: Path, progress: Progress
+    config: ResolvedRun, reading: Reading, progress: Progress
 ) -> tuple[ResolvedRun, SliceStore, Plan, HeldOut | None]:
     """Store the slices, find those that can be anchors, hold some scans out; set options that the data decide."""
+    cache, decoded = reading.cache, reading.decoded
     scans = chosen_scans(config, cache, progress)
-    config = config.model_copy(update={"normalise": measured(config.slicing, scans, progress).normalise})
-    usable = prepare(scans, config.slicing, cache, progress, skip_bad=config.skip_bad)
+    config = config.model_copy(update={"normalise": measured(reading, scans, progress).normalise})
+    read = decoded.scan if config.probe is None else decoded.kept  # labels are cut as their scan is
+    usable = prepare(scans, config.slicing, cache, progress, skip_bad=config.skip_bad, read=read)
+    if config.probe is None:
+        decoded.forget(scans)
     apart = choose_held_out(usable.scans, config.held_out, config.seed)
     trained_on = sorted(set(range(len(usable.scans))) - set(apart))
     store = usable.open(trained_on, placement=config.store, copies=config.devices)

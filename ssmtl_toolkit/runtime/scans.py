@@ -19,8 +19,10 @@ from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan
 from ssmtl_toolkit.text import counted, printable, shortened
 
 if TYPE_CHECKING:
+    from ssmtl_toolkit.data.reading import Reading
     from ssmtl_toolkit.data.slicing import Slicing
     from ssmtl_toolkit.data.store import SliceStore, Usable
+    from ssmtl_toolkit.data.volume import Volume
 
 
 def default_cache() -> Path:
@@ -55,7 +57,19 @@ def installed_readers() -> Readers:
     return Readers(reader() for reader in registry().of(ReaderSpec))
 
 
-def measured(slicing: Slicing, scans: Sequence[Scan], progress: Progress) -> Slicing:
+def waiting_for(progress: Progress) -> Waiting:
+    """What a start does while it waits, before anything is trained: it can be interrupted, and its notes are shown."""
+    return Waiting(lambda: interrupts.check("nothing was trained yet"), progress.note)
+
+
+def reading_of(slicing: Slicing, cache: Path, progress: Progress) -> Reading:
+    """How a command reads scans, by all installed readers."""
+    from ssmtl_toolkit.data.reading import Reading
+
+    return Reading.of(installed_readers(), slicing, cache, waiting_for(progress))
+
+
+def measured(reading: Reading, scans: Sequence[Scan], progress: Progress) -> Slicing:
     """Replace `--normalise data` by the mean and deviation of these scans, and report them.
 
     Raises:
@@ -63,8 +77,8 @@ def measured(slicing: Slicing, scans: Sequence[Scan], progress: Progress) -> Sli
     """
     from ssmtl_toolkit.data.levels import with_levels
 
-    numbers = with_levels(slicing, scans, installed_readers(), lambda: interrupts.check("nothing was trained yet"))
-    if numbers is not slicing:
+    numbers = with_levels(reading, scans)
+    if numbers is not reading.slicing:
         progress.say(f"normalise {numbers.normalise} (mean/deviation of {counted(len(scans), 'scan')})")
     return numbers
 
@@ -77,9 +91,10 @@ def open_store(
     *,
     skip_bad: bool,
     label_maps: Literal["skip", "note"] = "skip",
+    read: Callable[[Scan], Volume] | None = None,
 ) -> SliceStore:
     """Prepare the slices of these scans, or find them in the cache, and open all of them."""
-    return prepare(scans, slicing, cache, progress, skip_bad=skip_bad, label_maps=label_maps).open()
+    return prepare(scans, slicing, cache, progress, skip_bad=skip_bad, label_maps=label_maps, read=read).open()
 
 
 def prepare(
@@ -90,18 +105,21 @@ def prepare(
     *,
     skip_bad: bool,
     label_maps: Literal["skip", "note"] = "skip",
+    read: Callable[[Scan], Volume] | None = None,
 ) -> Usable:
-    """Prepare the slices of these scans, or find them in the cache, and report what is odd about them."""
+    """Prepare the slices of these scans, or find them in the cache, and report what is odd about them.
+
+    `read` reads a scan; by default the installed readers do.
+    """
     from ssmtl_toolkit.data.store import prepare_scans  # torch, which listing and reading do not need
 
     progress.preparing(sum(not scan.unfit for scan in scans))
 
-    def check() -> None:
-        interrupts.check("nothing was trained yet")
+    waiting = waiting_for(progress)
 
     def on_scan(name: str) -> None:
         progress.prepared(name)
-        check()
+        waiting.check()
 
     usable = prepare_scans(
         scans,
@@ -111,7 +129,8 @@ def prepare(
         skip_bad=skip_bad,
         label_maps=label_maps,
         on_scan=on_scan,
-        waiting=Waiting(check, progress.note),
+        waiting=waiting,
+        read=read,
     )
     _tell_oddities(usable, progress)
     return usable

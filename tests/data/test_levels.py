@@ -13,6 +13,7 @@ import ssmtl_toolkit as toolkit
 from helpers.small import SMALL
 from ssmtl_toolkit.data.levels import with_levels, written
 from ssmtl_toolkit.data.prepare import prepare
+from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
@@ -81,7 +82,7 @@ def test_what_is_no_level_is_refused(wrong):
 
 def test_the_levels_of_all_scans_are_those_of_all_their_voxels(scans, tmp_path):
     listed = list_scans(dataset_of(str(scans)), tmp_path)
-    slicing = with_levels(Slicing(normalise="data"), listed, installed_readers())
+    slicing = with_levels(Reading.of(installed_readers(), Slicing(normalise="data"), tmp_path / "cache"), listed)
     voxels = np.concatenate([nib.load(file).get_fdata().ravel() for file in sorted(scans.iterdir())])
     ((mean, deviation),) = slicing.levels
     assert mean == pytest.approx(voxels.mean(), rel=1e-4)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import ssmtl_toolkit
-from helpers.small import SMALL, write_pair, write_scan
+from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.classes import IGNORE
@@ -26,6 +27,7 @@ from ssmtl_toolkit.pretraining.ridge import Ridge
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.log import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import reading_of
 
 OPTIONS = {"backbone": SMALL, "size": 32, "batch_size": 4, "tasks": ["reconstruct_next:t=1", "moco_v2:queue=10"]}
 FLAGS = ("--backbone", SMALL, "--size", 32, "--batch-size", 4, "--task", "reconstruct_next:t=1")
@@ -135,7 +137,7 @@ def test_pixels_are_drawn_of_each_class_in_each_slice_and_none_that_nobody_annot
 
 def gathered(probe, cache, progress=None, **options):
     config = RunConfig.of({**OPTIONS, "probe": str(probe), "data": str(probe), **options}).resolve()
-    return gather_labelled(config, 1, cache, progress or Progress())
+    return gather_labelled(config, 1, reading_of(config.slicing, cache, Progress()), progress or Progress())
 
 
 def test_the_halves_are_of_different_patients_and_another_seed_parts_others(labelled, cache):
@@ -182,7 +184,7 @@ def test_data_without_labels_or_with_other_channels_are_refused_by_name(labelled
     assert "--probe-every: there is no probe; give labelled scans with --probe" in done.stderr
     config = RunConfig.of({**OPTIONS, "probe": str(labelled)}).resolve()
     with pytest.raises(DataError, match="its scans have 1 channel, those that are trained on 2; give labelled scans"):
-        gather_labelled(config, 2, cache, Progress())
+        gather_labelled(config, 2, reading_of(config.slicing, cache, Progress()), Progress())
 
 
 def test_a_label_map_that_cannot_be_used_is_named(cache, tmp_path):
@@ -192,7 +194,9 @@ def test_a_label_map_that_cannot_be_used_is_named(cache, tmp_path):
     shutil.move(tmp_path / "short" / "labels" / "a.nii.gz", tmp_path / "labels" / "a.nii.gz")
     with pytest.raises(DataError, match=r"labels/a\.nii\.gz: .*7"):
         gathered(tmp_path, cache)
-    write_scan(tmp_path / "labels" / "a.nii.gz")
+    image = nib.load(tmp_path / "images" / "a.nii.gz")
+    voxels = (10 * np.asarray(image.dataobj)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "labels" / "a.nii.gz")
     with pytest.raises(DataError, match=r"--probe .*: \d+ classes are more than the 254 possible; a manifest"):
         gathered(tmp_path, cache)
 

@@ -24,7 +24,7 @@ from ssmtl_toolkit.experiments.fewshot.arms import arms_of
 from ssmtl_toolkit.experiments.fewshot.execution import Comparison, TrialsFailedError, quickened
 from ssmtl_toolkit.experiments.fewshot.gathering import write_manifest
 from ssmtl_toolkit.experiments.fewshot.methods import Method
-from ssmtl_toolkit.experiments.runs import Runs
+from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
@@ -89,6 +89,7 @@ def affinity(
         raise UsageError(f"finetune.head={comparison.arms[0].finetune.head}: cheap scores need a head with labels")
     launch()
     with interrupts:
+        check_networks((f"mix {arm.id!r}", arm.pretrain, arm.finetune) for arm in comparison.arms)
         return _Mixes(resolved, comparison).run(until)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.sampling import Sampler
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.engine.augmentation import Augmenter
@@ -36,6 +37,7 @@ from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import make_fabric, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import reading_of
 from ssmtl_toolkit.specs import DatasetSpec
 
 _BATCHES = 8  # of pretext slices, over which gradients and losses are means
@@ -61,11 +63,11 @@ class Labels:
     slices: int
     seed: int
 
-    def gather(self, config: ResolvedRun, channels: int, cache: Path) -> Labelled:
+    def gather(self, config: ResolvedRun, channels: int, reading: Reading) -> Labelled:
         """Read them as slices like those of this pre-training."""
         changes = {"probe": self.data, "without": None, "probe_slices": self.slices, "seed": self.seed}
         config = config.model_copy(update=changes)
-        return LabelledGathering(config, channels, cache, Progress(), self.classes, self.ignore_affine).run()
+        return LabelledGathering(config, channels, reading, Progress(), self.classes, self.ignore_affine).run()
 
 
 class Looker:
@@ -73,14 +75,15 @@ class Looker:
 
     def __init__(self, config: ResolvedRun, labels: Labels, cache: Path) -> None:
         self.fabric = make_fabric(config, Progress())
-        self.config, store, plan, _ = prepared(config, cache, Progress())
+        reading = reading_of(config.slicing, cache, Progress())
+        self.config, store, plan, _ = prepared(config, reading, Progress())
         seed_all(config.seed, self.fabric.device)
         self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
         try_once(self.model, self.config)
         self.model.to(self.fabric.device)
         sampler = Sampler(plan, config.batch_size, config.seed, patients=config.patients_per_batch)
         self.load = Loader(store, sampler, self.fabric.device, augmenter=Augmenter(config.augment))
-        labelled = labels.gather(self.config, store.channels, cache)
+        labelled = labels.gather(self.config, store.channels, reading)
         whole = self.config.model_copy(
             update={"batch_size": labels.slices}
         )  # statistics of a batch are those of a half

@@ -24,7 +24,7 @@ from ssmtl_toolkit.experiments.fewshot.gathering import Gathered, gather
 from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, failures, write_report
 from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
 from ssmtl_toolkit.experiments.overlays import merged
-from ssmtl_toolkit.experiments.runs import Runs
+from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
@@ -97,6 +97,7 @@ def fewshot(
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
     with interrupts:
+        check_networks((f"method {arm.id!r}", arm.pretrain, arm.finetune) for arm in arms)
         return Comparison(resolved, dataset, arms, runs).run(until)
 
 

@@ -67,7 +67,7 @@ def gather(config: FewshotConfig, finetune: ResolvedFinetune, runs: Runs) -> Gat
     scored = getattr(parts, config.score)
     if not scored:
         raise DataError(f"{config.split}: names no {config.score} patients; add them")
-    slicing = measured(slicing, material.training, runs.progress)
+    slicing = measured(material.reading, material.training, runs.progress)
     which = "any" if finetune.slices == "any" else "foreground"
     return Gathered(
         parts,
