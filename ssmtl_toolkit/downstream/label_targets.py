@@ -75,11 +75,9 @@ class LabelTargets(Targets):
         meant = piece.meant(self.classes, self._others)
         self._note(f"{piece.where}: {note}" for note in meant.notes)
         shown = piece.shown()
-        annotated = shown[:, meant.indices != IGNORE].any(axis=1)
-        classes = [
-            shown[:, np.isin(meant.indices, np.flatnonzero(owned))].any(axis=1) for owned in self.classes.members
-        ]
-        return SliceContents(annotated, np.stack(classes, axis=1), piece.about.channels)
+        owned = [np.isin(meant.indices, np.flatnonzero(members)) for members in self.classes.members]
+        shows = np.stack([shown[:, codes].any(axis=1) for codes in (meant.indices != IGNORE, *owned)], axis=1)
+        return SliceContents(shows[:, 0], shows[:, 1:], piece.about.channels)
 
     def _note(self, notes: Iterable[str]) -> None:
         self.notes += [note for note in notes if note not in self.notes]
