@@ -165,7 +165,8 @@ class TaskSpec(Spec):
         """Name the companion slices: for each, the candidate offsets from the anchor, in slices.
 
         Of several candidates the sampler draws one, uniformly among those inside the scan; if none is inside,
-        the anchor has no such companion and is skipped for it. `spacing` is the scan's slice spacing in mm.
+        the anchor has no such companion and is skipped for it. `spacing` is the scan's slice spacing in mm; with
+        `--axis time` ms between frames, 0 if unknown.
         """
         return {}
 
@@ -385,6 +386,24 @@ class ReaderSpec(Spec):
         Raises:
             DataError: naming the file, what is wrong with it, what was got and what to do.
         """
+
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all volumes of a 4-D file, of which there are so many, each as `read` does.
+
+        Override it if the file can be decoded once for all of them.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return [self.read(path, i) for i in range(volumes)]
+
+    def in_time(self) -> Self:
+        """Return the reader to use with `--axis time`.
+
+        Another one if single slices are frames then, so that `read` refuses to choose among them by
+        `SeveralVolumesError`, and `read_all` returns volumes of one slice.
+        """
+        return self
 
     def header(self, path: Path) -> Header:
         """Describe the voxels at `path` as `read(path)` would give them; quickly, for `ssmtl data info`.

@@ -134,6 +134,15 @@ def listed(items: Iterable[str], most: int) -> str:
     return ", ".join(shortened(items, most))
 
 
+def rounded(number: float) -> str:
+    """Write a number with three digits, from 1000 on as a whole.
+
+    >>> rounded(0.12345), rounded(7), rounded(2260.4)
+    ('0.123', '7', '2260')
+    """
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
 def counted(number: int, what: str) -> str:
     """Write `1 channel`, `2 channels`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

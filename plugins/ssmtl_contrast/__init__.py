@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from ssmtl_toolkit.distance import millimetres
+from ssmtl_toolkit.distance import length_of
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, TaskSpec
 
@@ -20,7 +20,7 @@ _SHARE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 
 def _near(value: Any) -> float | str:
     """Read `0.1`, a share of the stack, or `10mm`."""
-    if isinstance(value, str) and (length := millimetres(value)) is not None:
+    if isinstance(value, str) and (length := length_of(value)) is not None:
         return length
     try:
         share = float(value)
@@ -28,7 +28,8 @@ def _near(value: Any) -> float | str:
         share = -1.0
     if isinstance(value, bool) or not 0 < share <= 1:
         raise ValueError(
-            "should be a share of the stack above 0 and up to 1, such as 0.1, or millimetres, such as 10mm"
+            "should be a share of the stack above 0 and up to 1, such as 0.1, or millimetres, such as 10mm, in time "
+            "milliseconds, such as 40ms"
         )
     return share
 
@@ -38,7 +39,7 @@ Near = Annotated[
     BeforeValidator(_near),
     WithJsonSchema({"anyOf": [_SHARE, {"type": "string", "format": "millimetres"}]}),
 ]
-"""How near slices are: a share of the stack's length, or millimetres."""
+"""How near slices are: a share of the stack's length, or millimetres, in time milliseconds."""
 
 
 class Contrast(TaskSpec):

@@ -51,7 +51,7 @@ def same_place(position: Position, spec: ContrastSpec) -> Tensor:
     """Which slices count as the same place, (N, N) bool, each with itself.
 
     A place is the middle of a slice as a share of its stack; stacks of different coverage are compared as they are. In
-    mm it is counted from the middle of the stack.
+    mm, or in time in ms, it is counted from the middle of the stack.
     """
     share = (position.index + 0.5) / position.count
     if spec.positives == "views":
@@ -61,5 +61,5 @@ def same_place(position: Position, spec: ContrastSpec) -> Tensor:
         return part[:, None] == part
     if isinstance(spec.near, str):
         place = (share - 0.5) * position.count * position.spacing
-        return (place[:, None] - place).abs() <= float(spec.near.removesuffix("mm"))
+        return (place[:, None] - place).abs() <= float(spec.near[:-2])
     return (share[:, None] - share).abs() <= spec.near

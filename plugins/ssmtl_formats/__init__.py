@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
 
 from ssmtl_formats import names
 from ssmtl_toolkit.errors import DataError
@@ -25,6 +27,14 @@ class Dicom(ReaderSpec):
     name: ClassVar[str] = "dicom"
     revision: ClassVar[int] = 4  # 1 wrapped integers beyond 32 bits, 2 mixed volumes, 3 took the step from both ends
 
+    films: bool = Field(
+        False, description="Whether images at one position, or without one, are frames, as --axis time takes them."
+    )
+
+    def in_time(self) -> Self:
+        """Return a reader for which images at one position are frames."""
+        return self.model_copy(update={"films": True})
+
     def matches(self, path: Path) -> bool:
         """Recognise a file by its suffix or, unless another format has it, its first bytes; a folder by its files.
 
@@ -44,25 +54,31 @@ class Dicom(ReaderSpec):
         """Return a scan for each image series in a folder, named by its number (`series-3`) if there are several."""
         from ssmtl_formats.dicom import parts_of
 
-        return parts_of(path)
+        return parts_of(path, films=self.films)
 
     def files(self, path: Path) -> Sequence[Path]:
         """Return the files of the series."""
         from ssmtl_formats.dicom import files_of
 
-        return files_of(path)
+        return files_of(path, films=self.films)
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one series as `ssmtl_formats.dicom.read_dicom` does."""
         from ssmtl_formats.dicom import read_dicom
 
-        return read_dicom(path, volume)
+        return read_dicom(path, volume, films=self.films)
+
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all volumes of the series, each file decoded once."""
+        from ssmtl_formats.dicom import read_all_volumes
+
+        return read_all_volumes(path, films=self.films)
 
     def header(self, path: Path) -> Header:
         """Read the headers of the files of the series, not their pixels."""
         from ssmtl_formats.dicom import read_dicom_header
 
-        return read_dicom_header(path)
+        return read_dicom_header(path, films=self.films)
 
 
 class _DicomLabels(ReaderSpec):
@@ -175,6 +191,12 @@ class Nrrd(ReaderSpec):
 
         return read_itk(path, volume, "NRRD")
 
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all volumes, decoded once."""
+        from ssmtl_formats.itk import read_all_volumes
+
+        return read_all_volumes(path, "NRRD")
+
     def header(self, path: Path) -> Header:
         """Read the header alone."""
         from ssmtl_formats.itk import read_itk_header
@@ -221,6 +243,12 @@ class MetaImage(ReaderSpec):
 
         return read_itk(path, volume, "MetaImage")
 
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all volumes, decoded once."""
+        from ssmtl_formats.itk import read_all_volumes
+
+        return read_all_volumes(path, "MetaImage")
+
     def header(self, path: Path) -> Header:
         """Read the header alone."""
         from ssmtl_formats.itk import read_itk_header
@@ -243,6 +271,12 @@ class Mgh(ReaderSpec):
 
         return read_mgh(path, volume)
 
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all volumes, unpacked once."""
+        from ssmtl_formats.mgh import read_all_volumes
+
+        return read_all_volumes(path)
+
     def header(self, path: Path) -> Header:
         """Read the header alone."""
         from ssmtl_formats.mgh import read_mgh_header
@@ -258,6 +292,12 @@ class Slices(ReaderSpec):
 
     name: ClassVar[str] = "slices"
     revision: ClassVar[int] = 2  # 1 took masks for slices, and gray levels of coloured palettes for values
+
+    frames: bool = Field(False, description="Whether the pictures are frames of one slice, as --axis time takes them.")
+
+    def in_time(self) -> Self:
+        """Return a reader for which the pictures are frames."""
+        return self.model_copy(update={"frames": True})
 
     def matches(self, path: Path) -> bool:
         """Recognise a folder by two pictures or more, and neither scans nor a prediction beside them.
@@ -281,15 +321,25 @@ class Slices(ReaderSpec):
 
     def read(self, path: Path, volume: int | None = None) -> Volume:
         """Read one scan as `ssmtl_formats.slices.read_slices` does."""
-        from ssmtl_formats.slices import read_slices
+        from ssmtl_formats.slices import frames_of, read_slices
+        from ssmtl_toolkit.data.values import volume_index
 
-        return read_slices(path)
+        if not self.frames:
+            return read_slices(path)
+        frames = frames_of(path)
+        return frames[volume_index(len(frames), volume)]
+
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all frames, each picture once."""
+        from ssmtl_formats.slices import frames_of
+
+        return frames_of(path)
 
     def header(self, path: Path) -> Header:
         """Read the sizes in the headers of the pictures, not their pixels."""
-        from ssmtl_formats.slices import read_slices_header
+        from ssmtl_formats.slices import header_of_frames, read_slices_header
 
-        return read_slices_header(path)
+        return header_of_frames(path) if self.frames else read_slices_header(path)
 
     def read_label(self, path: Path, image: Volume) -> Volume:
         """Read a label map, unless it is JPEG."""

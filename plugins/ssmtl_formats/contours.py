@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ssmtl_formats import labels
-from ssmtl_formats.headers import quiet, whole
+from ssmtl_formats.fields import whole
+from ssmtl_formats.headers import quiet
 from ssmtl_formats.labels import Segment, header, items, text
 from ssmtl_formats.overlaps import Voxels
 from ssmtl_formats.polygons import filled

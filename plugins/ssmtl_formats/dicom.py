@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,18 @@ from ssmtl_formats.names import INSTALL, dicom_files
 from ssmtl_toolkit.data.geometry import lengths
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import FileError, naming_file
-from ssmtl_toolkit.data.values import sanitise_voxels
+from ssmtl_toolkit.data.values import sanitise_voxels, volume_index
 from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import listed, printable
 
 if TYPE_CHECKING:
     from ssmtl_formats.headers import Frame
+    from ssmtl_formats.pixels import Pixels
     from ssmtl_formats.series import Series
 
 
-def parts_of(path: Path) -> dict[str, Path]:
+def parts_of(path: Path, *, films: bool = False) -> dict[str, Path]:
     """Return the series of a folder that are scans, by name; a file stands for its own series.
 
     A series in several folders belongs to the folder above them. What cannot be read counts as one scan, so that
@@ -37,10 +39,10 @@ def parts_of(path: Path) -> dict[str, Path]:
     if not path.is_dir() or not _installed():
         return {"": path}
     from ssmtl_formats.series import nothing
-    from ssmtl_formats.spread import spread, whole_series_of
+    from ssmtl_formats.spread import spread
 
     try:
-        all_series = whole_series_of(path)
+        all_series = _series_of(path, films)
     except DataError:
         return {"": path}
     fit = [series for series in all_series if not series.unfit]
@@ -54,16 +56,25 @@ def parts_of(path: Path) -> dict[str, Path]:
     return {series.name: next(file for file in series.files if file.parent == path) for series in fit}
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
+def _is_sequence(series: Series) -> bool:
+    """Whether it has several images at each position; also if that cannot be told, so that reading it says why."""
+    from ssmtl_formats.stacking import volumes_of
+
+    try:
+        return len(volumes_of([frame for frame in series.frames if not frame.unfit], [], films=True)) > 1
+    except FileError:
+        return True
+
+
+def files_of(path: Path, *, films: bool = False) -> tuple[Path, ...]:
     """Return the files of the series that `path` refers to, or all files of the folder if that is not clear."""
     folder = path if path.is_dir() else path.parent
     all_series: tuple[Series, ...] = ()
     if _installed():
         from ssmtl_formats.series import chosen
-        from ssmtl_formats.spread import whole_series_of
 
         try:
-            all_series = whole_series_of(folder)
+            all_series = _series_of(folder, films)
             return chosen(path, all_series).files
         except (DataError, FileError):
             pass
@@ -71,34 +82,100 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(files)) or (path,)
 
 
-def read_dicom(path: Path, volume: int | None) -> Volume:
+def read_dicom(path: Path, volume: int | None, *, films: bool = False) -> Volume:
     """Read the series in folder `path`, or the one that file `path` belongs to, voxels (column, row, slice).
 
-    Order, spacing and affine come from the positions of the slices; the values are scaled slice by slice.
+    Order, spacing and affine come from the positions of the slices; the values are scaled slice by slice. With `films`
+    images at one position are volumes of one slice.
 
     Raises:
         DataError: naming the file or folder, what is wrong, what was got and what to do.
     """
     with naming_file(path):
-        if not path.exists():
-            raise FileNotFoundError(2, "No such file or directory")
-        check_installed(path)
-        from ssmtl_formats.series import chosen
-        from ssmtl_formats.spread import spread, whole_series_of
-        from ssmtl_formats.stacking import grid, stacked
+        volumes, notes = _volumes(path, films)
+        frames = volumes[volume_index(len(volumes), volume)]
+        return _read(frames, 0.0, notes)
 
-        all_series = whole_series_of(path if path.is_dir() else path.parent)
-        series = chosen(path, all_series)
-        notes = _skipped(path, all_series)
-        notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
-        frames = stacked([_fit(frame) for frame in series.frames], volume, notes)
-        placed = grid(frames, notes)
-        notes += dict.fromkeys(frame.note for frame in frames if frame.note)
-        array, replaced = _voxels(frames, notes)
-    spacing = lengths(placed.affine)
-    names = tuple(frame.file.name for frame in frames)
+
+def read_all_volumes(path: Path, *, films: bool = False) -> list[Volume]:
+    """Read all volumes of a series, each as `read_dicom` does; with `films` they are to be frames in time.
+
+    Raises:
+        DataError: as `read_dicom`; or `films` differ in more than time.
+    """
+    with naming_file(path):
+        volumes, notes = _volumes(path, films)
+        from ssmtl_formats.pixels import Pixels
+
+        ms = _frame_ms(volumes, films, notes)
+        files = {frame.file for frames in volumes for frame in frames}
+        rows, columns = volumes[0][0].size
+        check_memory((columns, rows, sum(map(len, volumes))), np.dtype(np.int32), scaled=True)
+        pixels = Pixels(keep=len(files) < sum(map(len, volumes)))
+        return [_read(frames, ms, list(notes), pixels) for frames in volumes]
+
+
+def _frame_ms(volumes: Sequence[Sequence[Frame]], films: bool, notes: list[str]) -> float:
+    """The ms between volumes, if they are to be frames in time; else 0."""
+    from ssmtl_formats.times import check_in_time, frame_ms
+
+    if not films or len(volumes) == 1:
+        return 0.0
+    check_in_time(volumes)
+    return frame_ms(volumes, notes)
+
+
+def _volumes(path: Path, films: bool) -> tuple[list[list[Frame]], list[str]]:
+    """The frames of each volume of the series that `path` refers to, and what is odd about it."""
+    if not path.exists():
+        raise FileNotFoundError(2, "No such file or directory")
+    check_installed(path)
+    from ssmtl_formats.series import chosen
+    from ssmtl_formats.spread import spread
+    from ssmtl_formats.stacking import volumes_of
+
+    all_series = _series_of(path if path.is_dir() else path.parent, films)
+    series = chosen(path, all_series)
+    notes = _skipped(path, all_series)
+    notes += [f"its series lies in {spread(series.folders)}"] if series.folders else []
+    return volumes_of([_fit(frame) for frame in series.frames], notes, films=films), notes
+
+
+def _series_of(folder: Path, films: bool) -> tuple[Series, ...]:
+    """All series of a folder; with `films` those too whose images have no positions, but sequences only, if any."""
+    from ssmtl_formats.series import films_among
+    from ssmtl_formats.spread import whole_series_of
+
+    found = whole_series_of(folder)
+    if not films:
+        return found
+    found = films_among(found)
+    single = [series for series in found if not series.unfit and not _is_sequence(series)]
+    if all(series.unfit or series in single for series in found):
+        return found
+    return tuple(replace(series, unfit="a single volume") if series in single else series for series in found)
+
+
+def _read(frames: Sequence[Frame], ms: float, notes: list[str], pixels: Pixels | None = None) -> Volume:
+    """Decode the frames of one volume."""
+    from ssmtl_formats.stacking import grid
+
+    placed = grid(frames, notes)
+    notes += dict.fromkeys(frame.note for frame in frames if frame.note)
+    array, replaced = _voxels(frames, notes, pixels)
+    spacing, names = lengths(placed.affine), tuple(frame.file.name for frame in frames)
     files = names if len(set(names)) == len(names) else ()
-    return Volume(array, placed.affine, spacing, 2, tuple(notes), replaced, positions=placed.positions, files=files)
+    return Volume(
+        array,
+        placed.affine,
+        spacing,
+        2,
+        tuple(notes),
+        replaced,
+        positions=placed.positions,
+        files=files,
+        frame_ms=ms,
+    )
 
 
 def holds_parts(folder: Path) -> bool:
@@ -110,28 +187,30 @@ def holds_parts(folder: Path) -> bool:
     return bool(spread_below(folder))
 
 
-def read_dicom_header(path: Path) -> Header:
+def read_dicom_header(path: Path, *, films: bool = False) -> Header:
     """Say what the headers of a series say, all but its pixels.
 
     Raises:
         DataError: as `read_dicom`.
     """
     with naming_file(path):
-        if not path.exists():
-            raise FileNotFoundError(2, "No such file or directory")
-        check_installed(path)
-        from ssmtl_formats.series import chosen
-        from ssmtl_formats.spread import whole_series_of
-        from ssmtl_formats.stacking import grid, stacked
+        volumes, notes = _volumes(path, films)
+        frames, ms = volumes[0], _frame_ms(volumes, films, notes)
+        from ssmtl_formats.stacking import grid
 
-        all_series = whole_series_of(path if path.is_dir() else path.parent)
-        series, notes = chosen(path, all_series), _skipped(path, all_series)
-        frames = stacked([_fit(frame) for frame in series.frames], 0, notes)
         placed = grid(frames, notes)
     shape = (frames[0].size[1], frames[0].size[0], len(frames))
-    volumes = max(1, len(series.frames) // len(frames))
     spacing = lengths(placed.affine)
-    return Header(shape, placed.affine, spacing, 2, tuple(notes), volumes=volumes, positions=placed.positions)
+    return Header(
+        shape,
+        placed.affine,
+        spacing,
+        2,
+        tuple(notes),
+        volumes=len(volumes),
+        positions=placed.positions,
+        frame_ms=ms,
+    )
 
 
 def check_installed(path: Path) -> None:
@@ -175,7 +254,7 @@ def _skipped(path: Path, all_series: Sequence[Series]) -> list[str]:
     return [f"beside the slices it holds {', '.join(dict.fromkeys(series.unfit for series in other))}, skipped"]
 
 
-def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], int]:
+def _voxels(frames: Sequence[Frame], notes: list[str], pixels: Pixels | None) -> tuple[NDArray[Any], int]:
     """Decode and scale all slices into one array (column, row, slice)."""
     from ssmtl_formats.pixels import Pixels
 
@@ -185,7 +264,7 @@ def _voxels(frames: Sequence[Frame], notes: list[str]) -> tuple[NDArray[Any], in
     check_memory(shape, np.dtype(np.int32), scaled=True)
     stored: NDArray[Any] = np.empty((0, 0, 0), np.int32)
     padded = False
-    pixels = Pixels()
+    pixels = pixels or Pixels()
     first: dict[Path, int] = {}
     for k, frame in enumerate(frames):
         first.setdefault(frame.file, k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import threading
 import warnings
@@ -11,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -21,16 +20,17 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 
 from ssmtl_formats import private
 from ssmtl_formats.attributes import TAGS, TIMES, Marks, marks_of
+from ssmtl_formats.fields import Vector, numbers, whole, within
+from ssmtl_formats.films import FILM, cine_ms, placed_nowhere, thickness_of
 from ssmtl_formats.mosaics import CSA_TAGS, csa_of, is_mosaic, tiles_of
 from ssmtl_toolkit.data.source import AGAIN, FileError
-
-Vector = tuple[float, ...]
 
 _NAMES = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "InstanceNumber", "Rows"),
     *("Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
-    *("SpacingBetweenSlices", "SliceThickness"),  # of mosaics only
+    *("SpacingBetweenSlices", "SliceThickness"),  # of mosaics and films only
+    *("FrameTime", "FrameTimeVector", "ImagerPixelSpacing", "SequenceOfUltrasoundRegions"),  # of films only
     "PixelRepresentation",  # without which the padding value of an implicit file has no sign
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"),
 )
@@ -71,6 +71,9 @@ class Frame:
         inverted: small values are to be displayed bright (MONOCHROME1).
         tiles: how many slices are side by side in a row of its file, a mosaic; 0: the file shows this slice alone.
         note: what is odd about it.
+        thickness: of the slice, in mm.
+        cine_ms: ms from the first frame of its file to this one, as FrameTime or FrameTimeVector say; 0: unknown.
+        film: the frames of a file without positions, as frames of one slice.
     """
 
     file: Path
@@ -90,6 +93,9 @@ class Frame:
     inverted: bool = False
     tiles: int = 0
     note: str = ""
+    thickness: float = 1.0
+    cine_ms: float = 0.0
+    film: tuple[Frame, ...] = ()
 
     @property
     def acquired(self) -> tuple[object, ...]:
@@ -165,7 +171,8 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
     instance = str(data.get("SOPInstanceUID") or "")
     many = whole(data, "NumberOfFrames") or 1
     if unfit := _unfit(data, many):
-        return [Frame(file, 0, series, number, instance, unfit)]
+        film = _film(file, (series, instance), data, many) if unfit == FILM else ()
+        return [Frame(file, 0, series, number, instance, unfit, film=film)]
     groups = data.get("PerFrameFunctionalGroupsSequence") or ([data] if many == 1 else [])
     if len(groups) != many:
         raise FileError(f"announces {many} frames but describes {len(groups)}; {AGAIN}")
@@ -173,6 +180,19 @@ def _frames(file: Path, data: Dataset) -> list[Frame]:
     if many == 1 and (is_mosaic(data) or private.tiles(data) > 1):
         return _slices(_frame(file, 0, (series, instance), data, [groups[0], shared, data]), data)
     return [_frame(file, i, (series, instance), data, [group, shared, data]) for i, group in enumerate(groups)]
+
+
+def _film(file: Path, names: tuple[tuple[str, int | None], str], data: Dataset, many: int) -> tuple[Frame, ...]:
+    """The frames of a file without positions, such as of ultrasound: one slice, wherever it lies.
+
+    () if they are in colour or cannot be used: nothing has to be sound in what is skipped unless it is asked for.
+    """
+    if (whole(data, "SamplesPerPixel") or 1) != 1:
+        return ()
+    with contextlib.suppress(FileError):
+        place, note = placed_nowhere(data)
+        return tuple(replace(_frame(file, i, names, data, [place, data]), note=note) for i in range(many))
+    return ()
 
 
 def _slices(mosaic: Frame, data: Dataset) -> list[Frame]:
@@ -212,7 +232,7 @@ def _unfit(data: Dataset, many: int) -> str:
     if "VFRAME" in kind:
         return "a mosaic (all slices of a volume side by side in one image; dcm2niix converts it to .nii.gz)"
     if many > 1 and "PerFrameFunctionalGroupsSequence" not in data:
-        return "a multi-frame image without positions"
+        return FILM
     if many == 1 and "ImagePositionPatient" not in data and "PerFrameFunctionalGroupsSequence" not in data:
         return "an image without a position (a screenshot, or exported without it)"
     return ""
@@ -251,43 +271,6 @@ def _frame(
         (whole(data, "InstanceNumber") or 0, index),
         padding[0] if padding else None,
         shown == "MONOCHROME1",
+        thickness=thickness_of(groups),
+        cine_ms=cine_ms(data, index),
     )
-
-
-def within(groups: list[Dataset], sequence: str) -> list[Dataset]:
-    """Return where a value may be: in this sequence of the frame's or the shared group, or in the file itself."""
-    items = [group.get(sequence) for group in groups]
-    return [item[0] for item in items if item] + groups[-1:]
-
-
-def numbers(places: list[Dataset], name: str, count: int, default: Vector | None = None) -> Vector:
-    """Read finite numbers from the first place that has them.
-
-    Raises:
-        FileError: there are none and no default, or they are not finite numbers.
-    """
-    value = next((data.get(name) for data in places if data.get(name) not in (None, "")), None)
-    if value is None:
-        if default is None:
-            raise FileError(f"has no {name}, without which it cannot be placed; export the series again")
-        return default
-    try:
-        found = tuple(float(x) for x in (value if isinstance(value, list | tuple) or count > 1 else [value]))
-    except (TypeError, ValueError):
-        raise FileError(f"has a {name} that is not a number; {AGAIN}") from None
-    if len(found) < count or not all(map(math.isfinite, found)):
-        raise FileError(f"has a {name} of {len(found)} numbers, {count} finite ones are needed; {AGAIN}")
-    return found[:count]
-
-
-def whole(data: Any, name: str) -> int | None:
-    """Read an integer; None if it is missing.
-
-    Raises:
-        FileError: it is not an integer.
-    """
-    value = data.get(name)
-    try:
-        return None if value in (None, "") else int(value)
-    except (TypeError, ValueError):
-        raise FileError(f"has a {name} that is not an integer; {AGAIN}") from None

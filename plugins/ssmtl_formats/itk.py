@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,16 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
     Raises:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
+    return _read(path, kind, lambda volumes: [volume_index(volumes, volume)])[0]
+
+
+def read_all_volumes(path: Path, kind: Kind) -> list[Volume]:
+    """Read all volumes of a file, each as `read_itk` does, decoded once."""
+    return _read(path, kind, range)
+
+
+def _read(path: Path, kind: Kind, chosen: Callable[[int], Sequence[int]]) -> list[Volume]:
+    """Read those volumes of a file that `chosen` returns for their number."""
     notes: list[str] = []
     with naming_file(path), Source(path, plain=True) as source:
         fields = fields_of(source, kind)
@@ -46,7 +56,7 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
         sizes, as_components = _sizes(reader)
         volumes = math.prod(sizes[3:])
         segments = segments_of(path) if kind == "NRRD" else []
-        index = 0 if segments else volume_index(volumes, volume)
+        wanted = [0] if segments else chosen(volumes)
         affine = _affine(reader, fields, notes)
         with naming_file(file), contextlib.nullcontext(source) if file == path else Source(file, plain=True) as data:
             check_voxels(data, fields, sizes, dtype, notes)
@@ -56,8 +66,14 @@ def read_itk(path: Path, volume: int | None, kind: Kind) -> Volume:
             array = SimpleITK.GetArrayFromImage(reader.Execute())  # (volumes, slices, rows, columns, list)
         array = array.reshape(-1, *sizes[2::-1], volumes if as_components else 1)
         layers = np.moveaxis(array[0], -1, 0) if as_components else array[..., 0]
-        array = joined(layers.transpose(0, 3, 2, 1), segments, notes) if segments else layers[index].T
-        array, replaced = sanitise_voxels(array.copy(order="K") if volumes > 1 else array, notes)
+        if segments:
+            return [_volume(joined(layers.transpose(0, 3, 2, 1), segments, notes), affine, notes)]
+        arrays = (layers[i].T for i in wanted)
+        return [_volume(one.copy(order="K") if volumes > 1 else one, affine, list(notes)) for one in arrays]
+
+
+def _volume(array: NDArray[Any], affine: NDArray[np.float64], notes: list[str]) -> Volume:
+    array, replaced = sanitise_voxels(array, notes)
     spacing = lengths(affine)
     return Volume(array, affine, spacing, stepped_axis(spacing), tuple(notes), replaced)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,36 @@ def read_mgh(path: Path, volume: int | None) -> Volume:
     Raises:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
+
+    def chosen(volumes: int) -> range:
+        index = volume_index(volumes, volume)
+        return range(index, index + 1)
+
+    return _read(path, chosen)[0]
+
+
+def read_all_volumes(path: Path) -> list[Volume]:
+    """Read all volumes of a file, each as `read_mgh` does, in one pass."""
+    return _read(path, range)
+
+
+def _read(path: Path, chosen: Callable[[int], range]) -> list[Volume]:
+    """Read those volumes of a file that `chosen` returns for their number."""
     with naming_file(path), Source(path) as source:
         header, notes = _described(source)
-        shape, dtype, volumes = header.shape, np.dtype(header.dtype).newbyteorder(">"), header.volumes
+        shape, dtype, wanted = header.shape, np.dtype(header.dtype).newbyteorder(">"), chosen(header.volumes)
         count = math.prod(shape) * dtype.itemsize
-        index = volume_index(volumes, volume)
-        check_memory(shape, dtype)
-        source.skip_to(_START + index * count)
-        raw = source.fill(count).view(dtype).reshape(shape, order="F")
-        source.finish(_START + count * volumes)  # what follows the voxels is about the scanner, not the grid
-        array, replaced = sanitise_voxels(raw, notes)
-    return Volume(array, header.affine, header.spacing, header.slice_axis, tuple(notes), replaced)
+        check_memory((*shape, len(wanted)), dtype)
+        source.skip_to(_START + wanted.start * count)
+        raw = [source.fill(count).view(dtype).reshape(shape, order="F") for _ in wanted]
+        source.finish(_START + count * header.volumes)  # what follows the voxels is about the scanner, not the grid
+        return [_volume(header, data, list(notes)) for data in raw]
+
+
+def _volume(header: Header, raw: NDArray[Any], notes: list[str]) -> Volume:
+    array, replaced = sanitise_voxels(raw, notes)
+    place = (header.affine, header.spacing, header.slice_axis)
+    return Volume(array, *place, tuple(notes), replaced, frame_ms=header.frame_ms)
 
 
 def read_mgh_header(path: Path) -> Header:
@@ -71,7 +91,15 @@ def _described(source: Source) -> tuple[Header, list[str]]:
     if sheared := shear(affine):
         notes.append(sheared)
     spacing = _spacing(fields, affine, notes)
-    return Header((i, j, k), affine, spacing, stepped_axis(spacing), volumes=volumes, dtype=dtype.name), notes
+    ms = _frame_ms(fields) if volumes > 1 else 0.0
+    place = ((i, j, k), affine, spacing, stepped_axis(spacing))
+    return Header(*place, volumes=volumes, dtype=dtype.name, frame_ms=ms), notes
+
+
+def _frame_ms(fields: Any) -> float:
+    """The repetition time; 0 if unknown."""
+    repetition = float(fields["tr"])
+    return repetition if math.isfinite(repetition) and repetition > 0 else 0.0
 
 
 def _spacing(fields: Any, affine: NDArray[np.float64], notes: list[str]) -> tuple[float, float, float]:

@@ -54,11 +54,14 @@ _BY_GDCM = {JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JP
 
 
 class Pixels:
-    """Decodes the frames of one series; a multi-frame file is decoded once, if its frames are asked for in a row."""
+    """Decodes the frames of one series; a multi-frame file is decoded once, if its frames are asked for in a row.
 
-    def __init__(self) -> None:
-        self._file: Path | None = None
-        self._planes: NDArray[Any] = np.empty((0, 0, 0))
+    With `keep` it is decoded once in any case.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
+        self._planes: dict[Path, NDArray[Any]] = {}
 
     def of(self, frame: Frame) -> NDArray[Any]:
         """Return the stored values (rows, columns).
@@ -66,14 +69,14 @@ class Pixels:
         Raises:
             FileError: they are missing, incomplete, or compressed in a way that nothing installed can decode.
         """
-        if frame.file != self._file:
-            self._planes = _decode(frame.file)
-            if frame.tiles:
-                self._planes = cut(self._planes, frame.tiles)
-            self._file = frame.file
-        if self._planes.shape[1:] != frame.size or frame.index >= len(self._planes):
+        if frame.file not in self._planes:
+            decoded = _decode(frame.file)
+            kept = self._planes if self._keep else {}
+            self._planes = {**kept, frame.file: cut(decoded, frame.tiles) if frame.tiles else decoded}
+        planes = self._planes[frame.file]
+        if planes.shape[1:] != frame.size or frame.index >= len(planes):
             raise FileError(f"has pixels of a different size than its header says; {AGAIN}")
-        plane: NDArray[Any] = self._planes[frame.index]
+        plane: NDArray[Any] = planes[frame.index]
         return plane
 
 

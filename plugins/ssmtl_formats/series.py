@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ssmtl_formats.films import FILM
 from ssmtl_formats.headers import Frame, read_frames
 from ssmtl_formats.names import dicom_files
 from ssmtl_toolkit.data.source import FileError, naming_file
 from ssmtl_toolkit.text import listed
 
+_IN_COLOUR = "a multi-frame image in colour, or one that cannot be read"
 _State = tuple[tuple[str, int, int, int], ...]
 
 
@@ -71,6 +74,17 @@ def unfit(frames: list[Frame]) -> str:
     planes = Counter(tuple(round(x, 2) for x in frame.directions) for frame in frames if not frame.unfit)
     # a stray scout among the slices of a series is another matter: it is refused when the series is read
     return "a localizer, with planes across each other" if 2 * max(planes.values()) <= len(frames) else ""
+
+
+def films_among(all_series: Sequence[Series]) -> tuple[Series, ...]:
+    """The same series for --axis time: each file whose frames have no positions is a series by itself."""
+    found: list[Series] = []
+    for series in all_series:
+        films = [frame.film for frame in series.frames if frame.film] if series.unfit == FILM else []
+        names = [series.name, *(f"{series.name}-film-{i}" for i in range(2, len(films) + 1))]
+        fit = [Series(name, film, "") for name, film in zip(names, films, strict=False)]
+        found += fit or [replace(series, unfit=_IN_COLOUR) if series.unfit == FILM else series]
+    return tuple(found)
 
 
 def chosen(path: Path, all_series: tuple[Series, ...]) -> Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +36,22 @@ class _Settings(BaseModel):
     spacing: tuple[float, float, float] = Field((1.0, 1.0, 1.0))
     axis: Axis = "axial"
     colours: bool = False  # red, green and blue are channels
+
+
+def frames_of(path: Path) -> list[Volume]:
+    """Read the same pictures as frames of one slice each, in time."""
+    whole = read_slices(path)
+    names = whole.files or ("",) * whole.shape[2]
+    planes = np.split(whole.array, whole.shape[2], axis=2)
+    return [
+        replace(whole, array=plane, files=(name,) if name else ()) for plane, name in zip(planes, names, strict=True)
+    ]
+
+
+def header_of_frames(path: Path) -> Header:
+    """Say the same of them as `read_slices_header` of slices."""
+    header = read_slices_header(path)
+    return replace(header, shape=(*header.shape[:2], 1), volumes=header.shape[2])
 
 
 def read_slices(path: Path) -> Volume:

@@ -22,10 +22,20 @@ _ROUNDING = 0.001  # of the distance: smaller deviations are not worth a note
 
 
 def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> list[Frame]:
-    """Order the frames of one volume along the normal of their plane.
+    """Order the frames of one volume along the normal of their plane; of several volumes `volume` chooses.
 
-    If every position has the same number of images, they are volumes (echoes, b-values, times), in the order of these,
-    and `volume` chooses.
+    Raises:
+        FileError: as `volumes_of`, or it was not chosen.
+    """
+    volumes = volumes_of(frames, notes)
+    return volumes[volume_index(len(volumes), volume)]
+
+
+def volumes_of(frames: Sequence[Frame], notes: list[str], *, films: bool = False) -> list[list[Frame]]:
+    """Order the frames of each volume along the normal of their plane.
+
+    If every position has the same number of images, they are volumes (echoes, b-values, times), in the order of these.
+    All images may lie at one position if `films` are volumes of one slice each.
 
     Raises:
         FileError: they differ in size, spacing or orientation, some positions have more images than others, or nothing
@@ -43,8 +53,11 @@ def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> li
             places.append([])
             last = along[i]
         places[-1].append(frames[i])
-    if len(places) == 1:
-        raise FileError(f"has {len(frames)} images, all at one position: a film, not a volume; give another series")
+    if len(places) == 1 and not films:
+        raise FileError(
+            f"has {len(frames)} images, all at one position: a film, not a volume; give another series, or learn from "
+            f"its frames by --axis time"
+        )
     counts = {len(place) for place in places}
     if len(counts) > 1:
         at = next(place for place in places if len(place) == max(counts))[0]
@@ -52,8 +65,7 @@ def stacked(frames: Sequence[Frame], volume: int | None, notes: list[str]) -> li
             f"has {min(counts)} to {max(counts)} images at one position ({max(counts)} at {_at(at.position)} mm): "
             f"several series in one, or an incomplete one; export it again"
         )
-    volumes = divided(places, notes)
-    return volumes[volume_index(len(volumes), volume)]
+    return divided(places, notes)
 
 
 def _check_alike(frames: Sequence[Frame]) -> None:
@@ -105,7 +117,8 @@ def grid(frames: Sequence[Frame], notes: list[str]) -> Grid:
     positions = np.array([frame.position for frame in frames])
     row, column = np.array(frames[0].directions).reshape(2, 3)
     number = np.arange(len(frames)) - (len(frames) - 1) / 2
-    step = number @ positions / (number @ number)
+    normal = np.cross(row, column)
+    step = number @ positions / (number @ number) if len(frames) > 1 else normal * frames[0].thickness
     first = positions.mean(axis=0) + number[0] * step
     affine = np.eye(4)
     affine[:3, 0] = row * frames[0].pixel[1]
@@ -115,6 +128,8 @@ def grid(frames: Sequence[Frame], notes: list[str]) -> Grid:
     lengths = np.linalg.norm([row, column], axis=1)
     if not usable(affine) or abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01 or min(frames[0].pixel) <= 0:
         raise FileError("has an orientation or a pixel spacing that cannot be used; export the series again")
+    if len(frames) == 1:
+        return Grid(LPS_TO_RAS @ affine)
     deviation = np.linalg.norm(positions - first - np.outer(np.arange(len(frames)), step), axis=1).max()
     distance = float(np.linalg.norm(step))
     along: tuple[float, ...] = ()

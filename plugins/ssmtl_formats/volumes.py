@@ -31,10 +31,10 @@ def divided(places: Places, notes: list[str]) -> list[list[Frame]]:
     Raises:
         FileError: images of different volumes would be mixed, or nothing distinguishes them.
     """
-    merged = _merged([frame for place in places for frame in place])
+    alike = merged([frame for place in places for frame in place])
 
     def fixed(frame: Frame) -> tuple[Value, ...]:
-        return tuple(same[value] for same, value in zip(merged, frame.marks.fixed, strict=True))
+        return tuple(same[value] for same, value in zip(alike, frame.marks.fixed, strict=True))
 
     _check_whole(places, fixed)
     groups = _split([places], fixed)
@@ -50,7 +50,7 @@ def divided(places: Places, notes: list[str]) -> list[list[Frame]]:
     return sorted(volumes, key=order)
 
 
-def _merged(frames: Sequence[Frame]) -> list[dict[Value, Value]]:
+def merged(frames: Sequence[Frame]) -> list[dict[Value, Value]]:
     """Return for each of FIXED the value that stands for each value: the first of those that are almost equal."""
     return [_as_good_as({frame.marks.fixed[i] for frame in frames}, attribute) for i, attribute in enumerate(FIXED)]
 

@@ -34,6 +34,12 @@ class Nifti(ReaderSpec):
 
         return read_nifti(path, volume)
 
+    def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
+        """Read all volumes of a 4-D file, unpacked once."""
+        from ssmtl_nifti.reading import read_all_volumes
+
+        return read_all_volumes(path)
+
     def header(self, path: Path) -> Header:
         """Read the header alone."""
         from ssmtl_nifti.reading import read_nifti_header

@@ -14,6 +14,7 @@ from ssmtl_toolkit.data.geometry import shear, usable
 from ssmtl_toolkit.data.source import FileError
 
 _MM = {1: ("meters", 1000.0), 3: ("microns", 0.001)}  # xyzt_units; 0 (unknown) and 2 are taken as mm
+_MS = {8: 1000.0, 16: 1.0, 24: 0.001}  # its seconds, milliseconds and microseconds
 
 
 def geometry(header: Header, notes: list[str]) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
@@ -32,6 +33,13 @@ def geometry(header: Header, notes: list[str]) -> tuple[NDArray[np.float64], tup
         notes.append(f"its unit is {unit}, converted to mm")
     spacing = tuple(float(z) for z in zooms * scale)
     return np.diag([scale, scale, scale, 1.0]) @ affine, (spacing[0], spacing[1], spacing[2])
+
+
+def frame_ms(header: Header) -> float:
+    """The ms from one volume to the next; 0 if the header does not say, or has no unit of time."""
+    step = float(header.fields["pixdim"][4]) if header.volumes > 1 else 0.0
+    scale = _MS.get(int(header.fields["xyzt_units"]) & 0x38, 0.0)
+    return step * scale if np.isfinite(step) and step > 0 else 0.0
 
 
 def _affine(header: Header, zooms: NDArray[np.float64] | None, notes: list[str]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_nifti import images_of
-from ssmtl_nifti.geometry import geometry
+from ssmtl_nifti.geometry import frame_ms, geometry
 from ssmtl_nifti.header import Header, read_header
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.source import AGAIN, DEFLATE, FileError, Source, naming_file
@@ -32,6 +33,21 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
     Raises:
         DataError: naming the file, what is wrong, what was got and what to do.
     """
+
+    def chosen(volumes: int) -> range:
+        index = volume_index(volumes, volume)
+        return range(index, index + 1)
+
+    return _read(path, chosen)[0]
+
+
+def read_all_volumes(path: Path) -> list[Volume]:
+    """Read all volumes of a file, each as `read_nifti` does, in one pass."""
+    return _read(path, range)
+
+
+def _read(path: Path, chosen: Callable[[int], range]) -> list[Volume]:
+    """Read those volumes of a file that `chosen` returns for their number."""
     notes: list[str] = []
     with naming_file(path):
         with Source(path) as source:
@@ -39,19 +55,29 @@ def read_nifti(path: Path, volume: int | None) -> Volume:
                 notes.append("is gzip under another name" if source.zipped else "is not gzip as its name says")
             header = read_header(source)
             if header.single:
-                raw = _read_voxels(source, header, volume, notes)
+                raw = _read_voxels(source, header, chosen(header.volumes), notes)
             else:
                 source.finish(source.position)
         if not header.single:
             image = image_beside(path)
             with naming_file(image), Source(image) as source:
-                raw = _read_voxels(source, header, volume, notes)
-        scaling = (header.slope, header.inter) if header.scaled else (1.0, 0.0)
-        array, replaced = sanitise_voxels(raw, notes, scaling)
-        with np.errstate(all="ignore"):  # overflow and NaN are checked, not warned about
-            affine, spacing = geometry(header, notes)
+                raw = _read_voxels(source, header, chosen(header.volumes), notes)
+        return [_volume(header, data, list(notes)) for data in raw]
+
+
+def _volume(header: Header, data: NDArray[np.uint8], notes: list[str]) -> Volume:
+    """Make a volume of its bytes."""
+    voxels = data.view(header.dtype)
+    if header.channels == 1:
+        raw = voxels.reshape(header.shape, order="F")
+    else:
+        raw = _opaque(np.moveaxis(voxels.reshape((header.channels, *header.shape), order="F"), 0, -1), notes)
+    array, replaced = sanitise_voxels(raw, notes, (header.slope, header.inter) if header.scaled else (1.0, 0.0))
+    with np.errstate(all="ignore"):  # overflow and NaN are checked, not warned about
+        affine, spacing = geometry(header, notes)
     axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
-    return Volume(array, affine, spacing, axis, tuple(notes), replaced, header.fields)
+    ms = frame_ms(header)
+    return Volume(array, affine, spacing, axis, tuple(notes), replaced, header.fields, frame_ms=ms)
 
 
 def read_nifti_header(path: Path) -> ScanHeader:
@@ -73,8 +99,16 @@ def read_nifti_header(path: Path) -> ScanHeader:
         with np.errstate(all="ignore"):
             affine, spacing = geometry(header, notes)
     axis = stepped_axis(spacing, header.fields.get_dim_info()[2])
-    kind = header.dtype.name
-    return ScanHeader(header.shape, affine, spacing, axis, tuple(notes), volumes=header.volumes, dtype=kind)
+    return ScanHeader(
+        header.shape,
+        affine,
+        spacing,
+        axis,
+        tuple(notes),
+        volumes=header.volumes,
+        dtype=header.dtype.name,
+        frame_ms=frame_ms(header),
+    )
 
 
 def _end(source: Source, header: Header) -> int:
@@ -86,22 +120,18 @@ def _end(source: Source, header: Header) -> int:
     return end
 
 
-def _read_voxels(source: Source, header: Header, volume: int | None, notes: list[str]) -> NDArray[Any]:
-    """Read one volume (I, J, K), big- or little-endian and unscaled, and the rest of the file for its checksum."""
+def _read_voxels(source: Source, header: Header, wanted: range, notes: list[str]) -> list[NDArray[np.uint8]]:
+    """Read the bytes of volumes that follow each other, and the rest of the file for its checksum."""
     end = _end(source, header)
-    index = volume_index(header.volumes, volume)
-    check_memory((*header.shape, header.channels), header.dtype, header.scaled)
+    check_memory((*header.shape, header.channels * len(wanted)), header.dtype, header.scaled)
     cramped = header.single and not _check_extensions(source, header)
-    source.skip_to(header.start + index * header.bytes)
-    data = source.fill(header.bytes)
+    source.skip_to(header.start + wanted.start * header.bytes)
+    data = [source.fill(header.bytes) for _ in wanted]
     if surplus := source.finish(end):
         if cramped:
             raise FileError(f"announces header extensions, but its vox_offset leaves no room for them; {AGAIN}")
         notes.append(f"{surplus} bytes after the last voxel are ignored")
-    voxels = data.view(header.dtype)
-    if header.channels == 1:
-        return voxels.reshape(header.shape, order="F")
-    return _opaque(np.moveaxis(voxels.reshape((header.channels, *header.shape), order="F"), 0, -1), notes)
+    return data
 
 
 def _opaque(colours: NDArray[Any], notes: list[str]) -> NDArray[Any]:

@@ -32,10 +32,9 @@ def clipped_to_percentiles(stack: Stack, low: float, high: float) -> Stage:
 
 def with_context(stack: Stack, reach: int) -> Stage:
     """Put `reach` neighbours on either side before and behind each slice, as channels: C x (2 reach + 1)."""
-    number, channels = stack.slices.shape[:2]
-    rows = np.arange(number)
-    neighbours = (rows + offset for offset in range(-reach, reach + 1))
-    out = np.concatenate([stack.slices[at.clip(0, number - 1)] for at in neighbours], axis=1)
+    channels = stack.slices.shape[1]
+    neighbours = map(stack.neighbours, range(-reach, reach + 1))
+    out = np.concatenate([stack.slices[at] for at in neighbours], axis=1)
 
     def centre(slices: NDArray[np.float32]) -> NDArray[np.float32]:
         return slices[:, reach * channels : (reach + 1) * channels]

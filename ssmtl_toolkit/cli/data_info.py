@@ -11,7 +11,7 @@ from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.data.slicing import Cut
 
-_AXES = click.Choice(["acquisition", "axial", "coronal", "sagittal"])
+_AXES = click.Choice(["acquisition", "axial", "coronal", "sagittal", "time"])
 
 
 @click.command("info", cls=OnceCommand)

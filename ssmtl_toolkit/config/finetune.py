@@ -22,7 +22,7 @@ from ssmtl_toolkit.config.base import (
 from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
 from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.config.scoring import Scoring
-from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.slicing import EmptyFrames, Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import PARTS, Part, parts_of
 from ssmtl_toolkit.registry import registry
@@ -53,6 +53,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "classes",
             "ignore_value",
             "ignore_affine",
+            "empty_frames",
             "axis",
             "prepare",
             "size",
@@ -94,6 +95,9 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
     ignore_value: int | None = Field(None, description="Label value that means 'not annotated'.")
     ignore_affine: bool = Field(
         False, description="Accept labels whose affine differs from the image's (match voxel by voxel)."
+    )
+    empty_frames: EmptyFrames = Field(
+        "ignore", description="With --axis time, take frames without any label as: ignore (not annotated), background."
     )
     patient: str | None = Field(
         None, description="Regex on scan names; its first group is the patient, e.g. '(.+)_E[DS]'."

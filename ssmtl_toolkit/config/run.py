@@ -19,6 +19,7 @@ from ssmtl_toolkit.config.base import (
     with_absolute_paths,
 )
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.distance import check_unit
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import Part, parts_of
 from ssmtl_toolkit.registry import registry
@@ -248,6 +249,9 @@ class ResolvedRun(RunConfig):
             )
         if self.probe is None and self.probe_every is not None:
             raise UsageError("--probe-every: there is no probe; give labelled scans with --probe")
+        self.check_frames()
+        for task in self.tasks:
+            check_unit(f"task {str(task)!r}", task, in_time=self.in_time)
         check_needs(self.backbone, [*self.tasks, *([self.head] if self.head else [])])
 
     @property

@@ -51,7 +51,7 @@ class Decoded:
         """
         read = self._labels.get(scan.label_paths)
         if read is None:
-            label = read_label(scan, self.readers, self.scan(scan), None)
+            label = read_label(scan, self.readers, self.scan(scan), None, self._volume)
             read = label, ({} if scan.masks or scan.label is None else self.readers.classes(scan.label))
             if scan in self._held:
                 self._labels[scan.label_paths] = read

@@ -51,9 +51,9 @@ def check_grid(
         DataError: naming `where`: the shapes differ, or, unless `ignore_affine`, the distance is more than a tenth of
             the smallest voxel spacing.
     """
-    if image.shape != label.shape:
+    if image.sizes != label.sizes:
         raise DataError(
-            f"{where}: has {_by(label.shape)} voxels, {reference} has {_by(image.shape)}; "
+            f"{where}: has {_by(label.sizes)} voxels, {reference} has {_by(image.sizes)}; "
             f"give the one on the same grid as {reference}, or resample it by nearest neighbour"
         )
     distance = _distance(image, label)
@@ -79,8 +79,8 @@ def check_channel(first: Volume, other: Volume, where: str, reference: str) -> s
             smallest voxel spacing.
     """
     todo = "the channels of a scan lie on one grid: resample one of the files onto that of the other"
-    if first.shape != other.shape:
-        raise DataError(f"{where}: has {_by(other.shape)} voxels, {reference} has {_by(first.shape)}; {todo}")
+    if first.sizes != other.sizes:
+        raise DataError(f"{where}: has {_by(other.sizes)} voxels, {reference} has {_by(first.sizes)}; {todo}")
     most = _MOVED * min(first.spacing)
     longer = [abs(a - b) * n for a, b, n in zip(other.spacing, first.spacing, first.shape, strict=True)]
     if max(longer) > most:

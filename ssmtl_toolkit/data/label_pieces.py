@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data import prepare as preparing
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.files import DigestMemo, Waiting
-from ssmtl_toolkit.data.labels import NO_CLASS, about_unknown, read_values
+from ssmtl_toolkit.data.labels import NO_CLASS, about_unknown, one_of_several, read_values
 from ssmtl_toolkit.data.named import renumbering
 from ssmtl_toolkit.data.pieces import source
 from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.sealed import Sealed, checksum_of
+from ssmtl_toolkit.data.slicing import EmptyFrames
 from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
@@ -139,21 +140,24 @@ class LabelPiece:
         return found
 
 
-def find_labels(scan: Scan, reading: Reading, *, ignore_affine: bool) -> LabelPiece:
+def find_labels(
+    scan: Scan, reading: Reading, *, ignore_affine: bool, empty_frames: EmptyFrames = "ignore"
+) -> LabelPiece:
     """Find the labels of a scan in the cache, or read and cut them as its slices are; values stay as they are.
 
-    How slices are normalised does not matter. `ignore_affine`: accept that the affines differ.
+    How slices are normalised does not matter. `ignore_affine`: accept that the affines differ. `empty_frames`: what
+    frames without any label are.
 
     Raises:
         DataError: naming the file: it cannot be read, is no label map, or is not on the grid of its scan.
         SsmtlError: the cache cannot be written.
     """
     how = reading.slicing.model_copy(update={"normalise": "slice"}).key
-    known = [_sources(scan, reading.decoded.readers, reading.memo), scan.annotated, ignore_affine]
+    known = [_sources(scan, reading.decoded.readers, reading.memo), scan.annotated, ignore_affine, empty_frames]
     sealed = Sealed.of(reading.cache, "labels", [_FORMAT, known, preparing.REVISION, *how])
 
     def make() -> None:
-        _make(scan, reading, sealed, ignore_affine)
+        _make(scan, reading, sealed, ignore_affine, empty_frames)
 
     about = AboutLabels.of(sealed.found(make, reading.waiting, f"the labels of {scan.name}"))
     return LabelPiece(scan, sealed, about, make, reading.waiting)
@@ -173,13 +177,20 @@ def _sources(scan: Scan, readers: Readers, memo: DigestMemo) -> list[Any]:
     return [[source(path, readers, memo) for path in scan.paths], labels, names]
 
 
-def _make(scan: Scan, reading: Reading, sealed: Sealed, ignore_affine: bool) -> None:
+def _make(scan: Scan, reading: Reading, sealed: Sealed, ignore_affine: bool, empty_frames: EmptyFrames) -> None:
     decoded, slicing = reading.decoded, reading.slicing
     with decoded.holding(scan):
         volume = decoded.scan(scan)
         label, names = decoded.label(scan)
     valued = read_values(
-        label, volume, _where(scan), axis=slicing.axis, annotated=scan.annotated, ignore_affine=ignore_affine
+        label,
+        volume,
+        _where(scan),
+        axis=slicing.axis,
+        annotated=scan.annotated,
+        ignore_affine=ignore_affine,
+        empty_frames=empty_frames,
+        one_of_several=one_of_several(scan, decoded.readers, slicing.volume),
     )
     with naming_scan(scan.path):
         sliced = Sliced.of(volume, slicing)
@@ -204,7 +215,7 @@ def _make(scan: Scan, reading: Reading, sealed: Sealed, ignore_affine: bool) -> 
 
 
 def _coded(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], _Codes]:
-    """The values of a label map (I, J, K), 0 first, and for each voxel the place of its value among them."""
+    """The values of a label map (I, J, K, …), 0 first, and for each voxel the place of its value among them."""
     found = np.unique(np.concatenate([np.unique(labels[..., k]) for k in range(labels.shape[-1])]))
     others = found[found != 0]
     values = np.append(np.int32(0), others)

@@ -17,6 +17,7 @@ _FEW_VALUES = 8
 _EQUAL_NEIGHBOURS = 0.75
 _EQUAL_IF_FEW = 0.25  # scans of counted decays come to 0.1
 _SLICES = 32  # so many tell
+_FRAMES = 4  # looked at of a scan in time
 
 
 def looks_like_labels(volume: Volume) -> str:
@@ -33,8 +34,11 @@ def looks_like_labels(volume: Volume) -> str:
 
 
 def _why(array: NDArray[Any], slice_axis: int) -> str:
-    """The same of the voxels (I, J, K) of one channel."""
+    """The same of the voxels (I, J, K) or (I, J, K, T) of one channel."""
     slices = np.moveaxis(array, slice_axis, 0)
+    if array.ndim == 4:  # in time; a few frames tell as much as all
+        some = slices[..., :: max(1, array.shape[3] // _FRAMES)]
+        slices = np.moveaxis(some, 3, 1).reshape(-1, *some.shape[1:3])
     if len(_whole_values(slices[:: max(1, len(slices) // 8)])[0]) == 0:  # a few slices tell most scans from label maps
         return ""
     different, _ = _whole_values(array)

@@ -17,7 +17,7 @@ from ssmtl_toolkit.data.masks import join_masks
 from ssmtl_toolkit.data.named import Merged, merged
 from ssmtl_toolkit.data.placing import placed_on
 from ssmtl_toolkit.data.readers import Readers
-from ssmtl_toolkit.data.slicing import Cut
+from ssmtl_toolkit.data.slicing import Cut, EmptyFrames, WhichVolume
 from ssmtl_toolkit.data.volume import DIRECTIONS, Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
@@ -75,7 +75,9 @@ def _fractional(array: NDArray[Any], where: str) -> str:
     )
 
 
-def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes | None) -> Volume:
+def read_label(
+    scan: Scan, readers: Readers, image: Volume, classes: Classes | None, volume: WhichVolume = None
+) -> Volume:
     """Read the labels of a scan: its label map, or the masks of its structures as one.
 
     Every command reads labels by this. Pictures, which do not say where they lie, are put onto the grid of the scan.
@@ -86,30 +88,58 @@ def read_label(scan: Scan, readers: Readers, image: Volume, classes: Classes | N
         image: the scan as read, or what lies on its grid.
         classes: which values the classes have; files that name classes may number them otherwise. None: values are
             returned as the file has them.
+        volume: which volume of a 4-D scan `image` is; of a 4-D label map with as many volumes it is the same.
 
     Raises:
         DataError: naming the file and what is wrong with it, or the scan has no labels.
     """
     if scan.label is None:
         raise DataError(f"{printable(scan.path)}: has no label map")
-    volume = stored_label(scan, readers) if scan.masks else readers.read_label(scan.label, image, classes)
-    if volume.placed or scan.label == scan.path:
-        return volume
-    return placed_on(volume, image if image.files else readers.read(scan.path), printable(scan.label))
+    if isinstance(volume, int):
+        _check_volumes(scan, readers)
+    if scan.masks:
+        label = stored_label(scan, readers, volume)
+    else:
+        label = readers.read_label(scan.label, image, classes, volume)
+    if label.placed or scan.label == scan.path:
+        return label
+    return placed_on(label, image if image.files else readers.read(scan.path), printable(scan.label))
 
 
-def stored_label(scan: Scan, readers: Readers) -> Volume:
-    """Read the labels of a scan as they are stored, where only their values matter.
+def one_of_several(scan: Scan, readers: Readers, volume: WhichVolume) -> bool:
+    """Whether the labels of a scan for this `volume` are one frame of a 4-D label map."""
+    paths = [path for path in scan.label_paths if readers.label_rank(path) is None] if isinstance(volume, int) else []
+    return any(readers.header(path).volumes > 1 for path in paths)
+
+
+def _check_volumes(scan: Scan, readers: Readers) -> None:
+    """Refuse label maps with another number of volumes than their scan: the same index would mean another volume.
+
+    Raises:
+        DataError: naming the file.
+    """
+    for path in scan.label_paths:
+        labels = 1 if readers.label_rank(path) is not None else readers.header(path).volumes
+        if labels > 1 and labels != (images := readers.header(scan.path).volumes):
+            raise DataError(
+                f"{printable(path)}: has {labels} volumes, its scan has {images}; give a label map with as many, or "
+                f"of a single volume"
+            )
+
+
+def stored_label(scan: Scan, readers: Readers, volume: WhichVolume = None) -> Volume:
+    """Read the labels of a scan as they are stored, where only their values matter; of 4-D ones that `volume`.
 
     Raises:
         DataError: naming the file and what is wrong with it.
     """
     assert scan.label is not None
+    index = volume if isinstance(volume, int) else None
     if not scan.masks:
-        return readers.read(scan.label, uneven=True)
+        return readers.read(scan.label, index, uneven=True)
     where = printable(scan.label)
     try:
-        return join_masks(scan.masks, readers.read)
+        return join_masks(scan.masks, lambda path: readers.read(path, index))
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
@@ -117,6 +147,8 @@ def stored_label(scan: Scan, readers: Readers) -> Volume:
 @dataclass(frozen=True)
 class Labels:
     """The labels of one scan: class indices (I, J, K) on the file's own grid, and what is worth a note about them.
+
+    In time they are (I, J, K, T).
 
     `index` is `IGNORE` where nobody annotated.
     """
@@ -135,6 +167,8 @@ def read_labels(
     annotated: Sequence[int] | None = None,
     ignore_affine: bool = False,
     others: Others = "refuse",
+    empty_frames: EmptyFrames = "ignore",
+    one_of_several: bool = False,
 ) -> Labels:
     """Turn the label map of `image` into class indices on the same grid.
 
@@ -144,14 +178,26 @@ def read_labels(
         classes: which values mean what.
         where: the label file, for messages.
         axis: the axis along which the scan is cut into slices, for `annotated`.
-        annotated: the slices that somebody labelled, from 0 in the file's own order along that axis; None: all.
+        annotated: the slices that somebody labelled, from 0 in the file's own order along that axis, in time frames;
+            None: all.
         ignore_affine: accept that the affines differ.
         others: what to do with values assigned to no class.
+        empty_frames: what frames without any label are, unless `annotated` lists those that are annotated.
+        one_of_several: `label` is one frame of a 4-D label map.
 
     Raises:
         DataError: naming `where`: the grids differ, the voxels are no labels, or `annotated` is outside of the scan.
     """
-    valued = read_values(label, image, where, axis=axis, annotated=annotated, ignore_affine=ignore_affine)
+    valued = read_values(
+        label,
+        image,
+        where,
+        axis=axis,
+        annotated=annotated,
+        ignore_affine=ignore_affine,
+        empty_frames=empty_frames,
+        one_of_several=one_of_several,
+    )
     index, unknown = classes.to_index(valued.values, where, others)
     if valued.unannotated is not None:
         index = np.where(valued.unannotated, np.uint8(IGNORE), index)
@@ -173,7 +219,7 @@ class Valued:
     """A label map on the grid of its scan.
 
     Attributes:
-        values: (I, J, K), as the file has them.
+        values: (I, J, K), in time (I, J, K, T), as the file has them.
         unannotated: which voxels nobody annotated, of a shape that broadcasts to theirs; None: all are annotated.
     """
 
@@ -190,25 +236,35 @@ def read_values(
     axis: Cut = "acquisition",
     annotated: Sequence[int] | None = None,
     ignore_affine: bool = False,
+    empty_frames: EmptyFrames = "ignore",
+    one_of_several: bool = False,
 ) -> Valued:
     """Check the label map of `image`; takes and raises what `read_labels` does."""
     label = label if ignore_affine else turned(label, image)
     grid = check_grid(image, label, where, ignore_affine)
-    values = label_values(label, where)
-    unannotated = None if annotated is None else _unannotated(values, annotated, _file_axis(image, axis), where)
-    return Valued(values, unannotated, (*label.notes, *([grid] if grid else [])))
+    values, notes = label_values(label, where), [*label.notes, *([grid] if grid else [])]
+    unannotated = None
+    if annotated is not None:
+        unannotated = _unannotated(values, annotated, _file_axis(image, axis), where)
+    elif empty_frames == "ignore" and (image.frames is not None or one_of_several):
+        unannotated = without_label(values, notes)
+    return Valued(values, unannotated, tuple(notes))
 
 
 def file_order(image: Volume, wanted: Cut) -> NDArray[np.int64]:
     """For each slice of `Stack.of(image, wanted)` its number in the file's own order, as `Scan.annotated` counts."""
     stack = Stack.of(image, wanted)
+    if stack.frames is not None:
+        return np.arange(len(stack.slices)) % stack.frames
     rows = np.broadcast_to(np.arange(stack.grid[0])[:, None, None], stack.grid)
     in_file = np.moveaxis(stack.back(rows), _file_axis(image, wanted), 0)[:, 0, 0]
     return np.argsort(in_file)
 
 
 def _file_axis(image: Volume, wanted: Cut) -> int:
-    """Return which of I, J, K `Stack.of(image, wanted)` cuts."""
+    """Return which of I, J, K (3: the frames) the slices of `Stack.of(image, wanted)` follow along."""
+    if image.frames is not None:
+        return 3
     world = nib.orientations.axcodes2ornt(DIRECTIONS[image.axis(wanted)])[0, 0]
     return int(np.flatnonzero(nib.orientations.io_orientation(image.affine)[:, 0] == world)[0])
 
@@ -223,9 +279,27 @@ def _unannotated(values: NDArray[Any], annotated: Sequence[int], axis: int, wher
         )
     unannotated = np.ones(count, bool)
     unannotated[list(annotated)] = False
-    shape = [1, 1, 1]
+    shape = [1] * values.ndim
     shape[axis] = count
     return unannotated.reshape(shape)
+
+
+def without_label(values: NDArray[Any], notes: list[str]) -> NDArray[np.bool_] | None:
+    """Which frames of (I, J, K, T), or the only one (I, J, K), have no label, with a note; None: all have.
+
+    Cine are often labelled at the end of diastole and of systole only.
+
+    Returns:
+        (1, 1, 1, T), or (1, 1, 1).
+    """
+    empty = ~(values != 0).any(axis=(0, 1, 2), keepdims=True)[0, 0, 0]
+    if not empty.any():
+        return None
+    notes.append(
+        f"{int(empty.sum())} of {empty.size} frames have no label and count as not annotated (--empty-frames "
+        f"background: as background)"
+    )
+    return np.asarray(empty[None, None, None])
 
 
 def find_classes(maps: Iterable[tuple[str, Iterable[int]]], ignore: int | None) -> tuple[Classes, str]:
@@ -234,6 +308,8 @@ def find_classes(maps: Iterable[tuple[str, Iterable[int]]], ignore: int | None) 
     Args:
         maps: for each its name in messages, and the values in it.
         ignore: the value that means "nobody annotated this".
+
+    `volume`: which volume of 4-D ones.
 
     Returns:
         The classes, and how many of the maps show each, in words.

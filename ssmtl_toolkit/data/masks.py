@@ -46,7 +46,7 @@ class _Joined:
 
     def __init__(self, first: Volume) -> None:
         self._first = first
-        self._numbers: NDArray[np.uint16] = np.zeros(first.shape, np.uint16)
+        self._numbers: NDArray[np.uint16] = np.zeros(first.sizes, np.uint16)
         self._masks: list[Mask] = []
         self._sizes: list[int] = []
         self._shared: Counter[tuple[str, str]] = Counter()

@@ -35,6 +35,7 @@ class About:
     Attributes:
         voxels: checksum of the slices, their shape and type.
         sides: rows and columns of the slices, where these are not of the size that was asked for.
+        frames: how many slices each sequence in time has; None: all slices are one sequence, along an axis of space.
         like_labels: why the scan looks like a label map, "" where it does not.
     """
 
@@ -47,6 +48,7 @@ class About:
     like_labels: str
     voxels: str
     sides: tuple[int, int] | None = None
+    frames: int | None = None
 
     @classmethod
     def of(cls, text: str) -> About:
@@ -57,7 +59,8 @@ class About:
 
     def write(self) -> str:
         """The JSON text that is sealed."""
-        return json.dumps(vars(self))
+        without = {"frames"} if self.frames is None else set()  # so that pieces in space are as they always were
+        return json.dumps({name: value for name, value in vars(self).items() if name not in without})
 
 
 @dataclass(frozen=True)
@@ -151,5 +154,6 @@ def _make(volume: Volume, scan: Scan, slicing: Slicing, sealed: Sealed) -> None:
         like_labels=looks_like_labels(volume),
         voxels=checksum_of(made.slices),
         sides=made.sides,
+        frames=made.frames,
     )
     sealed.write({"slices": made.slices}, about.write())

@@ -16,7 +16,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def placed_on(label: Volume, image: Volume, where: str) -> Volume:
-    """Put a label map of pictures onto the grid of its scan, a picture for each file of a slice.
+    """Put a label map of pictures onto the grid of its scan, a picture for each file of a slice, in time of a frame.
 
     Pictures belong to the slices of the same names. If names differ, the first picture by name belongs to the first
     slice by name and so on, if these are in the order of their positions, either way. A label map that says where it
@@ -44,7 +44,7 @@ def placed_on(label: Volume, image: Volume, where: str) -> Volume:
             )
     return replace(
         label,
-        array=np.take(label.array, order, axis=2),
+        array=np.take(label.array, order, axis=2 if label.frames is None else 3),
         affine=image.affine,
         spacing=image.spacing,
         slice_axis=image.slice_axis,

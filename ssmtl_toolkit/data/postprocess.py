@@ -60,12 +60,15 @@ def keep_largest(index: NDArray[_Index], classes: Iterable[Collection[int]]) -> 
     Voxels that share a corner are connected. Of equally large parts the one that begins first in (I, J, K) order stays.
 
     Args:
-        index: (I, J, K) integers, 0 is the background.
+        index: (I, J, K) integers, 0 is the background; in time (I, J, K, T), each frame by itself.
         classes: those that this is done to, each by the values that belong to it.
 
     Returns:
         A new array.
     """
+    if index.ndim == 4:
+        every = list(classes)
+        return np.stack([keep_largest(index[..., t], every) for t in range(index.shape[3])], axis=3)
     kept, boxes = index.copy(), ndimage.find_objects(index)  # type: ignore[attr-defined]
     for numbers in classes:
         found = [boxes[number - 1] for number in numbers if number <= len(boxes) and boxes[number - 1]]

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ssmtl_toolkit.data.lattice import Lattice
+from ssmtl_toolkit.data.lattice import Lattice, Line
 from ssmtl_toolkit.data.preparation import Stage, Undo, lowest
-from ssmtl_toolkit.data.slicing import Axis, Level, Slicing
+from ssmtl_toolkit.data.slicing import Level, Slicing
 from ssmtl_toolkit.data.uneven import to_make_even, unevenness
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
@@ -32,16 +32,18 @@ _Labels = TypeVar("_Labels", bound=np.generic)
 class Prepared:
     """The slices of one scan, normalised: (S, C, size, size) float16; if patches are used (S, C, h, w).
 
-    `spacing` is mm between slices; `blank` counts the slices all of whose channels are of one single value, which are
+    `spacing` is mm between slices, in time ms, 0 if unknown; `axis` what they follow along; `frames` how many slices a
+    sequence in time has; `blank` counts the slices all of whose channels are of one single value, which are
     all zero here; `sides` are h and w, if patches are used.
     """
 
     slices: NDArray[np.float16]
     spacing: float
-    axis: Axis
+    axis: str
     blank: int
     notes: tuple[str, ...]
     sides: tuple[int, int] | None = None
+    frames: int | None = None
 
 
 def prepare(volume: Volume, slicing: Slicing) -> Prepared:
@@ -66,7 +68,8 @@ def prepare(volume: Volume, slicing: Slicing) -> Prepared:
         what = "--prepare" if slicing.prepare else "--window"
         raise DataError(f"{has} nothing but blank slices once {how}; choose another {what}")
     sides = sliced.sides if slicing.patches else None
-    return Prepared(out, sliced.stack.spacing[0], sliced.stack.axis, int(blank.all(axis=1).sum()), volume.notes, sides)
+    stack, empty = sliced.stack, int(blank.all(axis=1).sum())
+    return Prepared(out, stack.spacing[0], stack.along, empty, volume.notes, sides, stack.frames)
 
 
 def refuse_blank(volume: Volume) -> None:
@@ -226,6 +229,11 @@ def _stage(spec: PreparationSpec, stack: Stack, size: int) -> Stage:
             raise ValueError(f"its slices are {sizes_text(slices.shape)}, and their places {sizes_text(grid)}")
         if slices.dtype.kind == "f" and not np.isfinite(slices).all():
             raise ValueError("it makes values that are not finite")
+    if stack.frames is not None and stage.lattice and stage.lattice.slices != Line.of(len(stack.slices)):
+        raise DataError(
+            f"has frames in time, and preparation {str(spec)!r} would change their number or mix them with those of "
+            f"other positions; --axis time takes preparations within slices only"
+        )
     return stage
 
 

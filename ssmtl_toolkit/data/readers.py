@@ -12,6 +12,7 @@ import numpy as np
 
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
+from ssmtl_toolkit.data.frames import header_in_time, label_in_time, read_in_time, with_note
 from ssmtl_toolkit.data.grid import check_channel, turned
 from ssmtl_toolkit.data.memory import check_memory
 from ssmtl_toolkit.data.named import renumbered
@@ -50,10 +51,14 @@ MOST_CHANNELS = 64
 
 
 class Readers:
-    """Readers in order: the first that matches a file or folder reads it."""
+    """Readers in order: the first that matches a file or folder reads it.
 
-    def __init__(self, specs: Iterable[ReaderSpec]) -> None:
-        self.specs = tuple(specs)
+    Those `in_time` read all volumes of each 4-D scan or label map as frames (`Volume.frames`), and nothing else.
+    """
+
+    def __init__(self, specs: Iterable[ReaderSpec], *, in_time: bool = False) -> None:
+        self.specs = tuple(spec.in_time() if in_time else spec for spec in specs)
+        self.in_time = in_time
 
     def match(self, path: Path) -> ReaderSpec | None:
         """The reader for `path` by its name; None: there is none."""
@@ -95,7 +100,7 @@ class Readers:
         Raises:
             DataError: naming the file and what is wrong with it, also if the reader itself failed.
         """
-        read = read_with(self.of(path), path, volume)
+        read = read_with(self.of(path), path, volume, in_time=self.in_time)
         if read.positions and not uneven:
             raise DataError(
                 f"{printable(path)}: {unevenness(read.affine, read.slice_axis, read.positions)}; resample it evenly, "
@@ -112,10 +117,11 @@ class Readers:
         Raises:
             DataError: naming the file and what is wrong with it, or two files whose grids differ.
         """
-        return read_channels([(path, self.of(path)) for path in scan.paths], volume)
+        sources = [(path, self.of(path)) for path in scan.paths]
+        return read_channels(sources, volume, in_time=self.in_time)
 
-    def read_label(self, path: Path, image: Volume, classes: Classes | None) -> Volume:
-        """Read the label map at `path` of the scan that was read as `image`.
+    def read_label(self, path: Path, image: Volume, classes: Classes | None, volume: WhichVolume = None) -> Volume:
+        """Read the label map at `path` of the scan that was read as `image`, its volume with index `volume` if 4-D.
 
         If the file names its classes, its voxels get the values that these names have in `classes`; None: they keep
         those of the file.
@@ -125,8 +131,19 @@ class Readers:
         """
         reader = self.of(path)
         with _naming(reader, path):
-            label = reader.read_label(path, image)
+            label = self._label(reader, path, image, volume)
             return label if classes is None else renumbered(label, reader.classes(path), classes, path)
+
+    def _label(self, reader: ReaderSpec, path: Path, image: Volume, volume: WhichVolume) -> Volume:
+        """The label map as this reader reads it for its scan."""
+        if self.in_time:
+            return label_in_time(reader, path, image)
+        try:
+            return reader.read_label(path, image)
+        except SeveralVolumesError:
+            if not isinstance(volume, int):
+                raise
+            return reader.read(path, volume)
 
     def classes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
         """What the values of the label file at `path` mean, if it says so: for each of its classes the values there.
@@ -154,7 +171,7 @@ class Readers:
         Raises:
             DataError: as `read`.
         """
-        return header_with(self.of(path), path)
+        return header_with(self.of(path), path, in_time=self.in_time)
 
     def scan_header(self, scan: Scan) -> Header:
         """What the headers of a scan's files say of its voxels, all its channels.
@@ -181,15 +198,21 @@ class Readers:
         return joined_digests([self.digest(path, memo) for path in scan.paths])
 
 
-def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolume = None) -> Volume:
+def read_channels(
+    sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolume = None, *, in_time: bool = False
+) -> Volume:
     """Read files, each by its reader, as the channels of one volume on the grid of the first of them.
 
-    Of 4-D files the volume with index `volume` is taken, or, with `all`, each of them as a channel.
+    Of 4-D files the volume with index `volume` is taken, or, with `all`, each of them as a channel, or `in_time` each
+    as a frame.
 
     Raises:
         DataError: naming the file and what is wrong with it, or two files whose grids differ.
     """
-    read = [(path, one) for path, reader in sources for one in _volumes(reader, path, volume)]
+    if in_time:
+        read = [(path, with_note(read_with(reader, path, in_time=True))) for path, reader in sources]
+    else:
+        read = [(path, one) for path, reader in sources for one in _volumes(reader, path, volume)]
     if len(read) == 1:
         return _noted(read[0][1])
     volumes, (start, first) = [one for _, one in read], read[0]
@@ -201,9 +224,9 @@ def read_channels(sources: Sequence[tuple[Path, ReaderSpec]], volume: WhichVolum
         notes += [note for note in new if path != start or note.partition(": ")[2] not in first.notes]
     channels, kind = sum(one.channels for one in volumes), np.result_type(*(one.array for one in volumes))
     with naming_file(sources[0][0]):
-        check_memory((*first.shape, channels), kind)
-        joined = np.empty((*first.shape, channels), kind, order="F")
-    np.concatenate([one.array.reshape(*first.shape, -1) for one in volumes], axis=-1, out=joined)
+        check_memory((*first.sizes, channels), kind)
+        joined = np.empty((*first.sizes, channels), kind, order="F")
+    np.concatenate([one.array.reshape(*first.sizes, -1) for one in volumes], axis=-1, out=joined)
     made = replace(first, array=joined, notes=tuple(notes), replaced=sum(one.replaced for one in volumes))
     return _noted(made)
 
@@ -217,7 +240,7 @@ def _noted(read: Volume) -> Volume:
 
 
 def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume) -> list[Volume]:
-    """The volume that is meant, or all of a 4-D file, one after the other, each decoded by itself.
+    """The volume that is meant, or all of a 4-D file, one after the other; the file is decoded once.
 
     Raises:
         DataError: it has more volumes than a network takes channels.
@@ -232,7 +255,8 @@ def _volumes(reader: ReaderSpec, path: Path, volume: WhichVolume) -> list[Volume
                 f"{printable(path)}: has {error.volumes} volumes, more than the {MOST_CHANNELS} channels that are "
                 f"possible; choose one, --volume 0 to {error.volumes - 1}"
             ) from None
-        return [read_with(reader, path, i) for i in range(error.volumes)]
+        with _naming(reader, path):
+            return list(reader.read_all(path, error.volumes))
 
 
 def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
@@ -249,16 +273,16 @@ def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
     return replace(first, channels=channels, notes=(*first.notes, *notes))
 
 
-def read_with(reader: ReaderSpec, path: Path, volume: int | None = None) -> Volume:
+def read_with(reader: ReaderSpec, path: Path, volume: int | None = None, *, in_time: bool = False) -> Volume:
     """Read one scan or label map by this reader; takes and raises what `Readers.read` does, slices even or not."""
     with _naming(reader, path):
-        return reader.read(path, volume)
+        return read_in_time(reader, path) if in_time else reader.read(path, volume)
 
 
-def header_with(reader: ReaderSpec, path: Path) -> Header:
+def header_with(reader: ReaderSpec, path: Path, *, in_time: bool = False) -> Header:
     """Read the header of one scan or label map by this reader; raises what `Readers.read` does."""
     with _naming(reader, path):
-        return reader.header(path)
+        return header_in_time(reader.header(path)) if in_time else reader.header(path)
 
 
 @contextlib.contextmanager

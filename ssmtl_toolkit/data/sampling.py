@@ -21,12 +21,26 @@ _CHANCE, _PLACE = 1, 2  # and of those by which patients take turns
 
 @dataclass(frozen=True)
 class Extent:
-    """Where one scan's slices lie in the store, the mm between them, and whose they are: equal numbers, one patient."""
+    """Where one scan's slices lie in the store, the mm between them, and whose they are: equal numbers, one patient.
+
+    In time the slices are sequences of `frames` each, one after the other, with ms between them (0: unknown).
+    """
 
     start: int
     count: int
     spacing: float
     patient: int
+    frames: int | None = None
+
+    @property
+    def length(self) -> int:
+        """How many slices a sequence has."""
+        return self.frames or self.count
+
+    @property
+    def sequences(self) -> range:
+        """Where the sequences begin."""
+        return range(self.start, self.start + self.count, self.length)
 
 
 @dataclass(frozen=True)
@@ -37,17 +51,27 @@ class Candidates:
     number: Rows
 
     def present(self, anchors: Rows, scan: Rows, extents: Sequence[Rows]) -> tuple[Rows, NDArray[np.bool_]]:
-        """Return the candidate rows (N, C) and which of them lie inside the anchor's own scan."""
-        start, count = extents
+        """Return the candidate rows (N, C) and which of them lie inside the anchor's own sequence.
+
+        `extents`: where the scans begin, and how many slices their sequences have.
+        """
         rows = anchors[:, None] + self.offsets[scan]
         real = np.arange(self.offsets.shape[1]) < self.number[scan][:, None]
-        inside = (rows >= start[scan][:, None]) & (rows < (start + count)[scan][:, None])
+        index, length = _in_sequence(anchors, scan, extents)
+        first = (anchors - index)[:, None]
+        inside = (rows >= first) & (rows < first + length[:, None])
         return rows, real & inside
+
+
+def _in_sequence(rows: Rows, scan: Rows, extents: Sequence[Rows]) -> tuple[Rows, Rows]:
+    """For rows of these scans their index in their sequence, and its length."""
+    start, length = (each[scan] for each in extents)
+    return (rows - start) % length, length
 
 
 @dataclass(frozen=True)
 class Places:
-    """For some slices their index in their scan, its length, the mm between its slices, its patient: (N,) each."""
+    """For some slices their index in their sequence, its length, mm (ms) between its slices, its patient: (N,) each."""
 
     index: Rows
     count: Rows
@@ -77,11 +101,11 @@ class Plan:
         """`wanted` holds for each scan: label -> companion name -> candidate offsets (a task may have none)."""
         self._extents = (
             np.array([extent.start for extent in extents], dtype=np.int64),
-            np.array([extent.count for extent in extents], dtype=np.int64),
+            np.array([extent.length for extent in extents], dtype=np.int64),
         )
         self._spacing = np.array([extent.spacing for extent in extents], dtype=np.float32)
         self._patient = np.array([extent.patient for extent in extents], dtype=np.int64)
-        self._scan = np.repeat(np.arange(len(extents)), self._extents[1])
+        self._scan = np.repeat(np.arange(len(extents)), [extent.count for extent in extents])
         distinct: dict[tuple[tuple[int, ...], ...], int] = {}
         self.columns: dict[str, dict[str, int]] = {}
         for label, names in wanted[0].items():
@@ -99,7 +123,7 @@ class Plan:
         self.idle = sorted(set(range(len(extents))) - set(self._scan[useful].tolist()))
 
     def _has(self, candidates: Candidates, rows: Rows) -> NDArray[np.bool_]:
-        """Which of `rows` have at least one candidate inside their scan; by parts, to save memory."""
+        """Which of `rows` have at least one candidate inside their sequence; by parts, to save memory."""
         parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
         return np.concatenate([candidates.present(p, self._scan[p], self._extents)[1].any(axis=1) for p in parts])
 
@@ -114,9 +138,10 @@ class Plan:
         return np.split(self.anchors[order], np.flatnonzero(np.diff(patient[order])) + 1)
 
     def places(self, rows: Rows) -> Places:
-        """Where `rows` lie in their scans."""
-        scan, (start, count) = self._scan[rows], self._extents
-        return Places(rows - start[scan], count[scan], self._spacing[scan], self._patient[scan])
+        """Where `rows` lie in their sequences."""
+        scan = self._scan[rows]
+        index, length = _in_sequence(rows, scan, self._extents)
+        return Places(index, length, self._spacing[scan], self._patient[scan])
 
     def companions(self, anchors: Rows, key: tuple[int, int]) -> tuple[tuple[Rows, Rows], ...]:
         """Draw for each of `candidates` the companions of `anchors`, by the random numbers of `key`."""

@@ -7,13 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_serializer, field_validator
 
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import PreparationSpec
 
 Axis = Literal["axial", "coronal", "sagittal"]
 """An anatomical axis."""
 
-Cut = Literal["axial", "coronal", "sagittal", "acquisition"]
-"""What slices are cut along: an anatomical axis, or the one that the scanner stepped along."""
+Cut = Literal["axial", "coronal", "sagittal", "acquisition", "time"]
+"""What a sequence of slices runs along: an anatomical axis, the one that the scanner stepped along, or time.
+
+In time the frames at each position along the scanner's axis are a sequence."""
 
 
 def _read_volume(value: Any) -> Any:
@@ -22,6 +25,9 @@ def _read_volume(value: Any) -> Any:
         raise ValueError("expected a number from 0 on, or all")
     return number
 
+
+EmptyFrames = Literal["ignore", "background"]
+"""What frames of 4-D label maps without any label are: not annotated, or background."""
 
 WhichVolume = Annotated[Literal["all"] | int | None, BeforeValidator(_read_volume)]
 """Which volume of 4-D files is taken, counted from 0; all: each is a channel; None: 4-D files are refused."""
@@ -46,7 +52,10 @@ class Slicing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    axis: Cut = Field("acquisition", description="Axis to cut slices along; acquisition: as scanned.")
+    axis: Cut = Field(
+        "acquisition",
+        description="Axis to cut slices along; acquisition: as scanned; time: frames of 4-D scans, at each position.",
+    )
     size: int = Field(256, ge=8, le=LARGEST, description="Resize slices to size x size pixels.")
     volume: WhichVolume = Field(
         None, description="Volume to take of 4-D files, counted from 0; all: each is a channel."
@@ -112,6 +121,11 @@ class Slicing(BaseModel):
         return sum(spec.reach for spec in self.preparations)
 
     @property
+    def in_time(self) -> bool:
+        """Whether the frames at each position of a 4-D scan are the sequences."""
+        return self.axis == "time"
+
+    @property
     def patches(self) -> bool:
         """Whether a network sees patches of slices, not whole ones."""
         return any(spec.patches for spec in self.preparations)
@@ -130,4 +144,18 @@ class Slicing(BaseModel):
     def over(self, base: Slicing) -> Slicing:
         """The options that were set here; for all others those of `base`."""
         chosen = {name: getattr(self, name) for name in Slicing.model_fields if name in self.model_fields_set}
-        return base.model_copy(update=chosen)
+        slicing = base.model_copy(update=chosen)
+        slicing.check_frames()
+        return slicing
+
+    def check_frames(self) -> None:
+        """Refuse to choose a volume where all of them are frames.
+
+        Raises:
+            UsageError: a volume is chosen.
+        """
+        if self.in_time and self.volume is not None:
+            raise UsageError(
+                f"--volume {self.volume}: with --axis time all volumes of a 4-D scan are read, as frames; omit one of "
+                f"the two"
+            )

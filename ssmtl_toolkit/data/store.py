@@ -57,6 +57,7 @@ class StoredScan:
     blank: int
     notes: tuple[str, ...]
     sides: tuple[int, int] | None = None  # rows and columns, if patches of them are used
+    frames: int | None = None  # how many slices each sequence in time has; None: they are one sequence
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class SliceStore:
         return self.slices.shape[1]
 
     @property
+    def unit(self) -> str:
+        """Of the distances between slices: mm, or in time ms."""
+        return "mm" if self.scans[0].frames is None else "ms"
+
+    @property
     def fingerprint(self) -> str:
         """A digest of the scans' contents, their order and how they were prepared; no names, no paths."""
         return hashlib.sha256("\n".join(scan.key for scan in self.scans).encode()).hexdigest()
@@ -96,7 +102,13 @@ class SliceStore:
         """What the sampler must know of each scan; patients are numbered in the order of their first scans."""
         numbers: dict[str, int] = {}
         return [
-            Extent(scan.start, scan.count, scan.spacing, numbers.setdefault(scan.scan.patient, len(numbers)))
+            Extent(
+                scan.start,
+                scan.count,
+                scan.spacing,
+                numbers.setdefault(scan.scan.patient, len(numbers)),
+                scan.frames,
+            )
             for scan in self.scans
         ]
 
@@ -354,7 +366,7 @@ def _bytes(shape: _Shape) -> int:
 def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
     place = (piece.scan, piece.key, piece.digests, start, about.count)
-    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides)
+    return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides, about.frames)
 
 
 def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:

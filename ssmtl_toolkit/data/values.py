@@ -21,7 +21,9 @@ def volume_index(volumes: int, volume: int | None) -> int:
     if volumes == 1:
         return 0
     if volume is None:
-        problem = f"is 4-D with {volumes} volumes; give --volume i, 0 to {volumes - 1}, or all: as channels"
+        problem = (
+            f"is 4-D with {volumes} volumes; give --volume i, 0 to {volumes - 1}, or all: as channels, or --axis time"
+        )
         raise SeveralVolumesError(problem, volumes)
     if not 0 <= volume < volumes:
         raise FileError(f"has no volume {volume}; give --volume 0 to {volumes - 1}")

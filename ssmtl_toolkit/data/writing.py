@@ -44,13 +44,14 @@ def write_like(path: Path, array: NDArray[Any], volume: Volume, *, what: str) ->
 
     The header of `volume`, where it says the same as its affine, gives affine, codes, spacing, units and slice axis to
     the bit; a scan without orientation gets none here either, so that both are shown alike. Otherwise the affine is
-    written as sform and qform in mm. Nothing else of the header is carried over.
+    written as sform and qform in mm. In time the distance between frames is kept too. Nothing else of the header is
+    carried over.
 
     Args:
         path: ends in `.nii` or `.nii.gz`.
-        array: (I, J, K) or (I, J, K, C) uint8, uint16, int32 or float32. It may be larger than memory; one in Fortran
-            order, as `scratch_array` makes, is read only once.
-        volume: the scan; it has the shape (I, J, K).
+        array: `volume.sizes`, or these and C: uint8, uint16, int32 or float32. It may be larger than memory; one in
+            Fortran order, as `scratch_array` makes, is read only once.
+        volume: the scan.
         what: `labels`, which is noted as the file's intent, or any other word; errors name it.
 
     Raises:
@@ -59,8 +60,9 @@ def write_like(path: Path, array: NDArray[Any], volume: Volume, *, what: str) ->
     """
     if not path.name.lower().endswith(_SUFFIXES):
         raise UsageError(f"{printable(path)}: the {what} can be written as .nii or .nii.gz only; choose such a name")
-    if array.ndim not in (3, 4) or array.shape[:3] != volume.shape:
-        raise ValueError(f"expected an array of shape {volume.shape} or {volume.shape} + (C,), got {array.shape}")
+    own = len(volume.sizes)
+    if array.ndim - own not in (0, 1) or array.shape[:own] != volume.sizes:
+        raise ValueError(f"expected an array of shape {volume.sizes} or {volume.sizes} + (C,), got {array.shape}")
     if array.dtype.name not in _TYPES:
         raise ValueError(f"expected an array of {', '.join(_TYPES)}, got {array.dtype.name}")
     header = _header(array, volume, what)
@@ -106,11 +108,11 @@ def _opened(path: Path, zipped: bool) -> Iterator[IO[bytes]]:
 
 def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the voxels as the file has them, I fastest, little-endian, (n,) each and no more than `_BLOCK` bytes."""
-    volumes = array.reshape(*array.shape, 1) if array.ndim == 3 else array
     step = max(1, _BLOCK // (array.itemsize * array.shape[0] * array.shape[1]))
-    for c in range(volumes.shape[3]):
-        for k in range(0, volumes.shape[2], step):
-            block = volumes[:, :, k : k + step, c].ravel(order="F")
+    for which in np.ndindex(array.shape[:2:-1]):  # the frames of the first channel come first
+        volume = array[(..., *which[::-1])]
+        for k in range(0, volume.shape[2], step):
+            block = volume[:, :, k : k + step].ravel(order="F")
             yield block.astype(block.dtype.newbyteorder("<"), copy=False)
 
 
@@ -119,12 +121,16 @@ def _header(array: NDArray[Any], volume: Volume, what: str) -> nib.Nifti1Header:
     header = _fresh(array, what, nib.Nifti2Header if wide else nib.Nifti1Header)
     if volume.header is not None:
         _keep_grid(header, volume.header)
+        if volume.frames is not None:
+            header["pixdim"][4] = volume.header["pixdim"][4]
         if _says(header, volume):
             return header
         header = _fresh(array, what, type(header))
     header.set_sform(volume.affine, code=_ALIGNED)
     header.set_qform(volume.affine, code=_ALIGNED)
-    header.set_xyzt_units("mm")
+    header.set_xyzt_units("mm", "msec" if volume.frame_ms and volume.frames else None)
+    if volume.frames is not None:
+        header["pixdim"][4] = volume.frame_ms
     header.set_dim_info(slice=volume.slice_axis)
     return header
 

@@ -34,6 +34,7 @@ class Call:
         if config.volume is not None:
             slicing = model_spec.slicing.model_copy(update={"volume": config.volume})
             model_spec = replace(model_spec, slicing=slicing)
+            slicing.check_frames()
         call = cls(ensemble, model_spec, config)
         _check(call)
         flips = f", also of mirrored slices ({', '.join(sorted(call.flips))})" if call.flips else ""
@@ -48,7 +49,8 @@ class Call:
     @property
     def takes(self) -> Input:
         """What the models predict from."""
-        return Input(self.model_spec.channels, self.model_spec.contrasts)
+        spec = self.model_spec
+        return Input(spec.channels, spec.contrasts, spec.slicing.in_time)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def _check(call: Call) -> None:
         )
     if model_spec.classes is not None:
         config.largest(model_spec.classes.names)
+        if config.smooth and model_spec.slicing.in_time:
+            raise UsageError("--smooth: is in mm along the slices, and the model was trained with --axis time; omit it")
         return
     for name in _FOR_LABELS:
         if getattr(config, name) != PredictConfig.model_fields[name].default:

@@ -23,10 +23,11 @@ def common_contrasts(scans: Sequence[Scan]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Input:
-    """What a model takes: so many channels, of these contrasts; () if that is not known."""
+    """What a model takes: so many channels, of these contrasts (() if that is not known), and whether in time."""
 
     channels: int
     contrasts: tuple[str, ...]
+    in_time: bool = False
 
     def scans(self, dataset: DatasetSpec, cache: Path) -> list[Scan]:
         """List the scans of a data set with the channels that the model takes.
@@ -37,7 +38,7 @@ class Input:
             DataError: there is no scan.
             UsageError: the contrasts of the model are not there, or it is not known which of several it takes.
         """
-        scans = list_scans(dataset, cache)
+        scans = list_scans(dataset, cache, in_time=self.in_time)
         kinds = {scan.contrasts for scan in scans if scan.contrasts and not scan.unfit}
         if not kinds:
             return scans
@@ -48,7 +49,7 @@ class Input:
             return scans
         every = sorted({contrast for kind in kinds for contrast in kind})
         try:
-            fitting = list_scans(chosen, cache)
+            fitting = list_scans(chosen, cache, in_time=self.in_time)
         except DataError:
             raise UsageError(
                 f"{dataset}: has files of {listed(every, _SHOWN)}, and the model was trained on {'+'.join(wanted)}; "

@@ -73,7 +73,7 @@ def cross_validate(
 
 def _scans(config: ResolvedFinetune, cache: Path) -> list[Scan]:
     """The scans that can be learned from, with their patients; their fine-tunings say what is odd about them."""
-    fit = [scan for scan in list_scans(config.data, cache) if not scan.unfit]
+    fit = [scan for scan in list_scans(config.data, cache, in_time=config.in_time) if not scan.unfit]
     scans = [scan for scan in fit if scan.label] if config.head.output == "labels" else fit
     return splitting.with_patients(scans, config.patient)[0]
 

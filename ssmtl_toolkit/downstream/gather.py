@@ -112,7 +112,7 @@ class Gathering:
 
     def _usable_scans(self) -> list[Scan]:
         """The scans that can be used: with labels, if the head learns from labels."""
-        every = list_scans(self.config.data, self.cache, self.progress.note)
+        every = list_scans(self.config.data, self.cache, self.progress.note, in_time=self.slicing.in_time)
         self.skipped += [Skipped(scan.name, scan.unfit) for scan in every if scan.unfit]
         fit = [scan for scan in every if not scan.unfit]
         scans = [scan for scan in fit if scan.label] if self.config.head.output == "labels" else fit

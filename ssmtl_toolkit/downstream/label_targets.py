@@ -13,7 +13,7 @@ from torch import Tensor
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.label_pieces import LabelPiece, find_labels
-from ssmtl_toolkit.data.labels import find_classes, read_labels
+from ssmtl_toolkit.data.labels import find_classes, one_of_several, read_labels
 from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
@@ -57,7 +57,12 @@ class LabelTargets(Targets):
     def prepare(self, scan: Scan, *, learned: bool) -> None:
         """Read a scan and its labels; those that are tested on are kept in memory for that."""
         with self._reading.decoded.holding(scan, keep=not learned or self._reading.slicing.normalise == "data"):
-            self._labels[scan.name] = find_labels(scan, self._reading, ignore_affine=self._config.ignore_affine)
+            self._labels[scan.name] = find_labels(
+                scan,
+                self._reading,
+                ignore_affine=self._config.ignore_affine,
+                empty_frames=self._config.empty_frames,
+            )
             if learned and self._reading.slicing.normalise != "data":
                 self._reading.slices(scan)
 
@@ -142,5 +147,7 @@ class LabelTargets(Targets):
             annotated=scan.annotated,
             ignore_affine=self._config.ignore_affine,
             others=self._others,
+            empty_frames=self._config.empty_frames,
+            one_of_several=one_of_several(scan, self._reading.decoded.readers, self._reading.slicing.volume),
         )
         return volume, labels.index

@@ -102,7 +102,7 @@ class _Prediction:
         self, predictor: Predictor, call: Call, records: Records, memo: DigestMemo, progress: Progress
     ) -> None:
         self.predictor, self.call, self.records, self.progress = predictor, call, records, progress
-        self.readers, self.memo = installed_readers(), memo
+        self.readers, self.memo = installed_readers(in_time=call.model_spec.slicing.in_time), memo
         self.slices, self.seconds = 0, 0.0
         self.written: list[Path] = []
 
@@ -176,7 +176,7 @@ class _Prediction:
             self.records.begin(job.name)
             if job.wanted.probabilities:
                 assert probabilities is not None
-                stack = Stack.of(volume, self.call.model_spec.slicing.axis)
+                stack = self._grid(volume)
                 write_like(job.beside(PROBABILITIES), stack.back(probabilities), volume, what="probabilities")
         if self.call.wanted.overlay:
             self._overlay(job, volume, index, classes)
@@ -184,7 +184,11 @@ class _Prediction:
 
     def _timed(self, started: float, volume: Volume) -> None:
         self.seconds += time.perf_counter() - started
-        self.slices += Stack.of(volume, self.call.model_spec.slicing.axis).grid[0]
+        self.slices += self._grid(volume).grid[0]
+
+    def _grid(self, volume: Volume) -> Stack:
+        """How a scan is cut, without its voxels."""
+        return Stack.of(volume.without_voxels().empty(), self.call.model_spec.slicing.axis)
 
     @contextlib.contextmanager
     def _probabilities(self, volume: Volume, classes: int) -> Iterator[NDArray[np.float32] | None]:
@@ -193,7 +197,7 @@ class _Prediction:
             yield None
             return
         self.records.out.mkdir(parents=True, exist_ok=True)
-        shape = Stack.of(volume, self.call.model_spec.slicing.axis).grid
+        shape = self._grid(volume).grid
         with scratch_array((*shape, classes), np.float32, self.records.out) as array:
             yield array
 

@@ -99,6 +99,11 @@ def suggest(
     if not pretrained.about:
         raise UsageError(f"{printable(pretrained.file)}: does not record its network and slicing; give an ssmtl run")
     slicing = pretrained.slicing()
+    if slicing.in_time:
+        raise UsageError(
+            f"{printable(pretrained.file)}: was pre-trained with --axis time, where whole frames are labelled, not "
+            f"single slices; suggestions are for other axes"
+        )
     scans = _scans(dataset, cache, without, patient, progress)
     store = open_store(scans, slicing, cache, progress, skip_bad=skip_bad)
     for line in shortened([item.reason for item in store.skipped], _SHOWN, " skipped"):

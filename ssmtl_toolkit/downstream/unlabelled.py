@@ -84,6 +84,7 @@ class UnlabelledGathering:
         self.config, self.slicing, self.material = config, slicing, material
         self.cache, self.progress = cache, progress
         self.dataset = config.unlabelled or config.data
+        self.readers: Readers = installed_readers(in_time=slicing.in_time)
         self.skipped: list[Skipped] = []
 
     def run(self) -> Unlabelled:
@@ -107,7 +108,7 @@ class UnlabelledGathering:
 
     def _usable(self) -> list[Scan]:
         """The scans that the data set lists."""
-        every = list_scans(self.dataset, self.cache)
+        every = list_scans(self.dataset, self.cache, in_time=self.slicing.in_time)
         self.skipped += [Skipped(scan.name, scan.unfit) for scan in every if scan.unfit]
         fit = [scan for scan in every if not scan.unfit]
         if not fit:
@@ -117,7 +118,7 @@ class UnlabelledGathering:
 
     def _parts(self, scans: Sequence[Scan]) -> dict[str, str]:
         """By name, the part of those that are of validation or test: by their patient, or the content of a file."""
-        readers, memo = installed_readers(), DigestMemo(self.cache / "digests.json")
+        readers, memo = self.readers, DigestMemo(self.cache / "digests.json")
         patients = {patient: part for part in _HELD for patient in getattr(self.material.split, part)}
         contents = {
             readers.digest(path, memo): part

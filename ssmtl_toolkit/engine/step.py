@@ -24,7 +24,7 @@ class Position:
     Attributes:
         index: (N,) int64, how many slices lie before each in its sequence (the slices of its scan along one axis).
         count: (N,) int64, the length of that sequence.
-        spacing: (N,) float32, the distance between its slices in mm.
+        spacing: (N,) float32, the distance between its slices in mm; of frames in time in ms, 0 if unknown.
         patient: (N,) int64, equal for slices of one patient, for sampling and masking. It is counted anew for each run,
             from 0 in the order of the scans: no identity, and not to be learned from.
     """

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import EvaluateConfig
-from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
 from ssmtl_toolkit.data.labelmap import looks_like_labels
-from ssmtl_toolkit.data.labels import label_values, read_label, stored_label
+from ssmtl_toolkit.data.labels import label_values, one_of_several, read_label, stored_label, without_label
 from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Volume
@@ -120,14 +120,15 @@ def evaluate(
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     config, progress = config or EvaluateConfig.of(options), progress or Progress()
     metrics = config.chosen_metrics("labels")
-    readers, pred, label = installed_readers(), Path(pred), Path(label)
+    pred, label = Path(pred), Path(label)
+    readers = _AsStored(installed_readers(), _volume(pred, config))
     dataset, labelled = _labelled(label)
-    pairing = pair_files(pred, label, readers, labelled)
+    pairing = pair_files(pred, label, readers.one, labelled)
     notes = pairing.notes()
     if omitted := config.omitted("labels"):
         notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config, dataset, readers)
-    scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config.ignore_affine), progress)
+    scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config), progress)
     overlap = [f"classes that overlap, each scored by itself: {labels}"] if labels.overlap else []
     notes += [*odd, *origin, *overlap]
     for note in shortened(notes, _SHOWN, " such notes"):
@@ -183,10 +184,10 @@ def _labelled(label: Path) -> tuple[DatasetSpec | None, list[Scan]]:
 
 
 def _find_classes(
-    pairing: Pairing, pred: Path, config: EvaluateConfig, dataset: DatasetSpec | None, readers: Readers
+    pairing: Pairing, pred: Path, config: EvaluateConfig, dataset: DatasetSpec | None, readers: _AsStored
 ) -> tuple[Classes, list[str]]:
     """The classes, and what a user should know about where they come from."""
-    saved = _saved_classes((pred if pred.is_dir() else pred.parent) / PREDICTION)
+    saved = _saved_classes(pred)
     known = dict(dataset.classes()) if dataset else {}
     ignore = config.ignore_value
     if ignore is None:
@@ -203,8 +204,8 @@ def _find_classes(
     if saved is not None:
         return replace(saved, ignore=ignore), []
     truths = [pair.label for pair in pairing.pairs if not pair.truth.masks]
-    predictions = [pair.pred for pair in pairing.pairs if readers.classes(pair.pred)]
-    named = merged([*truths, *predictions], readers.classes)
+    predictions = [pair.pred for pair in pairing.pairs if readers.one.classes(pair.pred)]
+    named = merged([*truths, *predictions], readers.one.classes)
     if not named.agreed and len(predictions) < len(pairing.pairs):
         raise DataError(
             f"{printable(pairing.pairs[0].label)}: the label files number their classes differently, and nothing says "
@@ -215,11 +216,13 @@ def _find_classes(
     return _classes_by_values(pairing, ignore, readers)
 
 
-def _classes_by_values(pairing: Pairing, ignore: int | None, readers: Readers) -> tuple[Classes, list[str]]:
+def _classes_by_values(pairing: Pairing, ignore: int | None, readers: _AsStored) -> tuple[Classes, list[str]]:
     """A class of each value in the files."""
     values: set[int] = set()
     for pair in pairing.pairs:
-        for file, volume in ((pair.label, stored_label(pair.truth, readers)), (pair.pred, readers.read(pair.pred))):
+        fitting = readers.of(pair.pred)
+        label, pred = stored_label(pair.truth, fitting, readers.volume), fitting.read(pair.pred)
+        for file, volume in ((pair.label, label), (pair.pred, pred)):
             where = printable(file)
             new = np.unique(label_values(volume, where)).tolist()
             if len(new) > _MANY and not looks_like_labels(volume):
@@ -241,15 +244,56 @@ def _is_scan(where: str, values: int) -> str:
     )
 
 
-def _saved_classes(file: Path) -> Classes | None:
+def _saved_classes(pred: Path) -> Classes | None:
+    """What the values of predictions mean, if prediction.json says so."""
+    classes = _saved(pred).get("classes")
+    return None if classes is None else Classes.from_json(classes, printable(_beside(pred)))
+
+
+def _saved(pred: Path) -> dict[str, Any]:
+    """What prediction.json beside predictions says; {} if there is none."""
+    file = _beside(pred)
     if not file.is_file():
-        return None
+        return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        classes = content.get("classes")
-    except (OSError, ValueError, AttributeError) as error:
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
         raise DataError(f"{printable(file)}: cannot be read ({error}); remove it, and give --classes") from None
-    return None if classes is None else Classes.from_json(classes, printable(file))
+    return content
+
+
+def _beside(pred: Path) -> Path:
+    return (pred if pred.is_dir() else pred.parent) / PREDICTION
+
+
+@dataclass(frozen=True)
+class _AsStored:
+    """Readers `of` a prediction and its label: in time if the prediction is 4-D, else that `volume` of 4-D labels.
+
+    Attributes:
+        one: the readers of files that are single volumes.
+    """
+
+    one: Readers
+    volume: int | None
+
+    def of(self, pred: Path) -> Readers:
+        """Those for this prediction."""
+        single = self.one.label_rank(pred) is not None or self.one.header(pred).volumes == 1
+        return self.one if single else installed_readers(in_time=True)
+
+
+def _volume(pred: Path, config: EvaluateConfig) -> int | None:
+    """Which volume of 4-D scans the predictions are of, as said or as prediction.json records; None: unknown."""
+    if config.volume is not None:
+        return config.volume
+    records = _saved(pred).get("files")
+    each = [record for record in (records.values() if isinstance(records, dict) else ()) if isinstance(record, dict)]
+    options = [record["options"] for record in each if isinstance(record.get("options"), dict)]
+    volumes = {one["volume"] for one in options if isinstance(one.get("volume"), int)}
+    return volumes.pop() if len(volumes) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -257,9 +301,9 @@ class _Scorer:
     """Scores pairs of files."""
 
     classes: Classes
-    readers: Readers
+    readers: _AsStored
     metrics: Sequence[MetricSpec]
-    ignore_affine: bool
+    config: EvaluateConfig
 
     def score(self, pair: Pair) -> tuple[ScanScores, list[str]]:
         """Return the scores of one pair, and what is worth a note about it.
@@ -268,29 +312,34 @@ class _Scorer:
             DataError: naming the file: it cannot be read, is no label map, has values assigned to no class, or is not
                 on the grid of its label.
         """
-        pred, label = self._read(pair)
+        readers, ignore_affine = self.readers.of(pair.pred), self.config.ignore_affine
+        pred, label = self._read(pair, readers)
         ours, theirs = printable(pair.pred), printable(pair.label)
-        pred = pred if self.ignore_affine else turned(pred, label)
-        moved = check_grid(label, pred, ours, self.ignore_affine, reference="its label")
-        truth = self._index(self.classes, label, theirs)
+        pred = pred if ignore_affine else turned(pred, label)
+        moved = check_grid(label, pred, ours, ignore_affine, reference="its label")
+        truth, notes = self._index(self.classes, label, theirs), list(label.notes)
+        several = label.frames is not None or one_of_several(pair.truth, readers, self.readers.volume)
+        if several and self.config.empty_frames == "ignore":
+            empty = without_label(label_values(label, theirs), notes)
+            truth = truth if empty is None else np.where(empty, np.uint8(IGNORE), truth)
         # a prediction has no "not annotated"
         predicted = self._index(replace(self.classes, ignore=None), pred, ours)
-        odd = [f"{theirs}: {note}" for note in label.notes] + [f"{ours}: {note}" for note in pred.notes]
+        odd = [f"{theirs}: {note}" for note in notes] + [f"{ours}: {note}" for note in pred.notes]
         scores = score_scan(pair.name, predicted, truth, self.classes, label.spacing, self.metrics)
         return scores, [*odd, f"{ours}: {moved}"] if moved else odd
 
-    def _read(self, pair: Pair) -> tuple[Volume, Volume]:
+    def _read(self, pair: Pair, readers: Readers) -> tuple[Volume, Volume]:
         """The prediction and its label map. What refers to a scan lies on its grid, or, without it, on the other's."""
-        refer = [file for file in (pair.pred, pair.label) if self.readers.label_rank(file) is not None]
+        refer = [file for file in (pair.pred, pair.label) if readers.label_rank(file) is not None]
         if refer and pair.truth.path != pair.label:
-            grid = self.readers.header(pair.truth.path).empty()
+            grid = readers.header(pair.truth.path).empty()
         else:
-            grid = self.readers.read(pair.label if pair.pred in refer else pair.pred)
-        if pair.pred in refer or self.readers.classes(pair.pred):
-            pred = self.readers.read_label(pair.pred, grid, self.classes)
+            grid = readers.read(pair.label if pair.pred in refer else pair.pred)
+        if pair.pred in refer or readers.classes(pair.pred):
+            pred = readers.read_label(pair.pred, grid, self.classes)
         else:
-            pred = self.readers.read(pair.pred)
-        return pred, read_label(self._by_name(pair.truth), self.readers, grid, self.classes)
+            pred = readers.read(pair.pred)
+        return pred, read_label(self._by_name(pair.truth), readers, grid, self.classes, self.readers.volume)
 
     def _by_name(self, truth: Scan) -> Scan:
         """Give each mask the value of the class of its name; 0 if there is none."""

@@ -16,7 +16,7 @@ from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.postprocess import enclosing
 from ssmtl_toolkit.engine.metric import Box, Comparison, Counts, Masks, PooledComparison
 from ssmtl_toolkit.evaluation.judging import Judge
-from ssmtl_toolkit.evaluation.statistics import defined, spread
+from ssmtl_toolkit.evaluation.statistics import defined, mean, spread
 from ssmtl_toolkit.registry import OURS, registry
 from ssmtl_toolkit.specs import MetricSpec
 
@@ -91,6 +91,9 @@ def score_scan(
 ) -> ScanScores:
     """Compare the class indices of one scan, (I, J, K) both, `IGNORE` in `truth` where nobody annotated.
 
+    In time they are (I, J, K, T): each frame is compared by itself, as a volume. The counts are those of all frames,
+    and a score is the mean over the frames where the class has one.
+
     Args:
         name: the scan.
         predicted: indices 0 (background) to len(classes), or to len(classes.cells).
@@ -101,6 +104,9 @@ def score_scan(
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"{name}: the prediction has shape {predicted.shape}, the truth {truth.shape}")
+    if truth.ndim == 4:
+        frames = zip(np.moveaxis(predicted, 3, 0), np.moveaxis(truth, 3, 0), strict=True)
+        return _over_frames([score_scan(name, *frame, classes, spacing, metrics) for frame in frames])
     tp, fp, fn = (tuple(row) for row in count(predicted, truth, classes.members).tolist())
     maps, judge = _Maps(predicted, truth), Judge(metrics, name)
     rows = []
@@ -110,6 +116,21 @@ def score_scan(
         rows.append(nothing if counts.absent else judge.scores(compared, f"class {one!r}"))
     values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
     return ScanScores(name, classes.names, tp, fp, fn, values, tuple(judge.failures))
+
+
+def _over_frames(frames: Sequence[ScanScores]) -> ScanScores:
+    """The scores of a scan in time, of those of its frames."""
+    first = frames[0]
+    tp, fp, fn = (
+        tuple(map(sum, zip(*counts, strict=True)))
+        for counts in ([f.tp for f in frames], [f.fp for f in frames], [f.fn for f in frames])
+    )
+    values = {
+        metric: tuple(map(mean, zip(*(frame.values[metric] for frame in frames), strict=True)))
+        for metric in first.values
+    }
+    failures = tuple(dict.fromkeys(failure for frame in frames for failure in frame.failures))
+    return ScanScores(first.name, first.classes, tp, fp, fn, values, failures)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.distance import slices_of
 
-_FARTHEST_MM = 40.0
-_FEWEST, _MOST = 15, 200  # slices: how far pairs are looked at, whatever the mm between them
+_FARTHEST = {"mm": 40.0, "ms": 600.0}
+_FEWEST, _MOST = 15, 200  # slices: how far pairs are looked at, whatever lies between them
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,32 @@ class StackOfSlices:
     """The slices of one scan: how many, the mm between them, and the products of pairs of them, if these were computed.
 
     `products` is (C, T, 4): for each channel and t = 1 … T the number of pairs, and the means over pixels of anchor
-    squared, partner squared, and anchor times partner, summed over the pairs.
+    squared, partner squared, and anchor times partner, summed over the pairs. In time there are several `sequences` of
+    `count` frames each, with ms between them, 0 if unknown.
     """
 
     count: int
     spacing: float
     products: NDArray[np.float64] | None = None
+    sequences: int = 1
 
 
-def products_of(slices: NDArray[np.float32], spacing: float) -> NDArray[np.float64]:
+def products_of(slices: NDArray[np.float32], spacing: float, frames: int | None = None) -> NDArray[np.float64]:
     """Return the products of all pairs of slices (S, C, H, W) that are up to 40 mm or 15 slices apart: (C, T, 4).
 
-    Each slice is given zero mean and unit variance first; one of a single value counts as zeros.
+    In time each `frames` of them are a sequence, and pairs are up to 600 ms or 15 frames apart. Each slice is given
+    zero mean and unit variance first; one of a single value counts as zeros.
     """
+    if frames is None:
+        return _products(slices, spacing, "mm")
+    sequences = np.split(slices, len(slices) // frames)
+    return np.asarray(np.sum([_products(one, spacing, "ms") for one in sequences], axis=0))
+
+
+def _products(slices: NDArray[np.float32], spacing: float, unit: str) -> NDArray[np.float64]:
     count, channels = slices.shape[:2]
-    farthest = min(max(_FEWEST, math.ceil(_FARTHEST_MM / spacing)), _MOST, count - 1)
+    reach = math.ceil(_FARTHEST[unit] / spacing) if spacing else _MOST
+    farthest = min(max(_FEWEST, reach), _MOST, count - 1)
     products = np.zeros((channels, max(farthest, 0), 4))
     for c in range(channels):
         rows = _standardised(slices[:, c].reshape(count, -1))
@@ -71,31 +82,34 @@ def _standardised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Stacks:
-    """The stacks of a data set."""
+    """The stacks of a data set; `unit` is that of their spacings, mm or ms."""
 
-    def __init__(self, stacks: Sequence[StackOfSlices]) -> None:
-        self.stacks = tuple(stacks)
-        self.total = sum(stack.count for stack in stacks)
+    def __init__(self, stacks: Sequence[StackOfSlices], unit: str = "mm") -> None:
+        self.stacks, self.unit = tuple(stacks), unit
+        self.total = sum(stack.count * stack.sequences for stack in stacks)
 
     @property
     def spacing(self) -> float:
-        """The median distance between slices, in mm."""
+        """The median distance between slices, in mm or ms."""
         return statistics.median(stack.spacing for stack in self.stacks)
 
     @property
     def even(self) -> bool:
         """Whether one number of slices is about the same distance in all scans, but for the odd one."""
         spacings = sorted(stack.spacing for stack in self.stacks)
+        if not all(spacings):  # unknown in time: there is nothing but numbers
+            return True
         tenth = len(spacings) // 10
         return spacings[-1 - tenth] <= 1.5 * spacings[tenth]
 
     def share(self, t: int | str) -> float:
         """Of all slices, those that have one t before them; as many have one behind them."""
         steps = ((stack, slices_of(t, stack.spacing)) for stack in self.stacks)
-        return sum(max(0, stack.count - step) for stack, step in steps if step) / self.total if self.total else 0.0
+        pairs = sum(max(0, stack.count - step) * stack.sequences for stack, step in steps if step)
+        return pairs / self.total if self.total else 0.0
 
-    def mm(self, t: int | str) -> tuple[float, float]:
-        """The least and the greatest distance of pairs, in mm."""
+    def apart(self, t: int | str) -> tuple[float, float]:
+        """The least and the greatest distance of pairs, in mm or ms."""
         lengths = [
             step * stack.spacing for stack in self.stacks if 0 < (step := slices_of(t, stack.spacing)) < stack.count
         ]

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
+from ssmtl_toolkit.text import rounded
+
 ENOUGH = 0.66
 """Share of the slices that should have a partner."""
 ALIKE = 0.4
 """Least correlation of pairs: below it the best scaled copy explains less than a sixth of a slice's variance."""
 FARTHEST_MM = 20.0
 """Farthest that partners should be: beyond it what is alike is the outline of the body."""
+FARTHEST_MS = 300.0
+"""The same in time: about as long as the heart contracts; later it is on its way back."""
 
 
 class Measured(Protocol):
@@ -21,15 +25,17 @@ class Measured(Protocol):
     @property
     def spacing(self) -> float: ...
     @property
+    def unit(self) -> str: ...
+    @property
     def even(self) -> bool: ...
     def share(self, t: int | str) -> float: ...
-    def mm(self, t: int | str) -> tuple[float, float]: ...
+    def apart(self, t: int | str) -> tuple[float, float]: ...
     def correlation(self, t: int | str) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class ProposedDistance:
-    """A distance, in slices or mm as an option `t` takes it, and why it is not larger."""
+    """A distance, in slices, mm or ms as an option `t` takes it, and why it is not larger."""
 
     t: int | str
     why: str
@@ -38,7 +44,7 @@ class ProposedDistance:
 def proposed_distance(data: Measured) -> ProposedDistance:
     """Choose the largest t at which pairs are enough, alike and near; the smallest possible if there is none.
 
-    It is a number of slices, or, where scans differ in the distance between slices, a length in mm.
+    It is a number of slices, or, where scans differ in the distance between slices, a length in mm, in time in ms.
     """
     suitable, why = suitable_distances(data)
     return ProposedDistance(suitable[-1], why)
@@ -56,7 +62,7 @@ def suitable_distances(data: Measured) -> tuple[list[int | str], str]:
 
 def _candidates(data: Measured) -> Iterator[int | str]:
     for number in count(1):
-        t: int | str = number if data.even else f"{round(number * data.spacing, 1):g}mm"
+        t: int | str = number if data.even else f"{round(number * data.spacing, 1):g}{data.unit}"
         if data.share(t) <= 0:
             return
         yield t
@@ -69,7 +75,7 @@ def _too_far(data: Measured, t: int | str) -> str:
     correlation = data.correlation(t)
     if correlation is not None and correlation < ALIKE:
         return f"at t={t} pairs have little in common (correlation {correlation:.2f})"
-    farthest = max(data.mm(t))
-    if farthest > FARTHEST_MM * 1.0001:
-        return f"at t={t} pairs are {farthest:.3g} mm apart"
+    farthest = max(data.apart(t))
+    if farthest > (FARTHEST_MM if data.unit == "mm" else FARTHEST_MS) * 1.0001:
+        return f"at t={t} pairs are {rounded(farthest)} {data.unit} apart"
     return ""

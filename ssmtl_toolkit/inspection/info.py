@@ -27,10 +27,10 @@ _SHOWN = (1, 2, 3, 4, 5, 8, 10, 15)  # slices
 
 @dataclass(frozen=True)
 class PairsAt:
-    """The pairs of slices that are t apart: share of the slices that have one, mm, what trivial answers cost."""
+    """The pairs of slices that are t apart: share of the slices that have one, mm or ms, what trivial answers cost."""
 
     t: int | str
-    mm: tuple[float, float]
+    apart: tuple[float, float]
     share: float
     copy: float | None
     blank: float | None
@@ -114,7 +114,7 @@ class DataInfo:
             "remarks": list(self.remarks),
             "problems": [{**asdict(problem), "scans": list(problem.scans)} for problem in self.problems],
             "stops": bool(self.stops),
-            "pairs": [{**asdict(pairs), "mm": list(pairs.mm)} for pairs in self.pairs],
+            "pairs": [_pairs_json(pairs, self.stacks.unit) for pairs in self.pairs],
             "proposals": self.proposals and self.proposals.to_json(),
             "each": [scan_json(one) for one in self.seen],
         }
@@ -151,10 +151,12 @@ def data_info(
         UsageError: data or an option is wrong.
         DataError: the data cannot be listed.
     """
-    dataset, readers = dataset_of(data), installed_readers()
     slicing = Slicing(axis=axis, volume=volume)
+    slicing.check_frames()
+    dataset, readers = dataset_of(data), installed_readers(in_time=slicing.in_time)
     remarks: list[str] = []
-    every = list_scans(dataset, Path(cache) if cache else default_cache(), remarks.append)
+    folder = Path(cache) if cache else default_cache()
+    every = list_scans(dataset, folder, remarks.append, in_time=slicing.in_time)
     fit, notes = with_patients([scan for scan in every if not scan.unfit], patient)
     parts = None if split is None else Split.read(Path(split))
     if parts is not None and parts.pattern is not None and patient is None:
@@ -212,12 +214,23 @@ def _voxels(one: Seen) -> int:
 
 
 def _stacks(usable: Iterable[Seen]) -> Stacks:
-    return Stacks(
-        [StackOfSlices(one.grid[0], one.spacing[0], one.look.products if one.look else None) for one in usable]
-    )
+    stacks, unit = [], "mm"
+    for one in usable:
+        length = one.frames or one.grid[0]
+        products = one.look.products if one.look else None
+        stacks.append(StackOfSlices(length, one.spacing[0], products, one.grid[0] // length))
+        unit = "mm" if one.frames is None else "ms"  # the same of all
+    return Stacks(stacks, unit)
 
 
 def _pairs_at(stacks: Stacks, t: int | str) -> PairsAt:
     errors = stacks.errors(t)
     costs = (None, None, None) if errors is None else (errors.copy, errors.blank, errors.scaled_copy)
-    return PairsAt(t, stacks.mm(t), stacks.share(t), *costs)
+    return PairsAt(t, stacks.apart(t), stacks.share(t), *costs)
+
+
+def _pairs_json(pairs: PairsAt, unit: str) -> dict[str, Any]:
+    """As plain values; the distance is called by its unit."""
+    return {(unit if name == "apart" else name): value for name, value in asdict(pairs).items()} | {
+        unit: list(pairs.apart)
+    }

@@ -70,7 +70,7 @@ def look_at(volume: Volume, axis: Cut, size: int) -> Look:
         nearly_blank=int(nearly.sum()),
         like_labels=looks_like_labels(volume),
         replaced=volume.replaced,
-        products=products_of(resized, stack.spacing[0]),
+        products=products_of(resized, stack.spacing[0], stack.frames),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ssmtl_toolkit.inspection.seeing import Seen
-from ssmtl_toolkit.text import counted, duration, listed, printable, shortened
+from ssmtl_toolkit.text import counted, duration, listed, printable, rounded, shortened
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.inspection.info import DataInfo
@@ -89,13 +89,19 @@ def _geometry(info: DataInfo) -> Iterator[str]:
     usable = info.usable
     axes = Counter(one.axis for one in usable)
     counts = [one.grid[0] for one in usable]
-    apart = f"{_range([one.spacing[0] for one in usable])} mm apart"
+    apart = _apart([one.spacing[0] for one in usable], info.stacks.unit)
     total = info.stacks.total or sum(counts)
-    yield from _headed("slices", [f"{total}, {_range(counts)} a scan, {_counts(axes)}, {apart}"])
+    frames = [one.frames for one in usable if one.frames]
+    of = f" in sequences of {_range(frames)} frames" if frames else ""
+    yield from _headed("slices", [f"{total}, {_range(counts)} a scan{of}, {_counts(axes)}, {apart}"])
     sides = " x ".join(_range([one.grid[i] for one in usable]) for i in (1, 2))
     pixels = " x ".join(_range([one.spacing[i] for one in usable]) for i in (1, 2))
     orientations = Counter(one.orientation for one in usable)
     yield from _headed("pixels", [f"{sides} of {pixels} mm; stored as {_counts(orientations)}"])
+
+
+def _apart(spacings: Sequence[float], unit: str) -> str:
+    return f"{_range(spacings)} {unit} apart" if all(spacings) else f"unknown {unit} apart"
 
 
 def _values(info: DataInfo) -> str:
@@ -127,10 +133,10 @@ def _pairs(info: DataInfo) -> Iterator[str]:
     if not rows:
         return
     with_errors = any(row.copy is not None for row in rows)
-    heading = f"{'t':>6} {'mm':>12} {'have a partner':>15}"
+    heading = f"{'t':>6} {info.stacks.unit:>12} {'have a partner':>15}"
     yield heading + (f" {'copy':>7} {'blank':>7} {'scaled copy':>12}" if with_errors else "")
     for row in rows:
-        line = f"{row.t:>6} {_range(row.mm, median=False):>12} {100 * row.share:>13.0f} %"
+        line = f"{row.t:>6} {_range(row.apart, median=False) if any(row.apart) else '?':>12} {100 * row.share:>13.0f} %"
         costs = (row.copy, row.blank, row.scaled_copy)
         cells = ["" if cost is None else f"{cost:.2f}" for cost in costs]
         yield line + (f" {cells[0]:>7} {cells[1]:>7} {cells[2]:>12}" if with_errors else "")
@@ -163,7 +169,7 @@ def _counts(counter: Counter[str]) -> str:
 
 def _range(numbers: Sequence[float], median: bool = True) -> str:
     low, high = min(numbers), max(numbers)
-    if f"{low:.3g}" == f"{high:.3g}":
-        return f"{low:.3g}"
-    middle = f" (median {statistics.median(numbers):.3g})" if median else ""
-    return f"{low:.3g} to {high:.3g}{middle}"
+    if rounded(low) == rounded(high):
+        return rounded(low)
+    middle = f" (median {rounded(statistics.median(numbers))})" if median else ""
+    return f"{rounded(low)} to {rounded(high)}{middle}"

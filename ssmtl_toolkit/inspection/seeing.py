@@ -35,6 +35,7 @@ class Seen:
         label_problem: why its label map cannot be used with it, "" if it can or there is none.
         look: what its voxels are like, if they were read.
         problem: why its header or its voxels cannot be read, or cannot be cut.
+        axis, grid, spacing, frames: how it is cut, as in `Stack`; the axis may be time.
     """
 
     scan: Scan
@@ -45,6 +46,7 @@ class Seen:
     axis: str = ""
     grid: tuple[int, int, int] = (0, 0, 0)
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    frames: int | None = None
 
     @property
     def is_label_map(self) -> bool:
@@ -96,7 +98,9 @@ class Seeing:
         except DataError as error:
             return Seen(scan, problem=str(error))
         if header.volumes > 1 and self.slicing.volume is None:
-            problem = f"is 4-D with {header.volumes} volumes; give --volume i, 0 to {header.volumes - 1}"
+            problem = (
+                f"is 4-D with {header.volumes} volumes; give --volume i, 0 to {header.volumes - 1}, or --axis time"
+            )
             return replace(seen, problem=f"{printable(scan.path)}: {problem}")
         return replace(seen, label_problem=self._label_problem(seen, header))
 
@@ -107,7 +111,7 @@ class Seeing:
             stack = Stack.of(seen.header.empty(), axis)
         except DataError as error:
             raise DataError(f"{printable(seen.scan.path)}: {error}") from error
-        return replace(seen, axis=stack.axis, grid=stack.grid, spacing=stack.spacing)
+        return replace(seen, axis=stack.along, grid=stack.grid, spacing=stack.spacing, frames=stack.frames)
 
     def _label_problem(self, seen: Seen, header: Header) -> str:
         try:

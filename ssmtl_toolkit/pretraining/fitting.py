@@ -37,9 +37,10 @@ class StoredSlices:
             products = None
             if i in compared:
                 rows = torch.arange(extent.start, extent.start + extent.count)
-                products = alike.products_of(self._store.gather(rows, torch.device("cpu")).numpy(), extent.spacing)
-            stacks.append(alike.StackOfSlices(extent.count, extent.spacing, products))
-        return suitable_distances(alike.Stacks(stacks))
+                slices = self._store.gather(rows, torch.device("cpu")).numpy()
+                products = alike.products_of(slices, extent.spacing, extent.frames)
+            stacks.append(alike.StackOfSlices(extent.length, extent.spacing, products, len(extent.sequences)))
+        return suitable_distances(alike.Stacks(stacks, self._store.unit))
 
     def distance(self, task: TaskSpec, option: str) -> int | str:
         """The largest suitable distance at which this task finds enough pairs, else the smallest."""

@@ -137,7 +137,7 @@ class LabelledGathering:
     def _usable(self) -> list[Scan]:
         """The labelled scans, without those of validation and test patients."""
         assert self.config.probe is not None
-        every = list_scans(self.config.probe, self.reading.cache)
+        every = list_scans(self.config.probe, self.reading.cache, in_time=self.config.in_time)
         scans = [scan for scan in every if scan.label and not scan.unfit]
         if not scans:
             raise DataError(
@@ -159,7 +159,8 @@ class LabelledGathering:
         split = Split.read(self.config.without)
         held = dict.fromkeys((*split.validation, *split.test), "held")
         memo = DigestMemo(self.reading.cache / "digests.json")
-        known = [scan for scan in list_scans(self.config.data, self.reading.cache) if not scan.unfit]
+        every = list_scans(self.config.data, self.reading.cache, in_time=self.config.in_time)
+        known = [scan for scan in every if not scan.unfit]
         contents = {
             self.readers.digest(path, memo)
             for scan in known

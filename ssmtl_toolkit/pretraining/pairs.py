@@ -19,7 +19,7 @@ from ssmtl_toolkit.distance import distances_among
 from ssmtl_toolkit.inspection.distance import ENOUGH
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
-from ssmtl_toolkit.text import counted
+from ssmtl_toolkit.text import counted, rounded
 
 _BLANK = 0.5  # correlation of slices of unit variance below which 2 - 2r, the error of copying, is above 1
 _SAMPLE = 32  # pairs that a correlation is estimated from
@@ -32,20 +32,22 @@ class Pairs:
     Attributes:
         share: of all slices, those that have a partner (each of their partners, if a task names several).
         slices: the nearest and the farthest partner, in slices.
-        mm: the same in mm.
+        apart: the same in `unit`, mm or ms.
         correlation: of slices with their nearest partner, estimated; None for a task that does not ask for it.
         hint: which distance would give more pairs, or slices more alike: "try t=1 or 2"; empty if this one is good.
     """
 
     share: float
     slices: tuple[int, int]
-    mm: tuple[float, float]
+    apart: tuple[float, float]
     correlation: float | None
     hint: str
+    unit: str = "mm"
 
     def __str__(self) -> str:
         plural = "" if self.slices[1] == 1 else "s"
-        away = f"{_range(self.slices)} slice{plural} ({_range(self.mm)} mm) away"
+        length = f" ({_range(self.apart)} {self.unit})" if any(self.apart) else ""
+        away = f"{_range(self.slices)} slice{plural}{length} away"
         return f"{_percent(self.share)} of the slices have a partner, {away}"
 
 
@@ -60,11 +62,14 @@ class Stacks:
     @cached_property
     def _alike(self) -> Counter[tuple[float, int]]:
         """How many stacks there are of each spacing and length."""
-        return Counter((extent.spacing, extent.count) for extent in self.extents)
+        alike: Counter[tuple[float, int]] = Counter()
+        for extent in self.extents:
+            alike[extent.spacing, extent.length] += len(extent.sequences)
+        return alike
 
     @cached_property
     def counts(self) -> list[int]:
-        """The lengths of the stacks."""
+        """The lengths of the scans."""
         return [extent.count for extent in self.extents]
 
     def __str__(self) -> str:
@@ -75,12 +80,24 @@ class Stacks:
         channels = f", {self.store.channels} channels" if self.store.channels > 1 else ""
         return (
             f"{counted(len(self.counts), 'scan')}{patients}, {counted(sum(self.counts), 'slice')} "
-            f"({_range(self.counts)} a scan{usual}), {_range(self.spacings)} mm apart{channels}"
+            f"({_range(self.counts)} a scan{usual}){self._in_time}, "
+            f"{self._apart}{channels}"
         )
 
+    @property
+    def _in_time(self) -> str:
+        frames = [extent.frames for extent in self.extents if extent.frames]
+        return f" in sequences of {_range(frames)} frames" if frames else ""
+
+    @property
+    def _apart(self) -> str:
+        known = f"{_range(self.spacings)} {self.store.unit} apart"
+        return known if all(self.spacings) else f"unknown {self.store.unit} apart"
+
     def to_json(self) -> dict[str, Any]:
-        """Lengths of the stacks and distances between their slices: least, median and most."""
-        return {"slices": _least_median_most(self.counts), "mm": _least_median_most([e.spacing for e in self.extents])}
+        """Lengths of the scans and distances between their slices: least, median and most."""
+        spacings = [extent.spacing for extent in self.extents]
+        return {"slices": _least_median_most(self.counts), self.store.unit: _least_median_most(spacings)}
 
     def pairs_of(self, tasks: Sequence[TaskSpec]) -> dict[str, Pairs]:
         """What each task with companions gets, by its label."""
@@ -91,9 +108,10 @@ class Stacks:
         steps = list(self._steps(task))
         if not steps:
             return None
-        slices, mm = [abs(step) for step, _ in steps], [abs(step) * spacing for step, spacing in steps]
+        slices, apart = [abs(step) for step, _ in steps], [abs(step) * spacing for step, spacing in steps]
         share, correlation = self.share(task), self.correlation(task)
-        return Pairs(share, (min(slices), max(slices)), (min(mm), max(mm)), correlation, self._hint(task, max(slices)))
+        hint, farthest = self._hint(task, max(slices)), (min(slices), max(slices))
+        return Pairs(share, farthest, (min(apart), max(apart)), correlation, hint, self.store.unit)
 
     def share(self, task: TaskSpec) -> float:
         """Of all slices, those that have a partner under each name."""
@@ -125,7 +143,8 @@ class Stacks:
             offsets = [offset for named in task.companions(extent.spacing).values() for offset in named]
             if offsets:
                 offset = min(offsets, key=abs)
-                rows = np.arange(max(0, -offset), extent.count - max(0, offset)) + extent.start
+                index = np.arange(max(0, -offset), extent.length - max(0, offset))
+                rows = np.concatenate([index + start for start in extent.sequences])
                 anchors.append(rows)
                 partners.append(rows + offset)
         return np.concatenate(anchors), np.concatenate(partners)
@@ -173,7 +192,7 @@ def _faults(task: TaskSpec, pairs: Pairs) -> str:
     if pairs.correlation is not None and pairs.correlation < (task.least_correlation or -1):
         about = f"little in common (correlation about {pairs.correlation:.2f})"
         worse = ", copying one is a worse guess than a blank slice" if pairs.correlation < _BLANK else ""
-        faults.append(f"slices {_range(pairs.mm)} mm apart have {about}{worse}")
+        faults.append(f"slices {_range(pairs.apart)} {pairs.unit} apart have {about}{worse}")
     if faults and pairs.hint:
         (name,) = distances_among(type(task).model_fields)
         faults.append(f"{pairs.hint}, or {name}=auto")
@@ -182,7 +201,14 @@ def _faults(task: TaskSpec, pairs: Pairs) -> str:
 
 def pairs_json(pairs: Mapping[str, Pairs]) -> dict[str, Any]:
     """For summary.json."""
-    return {label: {**asdict(p), "slices": list(p.slices), "mm": list(p.mm)} for label, p in pairs.items()}
+    return {label: _pairs_json(one) for label, one in pairs.items()}
+
+
+def _pairs_json(pairs: Pairs) -> dict[str, Any]:
+    """As plain values; the distance is called by its unit."""
+    plain = {(pairs.unit if name == "apart" else name): value for name, value in asdict(pairs).items()}
+    del plain["unit"]
+    return plain | {"slices": list(pairs.slices), pairs.unit: list(pairs.apart)}
 
 
 def _with_partner(offsets: Sequence[int], count: int) -> int:
@@ -205,7 +231,7 @@ def _percent(share: float) -> str:
 
 
 def _range(numbers: Collection[float]) -> str:
-    low, high = (f"{n}" if isinstance(n, int) else f"{n:.3g}" for n in (min(numbers), max(numbers)))
+    low, high = (f"{n}" if isinstance(n, int) else rounded(n) for n in (min(numbers), max(numbers)))
     return low if low == high else f"{low} to {high}"
 
 

@@ -18,6 +18,7 @@ from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.sampling import Plan, batch_shares
 from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.distance import check_unit, is_length
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
@@ -171,7 +172,7 @@ def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> It
 
 def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
-    scans = list_scans(config.data, cache, progress.note)
+    scans = list_scans(config.data, cache, progress.note, in_time=config.in_time)
     with foreign(f"dataset {str(config.data)!r}, asked for its layout,"):
         layout = config.data.layout()
     if layout:
@@ -208,12 +209,12 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
                     )
                 raise DataError(
                     f"task {label!r}: no scan has slices near enough together for its {name} (they are "
-                    f"{_range([e.spacing for e in extents])} mm apart); choose a larger distance"
+                    f"{_range([e.spacing for e in extents])} {store.unit} apart); choose a larger distance"
                 )
             if plan.pairs[column] == 0:
                 raise DataError(
                     f"task {label!r}: no scan has slices far enough apart for its {name} (the longest has "
-                    f"{max(e.count for e in extents)} slices along the {store.scans[0].axis} axis); "
+                    f"{max(e.length for e in extents)} slices along the {store.scans[0].axis} axis); "
                     f"choose a smaller t or another --axis"
                 )
     for task in tasks:
@@ -254,12 +255,33 @@ def check_patients(plan: Plan, wanted: int, batch_size: int, progress: Progress)
 
 def plan_of(store: SliceStore, tasks: Sequence[TaskSpec]) -> Plan:
     """Find the anchors, if there are any; companions that show slices of their anchor's context are none."""
+    _check_units(store, tasks)
     extents = store.extents
     offsets = {
         spacing: {str(task): _companions(task, spacing, 2 * store.reach) for task in tasks}
         for spacing in {e.spacing for e in extents}
     }
     return Plan(extents, [offsets[extent.spacing] for extent in extents])
+
+
+def _check_units(store: SliceStore, tasks: Sequence[TaskSpec]) -> None:
+    """Refuse distances in mm between frames, in ms between slices, and in ms if a scan does not say how many these are.
+
+    Raises:
+        UsageError: naming the task.
+        DataError: naming the scan.
+    """
+    in_time = store.scans[0].frames is not None
+    for task in tasks:
+        check_unit(f"task {str(task)!r}", task, in_time=in_time)
+    unknown = next((scan for scan in store.scans if in_time and not scan.spacing), None)
+    for task in tasks if unknown else []:
+        if any(is_length(value) for _, value in task):
+            assert unknown is not None
+            raise DataError(
+                f"{printable(unknown.scan.path)}: does not say how many ms lie between its frames, which task "
+                f"{str(task)!r} needs to know; give a number of frames"
+            )
 
 
 def _companions(task: TaskSpec, spacing: float, overlap: int) -> Mapping[str, Sequence[int]]:

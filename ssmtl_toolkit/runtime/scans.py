@@ -32,8 +32,16 @@ def default_cache() -> Path:
     return user_cache_path("ssmtl")
 
 
-def list_scans(dataset: DatasetSpec, cache: Path, note: Callable[[str], None] = lambda text: None) -> list[Scan]:
+def list_scans(
+    dataset: DatasetSpec,
+    cache: Path,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    in_time: bool = False,
+) -> list[Scan]:
     """List the dataset's scans, creating what must be created first; `note` gets what the dataset says about them.
+
+    `in_time`: they are to be read as sequences in time.
 
     Raises:
         DataError: they cannot be listed.
@@ -41,7 +49,7 @@ def list_scans(dataset: DatasetSpec, cache: Path, note: Callable[[str], None] = 
     """
     try:
         with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
-            scans = dataset.scans(cache, installed_readers())
+            scans = dataset.scans(cache, installed_readers(in_time=in_time))
             for remark in dataset.remarks(scans):
                 note(remark)
             return scans
@@ -52,9 +60,9 @@ def list_scans(dataset: DatasetSpec, cache: Path, note: Callable[[str], None] = 
         raise DataError(f"{printable(place)}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def installed_readers() -> Readers:
-    """All installed readers."""
-    return Readers(reader() for reader in registry().of(ReaderSpec))
+def installed_readers(*, in_time: bool = False) -> Readers:
+    """All installed readers; `in_time`: they read 4-D scans as sequences in time."""
+    return Readers((reader() for reader in registry().of(ReaderSpec)), in_time=in_time)
 
 
 def waiting_for(progress: Progress) -> Waiting:
@@ -66,7 +74,7 @@ def reading_of(slicing: Slicing, cache: Path, progress: Progress) -> Reading:
     """How a command reads scans, by all installed readers."""
     from ssmtl_toolkit.data.reading import Reading
 
-    return Reading.of(installed_readers(), slicing, cache, waiting_for(progress))
+    return Reading.of(installed_readers(in_time=slicing.in_time), slicing, cache, waiting_for(progress))
 
 
 def measured(reading: Reading, scans: Sequence[Scan], progress: Progress) -> Slicing:
@@ -123,7 +131,7 @@ def prepare(
 
     usable = prepare_scans(
         scans,
-        installed_readers(),
+        installed_readers(in_time=slicing.in_time),
         slicing,
         cache,
         skip_bad=skip_bad,

@@ -77,7 +77,7 @@ def test_without_voxels_the_choice_keeps_its_own_rules(shapes):
     smallest = 1 if stacks.even else f"{round(stacks.spacing, 1):g}mm"
     if t not in (1, smallest):
         assert stacks.share(t) >= ENOUGH
-        assert max(stacks.mm(t)) <= FARTHEST_MM * 1.001
+        assert max(stacks.apart(t)) <= FARTHEST_MM * 1.001
     counted = sum(max(0, count - slices_of(t, s)) for count, s in shapes if slices_of(t, s))
     assert stacks.share(t) == pytest.approx(counted / sum(count for count, _ in shapes))
 

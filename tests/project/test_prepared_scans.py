@@ -124,7 +124,7 @@ def write_contrasts(folder, names, volumes=3):
 def test_the_contrasts_of_a_4d_file_are_channels_with_volume_all(ssmtl, tmp_path):
     data = write_contrasts(tmp_path / "data", "abcd")
     refused = done(ssmtl("run", "--data", data, *RUN), 3)
-    assert "is 4-D with 3 volumes; give --volume i, 0 to 2, or all: as channels" in refused.stderr
+    assert "is 4-D with 3 volumes; give --volume i, 0 to 2, or all: as channels, or --axis time" in refused.stderr
     assert "3 channels" in done(ssmtl("run", "--data", data, *RUN, "--volume", "all", "--out", "run")).stderr
     done(ssmtl("finetune", "--from", "run", "--data", data, *TUNE, "--out", "ft"))
     done(ssmtl("predict", "--from", "ft", data / "images" / "a.nii.gz", "--out", "out"))
