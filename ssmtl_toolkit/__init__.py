@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         RunConfig,
     )
     from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
+    from ssmtl_toolkit.downstream.loading import load_backbone, load_model
     from ssmtl_toolkit.downstream.predict import predict
     from ssmtl_toolkit.downstream.predicted import Predicted
     from ssmtl_toolkit.evaluation.evaluate import Evaluated, evaluate
@@ -49,6 +50,8 @@ _LAZY = {
     "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
     "from_arrays": "ssmtl_toolkit.runtime.arrays",
+    "load_backbone": "ssmtl_toolkit.downstream.loading",
+    "load_model": "ssmtl_toolkit.downstream.loading",
     "predict": "ssmtl_toolkit.downstream.predict",
     "pretrain": "ssmtl_toolkit.pretraining.pretrain",
 }
@@ -79,6 +82,8 @@ __all__ = [
     "finetune",
     "from_arrays",
     "hookimpl",
+    "load_backbone",
+    "load_model",
     "predict",
     "pretrain",
 ]

@@ -559,3 +559,17 @@ def check_needs(backbone: BackboneSpec, consumers: Iterable[TaskSpec | HeadSpec]
                 f"which backbone {backbone.name!r} does not provide "
                 f"(it provides {', '.join(sorted(backbone.provides))}); choose another backbone"
             )
+
+
+def spec_classes(given: type[Spec] | Iterable[type[Spec]]) -> tuple[type[Spec], ...]:
+    """Spec classes that no plugin registers, as a user gives them: one, or several.
+
+    Raises:
+        UsageError: it is something else, such as a spec object.
+    """
+    classes = (given,) if isinstance(given, type) else given
+    listed = tuple(classes) if isinstance(classes, Iterable) and not isinstance(classes, Spec | str) else (classes,)
+    for cls in listed:
+        if not (isinstance(cls, type) and issubclass(cls, Spec) and hasattr(cls, "name")):
+            raise UsageError(f"spec: expected the class of a backbone, head or preparation, got {cls!r}")
+    return listed

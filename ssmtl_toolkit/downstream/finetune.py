@@ -20,7 +20,6 @@ from ssmtl_toolkit.downstream.gather import Gathering
 from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
@@ -41,6 +40,7 @@ from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
 from ssmtl_toolkit.text import counted
 

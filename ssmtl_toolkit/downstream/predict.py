@@ -43,7 +43,7 @@ from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
 from ssmtl_toolkit.sources import Given
-from ssmtl_toolkit.specs import DatasetSpec
+from ssmtl_toolkit.specs import DatasetSpec, Spec, spec_classes
 from ssmtl_toolkit.text import printable
 
 
@@ -56,6 +56,7 @@ def predict(
     out: str | Path,
     cache: str | Path | None = None,
     progress: Progress | None = None,
+    spec: type[Spec] | Sequence[type[Spec]] = (),
     **options: Any,
 ) -> Predicted:
     """Use fine-tuned models on scans; each prediction is written as NAME.nii.gz below `out`.
@@ -69,6 +70,8 @@ def predict(
         out: folder for the predictions; prediction.json in it records which models were used and what the values mean.
         cache: folder for digests of scans; by default the user's cache directory.
         progress: is notified of what happens, to show it.
+        spec: the class (or classes) of a backbone, head or preparation of the model that no plugin registers, such as
+            one that a notebook defines.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
@@ -80,7 +83,7 @@ def predict(
     config = config or PredictConfig.of(options)
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
-        call = Call.open(Path(source), config, progress)
+        call = Call.open(Path(source), config, progress, spec_classes(spec))
         given = [scans] if isinstance(scans, str | os.PathLike | DatasetSpec) else scans
         jobs = list_jobs(given, folder, call.wanted, call.takes, cache)
         check_targets(jobs.jobs, config.existing)

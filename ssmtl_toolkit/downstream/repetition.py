@@ -25,13 +25,13 @@ from ssmtl_toolkit.downstream.keeping import RepetitionKeeper
 from ssmtl_toolkit.downstream.loop import Loop
 from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import shortened
 
@@ -109,7 +109,8 @@ class Repetitions:
             names = classes.names if classes else ()
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
-            self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
+            axes = (scan.axis for scan in self.store.scans)
+            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), axes)
             predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
             scores = material.targets.assess(predictor, material.test, self.metrics)

@@ -21,6 +21,7 @@ from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.about import slicing_about
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, snapshot
+from ssmtl_toolkit.runtime.usage import Answer, Usage
 
 
 class Saver:
@@ -111,6 +112,8 @@ class Saver:
     def _about(self, step: int) -> dict[str, Any]:
         """The metadata of a backbone's file; no paths, no patient names."""
         plugins = registry()
+        axes = (scan.axis for scan in self.store.scans)
+        usage = Usage.of(self.config.slicing, self.store.channels, axes, Answer(kind="features"))
         return {
             "version": our_version(),
             "backbone": plugins.origin(self.config.backbone),
@@ -118,6 +121,7 @@ class Saver:
             "balancer": plugins.origin(self.config.balancer),
             **slicing_about(self.config.slicing),
             "channels": self.store.channels,
+            "usage": usage.model_dump(mode="json"),
             "trained": self.config.trained,
             "scans": {
                 "number": len(self.store.scans),

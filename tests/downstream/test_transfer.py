@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers.small import SMALL
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from helpers.small import SMALL, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
 from ssmtl_toolkit.downstream.model import ModelSpec
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import Entry, Plugin, registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
 

@@ -21,7 +21,8 @@ from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Pretraining, restored_slicing
 from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, chosen_backbone
-from ssmtl_toolkit.specs import BackboneSpec
+from ssmtl_toolkit.runtime.usage import Usage
+from ssmtl_toolkit.specs import BackboneSpec, Spec
 from ssmtl_toolkit.text import listed, printable, shortened
 
 _PREFIXES = tuple(f"{part}." for part in PARTS)
@@ -88,15 +89,17 @@ class Pretrained:
 
     Attributes:
         wanted: the parts to load.
+        classes: of specs, known beside those of plugins.
     """
 
     file: Path
     tensors: Mapping[str, Tensor]
     about: Mapping[str, Any]
     wanted: Sequence[Part] = tuple(PARTS)
+    classes: Sequence[type[Spec]] = ()
 
     @classmethod
-    def open(cls, source: Path) -> Pretrained:
+    def open(cls, source: Path, classes: Sequence[type[Spec]] = ()) -> Pretrained:
         """Read a run folder's backbone, or any .safetensors file with `encoder.*` and `decoder.*`.
 
         A run with a probe has two: the best by the probe is taken.
@@ -116,12 +119,12 @@ class Pretrained:
             raise DataError(f"{printable(file)}: holds no tensor named encoder.… or decoder.… of a backbone{hint}")
         if content.text:
             content.about(Pretraining)
-        return cls(file, content.tensors, about)
+        return cls(file, content.tensors, about, classes=classes)
 
     def spec(self) -> BackboneSpec | None:
         """The backbone that the weights belong to, if the file records it."""
         said = self.about.get("backbone")
-        return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
+        return registry().restore(BackboneSpec, said, printable(self.file), self.classes) if said else None
 
     def slicing(self) -> Slicing:
         """How its slices were made; the defaults if the file does not record it.
@@ -132,7 +135,12 @@ class Pretrained:
         if not self.about:
             return Slicing()
         read = Pretraining.model_validate_json(json.dumps(self.about))
-        return restored_slicing(read.prepare, read.preparations, printable(self.file))
+        return restored_slicing(read.prepare, read.preparations, printable(self.file), self.classes)
+
+    @property
+    def usage(self) -> Usage | None:
+        """How it is used, if the file records it."""
+        return Pretraining.model_validate_json(json.dumps(self.about)).usage if self.about else None
 
     def limited(self, transfer: Literal["all", "encoder"]) -> Pretrained:
         """The same, of which only these parts are loaded."""
