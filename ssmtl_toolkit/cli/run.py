@@ -19,7 +19,7 @@ from ssmtl_toolkit.text import counted, shortened
 
 
 @click.command("run", cls=OnceCommand)
-@options_of(RunConfig, {"tasks": "task", "head": "for"})
+@options_of(RunConfig, {"tasks": "task", "head": "for", "source": "from"})
 @folder_options("runs/DATE-TIME-BACKBONE")
 @json_option
 def command(
@@ -31,6 +31,7 @@ def command(
       ssmtl run --data scans/ --task reconstruct_prev:t=2 --task slice_siam:t=2
       ssmtl run --data scans/ --backbone fcn:encoder=resnet50 --task moco_v2
       ssmtl run --config runs/first/run.toml
+      ssmtl run --from runs/first --data other-scans/ --task slice_siam
     """
     config = _configure(file, out, resume, flags)
     first = launch(config.devices, config.nodes).rank == 0

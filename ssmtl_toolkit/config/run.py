@@ -44,7 +44,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
         "Data": (
             *("data", "without", "held_out", "axis", "prepare", "size", "volume", "window", "normalise", "skip_bad"),
         ),
-        "Network and tasks": ("backbone", "tasks", "balancer", "head"),
+        "Network and tasks": ("backbone", "tasks", "balancer", "head", "source", "prefix", "min_transfer"),
         "Training": (
             *(
                 "epochs",
@@ -77,6 +77,15 @@ class RunConfig(Config, Slicing, Machine, Descent):
     balancer: SerializeAsAny[BalancerSpec] | str = Field("fixed", description="How task losses are combined into one.")
     head: Annotated[SerializeAsAny[HeadSpec] | str | None, Role.RECORD] = Field(
         None, description="Fail early if this head cannot use the parts being trained."
+    )
+    source: Path | None = Field(
+        None, description="Weights to start from: an earlier run, .safetensors, .pth or hf://USER/NAME."
+    )
+    prefix: str | None = Field(
+        None, description="What stands before the names in a file from elsewhere.  [default: found]"
+    )
+    min_transfer: float | None = Field(
+        None, ge=0, le=1, description="Minimum share of the backbone's parameters to load.  [default: the encoder]"
     )
     without: Annotated[Path | None, Role.PLACE] = Field(
         None, description="Skip the test and validation patients of this file (from ssmtl data split)."
@@ -148,7 +157,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             raise ValueError("expected auto or a whole number, 0 or more")
         return number
 
-    @field_validator("without")
+    @field_validator("without", "source")
     @classmethod
     def _absolute_file(cls, file: Path | None) -> Path | None:
         return absolute(file)
@@ -247,6 +256,8 @@ class ResolvedRun(RunConfig):
             raise UsageError(
                 f"augmentation {mixing[0]!r} mixes slices, which then have no companions; it is for ssmtl finetune"
             )
+        if self.source is None and (self.prefix is not None or self.min_transfer is not None):
+            raise UsageError("--prefix and --min-transfer are for weights to start from; give them with --from")
         if self.probe is None and self.probe_every is not None:
             raise UsageError("--probe-every: there is no probe; give labelled scans with --probe")
         self.check_frames()

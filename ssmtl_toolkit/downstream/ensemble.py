@@ -19,6 +19,7 @@ from ssmtl_toolkit.downstream.model import TODO, Downstream, Flip, ModelSpec
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model
+from ssmtl_toolkit.runtime.fetching import fetched
 from ssmtl_toolkit.runtime.folder import FINETUNE, FOLD, FOLDS, MODEL
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.usage import Usage
@@ -84,6 +85,7 @@ class Ensemble:
             UsageError: there is none, or they do not belong together.
             DataError: one cannot be read.
         """
+        source = fetched(source)
         files = model_files(source)
         members, specs, models, usages = [], list[ModelSpec](), [], []
         for file in files:

@@ -32,7 +32,7 @@ from ssmtl_toolkit.runtime.folder import (
     SUMMARY,
     TRANSFER,
     UNLABELLED,
-    chosen_backbone,
+    chosen_weights,
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -93,7 +93,7 @@ def finetune(
 
 def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Progress) -> dict[str, Any]:
     """Gather, train what is not finished, sum up; returns the summary."""
-    pretrained = Pretrained.open(config.source).limited(config.transfer) if config.source else None
+    pretrained = _opened(config)
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)
@@ -136,6 +136,13 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     for remark in summary["remarks"]:
         progress.note(remark)
     return summary
+
+
+def _opened(config: ResolvedFinetune) -> Pretrained | None:
+    """The weights to start from, if any."""
+    if config.source is None:
+        return None
+    return Pretrained.open(config.source, prefix=config.prefix).limited(config.transfer)
 
 
 def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> BackboneSpec:
@@ -204,7 +211,7 @@ def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:
 def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -> list[str]:
     """Name those of source and split whose content has changed since the run began, wherever they are now."""
     same = set()
-    source = config.source and (chosen_backbone(config.source) if config.source.is_dir() else config.source)
+    source = config.source and (chosen_weights(config.source) if config.source.is_dir() else config.source)
     if source and source.is_file() and (folder / TRANSFER).is_file():
         report = json.loads((folder / TRANSFER).read_text(encoding="utf-8"))
         same |= {"source"} if report["sha256"] == digest(source) else set()

@@ -196,7 +196,7 @@ class LoadedModel(_Loaded):
 
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__(ensemble.model_spec.slicing, ensemble.usage)
-        self.model_spec, self.source = ensemble.model_spec, ensemble.source
+        self.model_spec, self.source, self.members = ensemble.model_spec, ensemble.source, ensemble.members
         self.models = nn.ModuleList(ensemble.models)
         self.eval()
 

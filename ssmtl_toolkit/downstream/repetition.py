@@ -128,8 +128,11 @@ class Repetitions:
         if arm == "pretrained" and self.pretrained is not None:
             report = self.pretrained.load_into(model.backbone, self.config.min_transfer)
             write_json(self.folder / TRANSFER, report.to_json())
+            classes = self.model_spec.classes and self.model_spec.classes.to_json()
+            with_head = self.pretrained.load_head(self.model_spec.head.full(), classes, model.head)
             if seed == self.seeds[0]:
-                for line in report.lines():
+                more = ["          head: loaded too, it is for the same classes"] if with_head else []
+                for line in [*report.lines(), *more]:
                     self.progress.say(line)
         return model
 

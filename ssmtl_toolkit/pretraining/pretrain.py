@@ -26,6 +26,7 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.pretraining.fitting import as_begun, fit_tasks
 from ssmtl_toolkit.pretraining.labelled import gather_labelled
+from ssmtl_toolkit.pretraining.start import continued, opened
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.pretraining.watch import HeldOut, tell_held_out
@@ -99,6 +100,8 @@ def pretrain(
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
         started = time.perf_counter()
+        start = opened(resolved, folder)
+        resolved = continued(resolved, start) if start else resolved
         check_buildable(resolved.backbone, resolved.tasks)
         if resolved.probe:
             list_scans(resolved.probe, cache)  # before anything is decoded
@@ -109,7 +112,7 @@ def pretrain(
         if not others:
             connect(fabric)
             agree(fabric)
-        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled)
+        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled, start)
         trainer.start(resume)
         trainer.run(started)
         refuse_diverged(folder, trainer.summary)

@@ -16,6 +16,7 @@ from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.pretraining.start import earlier
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.about import slicing_about
@@ -112,6 +113,7 @@ class Saver:
     def _about(self, step: int) -> dict[str, Any]:
         """The metadata of a backbone's file; no paths, no patient names."""
         plugins = registry()
+        own = [digest[:16] for scan in self.store.scans for digest in scan.digests]
         axes = (scan.axis for scan in self.store.scans)
         usage = Usage.of(self.config.slicing, self.store.channels, axes, Answer(kind="features"))
         return {
@@ -126,7 +128,7 @@ class Saver:
             "scans": {
                 "number": len(self.store.scans),
                 "fingerprint": self.store.fingerprint,
-                "digests": [digest[:16] for scan in self.store.scans for digest in scan.digests],
+                "digests": [*own, *(seen for seen in earlier(self.folder) if seen not in own)],
             },
             "fingerprint": fingerprint(self.model.backbone, self.config.size, self.config.trained),
             "step": step,

@@ -61,7 +61,9 @@ def test_every_backbone_loads_as_a_module_with_the_weights_of_its_file(text, sca
     assert backbone(torch.randn(2, 1, 32, 32)).shape == (2, backbone.backbone.dense_channels, 32, 32)
     assert backbone.predict_slices(blobs(5).transpose(2, 0, 1), feature="dense").shape[2:] == (32, 32)
     other = load_backbone(run.backbone)
-    assert all(torch.equal(a, b) for a, b in zip(backbone.state_dict().values(), other.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(backbone.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])

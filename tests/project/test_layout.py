@@ -39,6 +39,7 @@ ROOMS = [  # each imports those above it, and none below
     ["pretraining"],
     ["downstream"],
     ["experiments"],
+    ["exporting"],
     ["testing"],
     ["cli"],
 ]
@@ -53,7 +54,8 @@ CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places"),
     *("data.augment", "data.files", "data.finding", "data.geometry", "data.grid", "data.lattice", "data.memory"),
     *("data.preparation", "data.readers", "data.slicing", "data.source", "data.uneven", "data.values", "data.volume"),
-    *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.head", "engine.hub"),
+    *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.export"),
+    *("engine.head", "engine.hub"),
     *("engine.masking", "engine.metric", "engine.ranks", "engine.semi", "engine.step"),
 }
 
@@ -122,7 +124,7 @@ def test_plugins_import_the_contract_and_nothing_else_of_the_toolkit(graph):
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
         *(["data", "suggest", "--help"], ["data", "info", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
-        *(["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
+        *(["export", "--help"], ["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
         ["plugins", "new", "slice-order", "--kind", "task"],
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers.broken_augmentations import BROKEN_AUGMENTATIONS, BrokenAugmentation, BrokenMix, BrokenPlace
+from helpers.broken_exports import BROKEN_EXPORTS
 from helpers.broken_parts import (
     BrokenBackbone,
     BrokenBalancer,
@@ -94,6 +95,7 @@ TWICE = "asked twice it gives the same, and leaves what it compares as it is"
 BROKEN = [
     *BROKEN_AUGMENTATIONS,
     *BROKEN_PREPARATIONS,
+    *BROKEN_EXPORTS,
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),
