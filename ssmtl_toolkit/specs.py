@@ -364,7 +364,7 @@ class ExportSpec(Spec):
 
     @abstractmethod
     def write(self, exported: Exported, folder: Path) -> str:
-        """Write into the empty `folder`; return how it is opened there, in Markdown, for its README.md.
+        """Write `exported` into the empty `folder`; return how it is opened there, in Markdown, for its README.md.
 
         Raises:
             UsageError: these weights cannot be written for it (one line).
@@ -595,14 +595,13 @@ def check_needs(backbone: BackboneSpec, consumers: Iterable[TaskSpec | HeadSpec]
             )
 
 
-def spec_classes(given: type[Spec] | Iterable[type[Spec]]) -> tuple[type[Spec], ...]:
+def spec_classes(given: Any) -> tuple[type[Spec], ...]:
     """Spec classes that no plugin registers, as a user gives them: one, or several.
 
     Raises:
         UsageError: it is something else, such as a spec object.
     """
-    classes = (given,) if isinstance(given, type) else given
-    listed = tuple(classes) if isinstance(classes, Iterable) and not isinstance(classes, Spec | str) else (classes,)
+    listed = tuple(given) if isinstance(given, list | tuple) else (given,)
     for cls in listed:
         if not (isinstance(cls, type) and issubclass(cls, Spec) and hasattr(cls, "name")):
             raise UsageError(f"spec: expected the class of a backbone, head or preparation, got {cls!r}")

@@ -10,6 +10,7 @@ from typing import Any
 import monai
 import numpy as np
 import torch
+from monai.bundle.config_parser import ConfigParser
 from torch import Tensor
 
 from ssmtl_export.programs import PROGRAM, program_of
@@ -31,6 +32,8 @@ def write_bundle(exported: Exported, folder: Path) -> str:
             "export 'monai': its scans are prepared by --prepare, which MONAI's transforms do not do alike; predict by "
             "ssmtl predict, or export to torch"
         )
+    if usage["answer"]["kind"] != "classes":
+        raise UsageError("export 'monai': the model gives images, and bundles are written for labels; export to torch")
     axis = _axis(usage)
     for name in ("configs", "models"):
         (folder / name).mkdir()
@@ -113,7 +116,7 @@ def _inference(usage: Mapping[str, Any], directions: str) -> dict[str, Any]:
                     "output_postfix": "",
                     "separate_folder": False,
                     "resample": False,
-                    "output_dtype": "$np.float32" if usage["answer"]["kind"] == "image" else "$np.int16",
+                    "output_dtype": "$np.int32",
                 },
             ],
         },
@@ -187,7 +190,7 @@ def _metadata(exported: Exported) -> dict[str, Any]:
 
 def network_of(folder: Path) -> Callable[[Tensor], Tensor]:
     """The network of a bundle, as MONAI's parser makes it."""
-    parser = monai.bundle.ConfigParser()
+    parser = ConfigParser()
     parser.read_config(folder / INFERENCE)
     parser["bundle_root"] = str(folder)
     network: Callable[[Tensor], Tensor] = parser.get_parsed_content("network")

@@ -36,15 +36,15 @@ def write_encoder(exported: Exported, folder: Path, name: str) -> str:
     names = list(model.state_dict())
     tensors = exported.backbone.encoder.state_dict()
     placed, unplaced = _renamed(tensors, names)
-    problem = model.load_state_dict(placed, strict=False) if not unplaced else None
-    if unplaced or problem.unexpected_keys:
+    if unplaced:
         raise UsageError(
             f"export 'timm': {len(unplaced)} of the {len(tensors)} tensors of the encoder have no place in timm's "
             f"{name!r}, such as {printable(unplaced[0])}: it is another network; export to torch or onnx"
         )
+    missing = model.load_state_dict(placed, strict=False).missing_keys
     config = {"input_size": [channels, exported.size, exported.size], "mean": [0.0] * channels, "std": [1.0] * channels}
     save_for_hf(model, str(folder), model_config=config, model_args={"in_chans": channels}, safe_serialization=True)
-    fresh = listed(problem.missing_keys, 5) if problem.missing_keys else ""
+    fresh = listed(missing, 5) if missing else ""
     return (
         f"`timm.create_model('local-dir:FOLDER', pretrained=True, features_only=True)` gives the maps of the encoder; "
         f"without `features_only` it is the whole {name}, to be given a classifier by `num_classes=…`"

@@ -98,9 +98,9 @@ def push(options: Hf, folder: Path) -> str:
     except HfHubHTTPError as error:
         reason = printable(str(error).splitlines()[0])
         raise UsageError(f"hf: {printable(name)}: refused by the hub ({reason}); {_kept(folder)}") from error
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # of the network, whichever library the hub's client uses
         kind = type(error).__name__
-        raise SsmtlError(f"hf: the hub cannot be reached ({kind}); {_kept(folder)}") from error
+        raise SsmtlError(f"hf: the Hugging Face hub cannot be reached ({kind}); {_kept(folder)}") from error
     return f"https://huggingface.co/{name}"
 
 

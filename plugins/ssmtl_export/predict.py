@@ -6,6 +6,7 @@ It needs torch, numpy and nibabel, and shows all that there is to preparing slic
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +18,7 @@ usage = json.loads(Path(__file__).with_name("usage.json").read_text())
 network = torch.export.load(Path(__file__).with_name("model.pt2")).module()
 
 
-def scanned(scan):  # type: ignore[no-untyped-def]
+def scanned(scan: Any) -> str:
     """The anatomical axis nearest to the one that the scanner stepped along."""
     spacing, named = scan.header.get_zooms()[:3], scan.header.get_dim_info()[2]
     widest = int(np.argmax(spacing))
@@ -26,7 +27,7 @@ def scanned(scan):  # type: ignore[no-untyped-def]
     return ("sagittal", "coronal", "axial")[int(io_orientation(scan.affine)[step, 0])]
 
 
-def prepared(images):  # type: ignore[no-untyped-def]
+def prepared(images: torch.Tensor) -> Any:
     """Slices (S, C, H, W) as the network sees them, and the mean and deviation that were taken out."""
     if usage["window"]:
         images = images.clip(*usage["window"])
@@ -44,18 +45,18 @@ def prepared(images):  # type: ignore[no-untyped-def]
     return ((resized - mean) / deviation).float(), mean, deviation
 
 
-def predicted(raw):  # type: ignore[no-untyped-def]
+def predicted(raw: Any) -> Any:
     """Labels (S, H, W), or slices in the scan's units, of slices (S, C, H, W)."""
     images, mean, deviation = prepared(torch.from_numpy(raw.astype(np.float32)))
     maps = torch.cat([interpolate(network(part), raw.shape[2:], mode="bilinear") for part in images.split(16)])
     if usage["answer"]["kind"] == "image":
         return (maps * deviation + mean)[:, 0].float().numpy()
     sums = torch.stack([maps[:, list(owned)].sum(dim=1) for owned in usage["answer"]["members"]])
-    return np.array(usage["answer"]["values"], np.int16)[sums.argmax(dim=0).numpy()]
+    return np.array(usage["answer"]["values"], np.int32)[sums.argmax(dim=0).numpy()]
 
 
 def main(out: str, *files: str) -> None:
-    scans = [nib.load(file) for file in files]
+    scans: list[Any] = [nib.load(file) for file in files]
     axis = scanned(scans[0]) if usage["axis"] == "acquisition" else usage["axis"]
     source, goal = io_orientation(scans[0].affine), axcodes2ornt(usage["directions"][axis])
     turn = ornt_transform(source, goal)

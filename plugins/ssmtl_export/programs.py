@@ -24,7 +24,9 @@ def write_program(exported: Exported, folder: Path) -> str:
         f"`torch.export.load('{PROGRAM}').module()` takes float32 images (N, {exported.backbone.in_channels}, H, W), "
         f"prepared as below, on the CPU: any number of {sizes}."
     )
-    if exported.head is None or exported.usage["preparations"] or exported.usage["resize"] is None:
+    usage = exported.usage
+    several = usage["channels"] > 1 and usage["answer"]["kind"] == "image"
+    if exported.head is None or usage["preparations"] or usage["resize"] is None or several:
         return opening
     shutil.copyfile(Path(__file__).with_name(SCRIPT), folder / SCRIPT)
     return f"{opening}\n\n`python {SCRIPT} OUT.nii.gz SCAN.nii.gz` does all of it with torch, numpy and nibabel."

@@ -84,7 +84,7 @@ def _opening(convolution: nn.Conv2d | None, upsampled: bool, width: int | None) 
 
 def outputs(exported: Exported, folder: Path, images: Tensor) -> tuple[Tensor, Tensor]:
     """What a model computes, or the finest map of a backbone's decoder, here and in smp."""
-    network: Any = smp.from_pretrained(folder).eval()
+    network: Any = smp.from_pretrained(str(folder)).eval()
     if exported.head is None:
         return exported.backbone(images).decoded[0], network.decoder(network.encoder(images))
     maps: Tensor = network(images)

@@ -207,12 +207,13 @@ class RunConfig(Config, Slicing, Machine, Descent):
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "tasks": tasks,
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
-            "prepare": resolved_preparations(suggested.pop("prepare", self.prepare)),
+            "prepare": resolved_preparations(suggested.get("prepare", self.prepare)),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
             "probe": None if self.probe is None else with_absolute_paths(dataset_of(self.probe)),
         }
-        resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
+        given = {*set_here, *suggested, *specs} - ({"backbone", "prepare"} - set_here - suggested.keys())
+        resolved = ResolvedRun.model_construct(given, **{**dict(self), **suggested, **specs})
         resolved.check()
         return resolved
 

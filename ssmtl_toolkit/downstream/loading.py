@@ -201,7 +201,7 @@ class LoadedModel(_Loaded):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        maps = [model(image) for model in self.models]
+        maps: list[Tensor] = [model(image) for model in self.models]
         if len(maps) == 1:
             return maps[0]
         meaning = self.model_spec.meaning

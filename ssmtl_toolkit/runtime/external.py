@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from ssmtl_toolkit.text import printable
 PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _WRAPPED = "model."  # smp keeps timm's networks (tu-…) below this name
 _LEAST = 0.5  # of a part's parameters, for names to be taken for those of this part
+_COUNTER = "num_batches_tracked"  # has no effect, and some networks lack it
 _DEEPEST = 3  # tables within tables in a checkpoint
 
 
@@ -35,21 +34,25 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             content: Any = load_file(file)
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise DataError(f"{printable(file)}: cannot be read as weights ({_first_line(error)})") from error
-    except Exception as error:  # pickle's own kinds
-        raise DataError(
-            f"{printable(file)}: holds more than tensors, which is not loaded because it could run code "
-            f"({_first_line(error)}); save its state_dict alone: torch.save(model.state_dict(), 'weights.pth')"
-        ) from error
+    except Exception as error:  # pickles fail in many ways
+        reason = printable(_reason(error))
+        if "global" in reason.lower():
+            raise DataError(
+                f"{printable(file)}: holds more than tensors ({reason}), which is not loaded, as it could run code; "
+                f"save its state_dict alone: torch.save(model.state_dict(), 'weights.pth')"
+            ) from error
+        raise DataError(f"{printable(file)}: cannot be read as weights ({reason})") from error
     tables = list(_tables(content))
     if not tables:
         raise DataError(f"{printable(file)}: holds no table of tensors; give a state_dict")
     return max(tables, key=lambda table: sum(tensor.numel() for tensor in table.values()))
 
 
-def _first_line(error: Exception) -> str:
-    return printable(next(iter(str(error).splitlines()), type(error).__name__))[:200]
+def _reason(error: Exception) -> str:
+    """The line of an error that says what is wrong; torch puts advice around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line.partition("WeightsUnpickler error:")[2] for line in lines if "WeightsUnpickler error:" in line]
+    return (named or lines or [type(error).__name__])[0].strip()[:150]
 
 
 def _tables(content: Any, depth: int = 0) -> Iterator[dict[str, Tensor]]:
@@ -77,6 +80,12 @@ class Placed:
     prefixes: Mapping[str, str]
     used: frozenset[str]
     summed: tuple[str, ...]
+
+    def odd(self, given: Mapping[str, Tensor]) -> list[str]:
+        """Names in the file of what layers have there and not here, such as a bias."""
+        layers = {name.rpartition(".")[0] for name in self.used}
+        unused = (name for name in given if name not in self.used and not name.endswith(_COUNTER))
+        return [name for name in unused if name.rpartition(".")[0] in layers]
 
 
 def place(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str | None = None) -> Placed:
@@ -115,16 +124,17 @@ def _found(
 ) -> tuple[str, str] | None:
     """What stands before the part's names in the file, and what has to be cut from ours."""
     total = sum(wanted[name].numel() for name in inner.values())
-    scores: dict[tuple[str, str], int] = defaultdict(int)
+    scores: dict[tuple[str, str], int] = {}
     for cut in ("", _WRAPPED):
         short = {name.removeprefix(cut): wanted[own] for name, own in inner.items() if name.startswith(cut)}
         for source, tensor in given.items():
             for start in _starts(source):
                 own = short.get(source[start:])
                 if own is not None and _fitted(tensor, own).shape == own.shape:
-                    scores[source[:start], cut] += own.numel()
+                    key = source[:start], cut
+                    scores[key] = scores.get(key, 0) + own.numel()
     if prefix is not None:
-        scores = {key: score for key, score in scores.items() if key[0] in (prefix, f"{prefix}{part}.")}  # type: ignore[assignment]
+        scores = {key: score for key, score in scores.items() if key[0] in (prefix, f"{prefix}{part}.")}
     if not scores:
         return None
     best = max(scores, key=lambda key: (scores[key], key[0] == f"{part}."))

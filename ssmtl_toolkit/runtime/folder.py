@@ -72,7 +72,8 @@ def chosen_weights(folder: Path) -> Path:
     """
     if any((folder / name).is_file() for name in (BACKBONE, BEST)):
         return chosen_backbone(folder)
-    models = [file for file in (folder / MODEL, *sorted(folder.glob(f"*/{MODEL}"))) if file.is_file()]
+    places = (MODEL, f"*/{MODEL}", f"{FOLD.format('*')}/*/{MODEL}")
+    models = [file for place in places for file in sorted(folder.glob(place))]
     if len(models) > 1:
         raise UsageError(
             f"{printable(folder)}: holds {len(models)} fine-tuned models; give one, such as "

@@ -1,10 +1,10 @@
-"""Pre-trained weights into a network, with a report: what was loaded, what not, and whether it computes the same."""
+"""Pre-trained weights into a network, with a report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,71 +23,12 @@ from ssmtl_toolkit.runtime.external import PICKLED, place, read_tensors
 from ssmtl_toolkit.runtime.fetching import fetched
 from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, chosen_weights
+from ssmtl_toolkit.runtime.transfer_report import TransferReport
 from ssmtl_toolkit.runtime.usage import Usage
 from ssmtl_toolkit.specs import BackboneSpec, Spec
 from ssmtl_toolkit.text import listed, printable, shortened
 
 _SAME = 1e-3  # largest relative difference of a fingerprint; other builds and machines stay below 1e-5
-
-
-@dataclass(frozen=True)
-class TransferReport:
-    """What became of the tensors of a pre-training.
-
-    Attributes:
-        source: the file, and its sha256.
-        loaded, missing, mismatched: tensors of the network: loaded; not in the file; of another shape there.
-        skipped: tensors of the file that the network does not have, were never trained, or are not wanted.
-        fresh: parts that the pre-training did not train; they start untrained.
-        unwanted: parts that it did train, and that start untrained as well, by `--transfer`.
-        share: loaded part of the parameters of encoder, decoder and both.
-        prefixes: of a file from elsewhere: what stands before the names of each part that was found in it.
-        summed: first convolutions that were made for other numbers of channels in such a file.
-        fingerprint: largest relative difference to the saved run's own output on a fixed image; None: `unchecked`
-            says why.
-    """
-
-    source: str
-    sha256: str
-    backbone: str
-    pretraining: Mapping[str, Any]
-    loaded: int
-    missing: Sequence[str]
-    mismatched: Sequence[str]
-    skipped: Sequence[str]
-    fresh: Sequence[str]
-    unwanted: Sequence[Part]
-    share: Mapping[str, float]
-    fingerprint: float | None
-    unchecked: str
-    prefixes: Mapping[str, str] = field(default_factory=dict)
-    summed: Sequence[str] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what transfer.json holds."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The report for a person, a line each."""
-        share = ", ".join(f"{part} {100 * self.share[part]:.4g} %" for part in PARTS)
-        texts = [f"transfer  {self.loaded} tensors from {self.source}; parameters loaded: {share}"]
-        for names, what in (
-            (self.mismatched, "have another shape"),
-            (self.missing, "are not in the file"),
-            (self.skipped, "in the file are not used"),
-        ):
-            if names:
-                texts.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
-        texts += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
-        texts += [f"          {part}: not loaded, by --transfer, starts fresh" for part in self.unwanted]
-        texts += [f"          {part}: found below {prefix!r}" for part, prefix in self.prefixes.items() if prefix]
-        texts += [f"          {name}: fitted to the channels of the images" for name in self.summed]
-        checked = (
-            f"not checked: {self.unchecked}"
-            if self.fingerprint is None
-            else f"differs by {self.fingerprint:.1e} (relative)"
-        )
-        return [*texts, f"          output on a fixed image against the saved run's own: {checked}"]
 
 
 @dataclass(frozen=True)
@@ -246,7 +187,8 @@ class Pretrained:
         report = self._transfer_report(backbone, wanted, trained, fits)
         if placed is not None:
             skipped = [printable(name) for name in self.tensors if name not in placed.used]
-            report = replace(report, prefixes=placed.prefixes, summed=placed.summed, skipped=skipped)
+            odd = [printable(name) for name in placed.odd(self.tensors)]
+            report = replace(report, prefixes=placed.prefixes, summed=placed.summed, skipped=skipped, odd=odd)
         if not fits:
             raise UsageError(_nothing_fits(report, self.tensors, wanted, self.prefix))
         reached = report.share["encoder"] if min_transfer is None else report.share["both"]

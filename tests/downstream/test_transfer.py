@@ -123,10 +123,10 @@ def test_what_holds_no_backbone_is_refused(pretrained, tuned, tmp_path):
     with pytest.raises(DataError, match=r"cannot be read as safetensors"):
         Pretrained.open(tmp_path)
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match=r"holds no tensor named encoder"):
-        Pretrained.open(tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match=r"it is a fine-tuned model, give the pre-training"):
-        Pretrained.open(tuned / "pretrained-0" / "model.safetensors")
+    with pytest.raises(UsageError, match=r"other.safetensors: 0 % can be loaded: no tensor fits the backbone"):
+        Pretrained.open(tmp_path / "other.safetensors").load_into(build())
+    with pytest.raises(UsageError, match=r"holds 4 fine-tuned models; give one, such as .*pretrained-0"):
+        Pretrained.open(tuned)
 
 
 def test_a_probe_does_not_change_the_network_nor_the_random_numbers(pretrained):

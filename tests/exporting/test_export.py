@@ -137,6 +137,7 @@ def test_smp_and_timm_open_a_backbone_of_theirs(resnet, real, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*NvImgCodec")  # MONAI makes all its readers, and warns of one
 def test_monais_own_workflow_runs_a_bundle_and_labels_as_we_do(model, real, tmp_path):
     from monai.bundle import ConfigWorkflow
 
@@ -161,6 +162,12 @@ def test_a_folder_for_the_hub_loads_as_it_is_and_names_no_scan(model, pretrained
         with safe_open(tmp_path / f"{digests}" / "backbone.safetensors", "pt") as file:
             assert bool(json.loads(file.metadata()["ssmtl"])["scans"]["digests"]) is digests
     assert torch.equal(load_backbone(tmp_path / "False")(given), load_backbone(pretrained)(given))
+
+
+def test_without_a_network_nothing_is_sent_and_the_folder_stays(pretrained, tmp_path):
+    with pytest.raises(SsmtlError, match=r"hub cannot be reached .*; the folder is in .*out, and can be sent later"):
+        export(pretrained, "hf:push=user/name", out=tmp_path / "out")
+    assert (tmp_path / "out" / "backbone.safetensors").is_file()
 
 
 class Wrong(ExportSpec):

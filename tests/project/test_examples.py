@@ -42,4 +42,5 @@ def test_every_example_is_tested():
         "own_task.py",
         "pretrain_in_python.py",
         "few_labels.py",
+        "into_nnunet.py",  # by hand: it needs nnU-Net's own environment
     }

@@ -225,7 +225,8 @@ def test_the_extra_all_is_every_extra_for_users(metadata):
         name: {what for what, extra in wanted if extra == f"'{name}'"} for name in metadata.get_all("Provides-Extra")
     }
     assert {"formats", "metrics"} < set(extras)
-    assert extras["all"] == set.union(*(extras[name] for name in set(extras) - {"all", "dev"}))
+    apart = {"all", "dev", "nnunet"}  # the last wants an older timm than others get
+    assert extras["all"] == set.union(*(extras[name] for name in set(extras) - apart))
 
 
 def test_every_plugin_folder_is_packaged_and_has_an_entry_point():

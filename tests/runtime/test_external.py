@@ -69,6 +69,13 @@ def test_of_a_whole_network_encoder_and_decoder_are_loaded(tmp_path, colours):
     assert [name for name in report.skipped if "segmentation_head" not in name] == []
 
 
+def test_a_network_that_is_only_similar_is_called_another_one(tmp_path, colours):
+    encoder = {**encoder_of(colours), "layer2.0.downsample.0.bias": torch.zeros(128)}
+    report = Pretrained.open(saved(encoder, tmp_path / "monai.pth")).load_into(build(RESNET))
+    assert report.odd == ["layer2.0.downsample.0.bias"]
+    assert any("ANOTHER NETWORK was trained" in line for line in report.lines())
+
+
 def test_of_two_copies_the_prefix_chooses(tmp_path, colours):
     encoder = encoder_of(colours)
     both = {f"q.{n}": t for n, t in encoder.items()} | {f"k.{n}": t + 1 for n, t in encoder.items()}
