@@ -24,9 +24,9 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining import start as start_weights
 from ssmtl_toolkit.pretraining.fitting import as_begun, fit_tasks
 from ssmtl_toolkit.pretraining.labelled import gather_labelled
-from ssmtl_toolkit.pretraining.start import continued, opened
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.pretraining.watch import HeldOut, tell_held_out
@@ -100,9 +100,11 @@ def pretrain(
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
         started = time.perf_counter()
-        start = opened(resolved, folder)
-        resolved = continued(resolved, start) if start else resolved
+        start = start_weights.opened(resolved, folder)
+        resolved = start_weights.continued(resolved, start) if start else resolved
         check_buildable(resolved.backbone, resolved.tasks)
+        if start:
+            start_weights.check(start, resolved, progress)
         if resolved.probe:
             list_scans(resolved.probe, cache)  # before anything is decoded
         reading = reading_of(resolved.slicing, cache, progress)

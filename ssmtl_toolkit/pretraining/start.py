@@ -10,6 +10,7 @@ from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
@@ -43,6 +44,20 @@ def continued(config: ResolvedRun, start: Pretrained) -> ResolvedRun:
     changed = config.model_copy(update=update)
     changed.check()
     return changed
+
+
+def check(start: Pretrained, config: ResolvedRun, progress: Progress) -> None:
+    """Refuse weights that do not fit before scans are read, and say how slices will be made.
+
+    Raises:
+        UsageError: too few of them fit.
+    """
+    with foreign(f"building backbone {str(config.backbone)!r}"):
+        start.check_fits(config.backbone, start.channels or 1, config.min_transfer)
+    if start.about:
+        made = {name: value for name, value in config.slicing if value != Slicing.model_fields[name].default}
+        listed = ", ".join(f"{name} {printable(str(value))}" for name, value in made.items() if name != "prepare")
+        progress.say(f"slices    {listed or 'by the defaults'}: as for those weights, unless set here")
 
 
 def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: Progress) -> dict[str, Any]:

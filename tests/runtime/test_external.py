@@ -127,6 +127,7 @@ def test_a_run_continues_from_an_earlier_one_on_other_scans_and_tasks(ssmtl, pre
     done = ssmtl("run", "--from", pretrained, "--data", scans, "--task", "slice_siam:t=1", "--steps", 1, "--out", "b")
     assert done.returncode == 0, done.stderr
     assert "parameters loaded: encoder 100 %" in done.stderr
+    assert "slices    size 32: as for those weights" in done.stderr
     before, after = about(pretrained / "backbone.safetensors"), about(tmp_path / "b" / "backbone.safetensors")
     assert (after["prepare"]["size"], after["backbone"]) == (32, before["backbone"])
     assert set(after["scans"]["digests"]) > set(before["scans"]["digests"])
@@ -149,6 +150,14 @@ def test_a_run_starts_from_a_file_of_others(scans, colours, tmp_path):
     run = pretrain(source=file, backbone=RESNET, lr=1e-12, out=tmp_path / "b", **options)
     loaded = load_file(run.backbone)["encoder.layer3.0.conv1.weight"]
     assert torch.allclose(loaded, colours["encoder.layer3.0.conv1.weight"], atol=1e-6)
+
+
+def test_weights_that_do_not_fit_are_refused_before_scans_are_read(ssmtl, pretrained, scans, tmp_path):
+    done = ssmtl("run", "--from", pretrained, "--backbone", RESNET, "--data", scans, "--out", "b")
+    assert done.returncode == 2
+    assert "only 0 % of the parameters of the encoder can be loaded" in done.stderr
+    assert "held out" not in done.stderr
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_fine_tuned_model_is_trained_on_with_its_head(ssmtl, tuned, labelled):
