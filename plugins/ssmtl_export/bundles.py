@@ -49,6 +49,8 @@ def write_bundle(exported: Exported, folder: Path) -> str:
 
 
 def _axis(usage: Mapping[str, Any]) -> str:
+    if usage["axis"] == "time":
+        raise UsageError("export 'monai': the slices are frames in time, and a bundle reads volumes; export to torch")
     if usage["axis"] != "acquisition":
         return str(usage["axis"])
     if len(usage["axes"]) != 1:

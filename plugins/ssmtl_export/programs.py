@@ -25,8 +25,9 @@ def write_program(exported: Exported, folder: Path) -> str:
         f"prepared as below, on the CPU: any number of {sizes}."
     )
     usage = exported.usage
+    in_time = usage["axis"] == "time"
     several = usage["channels"] > 1 and usage["answer"]["kind"] == "image"
-    if exported.head is None or usage["preparations"] or usage["resize"] is None or several:
+    if exported.head is None or usage["preparations"] or usage["resize"] is None or several or in_time:
         return opening
     shutil.copyfile(Path(__file__).with_name(SCRIPT), folder / SCRIPT)
     return f"{opening}\n\n`python {SCRIPT} OUT.nii.gz SCAN.nii.gz` does all of it with torch, numpy and nibabel."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class _Loaded(nn.Module):
 
     def __init__(self, slicing: Slicing, usage: Usage) -> None:
         super().__init__()
-        self.slicing, self.usage = slicing, usage
+        self.slicing = slicing.model_copy(update={"axis": "acquisition"}) if slicing.in_time else slicing
+        self.usage = usage
 
     @property
     def axis(self) -> Axis:
@@ -105,6 +107,8 @@ class _Loaded(nn.Module):
 
     def volume(self, slices: Any, spacing: Spacing = _SPACING) -> Volume:
         """Slices (S, H, W) or (S, C, H, W) as a scan; `spacing` is mm between slices, rows and columns.
+
+        Of a network for sequences in time they are the frames at one position.
 
         Raises:
             UsageError: they have another shape, or are not finite numbers.
@@ -231,7 +235,12 @@ class LoadedModel(_Loaded):
             raise UsageError("probabilities: the model gives images, and no probabilities; omit it")
         with self._evaluating():
             models: Sequence[Any] = list(self.models)
-            predictor = Predictor(self.model_spec, models, _fabric(next(self.parameters()).device), batch_size)
+            predictor = Predictor(
+                replace(self.model_spec, slicing=self.slicing),
+                models,
+                _fabric(next(self.parameters()).device),
+                batch_size,
+            )
             if classes is None or self.model_spec.meaning is None:
                 return predictor.image(volume)
             chances = None

@@ -37,7 +37,12 @@ def card(file: Path, about: Mapping[str, Any], usage: Usage) -> str:
 
 def steps(usage: Usage) -> Iterator[str]:
     """How a scan is prepared and what is done with the maps, in order, a sentence or two each."""
-    if usage.scanned:
+    if usage.axis == "time":
+        yield (
+            f"Take the frames of the 4-D scan, position after position along the axis of the acquisition: "
+            f"{usage.scanned}."
+        )
+    elif usage.scanned:
         seen = f" The training scans were cut along: {', '.join(usage.axes)}." if usage.axes else ""
         yield f"Cut the scan along the axis of the acquisition: {usage.scanned}.{seen}"
     else:

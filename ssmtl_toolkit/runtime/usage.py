@@ -83,7 +83,8 @@ class Usage(About):
     """From a scan to what the network takes, in the order of `order`, and back.
 
     Attributes:
-        axis: what slices are cut along; `acquisition` is explained in `scanned`.
+        axis: what slices are cut along; `acquisition` is explained in `scanned`, and so is the axis of the positions
+            whose frames follow each other in `time`.
         axes: the anatomical axes that the training scans were cut along.
         directions: for each axis that may be meant, where the indices of slices, rows and columns increase to: S
             upwards, I downwards, P to the back, L to the patient's left.
@@ -109,13 +110,14 @@ class Usage(About):
     def of(cls, slicing: Slicing, channels: int, axes: Iterable[str], answer: Answer) -> Usage:
         """That of weights trained on slices that were made so, of scans that were cut along these anatomical axes."""
         cut_along = set(axes)
-        meant: list[Axis] = list(DIRECTIONS) if slicing.axis == "acquisition" else [slicing.axis]
+        scanned = SCANNED if slicing.axis in ("acquisition", "time") else ""
+        meant = [axis for axis in DIRECTIONS if scanned or axis == slicing.axis]
         by: Literal["scan", "levels", "slice"] = "scan" if slicing.normalise == "scan" else "slice"
         levels = slicing.levels
         return cls(
             axis=slicing.axis,
             axes=tuple(axis for axis in DIRECTIONS if axis in cut_along),
-            scanned=SCANNED if slicing.axis == "acquisition" else "",
+            scanned=scanned,
             directions={axis: DIRECTIONS[axis] for axis in meant},
             channels=channels,
             window=slicing.window,

@@ -12,6 +12,9 @@ import torch
 from safetensors import safe_open
 
 from ssmtl_toolkit import SsmtlError, UsageError, export, load_backbone, load_model, predict, pretrain
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.exporting.card import steps
+from ssmtl_toolkit.runtime.usage import Answer, Usage
 from ssmtl_toolkit.specs import ExportSpec
 
 WITHOUT_US = "import sys, runpy; sys.modules['ssmtl_toolkit'] = None; sys.argv = sys.argv[1:]; "
@@ -181,6 +184,12 @@ class Wrong(ExportSpec):
 
     def outputs(self, exported, folder, images):
         yield exported.module(images), exported.module(images) + 1
+
+
+def test_usage_of_frames_in_time_says_where_the_positions_lie():
+    usage = Usage.of(Slicing(axis="time", size=32), 1, ["time"], Answer(kind="features"))
+    assert (usage.axis, usage.axes, set(usage.directions)) == ("time", (), {"axial", "coronal", "sagittal"})
+    assert "frames of the 4-D scan" in next(steps(usage))
 
 
 def test_what_computes_something_else_is_never_handed_out(model, tmp_path):
