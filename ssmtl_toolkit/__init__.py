@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.exporting.export import Export, export
     from ssmtl_toolkit.inspection.info import DataInfo, data_info
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
+    from ssmtl_toolkit.reporting.report import report
     from ssmtl_toolkit.runtime.arrays import from_arrays
 
 _LAZY = {
@@ -57,6 +58,7 @@ _LAZY = {
     "load_model": "ssmtl_toolkit.downstream.loading",
     "predict": "ssmtl_toolkit.downstream.predict",
     "pretrain": "ssmtl_toolkit.pretraining.pretrain",
+    "report": "ssmtl_toolkit.reporting.report",
 }
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "load_model",
     "predict",
     "pretrain",
+    "report",
 ]
 
 

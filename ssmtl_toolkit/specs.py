@@ -59,6 +59,7 @@ class Spec(BaseModel):
     kind: ClassVar[str] = "spec"
     name: ClassVar[str]
     positional: ClassVar[str | None] = None  # the option that may be written without its key, as in `folder:scans/`
+    citations: ClassVar[tuple[str, ...]] = ()  # BibTeX of what to cite when it is used; reports list it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -13,6 +13,7 @@ from pathlib import Path
 # One thread for each process: tests run side by side, and equal bits need equal numbers of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["SSMTL_REPORT"] = "0"  # what draws pictures after a training is tested where it is asked for
 
 import pytest
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ssmtl_reconstruct import ReconstructSpec
 from ssmtl_toolkit.engine.baselines import trivial_answers
 from ssmtl_toolkit.engine.masking import Masking
-from ssmtl_toolkit.engine.step import Step, TaskOutput
+from ssmtl_toolkit.engine.step import Companion, Pictures, Step, TaskOutput
 
 
 class Reconstruct(nn.Module):
@@ -26,10 +26,23 @@ class Reconstruct(nn.Module):
     def forward(self, step: Step) -> TaskOutput:
         target = step.companion("target")
         seen, visible = self._anchors(step)
-        predicted = target.of(self.decode(step.encode(seen).dense)).float()
-        truth = target.image.float()
+        predicted, truth = self._predicted(step, target, seen), target.image.float()
         loss = F.mse_loss(predicted, truth, reduction="sum") / max(truth.numel(), 1)
         return TaskOutput(loss, trivial_answers(target.of(visible).float(), truth), pairs=len(truth))
+
+    def pictures(self, step: Step) -> Pictures:
+        """The slice to reconstruct, what comes of the anchor, and the difference."""
+        target = step.companion("target")
+        seen, _ = self._anchors(step)
+        predicted, truth = self._predicted(step, target, seen), target.image.float()
+        given = {} if self.masking is None else {"seen": target.of(seen)}
+        images = {**given, "target": truth, "reconstruction": predicted}
+        return Pictures(
+            images, {"error": predicted - truth, "error of copying": target.of(step.anchor) - truth}, target.rows
+        )
+
+    def _predicted(self, step: Step, target: Companion, seen: Tensor) -> Tensor:
+        return target.of(self.decode(step.encode(seen).dense)).float()
 
     def _anchors(self, step: Step) -> tuple[Tensor, Tensor]:
         """What the network sees of them, and what of them is not covered."""

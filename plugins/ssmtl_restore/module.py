@@ -14,7 +14,7 @@ from ssmtl_restore import Restore as RestoreSpec
 from ssmtl_restore.corruptions import Mix, Noise
 from ssmtl_toolkit.engine.baselines import trivial_answers
 from ssmtl_toolkit.engine.masking import Masked, Masking
-from ssmtl_toolkit.engine.step import Step, TaskOutput
+from ssmtl_toolkit.engine.step import Pictures, Step, TaskOutput
 
 
 class Inpaint(nn.Module):
@@ -36,6 +36,13 @@ class Inpaint(nn.Module):
         truth = step.clean.float()
         loss = _mean((predicted - truth).square(), masked.covered)
         return TaskOutput(loss, _trivial_answers(masked, truth), pairs=len(truth))
+
+    def pictures(self, step: Step) -> Pictures:
+        """The slice with patches covered, what comes of it, and the difference where it was covered."""
+        masked = self.masking.of(step)
+        predicted = self.decode(step.encode(masked.image).dense).float()
+        error = (predicted - step.clean.float()) * masked.covered
+        return Pictures({"seen": masked.image, "reconstruction": predicted}, {"error": error})
 
 
 @torch.no_grad()
@@ -68,6 +75,13 @@ class _GiveBack(nn.Module):
         predicted = self.decode(step.encode(given).dense).float()
         loss = F.mse_loss(predicted, truth.float())
         return TaskOutput(loss, trivial_answers(given.float(), truth.float()), pairs=len(truth))
+
+    def pictures(self, step: Step) -> Pictures:
+        """x', y, what comes of x', and the difference."""
+        given, truth = self.pair(step)
+        predicted = self.decode(step.encode(given).dense).float()
+        images = {"seen": given, "target": truth, "answer": predicted}
+        return Pictures(images, {"error": predicted - truth.float()})
 
 
 class Denoise(_GiveBack):

@@ -25,6 +25,7 @@ COMMANDS = {
     "fewshot": "How many labels are needed, and does pre-training help? From one labelled folder.",
     "affinity": "Which pretext tasks go together, and can cheap scores tell? From one labelled folder.",
     "export": "Write trained weights for other libraries: torch, ONNX, smp, timm, MONAI, Hugging Face.",
+    "report": "Show a run, or several, as one HTML file.",
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
     "plugins": "Show, check and make plugins: tasks, backbones, heads, balancers, readers, datasets.",

@@ -25,8 +25,17 @@ from ssmtl_toolkit.text import counted
 @options_of(EvaluateConfig, {"metrics": "metric"})
 @config_option
 @path_option("--csv", "table_file", help="Write the scores of each scan to this file.")
+@path_option("--overlay", help="Draw truth and prediction of each scan into this folder, the worst first.")
 @json_option
-def command(pred: Path, label: Path, file: Path | None, table_file: Path | None, as_json: bool, **flags: Any) -> None:
+def command(
+    pred: Path,
+    label: Path,
+    file: Path | None,
+    table_file: Path | None,
+    overlay: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Files are paired by their paths in the two folders, without suffix.
 
     The classes are those of --classes, or of the prediction.json that `ssmtl predict` wrote, or else the values found
@@ -36,6 +45,7 @@ def command(pred: Path, label: Path, file: Path | None, table_file: Path | None,
       ssmtl evaluate --pred out/ --label labels/
       ssmtl evaluate --pred out/ --label labels/ --classes LV=500,RV=600
       ssmtl evaluate --pred out/ --label labels/ --metric surface_dice:tolerance=2
+      ssmtl evaluate --pred out/ --label labelled/ --overlay pictures/
     """
     config = read_options(EvaluateConfig, file, flags)
     if table_file is not None and table_file.is_dir():
@@ -44,7 +54,7 @@ def command(pred: Path, label: Path, file: Path | None, table_file: Path | None,
     from ssmtl_toolkit.evaluation.evaluate import evaluate  # numpy is imported from here on
 
     with reporting() as (_, progress):
-        scores = evaluate(pred, label, config, progress=progress)
+        scores = evaluate(pred, label, config, overlay=overlay, progress=progress)
     if table_file is not None:
         _write(table_file, scores.summary, scores.metrics)
     if as_json:

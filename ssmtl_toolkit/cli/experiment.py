@@ -33,6 +33,7 @@ def shared_options(function: F) -> F:
         json_option,
         cache_option,
         path_option("--out", help="Folder for runs and tables.  [default: in runs/]"),
+        click.option("--report/--no-report", default=True, cls=Sectioned, section="Files", help="Write report.html."),
         row_option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=settings),
         row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
         row_option("--quick", is_flag=True, help="Small and short, as defined in the file's table [quick]."),
@@ -46,7 +47,9 @@ def shared_options(function: F) -> F:
 @click.command("experiment", cls=OnceCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @shared_options
-def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | None, as_json: bool, **how: Any) -> None:
+def command(
+    file: Path, out: Path | None, rows: Sequence[str], report: bool, cache: Path | None, as_json: bool, **how: Any
+) -> None:
     """The table is written as Markdown, CSV and JSON.
 
     Rerun the command to resume; processes given the same --out share the work.
@@ -56,7 +59,7 @@ def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | Non
       ssmtl experiment mine.toml --row ssmtl --set pretrain.epochs=10
     """
     resolved = read_as_asked(file, **how)
-    run_experiments([resolved], out or Path("runs") / resolved.name, rows, cache, as_json)
+    run_experiments([resolved], out or Path("runs") / resolved.name, rows, report, cache, as_json)
 
 
 def read_as_asked(
@@ -90,7 +93,12 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def run_experiments(
-    experiments: Sequence[ResolvedExperiment], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool
+    experiments: Sequence[ResolvedExperiment],
+    out: Path,
+    rows: Sequence[str],
+    report: bool,
+    cache: Path | None,
+    as_json: bool,
 ) -> None:
     """Run experiments one after another in one folder, and show their tables."""
     launch()
@@ -99,11 +107,12 @@ def run_experiments(
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 
     summaries, failed = [], list[SsmtlError]()
+    how: dict[str, Any] = {"out": out, "rows": rows, "report": report, "cache": cache}
     with interrupts:
         for resolved in experiments:
             try:
                 with reporting() as (_, progress):
-                    summaries.append(experiment(resolved, out=out, rows=rows, cache=cache, progress=progress).summary)
+                    summaries.append(experiment(resolved, progress=progress, **how).summary)
             except InterruptedRunError:
                 raise
             except SsmtlError as error:  # the other tables are still done
@@ -138,5 +147,5 @@ def _show(console: Any, summary: dict[str, Any]) -> None:
     if cells:
         console.print()
         print_table(console, "", heads, cells)
-    for remark in [*remarks(summary), *([summary["figure"]] if "figure" in summary else [])]:
+    for remark in remarks(summary):
         console.print(remark)

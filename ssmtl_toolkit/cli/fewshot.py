@@ -135,7 +135,7 @@ def _show(console: Any, summary: dict[str, Any]) -> None:
 
     console.print()
     print_table(console, "", headings(summary), rows(summary))
-    for remark in [*remarks(summary), *([summary["figure"]] if "figure" in summary else [])]:
+    for remark in remarks(summary):
         console.print(remark)
 
 

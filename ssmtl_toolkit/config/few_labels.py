@@ -90,6 +90,8 @@ class FewLabels(Config, Slicing, Machine, Scoring):
     pretrain: dict[str, Any] = Field({}, description="Options of ssmtl run for all methods.")
     finetune: dict[str, Any] = Field({}, description="Options of ssmtl finetune for all methods.")
 
+    report: bool = Field(True, description="Write report.html beside the tables.")
+
     @field_validator("split")
     @classmethod
     def _absolute_path(cls, path: Path | None) -> Path | None:

@@ -74,7 +74,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             *("check_every", "seed", "seeds", "baseline"),
         ),
         "Machine": ("precision", "accelerator"),
-        "Output": ("metrics", "surface", "tolerance", "log_every"),
+        "Output": ("metrics", "surface", "tolerance", "log_every", "report"),
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
@@ -180,6 +180,9 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
         False, description="Continue without scans or labels that cannot be used."
     )
     log_every: Annotated[int, Role.RECORD] = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    report: Annotated[bool, Role.RECORD] = Field(
+        True, description="Draw the worst and best test scans, and write report.html at the end."
+    )
 
     @field_validator("recipe")
     @classmethod

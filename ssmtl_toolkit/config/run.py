@@ -64,7 +64,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
         ),
         "Probe": ("probe", "probe_every", "probe_slices"),
-        "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms"),
+        "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms", "report"),
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
@@ -137,6 +137,10 @@ class RunConfig(Config, Slicing, Machine, Descent):
     log_every: Annotated[int, Role.RECORD] = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
     gradient_norms: Annotated[bool, Role.RECORD] = Field(
         False, description="Also log the norm of each task's gradient at the backbone."
+    )
+
+    report: Annotated[bool, Role.RECORD] = Field(
+        True, description="Draw pictures into samples/, and write report.html at the end."
     )
 
     @field_validator("tasks", mode="before")

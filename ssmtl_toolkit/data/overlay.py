@@ -1,4 +1,4 @@
-"""Label maps drawn over their slices: one PNG for a scan."""
+"""Label maps drawn over their slices, also beside the truth: one PNG for a scan."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def overlay(
     spacing: Sequence[float],
     classes: Classes,
     most: int = 100,
+    truth: NDArray[np.uint8] | None = None,
+    remark: str = "",
 ) -> None:
     """Draw the classes over all slices of a scan, or over every n-th of a long one, and write a PNG that says which.
 
@@ -41,6 +43,8 @@ def overlay(
         spacing: mm between slices, rows and columns.
         classes: what the indices mean; of those that overlap the smaller are drawn over the larger.
         most: how many slices at most.
+        truth: class indices of the truth, drawn as white lines.
+        remark: what is written below, beside the names of the classes.
 
     Raises:
         SsmtlError: the file cannot be written.
@@ -48,14 +52,15 @@ def overlay(
     step = math.ceil(len(slices) / most)
     chosen = range(0, len(slices), step)
     low, high = (float(end) for end in np.percentile(np.asarray(slices[::step], np.float32), (1, 99.5)))
-    size = _size(slices.shape[1:], spacing)
+    size = tile_size(slices.shape[1:], spacing)
     masks = _tables(classes)
-    tiles = [_tile(slices[i], index[i], low, high, size, masks, i) for i in chosen]
+    tiles = [_tile(slices[i], index[i], low, high, size, masks, i, None if truth is None else truth[i]) for i in chosen]
     columns = math.ceil(math.sqrt(len(tiles) * size[1] / size[0]))
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
-    thinned = f"every {_ordinal(step)} of {len(slices)} slices" if step > 1 else ""
-    legend = _legend(classes.names, columns * size[0], thinned)
+    remarks = [f"every {_ordinal(step)} of {len(slices)} slices"] if step > 1 else []
+    remarks += ["white: truth"] * (truth is not None) + [remark] * bool(remark)
+    legend = _legend(classes.names, columns * size[0], "; ".join(remarks))
     sheet = Image.new("RGB", (columns * size[0], rows * size[1] + legend.height))
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * size[0], i // columns * size[1]))
@@ -70,10 +75,33 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def _size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
+def beside(
+    slices: NDArray[Any],
+    index: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    rows: Sequence[int],
+    spacing: Sequence[float],
+    classes: Classes,
+    side: int = 288,
+) -> Image.Image:
+    """Draw the slices `rows` side by side, the prediction in colour, the truth as white lines; arrays as `overlay`."""
+    low, high = (float(end) for end in np.percentile(np.asarray(slices, np.float32), (1, 99.5)))
+    size, masks = tile_size(slices.shape[1:], spacing, side), _tables(classes)
+    sheet = Image.new("RGB", (len(rows) * (size[0] + 2) - 2, size[1]))
+    for column, i in enumerate(rows):
+        sheet.paste(_tile(slices[i], index[i], low, high, size, masks, i, truth[i]), (column * (size[0] + 2), 0))
+    return sheet
+
+
+def colours(number: int) -> list[str]:
+    """The colours of so many classes, as `#rrggbb`."""
+    return ["#{:02x}{:02x}{:02x}".format(*_COLOURS[i % len(_COLOURS)]) for i in range(number)]
+
+
+def tile_size(shape: Sequence[int], spacing: Sequence[float], side: int = _TILE) -> tuple[int, int]:
     """Width and height of a tile in pixels, in the proportions of the slice in mm."""
     height, width = shape[0] * spacing[1], shape[1] * spacing[2]
-    scale = _TILE / max(height, width)
+    scale = side / max(height, width)
     return max(32, round(width * scale)), max(32, round(height * scale))
 
 
@@ -92,6 +120,7 @@ def _tile(
     size: tuple[int, int],
     tables: Mapping[int, NDArray[np.bool_]],
     i: int,
+    truth: NDArray[np.uint8] | None = None,
 ) -> Image.Image:
     gray = np.clip((np.asarray(pixels, np.float32) - low) / max(high - low, 1e-12), 0, 1)
     image = Image.fromarray((255 * gray).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
@@ -101,6 +130,11 @@ def _tile(
         mask, colour = table[shown], np.array(_COLOURS[number % len(_COLOURS)], np.float32)
         rgb[mask] = (1 - _FILL) * rgb[mask] + _FILL * colour
         rgb[mask & ~ndimage.binary_erosion(mask)] = colour  # type: ignore[attr-defined]
+    if truth is not None:
+        lines = np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.NEAREST))
+        for table in tables.values():
+            mask = table[lines]
+            rgb[mask & ~ndimage.binary_erosion(mask)] = 255  # type: ignore[attr-defined]
     tile = Image.fromarray(rgb.round().astype(np.uint8))
     ImageDraw.Draw(tile).text((3, 1), str(i), fill=(255, 255, 255), font=_font(), stroke_width=1, stroke_fill=(0, 0, 0))
     return tile

@@ -131,6 +131,10 @@ class Plan:
         """The anchors of these scans, given by their indices."""
         return self.anchors[np.isin(self._scan[self.anchors], np.asarray(scans, dtype=np.int64))]
 
+    def complete(self) -> Rows:
+        """The anchors that have every companion that any task asks for."""
+        return self.anchors[np.all([self._has(c, self.anchors) for c in self.candidates], axis=0)]
+
     def by_patient(self) -> list[Rows]:
         """The anchors of each patient who has any."""
         patient = self._patient[self._scan[self.anchors]]

@@ -24,6 +24,7 @@ from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.folder import (
     FINETUNE,
@@ -132,6 +133,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     repetitions.run()
     summary = summarise(repetitions, assess_ensembles(repetitions))
     write_json(folder / SUMMARY, summary)
+    report_at_end(folder, config.report, progress)
     progress.done()
     for remark in summary["remarks"]:
         progress.note(remark)

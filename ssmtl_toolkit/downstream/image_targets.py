@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents
 from ssmtl_toolkit.engine.metric import Comparison
 from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import mean
+from ssmtl_toolkit.reporting.cases import Cases, Drawing
+from ssmtl_toolkit.reporting.panels import panel
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 
@@ -70,13 +73,18 @@ class ImageTargets(Targets):
 
         return validate
 
-    def assess(self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
+    def assess(
+        self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec], cases: Cases | None = None
+    ) -> dict[str, Any]:
         """Scores of degraded test slices as they are, `noisy`, and as the network returns them."""
         scored, failures = [], []
         for i, scan in enumerate(test):
             judge = Judge(metrics, scan.name)
             scored.append(self._scores(predictor, scan, judge, step_seed(i, Stream.TEST)))
             failures += judge.failures
+            if cases is not None:
+                score, seed = mean(scored[-1][cases.metric.name]), step_seed(i, Stream.TEST)
+                cases.offer(scan.name, score, functools.partial(self._drawn, predictor, scan, seed))
             interrupts.check(KEPT)
         pooled = {name: [value for scores in scored for value in scores[name]] for name in scored[0]}
         noisy = [name for name in pooled if name.startswith("noisy")]
@@ -93,6 +101,19 @@ class ImageTargets(Targets):
             "rule": RULE,
             **({"not_scored": failures} if failures else {}),
         }
+
+    def _drawn(self, predictor: Predictor, scan: Scan, seed: int) -> Drawing:
+        """The middle slices of a scan as they are, degraded, and as the network returns them."""
+        sliced = predictor.sliced(self._reading.decoded.kept(scan))
+        torch.default_generator.manual_seed(seed)
+        middle = max(0, (len(sliced) - 1) // 2)
+        clean = torch.from_numpy(sliced.standard(slice(middle, middle + 1)).slices)
+        noisy = predictor.models[0].head.degrade(clean)
+        output = predictor.resized(noisy, tuple(clean.shape[2:])).cpu()
+        shown = {"slice": clean, "given": noisy, "answer": output}
+        images = {title: image[:, 0].float().numpy() for title, image in shown.items()}
+        drawn = panel(scan.name, 0, images, {"error": images["answer"] - images["slice"]}, [f"slice {middle}"])
+        return Drawing(drawn.strip(), f"slice {middle}: {', '.join(drawn.columns)}")
 
     def _scores(self, predictor: Predictor, scan: Scan, judge: Judge, seed: int) -> dict[str, list[float | None]]:
         """Score every slice of one scan; the noise depends on `seed` alone, so that all networks get the same."""

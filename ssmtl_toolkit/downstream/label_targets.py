@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,16 +15,18 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.classes import IGNORE, Classes, Others
 from ssmtl_toolkit.data.label_pieces import LabelPiece, find_labels
 from ssmtl_toolkit.data.labels import find_classes, one_of_several, read_labels
+from ssmtl_toolkit.data.overlay import beside
 from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
 from ssmtl_toolkit.engine.metric import Counts
 from ssmtl_toolkit.evaluation import scores
+from ssmtl_toolkit.reporting.cases import Cases, Drawing, telling
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 from ssmtl_toolkit.text import printable
@@ -119,13 +122,18 @@ class LabelTargets(Targets):
 
         return validate
 
-    def assess(self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
+    def assess(
+        self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec], cases: Cases | None = None
+    ) -> dict[str, Any]:
         """Scores on each scan's own grid, as `ssmtl evaluate` gives them for the files of `ssmtl predict`."""
         scored = []
         for scan in test:
             volume, truth = self._on_own_grid(scan)
             predicted = predictor.labels(volume)
             scored.append(scores.score_scan(scan.name, predicted, truth, self.classes, volume.spacing, metrics))
+            if cases is not None and truth.ndim == 3:
+                dice = scored[-1].mean(cases.metric.name)
+                cases.offer(scan.name, dice, functools.partial(self._drawn, volume, predicted, truth))
             interrupts.check(KEPT)
         return scores.summarise(scored, metrics)
 
@@ -151,3 +159,11 @@ class LabelTargets(Targets):
             one_of_several=one_of_several(scan, self._reading.decoded.readers, self._reading.slicing.volume),
         )
         return volume, labels.index
+
+    def _drawn(self, volume: Volume, predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Drawing:
+        """The slices that tell most about a scan, with truth and prediction."""
+        stack = Stack.of(volume, self._reading.slicing.axis)
+        ours, theirs = stack.cut(predicted), stack.cut(truth)
+        rows = telling(ours, theirs)
+        picture = beside(stack.slices[:, 0], ours, theirs, rows, stack.spacing, self.classes)
+        return Drawing(picture, f"slices {', '.join(map(str, rows))}; colour: prediction, white line: truth")

@@ -30,7 +30,7 @@ from ssmtl_toolkit.features import Part
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.pretraining.verdict import rises_without_end
 from ssmtl_toolkit.runtime.device import seed_all
-from ssmtl_toolkit.runtime.log import MetricLog
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 

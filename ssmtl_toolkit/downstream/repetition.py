@@ -27,9 +27,11 @@ from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.reporting.cases import Cases
+from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
-from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
+from ssmtl_toolkit.runtime.folder import CASES, CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import MetricSpec
@@ -113,7 +115,11 @@ class Repetitions:
             self.model_spec.save(folder / MODEL, model, self._about(arm, seed), axes)
             predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
-            scores = material.targets.assess(predictor, material.test, self.metrics)
+            wanted = report_wanted(self.config.report) and seed == self.seeds[0]
+            cases = Cases(self.metrics, self.progress) if wanted else None
+            scores = material.targets.assess(predictor, material.test, self.metrics, cases)
+            if cases is not None:
+                cases.write(folder / CASES)
             for line in shortened(scores.get("not_scored", ()), _SHOWN, f", all in {folder / SCORES}"):
                 self.progress.note(line)
             training = {**trained, "seconds": time.perf_counter() - started}

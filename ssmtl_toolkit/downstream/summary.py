@@ -10,6 +10,7 @@ from ssmtl_toolkit.downstream import convergence
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.runtime.folder import SCORES
+from ssmtl_toolkit.runtime.provenance import provenance
 
 
 def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -35,6 +36,10 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         "how": statistics.HOW,
         "rule": scores[done.arms[0]][0]["rule"],
     }
+    config = done.config
+    specs = [config.data, done.model_spec.backbone, done.model_spec.head, *config.augment, *metrics]
+    specs += [spec for spec in (config.semi, *config.pretext_tasks) if spec is not None]
+    summary["provenance"] = provenance(specs, done.seeds, done.store.fingerprint, str(done.fabric.device))
     if together:
         summary["ensemble"] = {
             arm: {"models": tested["models"], **statistics.summary_of([tested["scores"]], metrics)}

@@ -19,6 +19,7 @@ from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.examples import Examples
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
+from ssmtl_toolkit.reporting.cases import Cases
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 
@@ -95,8 +96,10 @@ class Targets(ABC):
         """Make the score of validation slices `rows`, the higher the better, on the network's own grid."""
 
     @abstractmethod
-    def assess(self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec]) -> dict[str, Any]:
-        """Score whole test scans, as the command that evaluates predictions would."""
+    def assess(
+        self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec], cases: Cases | None = None
+    ) -> dict[str, Any]:
+        """Score whole test scans, as the command that evaluates predictions would; `cases` is offered each of them."""
 
     def absent(self, slices: Slices, contents: Mapping[str, SliceContents]) -> list[str]:
         """Names of the classes that none of these training slices shows."""

@@ -91,6 +91,22 @@ class TaskOutput(NamedTuple):
         return cls(tensor.sum() * 0, {}, pairs=0)
 
 
+class Pictures(NamedTuple):
+    """How a task's answers to some anchors are drawn: what its module's `pictures(step)` gives, if it has that.
+
+    It is called in eval mode and without gradient, for the pictures of a report. The anchors are drawn before them.
+
+    Attributes:
+        images: (M, C, H, W) by title, such as the target and the reconstruction, on the scale of the anchors.
+        errors: (M, C, H, W) by title, drawn by their size, in colour.
+        rows: (M,) int64, the anchors they belong to; None: all N.
+    """
+
+    images: Mapping[str, Tensor]
+    errors: Mapping[str, Tensor] = {}
+    rows: Tensor | None = None
+
+
 class Batch:
     """One batch on the device; not a dataclass, for Fabric copies those tensor by tensor.
 

@@ -23,6 +23,7 @@ from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation.overlays import Overlays
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -98,6 +99,7 @@ def evaluate(
     config: EvaluateConfig | None = None,
     /,
     *,
+    overlay: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Evaluated:
@@ -110,6 +112,8 @@ def evaluate(
         config: all options as one object, or instead of it …
         options: … any of `EvaluateConfig`'s options by name. Without `classes`, the values mean what `prediction.json`
             beside the predictions says, or the data set, or else each value in the files is a class.
+        overlay: an empty folder, into which truth and prediction of each scan are drawn, the worst first; over the
+            scans, if the labels are given as a data set.
         progress: is notified of what happens, to show it.
 
     Raises:
@@ -128,7 +132,10 @@ def evaluate(
     if omitted := config.omitted("labels"):
         notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config, dataset, readers)
-    scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config), progress)
+    drawn = None if overlay is None else Overlays(Path(overlay), _ranked_by(metrics), readers.one)
+    scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config, drawn), progress)
+    if drawn is not None:
+        drawn.rank()
     overlap = [f"classes that overlap, each scored by itself: {labels}"] if labels.overlap else []
     notes += [*odd, *origin, *overlap]
     for note in shortened(notes, _SHOWN, " such notes"):
@@ -145,6 +152,11 @@ def evaluate(
         unpaired_labels=pairing.labels,
         notes=tuple(notes),
     )
+
+
+def _ranked_by(metrics: Sequence[MetricSpec]) -> MetricSpec:
+    """Dice, or else the first."""
+    return next((metric for metric in metrics if metric.name == "dice"), metrics[0])
 
 
 def _tolerance(metrics: Iterable[MetricSpec], default: float) -> float:
@@ -304,6 +316,7 @@ class _Scorer:
     readers: _AsStored
     metrics: Sequence[MetricSpec]
     config: EvaluateConfig
+    overlays: Overlays | None = None
 
     def score(self, pair: Pair) -> tuple[ScanScores, list[str]]:
         """Return the scores of one pair, and what is worth a note about it.
@@ -326,6 +339,9 @@ class _Scorer:
         predicted = self._index(replace(self.classes, ignore=None), pred, ours)
         odd = [f"{theirs}: {note}" for note in notes] + [f"{ours}: {note}" for note in pred.notes]
         scores = score_scan(pair.name, predicted, truth, self.classes, label.spacing, self.metrics)
+        if self.overlays is not None:
+            mean = scores.mean(self.overlays.metric.name)
+            self.overlays.draw(pair, predicted, truth, label, self.classes, mean)
         return scores, [*odd, f"{ours}: {moved}"] if moved else odd
 
     def _read(self, pair: Pair, readers: Readers) -> tuple[Volume, Volume]:

@@ -32,6 +32,7 @@ _OTHERS = " Of a penalised class, other metrics give what they define."
 _FIRST = {"iou", "dice"}  # in the files of scores they come before `penalised`, and without a count of it
 
 _PIECE = 1 << 22  # voxels counted at once
+_SQUARE = 32  # classes up to which the summary says which is taken for which
 
 
 Values = tuple[float | None, ...]
@@ -46,6 +47,8 @@ class ScanScores:
         name: the scan.
         classes: their names, without background.
         tp, fp, fn: voxels of each class.
+        confusion: annotated voxels by the index of truth (rows) and of the prediction (columns), background first.
+        voxel: the size of one, in mm³.
         values: of each metric, by its name.
         failures: metrics that failed, a line each.
     """
@@ -55,6 +58,8 @@ class ScanScores:
     tp: tuple[int, ...]
     fp: tuple[int, ...]
     fn: tuple[int, ...]
+    confusion: NDArray[np.int64]
+    voxel: float
     values: Mapping[str, Values]
     failures: tuple[str, ...] = ()
 
@@ -69,7 +74,11 @@ class ScanScores:
         names, rows = tuple(given["classes"]), list(given["classes"].values())
         tp, fp, fn = (tuple(row[key] for row in rows) for key in ("tp", "fp", "fn"))
         values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
-        return cls(given["name"], names, tp, fp, fn, values)
+        return cls(given["name"], names, tp, fp, fn, (), given.get("voxel_mm3", 1.0), values)
+
+    def mean(self, metric: str) -> float | None:
+        """The mean over the classes of a metric, by its name; None if no class has a score."""
+        return _mean(self.values[metric])
 
     def to_json(self) -> dict[str, Any]:
         """Write as plain dicts: for each class its counts and scores."""
@@ -78,7 +87,7 @@ class ScanScores:
         columns |= {"penalised": self.penalised}
         columns |= {key: values for key, values in self.values.items() if key not in _FIRST}
         classes = {name: {k: v[i] for k, v in columns.items()} for i, name in enumerate(self.classes)}
-        return {"name": self.name, "classes": classes}
+        return {"name": self.name, "voxel_mm3": self.voxel, "classes": classes}
 
 
 def score_scan(
@@ -107,7 +116,8 @@ def score_scan(
     if truth.ndim == 4:
         frames = zip(np.moveaxis(predicted, 3, 0), np.moveaxis(truth, 3, 0), strict=True)
         return _over_frames([score_scan(name, *frame, classes, spacing, metrics) for frame in frames])
-    tp, fp, fn = (tuple(row) for row in count(predicted, truth, classes.members).tolist())
+    table = confusion(predicted, truth, classes.members.shape[1])
+    tp, fp, fn = (tuple(row) for row in _counts(table, classes.members).tolist())
     maps, judge = _Maps(predicted, truth), Judge(metrics, name)
     rows = []
     for one, owned, counts in zip(classes.names, classes.members, map(Counts, tp, fp, fn), strict=True):
@@ -115,7 +125,8 @@ def score_scan(
         compared = _ClassComparison(maps, owned, counts, spacing)  # forgotten with all its masks before the next class
         rows.append(nothing if counts.absent else judge.scores(compared, f"class {one!r}"))
     values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
-    return ScanScores(name, classes.names, tp, fp, fn, values, tuple(judge.failures))
+    voxel = math.prod(spacing)
+    return ScanScores(name, classes.names, tp, fp, fn, table, voxel, values, tuple(judge.failures))
 
 
 def _over_frames(frames: Sequence[ScanScores]) -> ScanScores:
@@ -130,7 +141,10 @@ def _over_frames(frames: Sequence[ScanScores]) -> ScanScores:
         for metric in first.values
     }
     failures = tuple(dict.fromkeys(failure for frame in frames for failure in frame.failures))
-    return ScanScores(first.name, first.classes, tp, fp, fn, values, failures)
+    table = np.sum([frame.confusion for frame in frames], axis=0)
+    return ScanScores(
+        first.name, first.classes, tp, fp, fn, tuple(map(tuple, table.tolist())), first.voxel, values, failures
+    )
 
 
 @dataclass(frozen=True)
@@ -196,7 +210,11 @@ def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], members: NDArr
 
     `members` (classes, indices) says which indices belong to which class, as `Classes.members` does.
     """
-    size = members.shape[1]
+    return _counts(confusion(predicted, truth, members.shape[1]), members)
+
+
+def confusion(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], size: int) -> NDArray[np.int64]:
+    """Count how often each index of the truth (row) meets each of the prediction (column), where it is annotated."""
     if int(predicted.max(initial=0)) >= size or int(truth.max(where=truth != IGNORE, initial=0)) >= size:
         raise ValueError(f"there are indices above the number of classes, {size - 1}")
     ours, theirs = (np.ascontiguousarray(a).reshape(-1) for a in (predicted, truth))
@@ -205,7 +223,11 @@ def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], members: NDArr
         ours_now, theirs_now = (a[start : start + _PIECE].astype(np.int64) for a in (ours, theirs))
         annotated = theirs_now != IGNORE
         table += np.bincount((theirs_now * size + ours_now)[annotated], minlength=size * size)
-    square = table.reshape(size, size)
+    return table.reshape(size, size)
+
+
+def _counts(square: NDArray[np.int64], members: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """True positives, false positives and false negatives of each class, (3, classes)."""
     owned = members.astype(np.int64)
     tp = ((owned @ square) * owned).sum(axis=1)
     return np.stack([tp, owned @ square.sum(axis=0) - tp, owned @ square.sum(axis=1) - tp])
@@ -216,8 +238,10 @@ def summarise(scans: Sequence[ScanScores], metrics: Sequence[MetricSpec]) -> dic
 
     For each class: the pooled metrics (IoU, the paper's) and `dice_pooled` over all annotated voxels of all scans, and
     the spread over scans of every metric. `mean` is over the classes; its `iou` is the paper's mIoU, its others are
-    means of the classes' means. A class that is nowhere, neither in truth nor predicted, has no score, is in no mean
-    and is counted in `undefined_classes`. `not_scored`: where metrics failed, if they did.
+    means of the classes' means. `confusion` counts voxels by the index of truth (rows) and prediction (columns),
+    background first, then the classes (of classes that overlap, the cells); None if there are many. A class that is
+    nowhere, neither in truth nor predicted, has no score, is in no mean and is counted in `undefined_classes`.
+    `not_scored`: where metrics failed, if they did.
     """
     names = scans[0].classes
     if any(scan.classes != names for scan in scans):
@@ -233,6 +257,7 @@ def summarise(scans: Sequence[ScanScores], metrics: Sequence[MetricSpec]) -> dic
     return {
         "classes": classes,
         "mean": means,
+        "confusion": np.sum([scan.confusion for scan in scans], axis=0).tolist() if len(names) <= _SQUARE else None,
         "undefined_classes": sum(counts.absent for counts in pooled),
         "scans": [scan.to_json() for scan in scans],
         "rule": RULE + ("" if all(map(_is_bundled, metrics)) else _OTHERS),

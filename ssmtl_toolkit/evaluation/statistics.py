@@ -61,6 +61,12 @@ def paired(ours: Numbers, theirs: Numbers) -> dict[str, Any]:
     return {**differences, "ci95": _t_interval(differences["mean"], differences["sd"], differences["n"])}
 
 
+def interval(values: Numbers) -> list[float] | None:
+    """The 95 % interval of the mean of repetitions by Student's t; None with too few."""
+    known = spread(values)
+    return _t_interval(known["mean"], known["sd"], known["n"])
+
+
 def _t_interval(mean: float | None, sd: float | None, n: int) -> list[float] | None:
     if mean is None or sd is None or n < LEAST_REPETITIONS:
         return None

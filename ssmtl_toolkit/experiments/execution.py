@@ -18,11 +18,14 @@ from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given
+from ssmtl_toolkit.specs import Spec
 from ssmtl_toolkit.text import did_you_mean
 
 
@@ -40,6 +43,7 @@ def experiment(
     seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     rows: Sequence[str] = (),
+    report: bool = True,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Compared:
@@ -56,6 +60,7 @@ def experiment(
         seeds: repetitions of each fine-tuning.
         settings: other values for keys of the file, such as {"pretrain.epochs": 10}.
         rows: short names of the rows to do; all others stay as they are.
+        report: write report.html beside the tables.
         cache: folder for prepared slices; by default the user's cache directory.
         progress: is notified of what happens, to show it.
 
@@ -81,8 +86,9 @@ def experiment(
         failed = runs.run([jobs[job.id] for job in wanted])
         with FileLock(runs.lock(resolved.name)):  # the last to write has seen all that is done
             results = {id: {**runs.results(job), "failed": failed.get(id, "")} for id, job in jobs.items()}
-            summary = compare(resolved, results, reasons)
+            summary = compare(resolved, results, reasons) | {"provenance": _provenance(resolved)}
             write_comparison(runs.out, resolved.name, summary, resolved.write())
+            report_at_end(runs.out, report, runs.progress)
     if failed:
         lines = "\n".join(f"row {id!r}: {reason}" for id, reason in failed.items())
         message = (
@@ -90,6 +96,15 @@ def experiment(
         )
         raise RowsFailedError(message, summary)
     return Compared(runs.out, summary)
+
+
+def _provenance(resolved: ResolvedExperiment) -> dict[str, Any]:
+    specs: list[Spec] = [resolved.dataset]
+    for job in resolved.jobs:
+        pretrain, finetune = job.pretrain, job.finetune
+        specs += [pretrain.backbone, *pretrain.tasks, pretrain.balancer] if pretrain else []
+        specs += [finetune.head, *finetune.augment]
+    return provenance(specs, sorted({job.finetune.seed for job in resolved.jobs}), "", "")
 
 
 class RowsFailedError(SsmtlError):

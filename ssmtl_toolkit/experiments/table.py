@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ssmtl_toolkit.evaluation import formatting, statistics
 from ssmtl_toolkit.evaluation.formatting import difference, interval, number, spread
 from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
 from ssmtl_toolkit.experiments.figure import figure
-from ssmtl_toolkit.experiments.writing import write_texts
+from ssmtl_toolkit.experiments.writing import as_shown, write_texts
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import MetricSpec
 
@@ -283,9 +282,9 @@ def write_comparison(out: Path, name: str, summary: dict[str, Any], toml: str) -
         SsmtlError: the disk is full or not writable.
     """
     points = [row for row in summary["rows"] if row["epochs"] is not None and row["columns"]]
-    drawn = bool(points and find_spec("matplotlib"))
-    if points and not drawn:
-        summary["figure"] = "the figure is not drawn: pip install 'ssmtl-toolkit[plots]'"
+    titles = ("", "by class: ours (published)" if any(row["published"] for row in summary["rows"]) else "by class")
+    shown = [*zip(titles, headings(summary), lines(summary), strict=True), ("", *ensembles(summary))]
+    summary |= as_shown([(t, h, r) for t, h, r in shown if len(h) > 1 and r], remarks(summary))
     texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(summary), "json": json.dumps(summary, indent=1)}
-    texts |= {"svg": figure(summary)} if drawn else {}
+    texts |= {"svg": figure(summary)} if points else {}
     write_texts(out, name, texts)

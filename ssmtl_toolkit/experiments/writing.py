@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.errors import SsmtlError
@@ -21,3 +22,15 @@ def write_texts(out: Path, name: str, texts: Mapping[str, str]) -> None:
                 temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+Shown = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""A table as it is shown: title, headings, cells by rows."""
+
+
+def as_shown(tables: Iterable[Shown], remarks: Sequence[str]) -> dict[str, Any]:
+    """What a comparison's JSON holds of what people are shown, from which `ssmtl report` makes a page."""
+    named = [
+        {"title": title, "heads": list(heads), "rows": [list(row) for row in rows]} for title, heads, rows in tables
+    ]
+    return {"tables": named, "remarks": list(remarks)}

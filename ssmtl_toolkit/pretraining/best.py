@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ssmtl_toolkit.pretraining.probe import DICE, IOU, Probe
 from ssmtl_toolkit.pretraining.saving import Saver
 from ssmtl_toolkit.runtime.folder import BEST
-from ssmtl_toolkit.runtime.log import MetricLog
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
 
 

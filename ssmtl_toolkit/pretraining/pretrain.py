@@ -31,6 +31,7 @@ from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.pretraining.watch import HeldOut, tell_held_out
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -117,6 +118,8 @@ def pretrain(
         trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled, start)
         trainer.start(resume)
         trainer.run(started)
+        if fabric.is_global_zero:
+            report_at_end(folder, resolved.report, progress)
         refuse_diverged(folder, trainer.summary)
         return Run(folder, trainer.summary)
 

@@ -18,10 +18,10 @@ from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.pretraining.start import earlier
 from ssmtl_toolkit.registry import our_version, registry
-from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.about import slicing_about
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
-from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, snapshot
+from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, HEADS, snapshot
 from ssmtl_toolkit.runtime.usage import Answer, Usage
 
 
@@ -73,8 +73,9 @@ class Saver:
             self.on_first_rank(functools.partial(self._write, snapshot(self.folder, epoch), step))
 
     def backbone(self, step: int) -> None:
-        """Write backbone.safetensors; to be called on the first rank alone."""
+        """Write backbone.safetensors, and heads.safetensors beside it; to be called on the first rank alone."""
         self._write(self.folder / BACKBONE, step)
+        self._heads(step)
 
     def best(self, step: int, probe: Mapping[str, Any]) -> None:
         """Write the backbone of the best step so far, and what it was chosen by; on the first rank alone."""
@@ -110,6 +111,25 @@ class Saver:
         except (OSError, SafetensorError) as error:
             raise SsmtlError(f"{file}: cannot be written: {error}; {self.last_good()}") from error
 
+    def _heads(self, step: int) -> None:
+        """Write the parts of tasks that answer with pictures, so that those of other slices can be drawn later."""
+        tensors = {
+            f"{label}/{name}": tensor
+            for label, task in zip(self.model.labels, self.model.tasks, strict=True)
+            if hasattr(task, "pictures")
+            for name, tensor in task.state_dict().items()
+        }
+        if not tensors:
+            return
+        about = {"version": our_version(), "tasks": self._about_tasks(), "step": step, "seed": self.config.seed}
+        try:
+            weights.write(self.folder / HEADS, tensors, about)
+        except (OSError, SafetensorError) as error:
+            raise SsmtlError(f"{self.folder / HEADS}: cannot be written: {error}; {self.last_good()}") from error
+
+    def _about_tasks(self) -> list[dict[str, Any]]:
+        return [registry().origin(task) for task in self.config.tasks]
+
     def _about(self, step: int) -> dict[str, Any]:
         """The metadata of a backbone's file; no paths, no patient names."""
         plugins = registry()
@@ -119,7 +139,7 @@ class Saver:
         return {
             "version": our_version(),
             "backbone": plugins.origin(self.config.backbone),
-            "tasks": [plugins.origin(task) for task in self.config.tasks],
+            "tasks": self._about_tasks(),
             "balancer": plugins.origin(self.config.balancer),
             **slicing_about(self.config.slicing),
             "channels": self.store.channels,

@@ -26,19 +26,23 @@ from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.pretraining.probe import Probe
+from ssmtl_toolkit.pretraining.samples import Samples
 from ssmtl_toolkit.pretraining.saving import Saver
 from ssmtl_toolkit.pretraining.start import load
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
 from ssmtl_toolkit.registry import OURS
+from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, TRANSFER
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
+from ssmtl_toolkit.runtime.log import RunningMeans
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Pace, Progress
+from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.text import duration
@@ -93,6 +97,10 @@ class Trainer:
         self.watch = None
         if held_out and len(held_out.plan.anchors):
             self.watch = Watch(fabric, config, self.model, (self.store, plan), held_out, self.steps)
+        self.samples = None
+        if report_wanted(config.report):
+            source = (held_out.store, held_out.plan) if self.watch and held_out else (self.store, plan)
+            self.samples = Samples(fabric, config, self.model, source, self.steps, folder, progress)
         self.log = MetricLog(folder / METRICS)
         self.saver = Saver(fabric, config, self.model, self.optimizer.optimizer, store, folder)
         self.best = None
@@ -196,6 +204,7 @@ class Trainer:
         self.progress.training(self.step, self.steps, self.images_per_step)
         if not self.step:
             self._probe()
+            self._draw()
         first_step = None
         images, clock = 0, time.perf_counter()
         pace = Pace(self.steps, self.step)
@@ -203,6 +212,7 @@ class Trainer:
             self._update()
             self.saver.snapshots(self.step, self._epochs_after)
             self._probe()
+            self._draw()
             self.progress.stepped(self.step)
             pace.update(self.step)
             if pace.known == _TIMED:
@@ -243,6 +253,10 @@ class Trainer:
     def _probe(self) -> None:
         if self.best:
             self.best.look(self.step, self._epoch)
+
+    def _draw(self) -> None:
+        if self.samples:
+            self.samples.look(self.step)
 
     def _flush(self, watched: Mapping[str, float] = MappingProxyType({})) -> None:
         """Write a line of metrics, also of the slices `watched`.
@@ -299,6 +313,7 @@ class Trainer:
         return round(self.seconds_before + time.perf_counter() - self.started, 1)
 
     def _sum_up(self, images_per_second: float, first_step: float) -> None:
+        features = self.samples.features() if self.samples else None
         if not self.fabric.is_global_zero:
             return
         self.summary = {
@@ -323,8 +338,15 @@ class Trainer:
                 "notes": [{"scan": s.scan.name, "note": note} for s in self.store.scans for note in s.notes],
             },
             "blank_slices": sum(scan.blank for scan in self.store.scans),
+            "features": features,
+            "provenance": self._provenance(),
         }
         write_json(self.folder / SUMMARY, self.summary)
+
+    def _provenance(self) -> dict[str, Any]:
+        config = self.config
+        specs = [config.data, config.backbone, *config.tasks, config.balancer, *config.augment]
+        return provenance(specs, [config.seed], self.store.fingerprint, str(self.fabric.device))
 
     def _final(self, task: TaskSpec) -> dict[str, Any]:
         label = str(task)

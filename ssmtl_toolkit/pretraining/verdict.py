@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.runtime.log import MetricLog
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.specs import TaskSpec
 
 Word = Literal[

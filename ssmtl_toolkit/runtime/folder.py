@@ -25,6 +25,10 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "checkpoints",
 )
 SNAPSHOTS = "snapshots"
+SAMPLES = "samples"  # pictures of fixed slices
+CASES = "cases"  # pictures of the worst and the best test scans
+HEADS = "heads.safetensors"  # the pretext tasks' own parts, as of the last step
+REPORT = "report.html"
 BEST = "best.safetensors"  # the backbone of the step that the probe found best
 
 
@@ -41,7 +45,8 @@ FOLDS, FOLD = "splits_final.json", "fold-{}"  # of a cross-validation: the list 
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (
-    *(CONFIG, BACKBONE, BEST, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER),
+    *(CONFIG, BACKBONE, HEADS, BEST, METRICS, SUMMARY, REPORT),
+    *(FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files

@@ -1,13 +1,8 @@
-"""Means over the steps between two lines of metrics.jsonl, and that file."""
+"""Means over the steps between two lines of metrics.jsonl."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,75 +52,3 @@ class RunningMeans:
                 means[name] = total / number
         self._sums, self._pairs = {}, dict.fromkeys(self._pairs, 0)
         return means
-
-
-class MetricLog:
-    """metrics.jsonl: one JSON object a line, in the order of steps."""
-
-    LAST = 0.1  # share of the steps, at the end, whose means are final
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line."""
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def records(self) -> list[dict[str, Any]]:
-        """Read all whole lines; lines that no run of ours has written are skipped."""
-        return self._read()[0]
-
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """The lines that are ours, and how many others there are, a half one at the end not counted."""
-        if not self.file.exists():
-            return [], 0
-        lines = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
-        parsed = [_parsed(line) for line in lines]
-        records = [record for record in parsed if record is not None]
-        return records, sum(
-            record is None and bool(line.strip()) for record, line in zip(parsed[:-1], lines, strict=False)
-        )
-
-    def cut(self, step: int) -> int:
-        """Drop the lines after `step`, which a resumed run will write again; returns how many others are not ours."""
-        records, others = self._read()
-        kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
-        temporary = self.file.with_suffix(".part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.file)  # noqa: PTH105 - says what it does
-        return others
-
-    def losses(self, label: str) -> tuple[list[float], float | None]:
-        """A task's losses in the order of steps, and the one of the first step, before any update."""
-        by_step = self.series(f"{label}/loss")
-        return list(by_step.values()), by_step.get(1)
-
-    def series(self, key: str) -> dict[int, float]:
-        """All values of a key, by their steps."""
-        return {record["step"]: record[key] for record in self.records() if key in record}
-
-    def final(self, label: str, names: tuple[str, ...]) -> dict[str, float]:
-        """Means of a task's metrics over the last tenth of the steps, weighted by pairs."""
-        records = self.records()
-        since = records[-1]["step"] * (1 - self.LAST) if records else 0
-        means = {}
-        for name in names:
-            terms = [
-                (r[f"{label}/pairs"], r[f"{label}/{name}"])
-                for r in records
-                if r["step"] > since and {f"{label}/{name}", f"{label}/pairs"} <= r.keys()
-            ]
-            if terms:
-                means[name] = math.fsum(n * x for n, x in terms) / math.fsum(n for n, _ in terms)
-        return means
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl: a step, and numbers by name. None if it is something else."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    ours = isinstance(record, dict) and type(record.get("step")) is int
-    return record if ours and all(type(value) in (int, float) for value in record.values()) else None

@@ -24,7 +24,7 @@ from ssmtl_toolkit.pretraining.labelled import gather_labelled, quotas
 from ssmtl_toolkit.pretraining.probe import picked_pixels
 from ssmtl_toolkit.pretraining.ridge import Ridge
 from ssmtl_toolkit.runtime import checkpoint
-from ssmtl_toolkit.runtime.log import MetricLog
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import reading_of
 from ssmtl_toolkit.runtime.transfer import Pretrained

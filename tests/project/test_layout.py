@@ -36,6 +36,7 @@ ROOMS = [  # each imports those above it, and none below
     ["runtime"],
     ["inspection"],
     ["evaluation"],
+    ["reporting"],
     ["pretraining"],
     ["downstream"],
     ["experiments"],

@@ -19,7 +19,8 @@ from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.runtime import checkpoint, device
-from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
+from ssmtl_toolkit.runtime.log import RunningMeans
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
 
 

@@ -26,6 +26,7 @@ from ssmtl_toolkit.experiments.fewshot.gathering import write_manifest
 from ssmtl_toolkit.experiments.fewshot.methods import Method
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
@@ -124,6 +125,7 @@ class _Mixes:
         summary = self._summary(found, looks) | {"not_scored": not_scored}
         with FileLock(runs.lock(NAME)):
             write_report(runs.out, summary, f"# data: {self.comparison.dataset}\n{self.config.write()}")
+            report_at_end(runs.out, self.config.report, runs.progress)
         if failed:
             raise TrialsFailedError(str(failed), summary)
         return Affinity(runs.out, summary)

@@ -14,7 +14,7 @@ from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.experiments.affinity.comparing import REPEATED, SCORES, Table
 from ssmtl_toolkit.experiments.fewshot.report import failures
 from ssmtl_toolkit.experiments.table import markdown_table
-from ssmtl_toolkit.experiments.writing import write_texts
+from ssmtl_toolkit.experiments.writing import as_shown, write_texts
 from ssmtl_toolkit.specs import MetricSpec
 
 NAME = "affinity"
@@ -113,12 +113,14 @@ def table_csv(summary: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def write_report(out: Path, summary: Mapping[str, Any], toml: str) -> None:
+def write_report(out: Path, summary: dict[str, Any], toml: str) -> None:
     """Write affinity.toml (the options), .md, .csv and .json.
 
     Raises:
         SsmtlError: the disk is full or not writable.
     """
+    tables = [("", headings(summary), rows(summary)), *matrix_tables(summary)]
+    summary |= as_shown(tables, remarks(summary))
     texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(summary), "json": json.dumps(summary, indent=1)}
     write_texts(out, NAME, texts)
 

@@ -26,12 +26,14 @@ from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
 from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given, dataset_of
-from ssmtl_toolkit.specs import DatasetSpec, MetricSpec
+from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Spec
 from ssmtl_toolkit.text import counted
 
 F = TypeVar("F", bound=FewLabels)
@@ -187,6 +189,7 @@ class Comparison:
             lines = self.lines()
             summary = self._summary(lines) | {"failed": dict(failed)}
             write_report(self.runs.out, summary, lines, f"# data: {self.dataset}\n{self._options().write()}")
+            report_at_end(self.runs.out, self.config.report, self.runs.progress)
         return summary
 
     def _options(self) -> FewshotConfig:
@@ -216,7 +219,15 @@ class Comparison:
             "cells": cells,
             "sentences": [sentence for sentence in sentences if sentence],
             "how": HOW,
+            "provenance": self._provenance(),
         }
+
+    def _provenance(self) -> dict[str, Any]:
+        specs: list[Spec] = [self.dataset]
+        for arm in self.arms:
+            specs += [arm.pretrain.backbone, *arm.pretrain.tasks] if arm.pretrain else []
+            specs += [arm.finetune.head, *([arm.finetune.semi] if arm.finetune.semi else [])]
+        return provenance(specs, [self.config.seed], "", "")
 
 
 def _about(arm: Arm) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ssmtl_toolkit.evaluation import formatting, statistics
 from ssmtl_toolkit.experiments.fewshot.comparing import Line, labels_saved
 from ssmtl_toolkit.experiments.fewshot.figure import figure
 from ssmtl_toolkit.experiments.table import markdown_table
-from ssmtl_toolkit.experiments.writing import write_texts
+from ssmtl_toolkit.experiments.writing import as_shown, write_texts
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import shortened
 
@@ -107,16 +106,14 @@ def table_csv(lines: Sequence[Line]) -> str:
 
 
 def write_report(out: Path, summary: dict[str, Any], lines: Sequence[Line], toml: str) -> None:
-    """Write fewshot.toml (the options), .md, .csv, .json and, with matplotlib, .svg.
+    """Write fewshot.toml (the options), .md, .csv, .json and .svg.
 
     Raises:
         SsmtlError: the disk is full or not writable.
     """
-    drawn = find_spec("matplotlib") is not None
-    if not drawn:
-        summary["figure"] = "the figure is not drawn: pip install 'ssmtl-toolkit[plots]'"
+    summary |= as_shown([("", headings(summary), rows(summary))], remarks(summary))
     texts = {"toml": toml, "md": markdown(summary), "csv": table_csv(lines), "json": json.dumps(summary, indent=1)}
-    texts |= {"svg": figure(summary)} if drawn else {}
+    texts["svg"] = figure(summary)
     write_texts(out, NAME, texts)
 
 

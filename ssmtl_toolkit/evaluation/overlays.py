@@ -1,0 +1,84 @@
+"""Pictures of scored scans, truth and prediction over the slices, named by rank: the worst first."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.evaluation.pairing import Pair
+from ssmtl_toolkit.specs import MetricSpec
+from ssmtl_toolkit.text import printable
+
+
+class Overlays:
+    """Draws every pair into a folder; `rank` then names the files."""
+
+    def __init__(self, folder: Path, metric: MetricSpec, readers: Readers) -> None:
+        """`metric` ranks.
+
+        Raises:
+            UsageError: the folder is not empty, or is none.
+            SsmtlError: it cannot be made.
+        """
+        self.folder, self.metric, self.readers = folder, metric, readers
+        self._drawn: list[tuple[float, Path]] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            empty = not any(folder.iterdir())
+        except FileExistsError:
+            raise UsageError(f"{printable(folder)}: is a file; give --overlay the name of a folder") from None
+        except OSError as error:
+            raise SsmtlError(f"{printable(folder)}: cannot be made ({error.strerror})") from error
+        if not empty:
+            raise UsageError(f"{printable(folder)}: is not empty; choose another folder for --overlay")
+
+    def draw(
+        self,
+        pair: Pair,
+        predicted: NDArray[np.uint8],
+        truth: NDArray[np.uint8],
+        label: Volume,
+        classes: Classes,
+        score: float | None,
+    ) -> None:
+        """Draw one pair, class indices (I, J, K) on the grid of its label, over the scan if it is known."""
+        from ssmtl_toolkit.data.overlay import overlay
+
+        if truth.ndim > 3:
+            raise UsageError(f"{printable(pair.label)}: scans in time are not drawn; omit --overlay")
+        scan = self._scan(pair, label)
+        stack = Stack.of(scan or label, "acquisition")
+        slices = stack.slices[:, 0] if scan else np.zeros_like(stack.cut(truth), np.float32)
+        value = (
+            "no score" if score is None else f"{self.metric.title or self.metric.name} {score:.{self.metric.digits}f}"
+        )
+        file = self.folder / f"{printable(pair.name).replace('/', '_')}.png"
+        overlay(file, slices, stack.cut(predicted), stack.spacing, classes, truth=stack.cut(truth), remark=value)
+        sign = 1 if self.metric.higher_is_better else -1
+        self._drawn.append((-math.inf if score is None else sign * score, file))
+
+    def _scan(self, pair: Pair, label: Volume) -> Volume | None:
+        """The scan of a pair, if the labels were given as a data set, and it lies on the grid of its label."""
+        if pair.truth.path == pair.truth.label:
+            return None
+        try:
+            scan = self.readers.read_scan(pair.truth, None)
+        except DataError:
+            return None
+        alike = scan.shape[:3] == label.shape[:3] and np.allclose(scan.affine, label.affine, atol=1e-3)
+        return scan if alike else None
+
+    def rank(self) -> list[Path]:
+        """Put a number before each name, 1 for the worst; scans without a score come first."""
+        order = sorted(self._drawn)
+        digits = max(3, len(str(len(order))))
+        return [
+            file.rename(file.with_name(f"{i:0{digits}d}-{file.name}")) for i, (_, file) in enumerate(order, start=1)
+        ]

@@ -1,0 +1,1 @@
+"""Reports: one HTML file for each run, made of what its folder records."""

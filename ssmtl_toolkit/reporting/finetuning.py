@@ -1,0 +1,177 @@
+"""The sections of a fine-tuning: what was transferred and gained, and on which scans it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssmtl_toolkit.data.overlay import colours
+from ssmtl_toolkit.evaluation import formatting
+from ssmtl_toolkit.reporting.cases import read_cases
+from ssmtl_toolkit.reporting.charts import Series, colour, curves
+from ssmtl_toolkit.reporting.parts import Facts, Folded, Gallery, Part, Picture, Section, Swatches, Table, Text, Tone
+from ssmtl_toolkit.reporting.records import Record
+from ssmtl_toolkit.reporting.scores import confusion, gains, score_against_volume, scores_by_class
+from ssmtl_toolkit.runtime.folder import CASES, METRICS, SCORES, TRANSFER
+from ssmtl_toolkit.runtime.metriclog import MetricLog
+from ssmtl_toolkit.text import counted, duration
+
+ARMS = ("pretrained", "scratch")
+_REPETITION = re.compile(r"(pretrained|scratch)-(\d+)")
+
+
+def sections(record: Record) -> list[Section]:
+    """What a fine-tuning shows, in the order in which one asks."""
+    return [
+        Section("result", "Result", _result(record)),
+        Section("classes", "Scores by class", scores_by_class(record)),
+        Section("cases", "Worst and best cases", _cases(record)),
+        Section("confusion", "Confusion", confusion(scores_of(record))),
+        Section("volume", "Score against volume", score_against_volume(scores_of(record))),
+        Section("curves", "Curves", training_curves(record)),
+        Section("transfer", "Transfer", _transfer(record)),
+        Section("data", "Data", _data(record)),
+    ]
+
+
+def repetitions(record: Record) -> dict[str, list[str]]:
+    """The names of the repetitions of each arm that have begun."""
+    names = sorted(path.name for path in record.folder.iterdir() if _REPETITION.fullmatch(path.name))
+    named = {arm: [name for name in names if name.startswith(arm)] for arm in ARMS}
+    return {arm: sorted(each, key=lambda name: int(name.rpartition("-")[2])) for arm, each in named.items() if each}
+
+
+def scores_of(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """What the finished repetitions of each arm have scored."""
+    read = {arm: [record.read(f"{name}/{SCORES}") for name in names] for arm, names in repetitions(record).items()}
+    return {arm: [scores for scores in each if scores] for arm, each in read.items() if any(each)}
+
+
+def _result(record: Record) -> list[Part]:
+    summary = record.summary
+    if not summary:
+        done = sum(len(each) for each in scores_of(record).values())
+        return [Text(f"{counted(done, 'repetition')} finished so far; the result is given when all are.", "fair")]
+    parts: list[Part] = []
+    if difference := summary.get("difference"):
+        parts.append(Text(f"Pre-trained against from scratch: {difference['verdict']}.", _tone(summary)))
+    parts += [Text(remark, "fair") for remark in summary["remarks"]]
+    metrics = formatting.read_metrics(summary["metrics"])
+    rows = [[arm, *(formatting.spread(m, scores[m.name]) for m in metrics)] for arm, scores in summary["arms"].items()]
+    for arm, scores in summary.get("ensemble", {}).items():
+        rows.append([f"{arm}, models together", *(formatting.number(m, scores[m.name]["mean"]) for m in metrics)])
+    noisy = next((scores["noisy"] for scores in summary["arms"].values() if "noisy" in scores), None)
+    if noisy:
+        rows.append(["noisy input", *(formatting.number(m, noisy.get(m.name)) for m in metrics)])
+    caption = f"Mean over classes, ± standard deviation over {counted(len(summary['seeds']), 'repetition')}"
+    parts.append(Table(caption, ["", *map(formatting.heading, metrics)], rows))
+    parts += gains(summary, metrics)
+    more = [*formatting.lower_is_better(metrics), *formatting.remarks(metrics), summary["how"], summary["rule"]]
+    parts.append(Folded("How the numbers are computed", [Text(line) for line in more]))
+    return parts
+
+
+def _tone(summary: Mapping[str, Any]) -> Tone:
+    """Good or bad only if the interval of the first metric excludes 0."""
+    (metric, *_), difference = formatting.read_metrics(summary["metrics"]), summary["difference"]
+    interval = difference[metric.name]["ci95"]
+    if not interval or interval[0] <= 0 <= interval[1]:
+        return "fair"
+    return "good" if (interval[0] > 0) == metric.higher_is_better else "bad"
+
+
+def _cases(record: Record) -> list[Part]:
+    parts: list[Part] = []
+    for arm, names in repetitions(record).items():
+        found = read_cases(record.folder / names[0] / CASES)
+        galleries = [
+            _gallery(f"{end.capitalize()} test scans, {names[0]}", each) for end, each in found.items() if each
+        ]
+        if galleries and not parts:
+            parts += [*_legend(record), *galleries]
+        elif galleries:
+            parts.append(Folded(f"The same of {arm}", galleries))
+    return parts
+
+
+def _legend(record: Record) -> list[Part]:
+    names = record.summary.get("classes") or []
+    if not names:
+        return []
+    return [Swatches([*zip(names, colours(len(names)), strict=True), ("truth (line)", "#ffffff")])]
+
+
+def _gallery(caption: str, cases: Sequence[tuple[Picture, Mapping[str, Any]]]) -> Gallery:
+    pictures = []
+    for picture, about in cases:
+        (metric,) = formatting.read_metrics([about["metric"]])
+        score = f"{formatting.title(metric)} {formatting.number(metric, about['score'])}"
+        caption_of_one = f"{about['scan']}: {score}; {about['shows']}"
+        pictures.append(Picture(picture.data, picture.alt, caption_of_one, picture.width, picture.height))
+    return Gallery(caption, pictures)
+
+
+def training_curves(record: Record) -> list[Part]:
+    """The losses of all repetitions, and what validation scans scored."""
+    logs = {name: MetricLog(record.folder / name / METRICS) for names in repetitions(record).values() for name in names}
+    parts: list[Part] = []
+    for key, title in (("fine-tuning/loss", "Loss"), ("validation", "Score on validation scans")):
+        series = [
+            Series(
+                name, log.series(key), colour(ARMS.index(name.partition("-")[0])), "line" if i % 2 == 0 else "dashed"
+            )
+            for name, log in logs.items()
+            for i in [int(name.rpartition("-")[2])]
+        ]
+        known = [one for one in series if one.points]
+        if known:
+            ends = "; ".join(f"{one.name} ends at {list(one.points.values())[-1]:.4g}" for one in known)
+            parts.append(curves(title, known, "step", title.lower(), f"{title} by step: {ends}."))
+    return parts
+
+
+def _transfer(record: Record) -> list[Part]:
+    told = record.read(TRANSFER)
+    if not told:
+        return [Text("From scratch: nothing was transferred.")]
+    share = ", ".join(f"{part} {100 * value:.4g} %" for part, value in told["share"].items() if value is not None)
+    facts = [("from", str(told["source"])), ("loaded", f"{told['loaded']} tensors ({share})")]
+    if before := told.get("pretraining"):
+        facts += [
+            ("tasks", "  ".join(before.get("tasks", []))),
+            ("pre-trained for", counted(before.get("step", 0), "step")),
+        ]
+    if told.get("fingerprint") is not None:
+        facts.append(("same answer to a test image", f"differs by {told['fingerprint']:.1e}"))
+    kinds = ("missing", "mismatched", "skipped", "fresh", "unwanted")
+    lists = [
+        Folded(f"{kind} ({len(told[kind])})", [Text(str(name)) for name in told[kind][:100]])
+        for kind in kinds
+        if told.get(kind)
+    ]
+    return [Facts(facts), *lists]
+
+
+def _data(record: Record) -> list[Part]:
+    summary, options = record.summary, record.options
+    data = options.get("data", "")
+    facts = [("data", "  ".join(data) if isinstance(data, list) else str(data)), ("head", str(options.get("head", "")))]
+    if not summary:
+        return [Facts(facts)]
+    scans = summary["scans"]
+    seconds = [one["seconds"] for trainings in summary["training"].values() for one in trainings]
+    facts += [
+        ("training scans", ", ".join(map(str, scans["train"]))),
+        ("training slices", ", ".join(map(str, summary["training_slices"]))),
+        ("validation scans", str(scans["validation"])),
+        ("test scans", str(scans["test"])),
+        ("training and test of one network", duration(sum(seconds) / len(seconds))),
+    ]
+    if (seen := scans.get("test_seen_in_pretraining")) is not None:
+        facts.append(("test scans seen in pre-training, without labels", str(seen)))
+    notes = [*(f"{item['scan']}: {item['reason']}" for item in scans["skipped"]), *scans["notes"]]
+    more = (
+        [Folded(f"Notes and skipped scans ({len(notes)})", [Text(str(note)) for note in notes[:200]])] if notes else []
+    )
+    return [Facts(facts), *more]

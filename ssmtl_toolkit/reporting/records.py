@@ -1,0 +1,93 @@
+"""What a folder records of a run: options, summary, logs, scores; a run that is under way has less of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, HOLDER, SUMMARY
+from ssmtl_toolkit.text import printable
+
+Kind = Literal["pre-training", "fine-tuning", "comparison"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run on the disk.
+
+    Attributes:
+        folder: its folder.
+        kind: what it is.
+        names: of the comparisons in it: each has NAME.json and NAME.toml.
+    """
+
+    folder: Path
+    kind: Kind
+    names: tuple[str, ...] = ()
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """What its TOML file says."""
+        if self.names:
+            return {name: _toml(self.folder / f"{name}.toml") for name in self.names}
+        return _toml(self.folder / (CONFIG if self.kind == "pre-training" else FINETUNE))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What it wrote at its end; empty until then. Of several comparisons that of the first."""
+        return self.read(f"{self.names[0]}.json" if self.names else SUMMARY)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of it; empty if it is missing or not ours."""
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def live(self) -> bool:
+        """Whether it is under way, as far as can be told: a process of this machine must still be there."""
+        holder = self.read(HOLDER)
+        if not holder:
+            return False
+        if holder.get("host") != socket.gethostname():
+            return True
+        try:
+            os.kill(int(holder["pid"]), 0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return True
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def find_record(folder: Path) -> Record:
+    """Tell what kind of run a folder holds.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    if (folder / CONFIG).is_file():
+        return Record(folder, "pre-training")
+    if (folder / FINETUNE).is_file():
+        return Record(folder, "fine-tuning")
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    names = tuple(file.stem for file in files if "tables" in Record(folder, "comparison").read(file.name))
+    if names:
+        return Record(folder, "comparison", names)
+    raise UsageError(
+        f"{printable(folder)}: holds no run; give the folder of ssmtl run, finetune, fewshot or experiment"
+    )
