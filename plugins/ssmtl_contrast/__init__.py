@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from ssmtl_contrast.sources import CONTRAST, GLOBAL_LOCAL
 from ssmtl_toolkit.distance import length_of
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, TaskSpec
@@ -46,6 +47,7 @@ class Contrast(TaskSpec):
     """Tell which slices of a batch come from the same place in the body, among views changed by --augment."""
 
     name: ClassVar[str] = "contrast"
+    citations: ClassVar[tuple[str, ...]] = (*CONTRAST, *GLOBAL_LOCAL)
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
     baselines: ClassVar[tuple[str, ...]] = ("chance",)
@@ -74,6 +76,7 @@ class DenseContrast(TaskSpec):
     """Tell which points of two views are the same point of the same slice, in a coarse map of the decoder."""
 
     name: ClassVar[str] = "dense_contrast"
+    citations: ClassVar[tuple[str, ...]] = GLOBAL_LOCAL
     needs: ClassVar[frozenset[Feature]] = frozenset({"decoded"})
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
     baselines: ClassVar[tuple[str, ...]] = ("chance",)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ssmtl_moco.sources import MOCO
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, TaskSpec
 
@@ -19,6 +20,7 @@ class MocoV2(TaskSpec):
     """Tell another augmented view of a slice from a queue of other slices; trains the encoder only."""
 
     name: ClassVar[str] = "moco_v2"
+    citations: ClassVar[tuple[str, ...]] = MOCO
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
     baselines: ClassVar[tuple[str, ...]] = ("chance",)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from ssmtl_restore.sources import DENOISE, INPAINT, RESTORE
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, Fill, TaskSpec
 
@@ -22,6 +23,7 @@ class Inpaint(TaskSpec):
     """Give back the covered patches of a slice, from those that are left."""
 
     name: ClassVar[str] = "inpaint"
+    citations: ClassVar[tuple[str, ...]] = INPAINT
     needs: ClassVar[frozenset[Feature]] = _DENSE
     metrics: ClassVar[tuple[str, ...]] = ("blank", "mean")
     baselines: ClassVar[tuple[str, ...]] = metrics
@@ -60,6 +62,7 @@ class Denoise(TaskSpec):
     """Tell from a slice with Gaussian noise added what the noise is, or what the slice was."""
 
     name: ClassVar[str] = "denoise"
+    citations: ClassVar[tuple[str, ...]] = DENOISE
     needs: ClassVar[frozenset[Feature]] = _DENSE
     metrics: ClassVar[tuple[str, ...]] = ("copy", "blank", "scaled_copy")
     baselines: ClassVar[tuple[str, ...]] = metrics
@@ -92,6 +95,7 @@ class Restore(TaskSpec):
     """Give back a slice from one with other intensities, blurred, noisy, shuffled and cut out, each by chance."""
 
     name: ClassVar[str] = "restore"
+    citations: ClassVar[tuple[str, ...]] = RESTORE
     needs: ClassVar[frozenset[Feature]] = _DENSE
     metrics: ClassVar[tuple[str, ...]] = ("copy", "blank", "scaled_copy")
     baselines: ClassVar[tuple[str, ...]] = metrics

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from ssmtl_slice_siam.sources import SIMSIAM
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Distance, Feature, TaskSpec, Weight, slices_of
 
@@ -19,6 +20,7 @@ class SliceSiam(TaskSpec):
     """Match the pooled features of the anchor and of a slice t+1 to 2t steps away; no negatives, no augmentation."""
 
     name: ClassVar[str] = "slice_siam"
+    citations: ClassVar[tuple[str, ...]] = SIMSIAM
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("random", "spread")
     baselines: ClassVar[tuple[str, ...]] = ("random",)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.specs import Feature, TaskSpec, Weight
+from ssmtl_vicreg.sources import VICREG
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.engine.backbone import Backbone
@@ -19,6 +20,7 @@ class VICReg(TaskSpec):
     """Make two views of a slice alike, and features vary from slice to slice, without negatives."""
 
     name: ClassVar[str] = "vicreg"
+    citations: ClassVar[tuple[str, ...]] = VICREG
     needs: ClassVar[frozenset[Feature]] = frozenset({"pooled"})
     metrics: ClassVar[tuple[str, ...]] = ("constant", "invariance", "variance", "covariance", "spread")
     baselines: ClassVar[tuple[str, ...]] = ("constant",)

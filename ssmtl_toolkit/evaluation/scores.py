@@ -58,7 +58,7 @@ class ScanScores:
     tp: tuple[int, ...]
     fp: tuple[int, ...]
     fn: tuple[int, ...]
-    confusion: NDArray[np.int64]
+    confusion: tuple[tuple[int, ...], ...]
     voxel: float
     values: Mapping[str, Values]
     failures: tuple[str, ...] = ()
@@ -125,8 +125,8 @@ def score_scan(
         compared = _ClassComparison(maps, owned, counts, spacing)  # forgotten with all its masks before the next class
         rows.append(nothing if counts.absent else judge.scores(compared, f"class {one!r}"))
     values = {metric.name: tuple(row[metric.name] for row in rows) for metric in metrics}
-    voxel = math.prod(spacing)
-    return ScanScores(name, classes.names, tp, fp, fn, table, voxel, values, tuple(judge.failures))
+    square, voxel = tuple(map(tuple, table.tolist())), math.prod(spacing)
+    return ScanScores(name, classes.names, tp, fp, fn, square, voxel, values, tuple(judge.failures))
 
 
 def _over_frames(frames: Sequence[ScanScores]) -> ScanScores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ class Samples:
                     continue  # only its slices are drawn, which stay the same
                 companions = batch.companions.get(label, {})
                 one = Step(batch, encode, companions, made)
-                pictures = task.pictures(one) if hasattr(task, "pictures") else _pairs(one, list(companions))
+                draw: Callable[[Step], Pictures] | None = getattr(task, "pictures", None)
+                pictures = draw(one) if draw else _pairs(one, list(companions))
                 drawn = self._panel(pictures, batch.anchor, label, step)
                 if drawn is not None and self.fabric.is_global_zero:
                     drawn.write(self.folder / f"{_slug(label)}-step-{step:08d}.png")
@@ -91,7 +92,7 @@ class Samples:
             for rows in np.array_split(kept + scan.start, math.ceil(len(kept) / self.config.batch_size)):
                 image = self.store.gather(torch.from_numpy(rows), self.fabric.device, self.store.places(len(rows)))
                 features.append(self.model.backbone(image).pooled.float().cpu().numpy())
-        if not features or len(kept) < 3:
+        if self._failed or len(kept) < 3:
             return None
         return {"scan": scan.scan.name, "slices": kept.tolist(), **_components(np.concatenate(features))}
 

@@ -39,7 +39,7 @@ def _panel(
         known = [(number, score) for number, score in known if score["mean"] is not None]
         numbers, means = [number for number, _ in known], [score["mean"] for _, score in known]
         sds = [score["sd"] or 0.0 for _, score in known]
-        chosen = {"color": colour(i)} if colour else {}
+        chosen: dict[str, Any] = {"color": colour(i)} if colour else {}
         shape = "-" if method["twin"] else "--"
         (curve,) = axes.plot(numbers, means, marker="o", ls=shape, label=method["name"], **chosen)
         low, high = ([m + side * sd for m, sd in zip(means, sds, strict=True)] for side in (-1, 1))

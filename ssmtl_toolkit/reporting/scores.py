@@ -100,7 +100,7 @@ def _class_chart(arms: Mapping[str, Any], classes: Sequence[str], metric: Metric
         axes.set_xticks(range(len(classes)), [name[:14] for name in classes], rotation=30 if len(classes) > 5 else 0)
         axes.set_ylabel(formatting.heading(metric))
         if metric.higher_is_better and axes.get_ylim()[0] > -0.1:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])
         if len(arms) > 1:
             handles, names = axes.get_legend_handles_labels()
             figure.legend(handles, names, loc="outside lower center", ncols=2)

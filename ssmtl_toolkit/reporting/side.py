@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.evaluation import formatting
-from ssmtl_toolkit.reporting.charts import Chart, Series, colour, curves
+from ssmtl_toolkit.reporting.charts import Series, colour, curves
 from ssmtl_toolkit.reporting.finetuning import ARMS, repetitions
-from ssmtl_toolkit.reporting.parts import Part, Section, Table, Text
+from ssmtl_toolkit.reporting.parts import Chart, Part, Section, Table, Text
 from ssmtl_toolkit.reporting.pretraining import labels_of
 from ssmtl_toolkit.reporting.records import Record
 from ssmtl_toolkit.runtime.folder import METRICS, REPORT

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmtl_toolkit.engine.multitask import MultiTask
-from ssmtl_toolkit.engine.step import Batch, Companion, SharedEncoder, Step, TaskOutput
+from ssmtl_toolkit.engine.step import Batch, Companion, Pictures, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.features import FEATURES, Feature, parts_of
 from ssmtl_toolkit.pretraining.watch import leaving_no_trace
 from ssmtl_toolkit.specs import TaskSpec
@@ -252,6 +252,24 @@ def looks_leave_no_trace(bench: Bench) -> None:
         f"the loss of the next step is {float(after):g}, and {float(alone):g} without the look in between, in eval "
         f"mode; what training remembers must change only `if self.training`",
     )
+
+
+@check(TaskSpec, "its pictures, if it draws any, are slices that belong to its anchors")
+def pictures_are_slices(bench: Bench) -> None:
+    spec, model, batch = _made(bench)
+    draw = getattr(model.tasks[0], "pictures", None)
+    if draw is None:
+        return
+    model.eval()
+    with torch.no_grad():
+        drawn = draw(Step(batch, SharedEncoder(model.backbone), batch.companions.get(str(spec), {})))
+    require(isinstance(drawn, Pictures), f"pictures gives {type(drawn).__name__}; give Pictures(images, errors, rows)")
+    wanted = (len(batch.anchor) if drawn.rows is None else len(drawn.rows), *batch.anchor.shape[1:])
+    for title, image in {**drawn.images, **drawn.errors}.items():
+        require(
+            tuple(image.shape) == wanted,
+            f"the picture {title!r} has shape {tuple(image.shape)}, not {wanted}; name its anchors by rows",
+        )
 
 
 @check(TaskSpec, "its state can be saved and loaded")

@@ -8,6 +8,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from ssmtl_toolkit.config import EvaluateConfig, scoring
@@ -353,7 +354,7 @@ def test_python_gets_scores_by_class_and_by_scan_and_what_json_prints(folders):
     assert result.notes == ("1 labels have no prediction and are not scored: alone",)
     assert list(result.summary) == [
         *("pred", "label", "class_values", "surface", "tolerance_mm", "metrics", "classes", "mean"),
-        *("undefined_classes", "scans", "rule", "unpaired", "notes"),
+        *("confusion", "undefined_classes", "scans", "rule", "unpaired", "notes"),
     ]
 
 
@@ -438,3 +439,26 @@ def test_masks_are_scored_by_the_names_of_their_structures(tmp_path, ssmtl):
     (tmp_path / "out/prediction.json").write_text(json.dumps({"classes": classes}))
     found = scored(ssmtl, "--no-surface", label="set")
     assert {name: one["iou"] for name, one in found["classes"].items()} == {"liver": 1.0}
+
+
+def test_overlays_show_truth_and_prediction_and_are_named_by_rank_the_worst_first(ssmtl, labelled, tmp_path):
+    for name, shift in (("a_pre", 0), ("b_pre", 4)):
+        label = nib.load(labelled / "labels" / f"{name}.nii.gz")
+        moved = np.roll(np.asarray(label.dataobj), shift, axis=0)
+        (tmp_path / "out").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(moved, label.affine), tmp_path / "out" / f"{name}.nii.gz")
+    arguments = ["evaluate", "--pred", "out", "--label", labelled, "--no-surface", "--overlay", "pictures"]
+    done = ssmtl(*arguments)
+    assert done.returncode == 0, done.stderr
+    names = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    assert names == ["001-b_pre.png", "002-a_pre.png"]
+    pixels = [np.asarray(Image.open(tmp_path / "pictures" / name)).astype(int) for name in names]
+    white = [(p.min(axis=2) > 250).sum() for p in pixels]  # lines of the truth
+    assert min(white) > 500
+    orange = [
+        (abs(p - (230, 159, 0)).sum(axis=2) < 6).sum() for p in pixels
+    ]  # those of the prediction, where it differs
+    assert orange[0] > 10 * (orange[1] + 1)
+    done = ssmtl(*arguments)
+    assert done.returncode == 2
+    assert "pictures: is not empty; choose another folder for --overlay" in done.stderr

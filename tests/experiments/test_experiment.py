@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import ssmtl_toolkit as toolkit
+from helpers.pages import check_page
 from helpers.processes import read_until
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.reading import read_experiment
@@ -83,6 +84,14 @@ def done(labelled, tmp_path_factory):
     base = tmp_path_factory.mktemp("done")
     (base / "tiny.toml").write_text(TINY)
     return toolkit.experiment(base / "tiny.toml", data=str(labelled), out=base / "out", cache=base / "cache")
+
+
+def test_its_report_has_the_table_and_leads_to_its_runs(done, tmp_path):
+    page = check_page(toolkit.report(done, out=tmp_path / "page.html"))
+    assert page.headings == [done.summary["title"] or "tiny", "Runs", "Provenance"]
+    assert all(row["name"] in page.text for row in done.summary["rows"])
+    assert done.summary["how"] in page.text
+    assert all(name in page.text for name in folders(done.folder, "finetune"))
 
 
 def folders(out, kind):

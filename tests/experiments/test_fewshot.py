@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ssmtl_toolkit as toolkit
+from helpers.pages import check_page
 from helpers.processes import read_until
 from helpers.small import write_pair, write_scan
 from ssmtl_toolkit.data.split import Split
@@ -42,6 +43,15 @@ def done(labelled, tmp_path_factory):
     """A small comparison; do not write there."""
     base = tmp_path_factory.mktemp("done")
     return toolkit.fewshot(str(labelled), out=base / "out", cache=base / "cache", **SHORT, **OPTIONS)
+
+
+def test_its_report_has_sentences_table_and_curves_with_bands(done, tmp_path):
+    page = check_page(toolkit.report(done, out=tmp_path / "page.html"))
+    assert page.headings == ["How many labels?", "Runs", "Provenance"]
+    assert all(sentence in page.text for sentence in done.summary["sentences"])
+    (curves,) = [image["alt"] for image in page.images]
+    assert "with a band of one standard deviation" in curves
+    assert "ssmtl with 3slices" in curves
 
 
 def splits_of(done, budget):

@@ -17,7 +17,7 @@ from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import IGNORE, Head
 from ssmtl_toolkit.engine.semi import PseudoLabels, Semi, SemiOutput
-from ssmtl_toolkit.engine.step import Companion, TaskOutput
+from ssmtl_toolkit.engine.step import Companion, Pictures, TaskOutput
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import (
     BackboneSpec,
@@ -130,6 +130,10 @@ class BrokenTaskModule(Faults):
         if fault == "gives a tensor":
             return loss
         return TaskOutput(loss, metrics, pairs=1 if fault == "says no pairs" else len(terms))
+
+    def pictures(self, step):
+        other = step.companion("other")
+        return Pictures({"other": other.image}, rows=None if self.fault == "draws others" else other.rows)
 
 
 class BrokenBackbone(BackboneSpec):

@@ -13,79 +13,24 @@ import subprocess
 import sys
 import threading
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 import ssmtl_toolkit as toolkit
+from helpers.pages import check_page
 from helpers.small import SMALL
 from ssmtl_toolkit.engine.step import Step, TaskOutput
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.pretraining.loading import load_run
 from ssmtl_toolkit.reporting.report import watch
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
-
-VOID = {"meta", "link", "img", "br", "path", "use", "rect", "stop"}
-
-
-class Read(HTMLParser):
-    """What a browser would see: tags in order of opening, whether each is closed, and what is loaded."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.headings: list[str] = []
-        self.images: list[dict[str, str]] = []
-        self.ids: list[str] = []
-        self.loaded: list[str] = []
-        self.linked: list[str] = []
-        self.text = ""
-        self.feed(file.read_text(encoding="utf-8"))
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        named = {key: value or "" for key, value in attributes}
-        if tag not in VOID:
-            self.open.append(tag)
-        self.ids += [named["id"]] if "id" in named else []
-        self.loaded += [named[key] for key in ("src", "srcset", "data") if key in named]
-        self.loaded += [named["href"]] if tag in {"link", "image"} else []
-        self.linked += [named["href"]] if tag == "a" else []
-        if tag == "img":
-            self.images.append(named)
-        if named.get("role") == "img":
-            self.images.append({"alt": named.get("aria-label", "")})
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
-
-
-def check_page(file: Path) -> Read:
-    """A page that is whole by itself, and accessible: raises if not."""
-    assert file.stat().st_size < 5_000_000
-    page = Read(file)
-    assert [source[:60] for source in page.loaded if not source.startswith("data:")] == []
-    assert "url(http" not in file.read_text(encoding="utf-8")
-    assert "<script" not in file.read_text(encoding="utf-8")
-    assert all(image["alt"].strip() for image in page.images)
-    assert len(page.ids) == len(set(page.ids))
-    assert {link[1:] for link in page.linked if link.startswith("#")} <= set(page.ids)
-    return page
 
 
 @pytest.fixture(autouse=True)
@@ -315,6 +260,15 @@ def test_pictures_leave_no_trace_in_the_weights(run, labelled, tmp_path):
     again = toolkit.pretrain(config, out=tmp_path / "again", cache=tmp_path / "cache")
     for name in ("backbone.safetensors", "heads.safetensors"):
         assert (folder / name).read_bytes() == (again.folder / name).read_bytes(), name
+
+
+def test_a_run_can_be_loaded_with_the_tasks_that_draw(run):
+    (checkpoint,) = (Path(run.folder) / "checkpoints").glob("step-*")
+    saved = load_file(checkpoint / "state.safetensors")
+    loaded = load_run(run.folder).state_dict()
+    drawn = [name for name in loaded if name.startswith(("backbone.", "tasks.0.", "tasks.1."))]
+    assert any(name.startswith("tasks.1.") for name in drawn)
+    assert all(torch.equal(loaded[name], saved[f"model.{name}"]) for name in drawn)
 
 
 def test_names_of_users_are_text_and_never_markup(run, tmp_path):

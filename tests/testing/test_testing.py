@@ -117,6 +117,7 @@ BROKEN = [
             "a batch with a single pair can be descended": ("batch norm of one", "batch norm of one"),
             "a batch without any companion gives a loss that can be descended": ("mean of nothing", "the loss is nan"),
             "two processes train it and stay equal": ("ranks differ", "moved"),
+            "its pictures, if it draws any, are slices that belong to its anchors": ("draws others", "by rows"),
             "looking at held-out slices in mid-training leaves no trace": ("remembers looks", "without the look"),
         }.items()
     ],
