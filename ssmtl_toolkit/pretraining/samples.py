@@ -87,14 +87,19 @@ class Samples:
         """The two main components of the pooled features of one scan's slices, in order; for summary.json."""
         scan = max(self.store.scans, key=lambda stored: stored.count)
         kept = np.unique(np.linspace(0, scan.count - 1, min(scan.count, _STACK)).astype(np.int64))
-        features: list[NDArray[np.float32]] = []
+        found: dict[str, Any] = {}
         with self._without_trace():
-            for rows in np.array_split(kept + scan.start, math.ceil(len(kept) / self.config.batch_size)):
-                image = self.store.gather(torch.from_numpy(rows), self.fabric.device, self.store.places(len(rows)))
-                features.append(self.model.backbone(image).pooled.float().cpu().numpy())
-        if self._failed or len(kept) < 3:
-            return None
-        return {"scan": scan.scan.name, "slices": kept.tolist(), **_components(np.concatenate(features))}
+            parts = np.array_split(kept + scan.start, math.ceil(len(kept) / self.config.batch_size))
+            features = np.concatenate([self._pooled(torch.from_numpy(rows)) for rows in parts])
+            if len(kept) > 2 and np.isfinite(features).all():
+                found = {"scan": scan.scan.name, "slices": kept.tolist(), **_components(features)}
+        return found or None
+
+    def _pooled(self, rows: Tensor) -> NDArray[np.float32]:
+        """The pooled features of slices, (N, D)."""
+        image = self.store.gather(rows, self.fabric.device, self.store.places(len(rows)))
+        features: NDArray[np.float32] = self.model.backbone(image).pooled.float().cpu().numpy()
+        return features
 
     @contextlib.contextmanager
     def _without_trace(self) -> Iterator[None]:

@@ -98,6 +98,7 @@ def panel(
     """Draw slices (M, H, W) in gray, each row on the scale of its first; errors (M, H, W) in colour, on one scale."""
     from matplotlib import colormaps
 
+    images, errors = ({title: np.nan_to_num(image) for title, image in each.items()} for each in (images, errors))
     first = next(iter(images.values()))
     low, high = (np.percentile(first, q, axis=(1, 2), keepdims=True) for q in (1, 99.5))
     gray = [

@@ -262,6 +262,15 @@ def test_pictures_leave_no_trace_in_the_weights(run, labelled, tmp_path):
         assert (folder / name).read_bytes() == (again.folder / name).read_bytes(), name
 
 
+def test_a_diverged_run_has_a_report_too(ssmtl, scans, tmp_path):
+    options = ["--backbone", SMALL, "--size", 32, "--steps", 30, "--task", "reconstruct_prev:t=1", "--lr", 100]
+    done = ssmtl("run", "--data", scans, *options, "--out", "far")
+    assert done.returncode == 1
+    assert "pictures" not in done.stderr
+    page = check_page(tmp_path / "far" / "report.html")
+    assert "reconstruct_prev:t=1: diverged: its loss ends at" in page.text
+
+
 def test_a_run_can_be_loaded_with_the_tasks_that_draw(run):
     (checkpoint,) = (Path(run.folder) / "checkpoints").glob("step-*")
     saved = load_file(checkpoint / "state.safetensors")
