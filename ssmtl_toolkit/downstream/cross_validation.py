@@ -16,6 +16,7 @@ from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import folded
 from ssmtl_toolkit.evaluation.formatting import read_metrics
+from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.folder import FINETUNE, FOLD, FOLDS, SCORES, SPLIT, SUMMARY
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
@@ -68,6 +69,7 @@ def cross_validate(
     patients = {scan.name: scan.patient for scan in scans}
     summary = _summarise(folder, summaries, patients)
     write_json(folder / SUMMARY, summary)
+    report_at_end(folder, config.report, progress)
     return summary
 
 
@@ -164,6 +166,7 @@ def _summarise(folder: Path, summaries: Sequence[Mapping[str, Any]], patients: M
         "remarks": [f"fold {i}, {text}" for i, summary in enumerate(summaries) for text in summary["remarks"]],
         **folded.summarise_folds(scores, read_metrics(first["metrics"]), patients),
         "how": folded.HOW,
+        "provenance": {**first["provenance"], "data": ""},
         **({"not_scored": list(dict.fromkeys(failures))} if failures else {}),
     }
 

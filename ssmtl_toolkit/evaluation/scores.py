@@ -257,12 +257,17 @@ def summarise(scans: Sequence[ScanScores], metrics: Sequence[MetricSpec]) -> dic
     return {
         "classes": classes,
         "mean": means,
-        "confusion": np.sum([scan.confusion for scan in scans], axis=0).tolist() if len(names) <= _SQUARE else None,
+        "confusion": _together([scan.confusion for scan in scans]) if len(names) <= _SQUARE else None,
         "undefined_classes": sum(counts.absent for counts in pooled),
         "scans": [scan.to_json() for scan in scans],
         "rule": RULE + ("" if all(map(_is_bundled, metrics)) else _OTHERS),
         **({"not_scored": failures} if failures else {}),
     }
+
+
+def _together(tables: Sequence[tuple[tuple[int, ...], ...]]) -> list[list[int]] | None:
+    """The sum of tables of confusion; None if one is not known, as of scores that were read from a file."""
+    return np.sum(tables, axis=0).tolist() if all(tables) else None
 
 
 def _pooled(metrics: Iterable[MetricSpec]) -> list[MetricSpec]:

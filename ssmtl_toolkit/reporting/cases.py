@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssmtl_toolkit.data.classes import IGNORE
+from ssmtl_toolkit.evaluation.formatting import read_metrics
 from ssmtl_toolkit.foreign import by_the_user, explained
 from ssmtl_toolkit.reporting.panels import png_bytes, read_png, write_png
 from ssmtl_toolkit.reporting.parts import Picture
@@ -88,13 +89,24 @@ def telling(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[int]
     return sorted(list(dict.fromkeys([*chosen, *mixed]))[:_SLICES])
 
 
+def ends(folders: Sequence[Path]) -> dict[End, list[tuple[Picture, dict[str, Any]]]]:
+    """The worst and the best of what several folders hold."""
+    read = [read_cases(folder) for folder in folders]
+    if sum(any(each.values()) for each in read) < 2:
+        return next((each for each in read if any(each.values())), {})
+    every = [case for each in read for cases in each.values() for case in cases]
+    (metric,) = read_metrics([every[0][1]["metric"]])
+    every.sort(key=lambda case: case[1]["score"], reverse=not metric.higher_is_better)
+    return {"worst": every[:_NUMBER], "best": every[_NUMBER:][-_NUMBER:][::-1]}
+
+
 def read_cases(folder: Path) -> dict[End, list[tuple[Picture, dict[str, Any]]]]:
     """The pictures that `write` has written, each with what it says of itself."""
     found: dict[End, list[tuple[Picture, dict[str, Any]]]] = {"worst": [], "best": []}
     for file in sorted(folder.glob("*.png")):
         image, about = read_png(file)
         if image is not None and about.get("end") in found:
-            alt = f"{about['end'].capitalize()} case {about['scan']}: {about['shows']}"
+            alt = f"Test scan {about['scan']}: {about['shows']}"
             picture = Picture(png_bytes(image), alt, width=image.width, height=image.height)
             found[about["end"]].append((picture, about))
     return found

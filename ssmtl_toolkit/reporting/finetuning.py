@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.overlay import colours
 from ssmtl_toolkit.evaluation import formatting
-from ssmtl_toolkit.reporting.cases import read_cases
+from ssmtl_toolkit.reporting.cases import ends
 from ssmtl_toolkit.reporting.charts import Series, colour, curves
 from ssmtl_toolkit.reporting.parts import Facts, Folded, Gallery, Part, Picture, Section, Swatches, Table, Text, Tone
 from ssmtl_toolkit.reporting.records import Record
 from ssmtl_toolkit.reporting.scores import confusion, gains, score_against_volume, scores_by_class
-from ssmtl_toolkit.runtime.folder import CASES, METRICS, SCORES, TRANSFER
+from ssmtl_toolkit.runtime.folder import CASES, FOLD, METRICS, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.text import counted, duration
 
 ARMS = ("pretrained", "scratch")
-_REPETITION = re.compile(r"(pretrained|scratch)-(\d+)")
+_FOLDED, _REPETITION = re.compile(FOLD.format(r"\d+")), re.compile(r"(pretrained|scratch)-\d+")
 
 
 def sections(record: Record) -> list[Section]:
@@ -36,10 +37,19 @@ def sections(record: Record) -> list[Section]:
 
 
 def repetitions(record: Record) -> dict[str, list[str]]:
-    """The names of the repetitions of each arm that have begun."""
-    names = sorted(path.name for path in record.folder.iterdir() if _REPETITION.fullmatch(path.name))
-    named = {arm: [name for name in names if name.startswith(arm)] for arm in ARMS}
-    return {arm: sorted(each, key=lambda name: int(name.rpartition("-")[2])) for arm, each in named.items() if each}
+    """The repetitions of each arm that have begun, as folders below the run's; of a cross-validation those of folds."""
+    folds = _numbered(record.folder, _FOLDED) or [record.folder]
+    places = [place for fold in folds for place in _numbered(fold, _REPETITION)]
+    named = {arm: [place for place in places if place.name.startswith(arm)] for arm in ARMS}
+    return {arm: [path.relative_to(record.folder).as_posix() for path in each] for arm, each in named.items() if each}
+
+
+def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """The folders below with such a name, in the order of the number that ends it."""
+    found = [
+        (int(match[match.re.groups]), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
 
 
 def scores_of(record: Record) -> dict[str, list[dict[str, Any]]]:
@@ -64,7 +74,10 @@ def _result(record: Record) -> list[Part]:
     noisy = next((scores["noisy"] for scores in summary["arms"].values() if "noisy" in scores), None)
     if noisy:
         rows.append(["noisy input", *(formatting.number(m, noisy.get(m.name)) for m in metrics)])
-    caption = f"Mean over classes, ± standard deviation over {counted(len(summary['seeds']), 'repetition')}"
+    over = (
+        counted(len(summary["folds"]), "fold") if "folds" in summary else counted(len(summary["seeds"]), "repetition")
+    )
+    caption = f"Mean over classes, ± standard deviation over {over}"
     parts.append(Table(caption, ["", *map(formatting.heading, metrics)], rows))
     parts += gains(summary, metrics)
     more = [*formatting.lower_is_better(metrics), *formatting.remarks(metrics), summary["how"], summary["rule"]]
@@ -73,9 +86,11 @@ def _result(record: Record) -> list[Part]:
 
 
 def _tone(summary: Mapping[str, Any]) -> Tone:
-    """Good or bad only if the interval of the first metric excludes 0."""
-    (metric, *_), difference = formatting.read_metrics(summary["metrics"]), summary["difference"]
-    interval = difference[metric.name]["ci95"]
+    """Good or bad only if the interval of the first metric excludes 0: over draws, or of folds over patients."""
+    metrics, difference = formatting.read_metrics(summary["metrics"]), summary["difference"]
+    metric = next(metric for metric in metrics if not ("folds" in summary and metric.pooled))
+    known = difference[metric.name]
+    interval = known["over_patients"]["ci95"] if "folds" in summary else known["ci95"]
     if not interval or interval[0] <= 0 <= interval[1]:
         return "fair"
     return "good" if (interval[0] > 0) == metric.higher_is_better else "bad"
@@ -84,10 +99,8 @@ def _tone(summary: Mapping[str, Any]) -> Tone:
 def _cases(record: Record) -> list[Part]:
     parts: list[Part] = []
     for arm, names in repetitions(record).items():
-        found = read_cases(record.folder / names[0] / CASES)
-        galleries = [
-            _gallery(f"{end.capitalize()} test scans, {names[0]}", each) for end, each in found.items() if each
-        ]
+        found = ends([record.folder / name / CASES for name in names])
+        galleries = [_gallery(f"{end.capitalize()} test scans, {arm}", each) for end, each in found.items() if each]
         if galleries and not parts:
             parts += [*_legend(record), *galleries]
         elif galleries:
@@ -118,11 +131,10 @@ def training_curves(record: Record) -> list[Part]:
     parts: list[Part] = []
     for key, title in (("fine-tuning/loss", "Loss"), ("validation", "Score on validation scans")):
         series = [
-            Series(
-                name, log.series(key), colour(ARMS.index(name.partition("-")[0])), "line" if i % 2 == 0 else "dashed"
-            )
-            for name, log in logs.items()
-            for i in [int(name.rpartition("-")[2])]
+            Series(name, log.series(key), colour(number), "dashed" if i % 2 else "line")
+            for number, names in enumerate(repetitions(record).values())
+            for i, name in enumerate(names)
+            for log in [logs[name]]
         ]
         known = [one for one in series if one.points]
         if known:
@@ -160,14 +172,17 @@ def _data(record: Record) -> list[Part]:
     if not summary:
         return [Facts(facts)]
     scans = summary["scans"]
-    seconds = [one["seconds"] for trainings in summary["training"].values() for one in trainings]
-    facts += [
-        ("training scans", ", ".join(map(str, scans["train"]))),
-        ("training slices", ", ".join(map(str, summary["training_slices"]))),
-        ("validation scans", str(scans["validation"])),
-        ("test scans", str(scans["test"])),
-        ("training and test of one network", duration(sum(seconds) / len(seconds))),
-    ]
+    if "folds" in summary:
+        facts.append(("folds", f"{len(summary['folds'])}, each in a folder of its own, with a report"))
+    else:
+        seconds = [one["seconds"] for trainings in summary["training"].values() for one in trainings]
+        facts += [
+            ("training scans", ", ".join(map(str, scans["train"]))),
+            ("training slices", ", ".join(map(str, summary["training_slices"]))),
+            ("validation scans", str(scans["validation"])),
+            ("training and test of one network", duration(sum(seconds) / len(seconds))),
+        ]
+    facts.append(("test scans", str(scans["test"])))
     if (seen := scans.get("test_seen_in_pretraining")) is not None:
         facts.append(("test scans seen in pre-training, without labels", str(seen)))
     notes = [*(f"{item['scan']}: {item['reason']}" for item in scans["skipped"]), *scans["notes"]]

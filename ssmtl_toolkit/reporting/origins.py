@@ -14,7 +14,7 @@ def provenance_section(record: Record) -> Section:
     """Command, versions, machine, seeds, data, options and citations."""
     told = record.summary.get("provenance", {})
     if not told:
-        parts: list[Part] = [Text("Recorded at the end of a run, from version 0.2 on.")]
+        parts: list[Part] = [Text("Recorded when a run ends; earlier versions did not.")]
     else:
         parts = [Code("Command", told["command"]), Facts(_facts(told))]
     if record.options:

@@ -32,7 +32,7 @@ def gains(summary: Mapping[str, Any], metrics: Sequence[MetricSpec]) -> list[Par
             [
                 formatting.heading(metric),
                 formatting.difference(metric, paired),
-                formatting.interval(metric, paired["ci95"]),
+                formatting.interval(metric, paired.get("ci95")),
                 formatting.interval(metric, over.get("ci95")),
             ]
         )
@@ -61,18 +61,21 @@ def _class_table(arms: Mapping[str, Any], classes: Sequence[str], metric: Metric
     heads = ["class"]
     for arm in arms:
         heads += [arm, "95 % interval"]
-    both = len(arms) > 1
+    both, folded = len(arms) > 1, "pooled" in next(iter(arms.values()))[metric.name]
     rows = []
     for name in classes:
         row = [name]
         each = [scores["classes"][name][metric.name] for scores in arms.values()]
         for values in each:
-            row += [formatting.spread(metric, values), _ends(metric, statistics.interval(values["values"]))]
+            ends = values["over_patients"]["ci95"] if folded else statistics.interval(values["values"])
+            row += [formatting.spread(metric, values), _ends(metric, ends)]
         if both:
             gain = statistics.paired(each[0]["values"], each[1]["values"])
-            row += [formatting.difference(metric, gain), formatting.interval(metric, gain["ci95"])]
+            row += [formatting.difference(metric, gain), formatting.interval(metric, None if folded else gain["ci95"])]
         rows.append(row)
-    caption = f"{formatting.heading(metric)}: mean over test scans, ± deviation over repetitions"
+    caption = (
+        f"{formatting.heading(metric)}: mean over test scans, ± deviation over {'folds' if folded else 'repetitions'}"
+    )
     return _without_empty(caption, [*heads, *(["difference", "95 % interval"] if both else [])], rows)
 
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 import ssmtl_toolkit as toolkit
+from helpers.pages import check_page
 from helpers.small import SMALL, write_pair
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.ensemble import Member, model_files
@@ -45,6 +46,16 @@ def test_every_patient_is_tested_once(done):
     assert summary["arms"]["scratch"]["classes"]["10"]["dice"]["over_patients"]["n"] == 4
     each = [json.loads((done.folder / f"fold-{i}/scratch-0/scores.json").read_text())["mean"]["iou"] for i in (0, 1)]
     assert summary["arms"]["scratch"]["iou"]["values"] == each
+
+
+@pytest.mark.slow
+def test_its_report_is_on_the_test_scans_of_all_folds(done, tmp_path):
+    page = check_page(toolkit.report(done, out=tmp_path / "page.html"))
+    assert "2, each in a folder of its own" in page.text
+    assert "± standard deviation over 2 folds" in page.text
+    (volumes,) = [image["alt"] for image in page.images if "against the volume" in image["alt"]][:1]
+    assert "scratch: 4 scans" in volumes
+    assert any("fold-1/scratch-0 ends at" in image["alt"] for image in page.images)
 
 
 @pytest.mark.slow

@@ -126,6 +126,7 @@ def test_plugins_import_the_contract_and_nothing_else_of_the_toolkit(graph):
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
         *(["data", "suggest", "--help"], ["data", "info", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
         *(["export", "--help"], ["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
+        ["report", "--help"],
         ["plugins", "new", "slice-order", "--kind", "task"],
     ],
 )

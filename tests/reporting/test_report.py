@@ -118,7 +118,7 @@ def test_a_fine_tuning_ends_with_scores_cases_and_confusion(tuned_here):
         *("Data", "Provenance"),
     ]
     alts = [image["alt"] for image in page.images]
-    assert sum(alt.startswith("Worst case") for alt in alts) == 6  # three of each arm
+    assert sum(alt.startswith("Test scan") for alt in alts) == 12  # three worst and three best, of each arm
     assert any(alt.startswith("Dice of class big against the volume of its truth") for alt in alts)
     shown = {file.name for file in (tuned_here.folder / "pretrained-0" / "cases").iterdir()}
     assert {"worst-1.png", "worst-3.png", "best-1.png"} <= shown

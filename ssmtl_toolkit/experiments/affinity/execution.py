@@ -176,7 +176,10 @@ class _Mixes:
     def _summary(self, found: Mapping[str, Any], looks: Mapping[str, list[Mapping[str, Look]]]) -> dict[str, Any]:
         """What `--json` prints."""
         table = mixes(self.comparison, found, looks)
-        kept = ("data", "patients", "score", "recipe", "draws", "pretrainings", "metric", "metrics", "planned", "done")
+        kept = (
+            *("data", "patients", "score", "recipe", "draws", "pretrainings", "metric", "metrics", "planned", "done"),
+            "provenance",
+        )
         pairs = matrices(self.comparison, looks)
         return {
             **{name: found[name] for name in kept},
