@@ -46,10 +46,8 @@ def repetitions(record: Record) -> dict[str, list[str]]:
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     """The folders below with such a name, in the order of the number that ends it."""
-    found = [
-        (int(match[match.re.groups]), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found)]
+    found = [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def scores_of(record: Record) -> dict[str, list[dict[str, Any]]]:
