@@ -124,6 +124,15 @@ def test_a_fine_tuning_ends_with_scores_cases_and_confusion(tuned_here):
     assert {"worst-1.png", "worst-3.png", "best-1.png"} <= shown
 
 
+def test_a_head_that_gives_images_shows_slices_noisy_slices_and_answers(scans, tmp_path):
+    options = {"data": str(scans), "backbone": SMALL, "size": 32, "steps": 2, "head": "denoising", "test_scans": 2}
+    tuned = toolkit.finetune(None, out=tmp_path / "t", cache=tmp_path / "cache", **options)
+    page = check_page(tuned.folder / "report.html")
+    assert page.headings == ["Result", "Worst and best cases", "Curves", "Transfer", "Data", "Provenance"]
+    assert "noisy input" in page.text
+    assert sum("slice, given, answer, error" in image["alt"] for image in page.images) == 2
+
+
 def test_the_worst_case_is_the_one_with_the_lowest_dice(tuned_here):
     folder = tuned_here.folder / "pretrained-0"
     scans = json.loads((folder / "scores.json").read_text())["scans"]
