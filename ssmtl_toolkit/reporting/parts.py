@@ -34,6 +34,7 @@ class Table:
         shades: for each cell behind the names a share of 1, drawn as its background; empty: none.
         tones: for each row a mark; empty: none.
         links: for each row where its name leads to; empty: nowhere.
+        prose: whether the cells are texts, which may be folded, and not numbers.
     """
 
     caption: str
@@ -42,6 +43,7 @@ class Table:
     shades: Sequence[Sequence[float]] = ()
     tones: Sequence[Tone] = ()
     links: Sequence[str] = ()
+    prose: bool = False
     kind: str = "table"
 
 

@@ -64,7 +64,7 @@ def _differences(records: Sequence[Record], names: Sequence[str]) -> list[Part]:
             rows.append([library, *values])
     if not rows:
         return [Text("All options are the same.")]
-    return [Table("Options that are not the same in all of them", ["option", *names], rows)]
+    return [Table("Options that are not the same in all of them", ["option", *names], rows, prose=True)]
 
 
 def _written(value: Any) -> str:
