@@ -91,7 +91,7 @@ def _data(record: Record) -> list[Part]:
         ("trained on", f"{counted(scans['used'], 'scan')}, {counted(summary['slices'], 'slice')}"),
         ("held out", f"{counted(len(held['scans']), 'scan')}, {counted(held['slices'], 'slice')}" if held else "none"),
         ("slices per scan", _range(summary["stacks"]["slices"], "")),
-        ("distance of slices", _range(summary["stacks"]["mm"], " mm")),
+        ("distance of slices", _apart(summary["stacks"])),
         ("length", f"{counted(summary['steps'], 'step')}, {summary['epochs']:.3g} epochs"),
         ("speed", f"{summary['images_per_second']:g} images/s, {duration(summary['seconds'])} on {summary['device']}"),
     ]
@@ -100,7 +100,7 @@ def _data(record: Record) -> list[Part]:
         [
             label,
             f"{100 * p['share']:.0f} %",
-            _range(p["mm"], " mm"),
+            _apart(p),
             "-" if p["correlation"] is None else f"{p['correlation']:.2f}",
         ]
         for label, p in summary["pairs"].items()
@@ -115,6 +115,12 @@ def _data(record: Record) -> list[Part]:
     if notes:
         parts.append(Folded(f"Notes and skipped scans ({len(notes)})", [Text(note) for note in notes[:200]]))
     return parts
+
+
+def _apart(told: Mapping[str, Any]) -> str:
+    """How far slices are apart, in mm, or of sequences in time in ms."""
+    unit = "ms" if "ms" in told else "mm"
+    return _range(told[unit], f" {unit}")
 
 
 def _range(numbers: Sequence[float], unit: str) -> str:
