@@ -15,6 +15,7 @@ from ssmtl_toolkit.specs import (
     ReaderSpec,
     SemiSpec,
     TaskSpec,
+    TrackerSpec,
 )
 
 hookspec = pluggy.HookspecMarker("ssmtl")
@@ -340,6 +341,43 @@ def ssmtl_metrics() -> list[type[MetricSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_metrics():
             return [FBeta]
+    """
+
+
+@hookspec
+def ssmtl_trackers() -> list[type[TrackerSpec]]:  # type: ignore[empty-body]
+    """Records of runs beside their folders, for `--track`: each a `TrackerSpec` that opens a `Tracker`.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import TrackerSpec
+
+
+        class Diary(TrackerSpec):
+            \"\"\"A line of text for whatever happens, in diary.txt in the run folder.\"\"\"
+
+            name = "diary"
+
+            def open(self, run):
+                from ssmtl_toolkit.engine.tracker import Tracker
+
+                class Lines(Tracker):
+                    def write(self, line):
+                        with (run.folder / "diary.txt").open("a", encoding="utf-8") as file:
+                            file.write(f"{line}\\n")
+
+                    def scalars(self, part, step, values):
+                        self.write(f"{part} {step}: {values}")
+
+                    def end(self, state):
+                        self.write(state)
+
+                return Lines()
+
+
+        @hookimpl
+        def ssmtl_trackers():
+            return [Diary]
     """
 
 

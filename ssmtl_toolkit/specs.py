@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.head import Head
     from ssmtl_toolkit.engine.metric import Comparison
     from ssmtl_toolkit.engine.semi import Semi
+    from ssmtl_toolkit.engine.tracker import TrackedRun, Tracker
 
 Output = Literal["labels", "image"]
 """What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
@@ -343,6 +344,24 @@ class MetricSpec(Spec):
     def remark(self) -> str:
         """What a reader of its values should know, such as "within 1 mm"; it is printed below tables."""
         return ""
+
+
+class TrackerSpec(Spec):
+    """Where a run is recorded while it goes on, beside its folder.
+
+    Without options it must work without an account and without a network.
+    """
+
+    kind: ClassVar[str] = "tracker"
+
+    group: str = Field("", description="Name for runs that belong together; an experiment gives its own.")
+
+    @abstractmethod
+    def open(self, run: TrackedRun) -> Tracker:
+        """Begin to record a run, or continue if it was resumed: `run.id` is then what it was.
+
+        Whatever it raises, also of packages that are missing: the run goes on without this tracker.
+        """
 
 
 class ReaderSpec(Spec):

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
+from ssmtl_toolkit.cli.options import cache_option, complete_specs, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import ResolvedExperiment
 from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.specs import TrackerSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +25,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 def row_option(*names: str, **how: Any) -> Callable[[F], F]:
     """Decorate a command with an option that says which rows to run, and how."""
     return click.option(*names, cls=Sectioned, section="Rows", **how)
+
+
+def track_option(function: F) -> F:
+    """Decorate a command with the option that `ssmtl run` calls the same, for all its runs."""
+    return click.option(
+        "--track",
+        cls=Sectioned,
+        section="Output",
+        multiple=True,
+        metavar="SPEC",
+        help=Tracking.model_fields["track"].description,
+        shell_complete=complete_specs(TrackerSpec.kind),
+    )(function)
 
 
 def shared_options(function: F) -> F:
@@ -33,6 +48,7 @@ def shared_options(function: F) -> F:
         json_option,
         cache_option,
         path_option("--out", help="Folder for runs and tables.  [default: in runs/]"),
+        track_option,
         row_option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=settings),
         row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
         row_option("--quick", is_flag=True, help="Small and short, as defined in the file's table [quick]."),
@@ -46,7 +62,15 @@ def shared_options(function: F) -> F:
 @click.command("experiment", cls=OnceCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @shared_options
-def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | None, as_json: bool, **how: Any) -> None:
+def command(
+    file: Path,
+    out: Path | None,
+    rows: Sequence[str],
+    track: Sequence[str],
+    cache: Path | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
     """The table is written as Markdown, CSV and JSON.
 
     Rerun the command to resume; processes given the same --out share the work.
@@ -56,7 +80,7 @@ def command(file: Path, out: Path | None, rows: Sequence[str], cache: Path | Non
       ssmtl experiment mine.toml --row ssmtl --set pretrain.epochs=10
     """
     resolved = read_as_asked(file, **how)
-    run_experiments([resolved], out or Path("runs") / resolved.name, rows, cache, as_json)
+    run_experiments([resolved], out or Path("runs") / resolved.name, (rows, track), cache, as_json)
 
 
 def read_as_asked(
@@ -90,9 +114,14 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def run_experiments(
-    experiments: Sequence[ResolvedExperiment], out: Path, rows: Sequence[str], cache: Path | None, as_json: bool
+    experiments: Sequence[ResolvedExperiment],
+    out: Path,
+    how: tuple[Sequence[str], Sequence[str]],
+    cache: Path | None,
+    as_json: bool,
 ) -> None:
-    """Run experiments one after another in one folder, and show their tables."""
+    """Run these rows of experiments one after another in one folder, with these trackers, and show their tables."""
+    rows, track = how
     launch()
     from ssmtl_toolkit.cli.console import print_json, reporting, stderr
     from ssmtl_toolkit.experiments.execution import RowsFailedError, experiment  # torch is imported from here on
@@ -103,7 +132,8 @@ def run_experiments(
         for resolved in experiments:
             try:
                 with reporting() as (_, progress):
-                    summaries.append(experiment(resolved, out=out, rows=rows, cache=cache, progress=progress).summary)
+                    done = experiment(resolved, out=out, rows=rows, track=track, cache=cache, progress=progress)
+                    summaries.append(done.summary)
             except InterruptedRunError:
                 raise
             except SsmtlError as error:  # the other tables are still done

@@ -52,7 +52,7 @@ def command(
 
 def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
     from ssmtl_toolkit.cli import folds
-    from ssmtl_toolkit.cli.console import print_json, reporting
+    from ssmtl_toolkit.cli.console import logged, print_json, reporting
     from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 
     with reporting() as (console, progress):
@@ -61,7 +61,8 @@ def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: boo
     if as_json:
         print_json(result.summary)
     else:
-        (_report if config.folds is None else folds.report)(console, result.summary)
+        with logged(console, result.folder):
+            (_report if config.folds is None else folds.report)(console, result.summary)
         click.echo(result.folder)
 
 

@@ -25,7 +25,7 @@ class FewshotConfig(FewLabels):
             *("window", "normalise", "skip_bad"),
         ),
         "Machine": ("precision", "accelerator"),
-        "Output": ("metrics", "surface", "tolerance"),
+        "Output": ("metrics", "surface", "tolerance", "track"),
     }
 
     methods: tuple[str, ...] = Field(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.config.base import resolved_preparations
+from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
@@ -39,10 +40,13 @@ from ssmtl_toolkit.runtime.folder import (
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.recording import Recorder
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
 from ssmtl_toolkit.text import counted
+
+_SCORES = ("arms", "ensemble", "difference")  # what of the summary goes to trackers
 
 
 class Finetuned(Result):
@@ -78,20 +82,21 @@ def finetune(
         DataError: scans, labels, split or weights cannot be used.
         SsmtlError: the run failed.
     """
-    progress = progress or Progress()
     if source is not None:
         options["source"] = Path(source)
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     resolved = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    with interrupts, hold_folder(folder, resume, FINETUNE):
-        if resolved.folds is not None:
-            return Finetuned(folder, cross_validate(resolved, folder, cache, resume, progress, finetune))
-        return Finetuned(folder, _finetune(resolved, folder, cache, resume, progress))
+    record = Recorder(folder, "finetune", progress or Progress())
+    with interrupts, hold_folder(folder, resume, FINETUNE), record:
+        if resolved.folds is not None:  # each fold is a run of its own
+            one = resolved.model_copy(update={"track": grouped(resolved.track, folder.absolute().name)})
+            return Finetuned(folder, cross_validate(one, folder, cache, resume, record, finetune))
+        return Finetuned(folder, _finetune(resolved, folder, cache, resume, record))
 
 
-def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Recorder) -> dict[str, Any]:
     """Gather, train what is not finished, sum up; returns the summary."""
     pretrained = Pretrained.open(config.source).limited(config.transfer) if config.source else None
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
@@ -126,12 +131,14 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     truth = material.targets.tensor(store)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
     _write(config, material.split, unlabelled, folder)
+    progress.begin(config, config.track, fabric.device)
     repetitions = Repetitions(
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
     )
     repetitions.run()
     summary = summarise(repetitions, assess_ensembles(repetitions))
     write_json(folder / SUMMARY, summary)
+    progress.scores({name: summary.get(name) for name in _SCORES})
     progress.done()
     for remark in summary["remarks"]:
         progress.note(remark)

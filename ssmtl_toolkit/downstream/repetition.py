@@ -102,6 +102,7 @@ class Repetitions:
             folder.mkdir(exist_ok=True)
             started = time.perf_counter()
             model = self._start(arm, seed)
+            self.progress.part(folder.name)
             self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
             validate, config = self._validator(model, examples), self.config
             parts = self.pretrained.loaded if self.pretrained and arm == "pretrained" else ()

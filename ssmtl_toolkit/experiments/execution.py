@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -23,6 +24,7 @@ from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given
+from ssmtl_toolkit.specs import TrackerSpec
 from ssmtl_toolkit.text import did_you_mean
 
 
@@ -40,6 +42,7 @@ def experiment(
     seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     rows: Sequence[str] = (),
+    track: Sequence[str | TrackerSpec] = (),
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Compared:
@@ -56,6 +59,7 @@ def experiment(
         seeds: repetitions of each fine-tuning.
         settings: other values for keys of the file, such as {"pretrain.epochs": 10}.
         rows: short names of the rows to do; all others stay as they are.
+        track: where each run is recorded too, such as "csv".
         cache: folder for prepared slices; by default the user's cache directory.
         progress: is notified of what happens, to show it.
 
@@ -72,11 +76,11 @@ def experiment(
         )
     else:
         resolved = source
-    wanted = _chosen(resolved, rows)
+    wanted, trackers = _chosen(resolved, rows), Tracking(track=tuple(track)).trackers()
     launch()  # one of several processes that nothing connects is refused here, not by each row
     with interrupts:
         check_networks((f"row {job.id!r}", job.pretrain, job.finetune) for job in wanted)
-        runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
+        runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress, trackers)
         jobs, reasons = _with_patients(resolved, runs)
         failed = runs.run([jobs[job.id] for job in wanted])
         with FileLock(runs.lock(resolved.name)):  # the last to write has seen all that is done

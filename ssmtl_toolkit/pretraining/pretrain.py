@@ -34,10 +34,13 @@ from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.recording import Recorder
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare, reading_of
 from ssmtl_toolkit.specs import Scan, TaskSpec
 from ssmtl_toolkit.text import counted, printable
+
+_SCORES = ("tasks", "probe", "seconds", "images_per_second")  # what of the summary goes to trackers
 
 
 class Run(Result):
@@ -80,10 +83,11 @@ def pretrain(
         SsmtlError: the run failed.
         DivergedError: a loss diverged; the folder is written like that of any run, `summary` is its summary.
     """
-    progress = progress or Progress()
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     resolved = (config or RunConfig.of(options)).resolve()
+    folder, cache = Path(out), Path(cache) if cache else default_cache()
+    progress = record = Recorder(folder, "run", progress or Progress())
     for plugin in registry().broken:
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
     if resolved.head is not None and "decoder" in parts_of(resolved.head.needs) and "decoder" not in resolved.trained:
@@ -91,10 +95,9 @@ def pretrain(
     auto = [str(task) for task in resolved.tasks if task.weight == "auto"]
     if auto and not resolved.balancer.weighs:
         progress.note(f"under balancer {resolved.balancer.name!r} weights cancel out; weight=auto changes nothing")
-    folder, cache = Path(out), Path(cache) if cache else default_cache()
     others = launch(resolved.devices, resolved.nodes).started
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
-    with interrupts, _hold_folder(folder, resume, fabric, others):
+    with interrupts, _hold_folder(folder, resume, fabric, others), record:
         if resume:
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
@@ -111,7 +114,10 @@ def pretrain(
             agree(fabric)
         trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled)
         trainer.start(resume)
+        if fabric.is_global_zero:
+            record.begin(resolved, resolved.track, fabric.device)
         trainer.run(started)
+        record.scores({name: trainer.summary.get(name) for name in _SCORES})
         refuse_diverged(folder, trainer.summary)
         return Run(folder, trainer.summary)
 

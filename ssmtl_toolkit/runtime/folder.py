@@ -25,6 +25,7 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
     "checkpoints",
 )
 SNAPSHOTS = "snapshots"
+LOG, ENVIRONMENT = "log.txt", "environment.json"
 BEST = "best.safetensors"  # the backbone of the step that the probe found best
 
 
@@ -42,6 +43,7 @@ LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a fi
 
 _FILES = (
     *(CONFIG, BACKBONE, BEST, METRICS, SUMMARY, FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER),
+    ENVIRONMENT,
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files

@@ -1,6 +1,7 @@
 """The checks for plugin parts: all bundled parts pass them, and each check finds a part that is broken."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from helpers.broken_parts import (
     BrokenReader,
     BrokenSemi,
     BrokenTask,
+    BrokenTracker,
     Greedy,
     Lenient,
     Misspelt,
@@ -60,9 +62,22 @@ def marked(found):
         return "two processes" in title or (case.spec.kind == "backbone" and "same bits" in title)
 
     return [
-        pytest.param(case, marks=pytest.mark.slow if slow(case) else (), id=str(case).replace("its ", ""))
+        pytest.param(
+            case, marks=pytest.mark.slow if slow(case) else marked_extra(case), id=str(case).replace("its ", "")
+        )
         for case in found
     ]
+
+
+OF_EXTRAS = ("mlflow", "tensorboard", "trackio", "wandb")  # trackers, called as the package that they need
+
+
+def marked_extra(case):
+    """Skip the tracker of an extra that is not installed."""
+    if case.spec.kind != "tracker" or case.spec.name not in OF_EXTRAS:
+        return ()
+    missing = find_spec(case.spec.name) is None
+    return pytest.mark.skipif(missing, reason=f"the extra {case.spec.name} is not installed"), pytest.mark.slow
 
 
 def registered():
@@ -91,6 +106,7 @@ RUNS = {
 EMPTY = "a class in only one of truth and prediction scores no better than one that is found in part"
 SHAPES = "scans and slices of any shape are scored, whatever the order of their axes"
 TWICE = "asked twice it gives the same, and leaves what it compares as it is"
+TOLD = "it takes all that a run tells, and continues when the run is resumed"
 BROKEN = [
     *BROKEN_AUGMENTATIONS,
     *BROKEN_PREPARATIONS,
@@ -130,6 +146,18 @@ BROKEN = [
         "it leaves the slices that it is given as they are",
         "it changes positions in place",
     ),
+    *[
+        (BrokenTracker(fault=fault), title, told)
+        for fault, title, told in [
+            ("no tracker", TOLD, "open() gives object; give a Tracker"),
+            ("needs a package", TOLD, "it needs no_such_package, which is not installed"),
+            ("two lines", TOLD, "give one line"),
+            ("not twice", TOLD, "FileExistsError"),
+            ("whole numbers", TOLD, "cannot convert float NaN to integer"),
+            ("any name", "in the run folder it writes only what begins with its name", "it writes notes.txt"),
+            ("own randomness", "it draws no random numbers", "the global generator of Python"),
+        ]
+    ],
     (BrokenTask(fault="own randomness"), "an anchor without companion changes nothing", "two calls with one seed give"),
     (
         BrokenBalancer(fault="other labels"),
@@ -331,6 +359,7 @@ MENDED = [
         BrokenOverlappingHead(),
         BrokenBalancer(),
         BrokenSemi(),
+        BrokenTracker(),
         BrokenReader(),
         BrokenLabelReader(),
     ),

@@ -80,7 +80,9 @@ def affinity(
         (quickened(given, QUICK) if quick else given).resolve(),
         with_absolute_paths(dataset_of(data)),
     )
-    runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
+    runs = Runs(
+        Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress(), resolved.trackers()
+    )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     few = resolved.fewshot(_validation_scans(resolved, dataset, runs))
     methods = {name: Method(name=name, tasks=tasks) for name, tasks in resolved.mixes().items()}

@@ -95,7 +95,9 @@ def fewshot(
     arms = arms_of(resolved, dataset)
     launch()
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
+    runs = Runs(
+        Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress(), resolved.trackers()
+    )
     with interrupts:
         check_networks((f"method {arm.id!r}", arm.pretrain, arm.finetune) for arm in arms)
         return Comparison(resolved, dataset, arms, runs).run(until)
