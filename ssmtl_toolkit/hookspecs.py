@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pluggy
 
 from ssmtl_toolkit.specs import (
@@ -453,4 +454,32 @@ def ssmtl_datasets() -> list[type[DatasetSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_datasets():
             return [Listed]
+    """
+
+
+@hookspec
+def ssmtl_commands() -> list[click.Command]:  # type: ignore[empty-body]
+    """Subcommands of `ssmtl`: each a `click.Command`, or a group, with a name that `ssmtl` does not have.
+
+    It is imported whenever `ssmtl --help` is asked for: import what is heavy inside the command.
+
+    Example:
+        import click
+
+        from ssmtl_toolkit import hookimpl
+
+
+        @click.command("sides")
+        @click.argument("run", type=click.Path(exists=True))
+        def sides(run):
+            \"\"\"Say which files a run has.\"\"\"
+            from pathlib import Path
+
+            for file in sorted(Path(run).iterdir()):
+                click.echo(file.name)
+
+
+        @hookimpl
+        def ssmtl_commands():
+            return [sides]
     """

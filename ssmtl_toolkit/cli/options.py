@@ -97,6 +97,13 @@ def complete_specs(kind: str) -> Callable[[click.Context, click.Parameter, str],
     return complete
 
 
+def complete_parts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of all registered parts."""
+    from ssmtl_toolkit.registry import registry
+
+    return [CompletionItem(spec.name) for spec in registry().of(Spec) if spec.name.startswith(incomplete)]
+
+
 def path_option(*names: str, **how: Any) -> Callable[[F], F]:
     """Decorate a command with an option for a file or folder."""
     return click.option(*names, cls=Sectioned, section="Files", type=click.Path(path_type=Path), **how)

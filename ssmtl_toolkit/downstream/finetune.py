@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.config.base import resolved_preparations
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
@@ -25,6 +26,7 @@ from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.folder import (
@@ -38,13 +40,17 @@ from ssmtl_toolkit.runtime.folder import (
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.recording import Recorder
-from ssmtl_toolkit.runtime.results import Result
+from ssmtl_toolkit.runtime.results import Result, Rows
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
 from ssmtl_toolkit.text import counted
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import FinetuneOptions
 
 _SCORES = ("arms", "ensemble", "difference")  # what of the summary goes to trackers
 
@@ -52,7 +58,13 @@ _SCORES = ("arms", "ensemble", "difference")  # what of the summary goes to trac
 class Finetuned(Result):
     """A finished fine-tuning, whose folder `predict` takes."""
 
+    def rows(self) -> Rows:
+        metrics = formatting.read_metrics(self.summary["metrics"])
+        scores = formatting.score_rows(self.summary["arms"], self.summary.get("ensemble", {}), metrics)
+        return [["", *map(formatting.heading, metrics)], *scores]
 
+
+@takes(FinetuneConfig)
 def finetune(
     source: str | os.PathLike[str] | None = None,
     config: FinetuneConfig | None = None,
@@ -62,7 +74,7 @@ def finetune(
     cache: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[FinetuneOptions],
 ) -> Finetuned:
     """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
 
@@ -75,7 +87,7 @@ def finetune(
         out: the run folder; it must be new or empty, or hold the fine-tuning to resume.
         cache: folder for prepared slices; by default the user's cache directory.
         resume: keep the repetitions in `out` that are finished, and continue with the others.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: the options are wrong or do not go together, or too little of the pre-training can be loaded.
@@ -88,7 +100,7 @@ def finetune(
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     resolved = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    record = Recorder(folder, "finetune", progress or Progress())
+    record = Recorder(folder, "finetune", progress or default_progress())
     with interrupts, hold_folder(folder, resume, FINETUNE), record:
         if resolved.folds is not None:  # each fold is a run of its own
             one = resolved.model_copy(update={"track": grouped(resolved.track, folder.absolute().name)})

@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import PredictConfig
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
@@ -40,13 +41,18 @@ from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
 from ssmtl_toolkit.sources import Given
 from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import printable
 
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import PredictOptions
 
+
+@takes(PredictConfig)
 def predict(
     source: str | os.PathLike[str],
     scans: Sequence[Given] | Given,
@@ -56,7 +62,7 @@ def predict(
     out: str | Path,
     cache: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[PredictOptions],
 ) -> Predicted:
     """Use fine-tuned models on scans; each prediction is written as NAME.nii.gz below `out`.
 
@@ -68,13 +74,13 @@ def predict(
         options: … any of `PredictConfig`'s options by name.
         out: folder for the predictions; prediction.json in it records which models were used and what the values mean.
         cache: folder for digests of scans; by default the user's cache directory.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
         DataError: a model cannot be read, or there is no scan.
     """
-    progress = progress or Progress()
+    progress = progress or default_progress()
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     config = config or PredictConfig.of(options)

@@ -20,6 +20,7 @@ from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
@@ -61,13 +62,13 @@ def experiment(
         rows: short names of the rows to do; all others stay as they are.
         track: where each run is recorded too, such as "csv".
         cache: folder for prepared slices; by default the user's cache directory.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: the file, or an option in it, is wrong; nothing was trained.
         RowsFailedError: rows failed; the others are done, and the table is written.
     """
-    progress = progress or Progress()
+    progress = progress or default_progress()
     if not isinstance(source, ResolvedExperiment):
         resolved = read_experiment(Path(source), data, quick=quick, settings=settings or {}, seeds=seeds)
     elif data is not None or quick or seeds is not None or settings:

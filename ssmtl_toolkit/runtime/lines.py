@@ -16,7 +16,7 @@ class Lines(Progress):
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self.write = write
-        self.pace = self._reading = Pace(1)
+        self.pace = self.reading = Pace(1)
         self._first = self._images = 0
         self._due = _Due(1)
         self._held_out: dict[str, float] = {}
@@ -29,13 +29,13 @@ class Lines(Progress):
         self.write(text)
 
     def preparing(self, scans: int) -> None:
-        self._reading, self._due = Pace(scans), _Due(scans)
+        self.reading, self._due = Pace(scans), _Due(scans)
 
     def prepared(self, name: str) -> None:
-        self._reading.update(self._reading.done + 1)
-        number, of = self._reading.done, self._reading.total
-        if self._reading.elapsed > _SILENCE and number < of and self._due(number):
-            self.write(f"reading   {number} of {of} scans{_to_go(self._reading)}")
+        self.reading.update(self.reading.done + 1)
+        number, of = self.reading.done, self.reading.total
+        if self.reading.elapsed > _SILENCE and number < of and self._due(number):
+            self.write(f"reading   {number} of {of} scans{to_go(self.reading)}")
 
     def training(self, first: int, steps: int, images: int) -> None:
         self._first, self._images = first, images
@@ -45,7 +45,7 @@ class Lines(Progress):
         self.pace.update(step)
         if self.pace.known > 1 and self.pace.elapsed > _SILENCE and self._due.first:
             self._due.first = False
-            self.write(f"step {step}/{self.pace.total}{_to_go(self.pace)}")
+            self.write(f"step {step}/{self.pace.total}{to_go(self.pace)}")
 
     def logged(self, record: Mapping[str, float]) -> None:
         if "probe/iou" in record:  # shown with the next losses
@@ -62,14 +62,15 @@ class Lines(Progress):
         """Show how far the training is."""
         if self._due(step):
             self._due.first = self.pace.to_go() is None
-            self.write(f"step {step}/{self.pace.total}{_to_go(self.pace)}  {speed}  {losses}")
+            self.write(f"step {step}/{self.pace.total}{to_go(self.pace)}  {speed}  {losses}")
 
     def _loss(self, label: str, loss: float) -> str:
         apart = f" (held out {self._held_out[label]:.4f})" if label in self._held_out else ""
         return f"{label} {loss:.4f}{apart}"
 
 
-def _to_go(pace: Pace) -> str:
+def to_go(pace: Pace) -> str:
+    """How long the rest takes, to be written behind how much is done; "" as long as that is not known."""
     seconds = pace.to_go()
     return f"  about {duration(seconds)} to go" if seconds and pace.done < pace.total else ""
 

@@ -12,6 +12,7 @@ from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
@@ -47,6 +48,7 @@ def list_scans(
         DataError: they cannot be listed.
         SsmtlError: the cache cannot be written.
     """
+    use_cache(cache)
     try:
         with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
             scans = dataset.scans(cache, installed_readers(in_time=in_time))

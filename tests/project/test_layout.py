@@ -122,7 +122,7 @@ def test_plugins_import_the_contract_and_nothing_else_of_the_toolkit(graph):
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
         *(["data", "suggest", "--help"], ["data", "info", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
-        *(["experiment", "--help"], ["reproduce", "--help"], ["reproduce", "--list"]),
+        *(["experiment", "--help"], ["reproduce", "--help"], ["runs"], ["reproduce", "--list"]),
         ["plugins", "new", "slice-order", "--kind", "task"],
     ],
 )

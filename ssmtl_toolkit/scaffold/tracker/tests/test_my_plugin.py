@@ -11,7 +11,8 @@ from my_plugin import MyPlugin
 
 
 def test_its_page_tells_of_a_run_from_its_options_to_its_end(tmp_path: Path) -> None:
-    tracker = MyPlugin(digits=2).open(TrackedRun(tmp_path, "first", "0123456789abcdef", "run", {"lr": 0.001}))
+    run = TrackedRun(tmp_path, "first", "0123456789abcdef", "run", {"lr": 0.001})
+    tracker = MyPlugin(digits=2).open(run)
     tracker.training("", 0)
     tracker.scalars("", 10, {"side/loss": 0.6931, "side/pairs": 160.0})
     tracker.scores({"tasks/side/loss": 0.5})
@@ -22,8 +23,9 @@ def test_its_page_tells_of_a_run_from_its_options_to_its_end(tmp_path: Path) -> 
 
 
 def test_a_run_that_is_resumed_continues_its_page(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path, "first", "0123456789abcdef", "run", {})
     for _ in range(2):
-        MyPlugin().open(TrackedRun(tmp_path, "first", "0123456789abcdef", "run", {})).end("interrupted")
+        MyPlugin().open(run).end("interrupted")
     assert (tmp_path / "my_plugin.md").read_text("utf-8").count("# first") == 1
 
 
