@@ -16,6 +16,8 @@ from ssmtl_toolkit.engine.tracker import State, TrackedRun, Tracker
 
 _ENDS: dict[State, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _NOT_IN_NAMES = re.compile(r"[^\w. :/-]")
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""A server that is not there is given up soon, not after minutes."""
 _ID = "ssmtl.id"  # the tag by which a resumed run is found
 _MOST_PARAMS = 100  # in one call
 
@@ -26,6 +28,8 @@ class Client(Tracker):
     def __init__(self, run: TrackedRun, experiment: str, group: str, uri: str) -> None:
         self._folder = run.folder / "mlflow"
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        for name, value in _IMPATIENT.items():
+            os.environ.setdefault(name, value)
         if not self._uri:  # files: a database takes seconds to set up, and packages that mlflow-skinny lacks
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self._client = MlflowClient(tracking_uri=self._uri or self._folder.absolute().as_uri())

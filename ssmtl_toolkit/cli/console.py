@@ -13,7 +13,7 @@ import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ssmtl_toolkit.runtime import progress as engine_progress
 from ssmtl_toolkit.runtime.lines import Lines
@@ -115,14 +115,16 @@ class RichProgress(Lines):
         self.done()
         if not self.console.is_terminal:
             return
+        counted, rest = Column(min_width=2 * len(str(total)) + 1), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._bars = Progress(
-            TextColumn(what),
-            BarColumn(bar_width=None if self.console.width > 100 else 20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}", markup=False),
+            TextColumn(what, table_column=Column(min_width=len(what))),
+            BarColumn(bar_width=40 if self.console.width > 100 else 10),
+            MofNCompleteColumn(table_column=counted),
+            TimeRemainingColumn(table_column=Column(min_width=len("0:00:00"))),
+            TextColumn("{task.fields[losses]}", markup=False, table_column=rest),  # alone cut short if there is no room
             console=self.console,
             transient=True,
+            expand=True,
         )
         self._task = self._bars.add_task(what, total=total, completed=completed, losses="")
         self._bars.start()

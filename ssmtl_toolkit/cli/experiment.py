@@ -123,7 +123,7 @@ def run_experiments(
     """Run these rows of experiments one after another in one folder, with these trackers, and show their tables."""
     rows, track = how
     launch()
-    from ssmtl_toolkit.cli.console import print_json, reporting, stderr
+    from ssmtl_toolkit.cli.console import logged, print_json, reporting, stderr
     from ssmtl_toolkit.experiments.execution import RowsFailedError, experiment  # torch is imported from here on
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 
@@ -141,7 +141,9 @@ def run_experiments(
                 if isinstance(error, RowsFailedError):
                     summaries.append(error.summary)
             if summaries and summaries[-1]["experiment"] == resolved.name:
-                _show(stderr(), summaries[-1])
+                console = stderr()
+                with logged(console, out):
+                    _show(console, summaries[-1])
     if as_json and summaries:
         print_json(summaries[0] if len(experiments) == 1 else {"experiments": summaries})
     elif not as_json:

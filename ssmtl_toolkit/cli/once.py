@@ -26,10 +26,9 @@ class OnceCommand(click.Command):
         except click.NoSuchOption as error:  # click guesses from further away: --slices for --devices
             known = [name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)]
             near = difflib.get_close_matches(error.option_name, known, cutoff=_NEAR)
-            if elsewhere := guess_option(error.option_name, ctx):
-                here = f"; here there is {' and '.join(near)}" if near else ""
-                raise UsageError(f"ssmtl {self.name} has no option {error.option_name}; {elsewhere}{here}") from None
-            raise click.NoSuchOption(error.option_name, error.message, near, error.ctx) from None
+            elsewhere = guess_option(error.option_name, ctx)
+            message = f"No such option {error.option_name!r}; {elsewhere}." if elsewhere else error.message
+            raise click.NoSuchOption(error.option_name, message, near, error.ctx) from None
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_summary(self, formatter)

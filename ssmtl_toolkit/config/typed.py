@@ -26,7 +26,7 @@ class RunOptions(TypedDict, total=False):
     data: Given | Sequence[Given] | str
     without: Path | str | None
     held_out: Literal["auto"] | int
-    axis: Literal["axial", "coronal", "sagittal", "acquisition"]
+    axis: Literal["axial", "coronal", "sagittal", "acquisition", "time"]
     prepare: Sequence[PreparationSpec | str] | PreparationSpec | str
     size: int
     volume: Literal["all"] | int | None
@@ -75,7 +75,8 @@ class FinetuneOptions(TypedDict, total=False):
     classes: str | None
     ignore_value: int | None
     ignore_affine: bool
-    axis: Literal["axial", "coronal", "sagittal", "acquisition"]
+    empty_frames: Literal["ignore", "background"]
+    axis: Literal["axial", "coronal", "sagittal", "acquisition", "time"]
     prepare: Sequence[PreparationSpec | str] | PreparationSpec | str
     size: int
     volume: Literal["all"] | int | None
@@ -151,6 +152,8 @@ class EvaluateOptions(TypedDict, total=False):
     classes: str | None
     ignore_value: int | None
     ignore_affine: bool
+    empty_frames: Literal["ignore", "background"]
+    volume: int | None
     metrics: Sequence[MetricSpec | str] | MetricSpec | str
     surface: bool | None
     tolerance: float
@@ -177,7 +180,7 @@ class FewshotOptions(TypedDict, total=False):
     classes: str | None
     ignore_value: int | None
     ignore_affine: bool
-    axis: Literal["axial", "coronal", "sagittal", "acquisition"]
+    axis: Literal["axial", "coronal", "sagittal", "acquisition", "time"]
     prepare: Sequence[PreparationSpec | str] | PreparationSpec | str
     size: int
     volume: Literal["all"] | int | None
@@ -214,7 +217,7 @@ class AffinityOptions(TypedDict, total=False):
     classes: str | None
     ignore_value: int | None
     ignore_affine: bool
-    axis: Literal["axial", "coronal", "sagittal", "acquisition"]
+    axis: Literal["axial", "coronal", "sagittal", "acquisition", "time"]
     prepare: Sequence[PreparationSpec | str] | PreparationSpec | str
     size: int
     volume: Literal["all"] | int | None

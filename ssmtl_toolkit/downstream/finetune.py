@@ -59,8 +59,8 @@ class Finetuned(Result):
     """A finished fine-tuning, whose folder `predict` takes."""
 
     def rows(self) -> Rows:
-        metrics = formatting.read_metrics(self.summary["metrics"])
-        scores = formatting.score_rows(self.summary["arms"], self.summary.get("ensemble", {}), metrics)
+        metrics = formatting.read_metrics(self.summary.get("metrics", ()))
+        scores = formatting.score_rows(self.summary.get("arms", {}), self.summary.get("ensemble", {}), metrics)
         return [["", *map(formatting.heading, metrics)], *scores]
 
 

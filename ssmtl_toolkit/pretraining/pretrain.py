@@ -62,7 +62,7 @@ class Run(Result):
         return chosen_backbone(self.folder)
 
     def rows(self) -> Rows:
-        tasks = self.summary["tasks"]
+        tasks = self.summary.get("tasks", {})
         return [("task", "loss", "best trivial answer", "verdict"), *(_row(label, tasks[label]) for label in tasks)]
 
 

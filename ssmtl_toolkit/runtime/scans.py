@@ -48,7 +48,8 @@ def list_scans(
         DataError: they cannot be listed.
         SsmtlError: the cache cannot be written.
     """
-    use_cache(cache)
+    if cache.is_dir():
+        use_cache(cache)
     try:
         with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
             scans = dataset.scans(cache, installed_readers(in_time=in_time))
@@ -76,6 +77,7 @@ def reading_of(slicing: Slicing, cache: Path, progress: Progress) -> Reading:
     """How a command reads scans, by all installed readers."""
     from ssmtl_toolkit.data.reading import Reading
 
+    use_cache(cache)
     return Reading.of(installed_readers(in_time=slicing.in_time), slicing, cache, waiting_for(progress))
 
 
@@ -123,6 +125,7 @@ def prepare(
     """
     from ssmtl_toolkit.data.store import prepare_scans  # torch, which listing and reading do not need
 
+    use_cache(cache)
     progress.preparing(sum(not scan.unfit for scan in scans))
 
     waiting = waiting_for(progress)

@@ -13,7 +13,7 @@ from typing import Any
 from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.config.tracking import Tracking as Option
 from ssmtl_toolkit.engine.tracker import State, TrackedRun, Tracker
-from ssmtl_toolkit.foreign import by_the_user, explained
+from ssmtl_toolkit.foreign import by_the_user, in_one_line
 from ssmtl_toolkit.places import names_a_place
 from ssmtl_toolkit.registry import OURS, registry
 from ssmtl_toolkit.runtime.progress import Progress
@@ -86,7 +86,7 @@ def _reason(error: BaseException, tracker: TrackerSpec | str) -> str:
         bundled = registry().origin(tracker)["distribution"] == OURS
         package = f"'{OURS}[{tracker.name}]'" if bundled else error.name
         return f"needs {error.name}, which is not installed (pip install {package})"
-    return f"fails: {explained(error)}"
+    return f"fails: {in_one_line(error)}"
 
 
 def shared_options(config: Config) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_a_configuration_cannot_name_a_file_of_code(ssmtl, tmp_path, file):
         (["train"], "did you mean 'run'?"),
         (["phantom"], "did you mean 'data phantom'?"),
         (["evalute"], "did you mean 'evaluate'?"),
-        (["run", "--seeds", 3], "ssmtl run has no option --seeds; it is an option of ssmtl finetune"),
+        (["run", "--seeds", 3], "No such option '--seeds'; it is an option of ssmtl finetune"),
         (["run", "--stepz", 3], "--steps"),
         (["plugins", "show", "slice_sima"], "did you mean 'slice_siam'?; ssmtl plugins list shows all"),
     ],
