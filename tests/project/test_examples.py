@@ -1,5 +1,6 @@
 """The example programs run as they stand."""
 
+import re
 import runpy
 import sys
 
@@ -37,8 +38,15 @@ def test_the_whole_way_from_scans_to_scores(run, labelled):
     assert "Dice of all scans" in told
 
 
+@pytest.mark.slow
+def test_the_loop_of_ones_own_learns(run, scans):
+    first, last = re.findall(r"loss ([\d.]+)", run("own_loop.py", scans))
+    assert float(last) < 0.9 * float(first)
+
+
 def test_every_example_is_tested():
     assert {p.name for p in (ROOT / "examples").glob("*.py")} == {
+        "own_loop.py",
         "own_task.py",
         "pretrain_in_python.py",
         "few_labels.py",
