@@ -19,6 +19,7 @@ nitpicky = False  # annotations name private types of libraries
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 highlight_language = "none"
+smartquotes = False  # `--data` is an option
 
 html_theme = "furo"
 html_title = f"ssmtl_toolkit {release}"
@@ -63,8 +64,9 @@ def programs(app, what, name, thing, options, lines):
 
 
 def plain(app, context, lines):
-    """Help texts are plain: a star is a star."""
+    """Help texts are plain: a star is a star; lines that begin with `ssmtl` are commands."""
     lines[:] = [re.sub(r"(?<!\*)\*(?!\*)", r"\*", line) for line in lines]
+    lines[:] = [re.sub(r"^\| +(ssmtl .*\S)", r"| ``\1``", line) for line in lines]
 
 
 def setup(app):
