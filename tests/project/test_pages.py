@@ -36,7 +36,9 @@ SMALL = {
         "--size": "32", "--draws": "1", "--pretrainings": "1", "--steps": "2", "--surface": False, "--quick": None,
         "--set": "finetune.steps=2", "--backbone": NETWORK, "--budget": "1",
     },
-    "experiment": {"--set": ("pretrain.steps=2", "finetune.steps=2"), "--quick": False},
+    "experiment": {
+        "--set": ("finetune.steps=2", "split.train=2", "split.test=2", "split.validation=2"), "--quick": False,
+    },
     "split": {"--test-scans": "2"},
 }  # fmt: skip
 USUAL = {
@@ -185,7 +187,8 @@ def test_the_python_of_a_page_works(page, place):
     rng = np.random.default_rng(0)
     names = {name: rng.normal(size=(24, 20, 12)).astype(np.float32) for name in ("array", "other")}
     files = [{"image": str(file)} for file in sorted((place / "scans").iterdir())]
-    names["monai_dataset"] = Dataset(files, Compose([LoadImaged("image", reader="NibabelReader"), EnsureChannelFirstd("image")]))
+    load = Compose([LoadImaged("image", reader="NibabelReader"), EnsureChannelFirstd("image")])
+    names["monai_dataset"] = Dataset(files, load)
     for program in PYTHON:
         if program.page == page and not program.reason:
             for folder in ("runs/first", "runs/ft"):
