@@ -105,7 +105,7 @@ class LabelClasses(About):
     classes: list[LabelClass]
     background: list[int]
     ignore: int | None
-    known: list[LabelClass] = []
+    known: tuple[LabelClass, ...] = ()
 
 
 class UnlabelledScans(About):

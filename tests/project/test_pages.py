@@ -153,7 +153,6 @@ def smaller(text):
     """A program of a page, with small sizes and the classes and arrays that are here."""
     for what, instead in (
         ("epochs=100", "steps=2, size=32, batch_size=4"),
-        ('backbone="unet"', f'backbone="{NETWORK}"'),
         ("slices_per_scan=20, seeds=3", "slices_per_scan=2, seeds=2, steps=2, train_scans=2, test_scans=2"),
         ('classes["LV"]', 'classes["10"]'),
         ('pretrain={"steps": 600}', 'pretrain={"steps": 2}, finetune={"steps": 2}, draws=1, pretrainings=1, size=32'),

@@ -353,4 +353,4 @@ def test_numbers_of_every_type_are_kept(tmp_path):
 def test_metadata_take_classes_however_they_were_chosen(text):
     classes = Classes.parse(text, {"LV": (500,), "RV": (600,), "LA": (420,)})
     written = classes.to_json()
-    assert Classes.from_json(LabelClasses.model_validate(written).model_dump()).to_json() == written
+    assert Classes.from_json(LabelClasses.model_validate_json(json.dumps(written)).model_dump()).to_json() == written
