@@ -1,5 +1,6 @@
 """The example programs run as they stand."""
 
+import json
 import re
 import runpy
 import sys
@@ -52,3 +53,20 @@ def test_every_example_is_tested():
         "few_labels.py",
         "into_nnunet.py",  # by hand: it needs nnU-Net's own environment
     }
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cells = json.loads((ROOT / "examples" / "five_minutes.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("STEPS, SIZE = 200, 48", "STEPS, SIZE = 20, 32"), names)
+    assert names["predicted"].failed == ()
+    assert set(names["tuned"].summary["arms"]) == {"pretrained", "scratch"}

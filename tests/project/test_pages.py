@@ -55,7 +55,7 @@ QUICK = ("README.md", "choosing.md", "predict.md")
 @pytest.fixture
 def place(tmp_path, labelled, pretrained, tuned, monkeypatch):
     """A folder with all that the pages speak of."""
-    for i in range(4):
+    for i in range(10):
         write_scan(tmp_path / "scans" / f"p{i}.nii.gz", slices=24, seed=i)
     for name in ("ct", "mr"):
         shutil.copytree(tmp_path / "scans", tmp_path / name)

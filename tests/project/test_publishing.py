@@ -1,5 +1,7 @@
 """What is needed to publish is there, and agrees with pyproject.toml."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -75,3 +77,12 @@ def test_the_version_stands_in_one_place():
     version = re.compile(rf"(?<![\d.]){re.escape(PROJECT['version'])}(?![\d.])")
     files = [*ROOT.glob("ssmtl_toolkit/*.py"), ROOT / "CITATION.cff", ROOT / "docs" / "conf.py", ROOT / "Dockerfile"]
     assert [file.name for file in files if version.search(file.read_text())] == []
+
+
+def test_the_notebook_is_python_with_what_it_printed():
+    cells = json.loads((ROOT / "examples" / "five_minutes.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 6
+    for cell in code:
+        ast.parse("".join(cell["source"]))
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
