@@ -42,7 +42,7 @@ from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
-from ssmtl_toolkit.text import counted
+from ssmtl_toolkit.text import counted, printable, shortened
 
 
 class Finetuned(Result):
@@ -123,6 +123,10 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     decoded.forget(used)
     if pretrained and not pretrained.channels:
         pretrained.check_fits(backbone, store.channels, config.min_transfer)
+    if pretrained and pretrained.usage:
+        unlike = {scan.scan.path: pretrained.usage.unlike(scan.spacing) for scan in store.scans}
+        for note in shortened([f"{printable(path)}: {text}" for path, text in unlike.items() if text], 2):
+            progress.note(note)
     truth = material.targets.tensor(store)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
     _write(config, material.split, unlabelled, folder)

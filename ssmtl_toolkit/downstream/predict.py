@@ -150,7 +150,9 @@ class _Prediction:
         wish = job.wish(self.memo)
         volume = self.readers.read_scan(job.scan, slicing.volume)
         labels = looks_like_labels(volume)
-        for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
+        like_labels = f"looks like a label map: {labels}, not like a scan" if labels else ""
+        unlike = "" if slicing.prepare else self.call.ensemble.usage.unlike(self._grid(volume).spacing[0])
+        for note in filter(None, [*volume.notes, like_labels, unlike]):
             self.progress.note(f"{printable(job.scan.path)}: {note}")
         with naming_scan(job.scan.path):
             if self.call.model_spec.classes is None:

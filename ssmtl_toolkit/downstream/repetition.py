@@ -109,8 +109,8 @@ class Repetitions:
             names = classes.names if classes else ()
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
-            axes = (scan.axis for scan in self.store.scans)
-            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), axes)
+            usage = self.model_spec.usage(self.store.cuts)
+            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), usage)
             predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
             scores = material.targets.assess(predictor, material.test, self.metrics)
