@@ -17,12 +17,14 @@ if TYPE_CHECKING:
         RunConfig,
     )
     from ssmtl_toolkit.downstream.finetune import Finetuned, finetune
+    from ssmtl_toolkit.downstream.loading import load_backbone, load_model
     from ssmtl_toolkit.downstream.predict import predict
     from ssmtl_toolkit.downstream.predicted import Predicted
     from ssmtl_toolkit.evaluation.evaluate import Evaluated, evaluate
     from ssmtl_toolkit.experiments.affinity.execution import Affinity, affinity
     from ssmtl_toolkit.experiments.execution import Compared, experiment
     from ssmtl_toolkit.experiments.fewshot.execution import Fewshot, fewshot
+    from ssmtl_toolkit.exporting.export import Export, export
     from ssmtl_toolkit.inspection.info import DataInfo, data_info
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
     from ssmtl_toolkit.runtime.arrays import from_arrays
@@ -34,6 +36,7 @@ _LAZY = {
     "DataInfo": "ssmtl_toolkit.inspection.info",
     "EvaluateConfig": "ssmtl_toolkit.config",
     "Evaluated": "ssmtl_toolkit.evaluation.evaluate",
+    "Export": "ssmtl_toolkit.exporting.export",
     "Fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "FewshotConfig": "ssmtl_toolkit.config",
     "FinetuneConfig": "ssmtl_toolkit.config",
@@ -46,9 +49,12 @@ _LAZY = {
     "data_info": "ssmtl_toolkit.inspection.info",
     "evaluate": "ssmtl_toolkit.evaluation.evaluate",
     "experiment": "ssmtl_toolkit.experiments.execution",
+    "export": "ssmtl_toolkit.exporting.export",
     "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
     "from_arrays": "ssmtl_toolkit.runtime.arrays",
+    "load_backbone": "ssmtl_toolkit.downstream.loading",
+    "load_model": "ssmtl_toolkit.downstream.loading",
     "predict": "ssmtl_toolkit.downstream.predict",
     "pretrain": "ssmtl_toolkit.pretraining.pretrain",
 }
@@ -61,6 +67,7 @@ __all__ = [
     "DataInfo",
     "EvaluateConfig",
     "Evaluated",
+    "Export",
     "Fewshot",
     "FewshotConfig",
     "FinetuneConfig",
@@ -75,10 +82,13 @@ __all__ = [
     "data_info",
     "evaluate",
     "experiment",
+    "export",
     "fewshot",
     "finetune",
     "from_arrays",
     "hookimpl",
+    "load_backbone",
+    "load_model",
     "predict",
     "pretrain",
 ]

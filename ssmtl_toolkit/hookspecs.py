@@ -10,6 +10,7 @@ from ssmtl_toolkit.specs import (
     BackboneSpec,
     BalancerSpec,
     DatasetSpec,
+    ExportSpec,
     HeadSpec,
     MetricSpec,
     PreparationSpec,
@@ -379,6 +380,40 @@ def ssmtl_trackers() -> list[type[TrackerSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_trackers():
             return [Diary]
+    """
+
+
+@hookspec
+def ssmtl_exports() -> list[type[ExportSpec]]:  # type: ignore[empty-body]
+    """Other libraries, for `ssmtl export --to`: each an `ExportSpec` that writes trained weights for one of them.
+
+    What it has written is opened again by its own `outputs` and compared; a user gets no export that differs.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import ExportSpec
+
+
+        class Scripted(ExportSpec):
+            \"\"\"A traced module, for torch.jit.load in Python or C++.\"\"\"
+
+            name = "scripted"
+
+            def write(self, exported, folder):
+                import torch
+
+                torch.jit.trace(exported.module, exported.images()).save(folder / "model.ts")
+                return "`torch.jit.load('model.ts')(images)`"
+
+            def outputs(self, exported, folder, images):
+                import torch
+
+                yield exported.module(images), torch.jit.load(folder / "model.ts")(images)
+
+
+        @hookimpl
+        def ssmtl_exports():
+            return [Scripted]
     """
 
 

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -30,6 +30,7 @@ from ssmtl_toolkit.text import did_you_mean, printable
 S = TypeVar("S", bound=Spec)
 GROUP = "ssmtl"
 OURS = "ssmtl-toolkit"
+UNREGISTERED = "an unregistered class"
 
 
 def hooks_of(module: ModuleType) -> dict[str, type[Spec]]:
@@ -157,8 +158,12 @@ class Registry:
         name, options = spec_text.split(given)
         return self.find(kind, name).parse(options)
 
-    def restore(self, kind: type[S], described: Mapping[str, Any], source: str) -> S:
+    def restore(
+        self, kind: type[S], described: Mapping[str, Any], source: str, classes: Iterable[type[Spec]] = ()
+    ) -> S:
         """Make the spec that the file `source` describes as `origin` does.
+
+        `classes` are known beside those of plugins, such as one that a notebook defines.
 
         The content of a file must not cause anything to be fetched or read: a backbone's `weights` is dropped, as the
         file's own weights replace them, and an option that names a path, a URL or a model on a hub is refused.
@@ -168,12 +173,14 @@ class Registry:
                 the one that names a place.
         """
         text: str = described["spec"]
+        text = _without_weights(text) if issubclass(kind, BackboneSpec) else text
+        name, options = spec_text.split(text)
+        given = [cls for cls in classes if issubclass(cls, kind) and cls.name == name]
         try:
-            spec = self.resolve(kind, _without_weights(text) if issubclass(kind, BackboneSpec) else text)
+            spec = given[0].parse(options) if given else self.resolve(kind, text)
         except UsageError as error:
-            name, _ = spec_text.split(text)
             origin = printable(
-                f"{described.get('distribution') or 'an unregistered class'} {described.get('version', '')}".strip()
+                f"{described.get('distribution') or UNREGISTERED} {described.get('version', '')}".strip()
             )
             installed = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
             if all(spec.name != name for spec in self.of(kind)) and described.get("distribution") not in installed:
@@ -235,6 +242,8 @@ def to_get(origin: str) -> str:
     """How to get a plugin that is missing, by its distribution and version, or the file that it was."""
     if origin.endswith(".py"):
         return f"{origin}, a file; give it with --plugin"
+    if origin.startswith(UNREGISTERED):
+        return f"{origin}, not installed here; give the class: spec=…, in Python"
     return f"{origin}, not installed here; install it with pip"
 
 

@@ -21,7 +21,7 @@ from ssmtl_toolkit.features import Feature as Feature
 from ssmtl_toolkit.text import did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ssmtl_toolkit.data.preparation import Stage
     from ssmtl_toolkit.data.readers import Readers
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.augmentation import Augmentation
     from ssmtl_toolkit.engine.backbone import Backbone
     from ssmtl_toolkit.engine.balancer import Balancer
+    from ssmtl_toolkit.engine.export import Exported
     from ssmtl_toolkit.engine.head import Head
     from ssmtl_toolkit.engine.metric import Comparison
     from ssmtl_toolkit.engine.semi import Semi
@@ -39,6 +40,9 @@ Output = Literal["labels", "image"]
 
 Change = Literal["place", "values", "batch"]
 """What an augmentation changes of a slice: where its pixels come from, their values, or what it shares with others."""
+
+Exportable = Literal["backbone", "model"]
+"""What can be written for another library: a pre-trained backbone, a fine-tuned model."""
 
 Fill = Literal["zero", "noise", "swap"]
 """What covered patches of a slice show: zero, Gaussian noise of unit variance, or each other's pixels."""
@@ -364,6 +368,36 @@ class TrackerSpec(Spec):
         """
 
 
+class ExportSpec(Spec):
+    """Another library that trained weights are written for, so that it opens them by its own means.
+
+    `takes` says what it can write: a pre-trained `backbone`, a fine-tuned `model`. What it has written is opened again
+    and compared before a user gets it (`outputs`).
+    """
+
+    kind: ClassVar[str] = "export"
+    takes: ClassVar[frozenset[Exportable]] = frozenset({"backbone", "model"})
+    packages: ClassVar[tuple[str, ...]] = ()  # what it imports that may be missing: then it is refused
+    extra: ClassVar[str] = ""  # what pip installs them by; "": their own names
+    tolerance: ClassVar[float] = 1e-5  # largest difference of outputs, relative to the largest output
+
+    @abstractmethod
+    def write(self, exported: Exported, folder: Path) -> str:
+        """Write `exported` into the empty `folder`; return how it is opened there, in Markdown, for its README.md.
+
+        Raises:
+            UsageError: these weights cannot be written for it (one line).
+        """
+
+    @abstractmethod
+    def outputs(self, exported: Exported, folder: Path, images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """Open what `folder` holds with the library: pairs of what `exported` makes of `images`, and what that does."""
+
+    def publish(self, folder: Path) -> str:
+        """Send the folder, once compared, where its options say; return where it is then, "" if nowhere."""
+        return ""
+
+
 class ReaderSpec(Spec):
     """A file format: file or folder -> `Volume`.
 
@@ -578,3 +612,16 @@ def check_needs(backbone: BackboneSpec, consumers: Iterable[TaskSpec | HeadSpec]
                 f"which backbone {backbone.name!r} does not provide "
                 f"(it provides {', '.join(sorted(backbone.provides))}); choose another backbone"
             )
+
+
+def spec_classes(given: Any) -> tuple[type[Spec], ...]:
+    """Spec classes that no plugin registers, as a user gives them: one, or several.
+
+    Raises:
+        UsageError: it is something else, such as a spec object.
+    """
+    listed = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for cls in listed:
+        if not (isinstance(cls, type) and issubclass(cls, Spec) and hasattr(cls, "name")):
+            raise UsageError(f"spec: expected the class of a backbone, head or preparation, got {cls!r}")
+    return listed

@@ -19,6 +19,7 @@ BUNDLED = {
     "backbone": {"unet", "fcn", "smp"},
     "balancer": {"fixed", "uncertainty", "dwa", "rlw", "famo", "pcgrad", "upgrad", "mgda"},
     "reader": {"nifti", "dicom", "nrrd", "metaimage", "mgh", "slices"},
+    "export": {"torch", "onnx", "smp", "timm", "monai", "hf", "nnunet"},
     "dataset": {"folder", "phantom", "mmwhs", "manifest", "bids"},
 }
 

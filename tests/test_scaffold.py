@@ -31,6 +31,7 @@ NAMES = {
     "dataset": "patients",
     "semi": "decided",
     "tracker": "lab-book",
+    "export": "pth-file",
 }
 
 

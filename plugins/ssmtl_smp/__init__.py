@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.places import registered_name
-from ssmtl_toolkit.specs import BackboneSpec
+from ssmtl_toolkit.specs import BackboneSpec, ExportSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ssmtl_toolkit.engine.backbone import Backbone
+    from ssmtl_toolkit.engine.export import Exported
 
 Architecture = Literal[
     "unet",
@@ -75,6 +81,32 @@ class Smp(_SmpSpec):
     @property
     def architecture(self) -> str:
         return self.arch
+
+
+class SmpExport(ExportSpec):
+    """A folder for `smp.from_pretrained`: encoder, decoder and head of a backbone made by smp, the paper's included."""
+
+    name: ClassVar[str] = "smp"
+
+    def write(self, exported: Exported, folder: Path) -> str:
+        from ssmtl_smp.export import write_model
+
+        spec = exported.spec
+        if not isinstance(spec, _SmpSpec):
+            raise UsageError(
+                f"export 'smp': backbone {spec.name!r} is not smp's; export to torch or onnx, its encoder to timm"
+            )
+        return write_model(exported, folder, spec.architecture, spec.encoder, spec.width)
+
+    def outputs(self, exported: Exported, folder: Path, images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        from ssmtl_smp.export import outputs
+
+        return [outputs(exported, folder, images)]
+
+
+@hookimpl
+def ssmtl_exports() -> list[type[ExportSpec]]:
+    return [SmpExport]
 
 
 @hookimpl

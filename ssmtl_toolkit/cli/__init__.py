@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Score predicted label maps against labels.",
     "fewshot": "How many labels are needed, and does pre-training help? From one labelled folder.",
     "affinity": "Which pretext tasks go together, and can cheap scores tell? From one labelled folder.",
+    "export": "Write trained weights for other libraries: torch, ONNX, smp, timm, MONAI, Hugging Face.",
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
     "runs": "List runs: how far they are, which is best, what differs.",

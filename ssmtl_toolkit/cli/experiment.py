@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import cache_option, complete_specs, json_option, path_option
+from ssmtl_toolkit.cli.options import cache_option, complete, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.errors import SsmtlError, UsageError
@@ -36,7 +36,7 @@ def track_option(function: F) -> F:
         multiple=True,
         metavar="SPEC",
         help=Tracking.model_fields["track"].description,
-        shell_complete=complete_specs(TrackerSpec.kind),
+        shell_complete=complete(TrackerSpec.kind),
     )(function)
 
 

@@ -50,13 +50,13 @@ def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
     if alone := next((mark.value for mark in field.metadata if isinstance(mark, Alone)), None):
         return option | {"type": click.STRING, "is_flag": False, "flag_value": alone}
     if get_origin(kind[0]) is tuple and get_args(kind[0])[-1] is Ellipsis:
-        return option | {"multiple": True, "metavar": "SPEC", "shell_complete": complete_specs(_spec_kind(kind))}
+        return option | {"multiple": True, "metavar": "SPEC", "shell_complete": complete(_spec_kind(kind))}
     if get_origin(kind[0]) is tuple:
         return option | {"nargs": 2, "type": float}
     if any(isinstance(k, type) and issubclass(k, DatasetSpec) for k in kind):  # several are taken together
-        return option | {"metavar": "SPEC", "shell_complete": complete_specs("dataset"), "multiple": True}
+        return option | {"metavar": "SPEC", "shell_complete": complete("dataset"), "multiple": True}
     if spec := _spec_kind(kind):
-        return option | {"metavar": "SPEC", "shell_complete": complete_specs(spec), "type": _click_type(kind)}
+        return option | {"metavar": "SPEC", "shell_complete": complete(spec), "type": _click_type(kind)}
     if len(kind) > 1 and get_origin(kind[0]) is Literal:  # words or a number; the configuration reads them
         return option | {"metavar": "|".join([*get_args(kind[0]), "N"])}
     return option | {"type": _click_type(kind)}
@@ -85,16 +85,16 @@ def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
     return click.Path(path_type=Path) if kind[0] is Path else click.STRING
 
 
-def complete_specs(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Complete the names of registered specs of this kind."""
 
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ssmtl_toolkit.registry import registry
 
         names = [spec.name for spec in registry().of(Spec) if spec.kind == kind]
         return [CompletionItem(name) for name in names if re.match(re.escape(incomplete), name)]
 
-    return complete
+    return completed
 
 
 def complete_parts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

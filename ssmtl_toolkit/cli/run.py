@@ -15,11 +15,11 @@ from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY
 from ssmtl_toolkit.sources import Several
-from ssmtl_toolkit.text import counted, shortened
+from ssmtl_toolkit.text import counted, printable, shortened
 
 
 @click.command("run", cls=OnceCommand)
-@options_of(RunConfig, {"tasks": "task", "head": "for"})
+@options_of(RunConfig, {"tasks": "task", "head": "for", "source": "from"})
 @folder_options("runs/DATE-TIME-BACKBONE")
 @json_option
 def command(
@@ -31,6 +31,7 @@ def command(
       ssmtl run --data scans/ --task reconstruct_prev:t=2 --task slice_siam:t=2
       ssmtl run --data scans/ --backbone fcn:encoder=resnet50 --task moco_v2
       ssmtl run --config runs/first/run.toml
+      ssmtl run --from runs/first --data other-scans/ --task slice_siam
     """
     config = _configure(file, out, resume, flags)
     first = launch(config.devices, config.nodes).rank == 0
@@ -92,11 +93,16 @@ def _announce(console: Any, config: ResolvedRun) -> None:
         f"data      {'  '.join(map(str, sources))}"
         + (" (the embedded phantom, created on first use; --data DIR for your own)" if name == "phantom" else "")
     )
-    console.print(f"backbone  {config.backbone}")
+    inherited = config.source is not None and "size" not in config.model_fields_set
+    if config.source is not None:
+        console.print(f"from      {printable(config.source)}")
+    if config.source is None or "backbone" in config.model_fields_set:
+        console.print(f"backbone  {config.backbone}")
     console.print("tasks     " + "  ".join(str(task) for task in config.tasks))
     length = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
     patients = f" of {config.patients_per_batch} patients" if config.patients_per_batch else ""
-    console.print(f"training  {length}, batch {config.batch_size}{patients}, {config.size} x {config.size} pixels")
+    pixels = "" if inherited else f", {config.size} x {config.size} pixels"
+    console.print(f"training  {length}, batch {config.batch_size}{patients}{pixels}")
 
 
 def _report(console: Any, summary: dict[str, Any]) -> None:

@@ -290,8 +290,8 @@ def explain_missing_plugin(file: Path | None) -> Iterator[None]:
 
 
 def absolute(path: Path | None) -> Path | None:
-    """Make a path absolute, so that a configuration means the same in any folder."""
-    return path and path.expanduser().absolute()
+    """Make a path absolute, so that a configuration means the same in any folder; an address hf://… stays."""
+    return path if path is None or str(path).startswith("hf:/") else path.expanduser().absolute()
 
 
 def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:

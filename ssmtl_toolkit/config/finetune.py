@@ -69,7 +69,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
             *("validation_scans", "test_scans"),
         ),
         "Unlabelled scans": ("semi", "unlabelled", "transductive"),
-        "Network": ("source", "backbone", "head", "freeze", "transfer", "min_transfer"),
+        "Network": ("source", "prefix", "backbone", "head", "freeze", "transfer", "min_transfer"),
         "Training": (
             *("recipe", "augment", "sampling", "steps", "batch_size", "optimizer", "lr", "schedule", "weight_decay"),
             *("clip", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
@@ -84,7 +84,10 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
         description="Labelled scans: a folder, manifest (.csv, .toml), pattern or dataset by name; repeatable.",
     )
     source: Annotated[Path | None, Role.PLACE] = Field(
-        None, description="Pre-training run folder or backbone file; omit to train from scratch."
+        None, description="Weights to start from: run folder, .safetensors, .pth or hf://USER/NAME."
+    )
+    prefix: str | None = Field(
+        None, description="What stands before the names in a file from elsewhere.  [default: found]"
     )
     backbone: SerializeAsAny[BackboneSpec] | str | None = Field(
         None, description="Network; default: the pre-trained one, or unet from scratch."

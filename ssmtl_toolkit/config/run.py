@@ -46,7 +46,7 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
         "Data": (
             *("data", "without", "held_out", "axis", "prepare", "size", "volume", "window", "normalise", "skip_bad"),
         ),
-        "Network and tasks": ("backbone", "tasks", "balancer", "head"),
+        "Network and tasks": ("backbone", "tasks", "balancer", "head", "source", "prefix", "min_transfer"),
         "Training": (
             *(
                 "epochs",
@@ -79,6 +79,15 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
     balancer: SerializeAsAny[BalancerSpec] | str = Field("fixed", description="How task losses are combined into one.")
     head: Annotated[SerializeAsAny[HeadSpec] | str | None, Role.RECORD] = Field(
         None, description="Fail early if this head cannot use the parts being trained."
+    )
+    source: Path | None = Field(
+        None, description="Weights to start from: an earlier run, .safetensors, .pth or hf://USER/NAME."
+    )
+    prefix: str | None = Field(
+        None, description="What stands before the names in a file from elsewhere.  [default: found]"
+    )
+    min_transfer: float | None = Field(
+        None, ge=0, le=1, description="Minimum share of the backbone's parameters to load.  [default: the encoder]"
     )
     without: Annotated[Path | None, Role.PLACE] = Field(
         None, description="Skip the test and validation patients of this file (from ssmtl data split)."
@@ -150,7 +159,7 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
             raise ValueError("expected auto or a whole number, 0 or more")
         return number
 
-    @field_validator("without")
+    @field_validator("without", "source")
     @classmethod
     def _absolute_file(cls, file: Path | None) -> Path | None:
         return absolute(file)
@@ -200,13 +209,14 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "tasks": tasks,
             "balancer": plugins.resolve(BalancerSpec, self.balancer),
-            "prepare": resolved_preparations(suggested.pop("prepare", self.prepare)),
+            "prepare": resolved_preparations(suggested.get("prepare", self.prepare)),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
             "track": self.trackers(),
             "probe": None if self.probe is None else with_absolute_paths(dataset_of(self.probe)),
         }
-        resolved = ResolvedRun.model_construct({*set_here, *specs, *suggested}, **{**dict(self), **specs, **suggested})
+        given = {*set_here, *suggested, *specs} - ({"backbone", "prepare"} - set_here - suggested.keys())
+        resolved = ResolvedRun.model_construct(given, **{**dict(self), **suggested, **specs})
         resolved.check()
         return resolved
 
@@ -251,6 +261,8 @@ class ResolvedRun(RunConfig):
             raise UsageError(
                 f"augmentation {mixing[0]!r} mixes slices, which then have no companions; it is for ssmtl finetune"
             )
+        if self.source is None and (self.prefix is not None or self.min_transfer is not None):
+            raise UsageError("--prefix and --min-transfer are for weights to start from; give them with --from")
         if self.probe is None and self.probe_every is not None:
             raise UsageError("--probe-every: there is no probe; give labelled scans with --probe")
         self.check_frames()

@@ -37,6 +37,9 @@ class RunOptions(TypedDict, total=False):
     tasks: Sequence[TaskSpec | str] | TaskSpec | str
     balancer: BalancerSpec | str
     head: HeadSpec | str | None
+    source: Path | str | None
+    prefix: str | None
+    min_transfer: float | None
     epochs: int
     steps: int | None
     batch_size: int
@@ -96,6 +99,7 @@ class FinetuneOptions(TypedDict, total=False):
     unlabelled: Given | Sequence[Given] | str | None
     transductive: bool
     source: Path | str | None
+    prefix: str | None
     backbone: BackboneSpec | str | None
     head: HeadSpec | str
     freeze: Literal["none", "encoder", "backbone"]

@@ -274,3 +274,13 @@ def _in_sequence(slices: NDArray[Any], frames: int | None) -> NDArray[Any]:
 
 def _kind(volume: Volume) -> str:
     return "a single volume" if volume.frames is None else "a scan in time"
+
+
+def on_axis(voxels: NDArray[Any], axis: Axis, spacing: tuple[float, float, float]) -> Volume:
+    """Make a volume of slices (S, H, W) or (S, H, W, C) that lie as `DIRECTIONS[axis]` says; `spacing` in mm."""
+    turn = nib.orientations.axcodes2ornt(DIRECTIONS[axis])
+    affine = np.zeros((4, 4))
+    for index, (world, flip) in enumerate(turn):
+        affine[int(world), index] = flip * spacing[index]
+    affine[3, 3] = 1.0
+    return Volume(voxels, affine, spacing, slice_axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ssmtl_toolkit.downstream.jobs import Wanted
 from ssmtl_toolkit.downstream.model import Flip, ModelSpec
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.specs import Spec
 from ssmtl_toolkit.text import printable
 
 _FOR_LABELS = ("probabilities", "overlay", "largest_component", "smooth")
@@ -27,9 +29,9 @@ class Call:
     config: PredictConfig
 
     @classmethod
-    def open(cls, source: Path, config: PredictConfig, progress: Progress) -> Call:
-        """Read the models, and refuse options that do not fit them."""
-        ensemble = Ensemble.open(source, progress)
+    def open(cls, source: Path, config: PredictConfig, progress: Progress, specs: Sequence[type[Spec]] = ()) -> Call:
+        """Read the models, and refuse options that do not fit them; `specs` are known beside those of plugins."""
+        ensemble = Ensemble.open(source, progress, specs)
         model_spec = ensemble.model_spec
         if config.volume is not None:
             slicing = model_spec.slicing.model_copy(update={"volume": config.volume})

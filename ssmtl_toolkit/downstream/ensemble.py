@@ -19,8 +19,11 @@ from ssmtl_toolkit.downstream.model import TODO, Downstream, Flip, ModelSpec
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model
+from ssmtl_toolkit.runtime.fetching import fetched
 from ssmtl_toolkit.runtime.folder import FINETUNE, FOLD, FOLDS, MODEL
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.usage import Usage
+from ssmtl_toolkit.specs import Spec
 from ssmtl_toolkit.text import did_you_mean, listed, printable, read_options, split
 
 _ARMS = ("pretrained", "scratch")
@@ -63,27 +66,34 @@ class Ensemble:
     Attributes:
         source: the file of the one model, or the folder of the fine-tuning.
         members: where they come from, in the order of `models`.
+        usage: how the first is used, as its file says it.
     """
 
     source: Path
     model_spec: ModelSpec
     members: Sequence[Member]
     models: Sequence[Downstream]
+    usage: Usage
 
     @classmethod
-    def open(cls, source: Path, progress: Progress) -> Ensemble:
+    def open(cls, source: Path, progress: Progress, classes: Sequence[type[Spec]] = ()) -> Ensemble:
         """Read the models of a fine-tuning, or the one of a repetition or file.
+
+        `classes` of specs are known beside those of plugins.
 
         Raises:
             UsageError: there is none, or they do not belong together.
             DataError: one cannot be read.
         """
+        source = fetched(source)
         files = model_files(source)
-        members, specs, models = [], list[ModelSpec](), []
+        members, specs, models, usages = [], list[ModelSpec](), [], []
         for file in files:
             read = weights.read(file, TODO)
-            model_spec, model = ModelSpec.restore(read)
-            members.append(Member(file, read.digest, flips_of(read.about(Model).augment)))
+            model_spec, model = ModelSpec.restore(read, classes)
+            about = read.about(Model)
+            members.append(Member(file, read.digest, flips_of(about.augment)))
+            usages.append(about.usage or model_spec.usage())
             specs.append(model_spec)
             models.append(model)
             _check_agree(source, members, specs)
@@ -92,7 +102,7 @@ class Ensemble:
                 f"{printable(source)}: {listed(missing, _SHOWN)} of this fine-tuning {_are(missing)} not finished, and "
                 f"not used; finish with ssmtl finetune --resume {printable(source)}"
             )
-        return cls(files[0] if len(files) == 1 else source, specs[0], members, models)
+        return cls(files[0] if len(files) == 1 else source, specs[0], members, models, usages[0])
 
     @property
     def digest(self) -> str:

@@ -22,7 +22,6 @@ from ssmtl_toolkit.downstream.gather import Gathering
 from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.downstream.summary import summarise
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
@@ -36,7 +35,7 @@ from ssmtl_toolkit.runtime.folder import (
     SUMMARY,
     TRANSFER,
     UNLABELLED,
-    chosen_backbone,
+    chosen_weights,
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -46,8 +45,9 @@ from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.recording import Recorder
 from ssmtl_toolkit.runtime.results import Result, Rows
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
-from ssmtl_toolkit.text import counted
+from ssmtl_toolkit.text import counted, printable, shortened
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.config.typed import FinetuneOptions
@@ -110,7 +110,7 @@ def finetune(
 
 def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Recorder) -> dict[str, Any]:
     """Gather, train what is not finished, sum up; returns the summary."""
-    pretrained = Pretrained.open(config.source).limited(config.transfer) if config.source else None
+    pretrained = _opened(config)
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
     check_needs(backbone, [config.head, *config.pretext_tasks])
     check_optimizer(config.optimizer)
@@ -140,6 +140,10 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     decoded.forget(used)
     if pretrained and not pretrained.channels:
         pretrained.check_fits(backbone, store.channels, config.min_transfer)
+    if pretrained and pretrained.usage:
+        unlike = {scan.scan.path: pretrained.usage.unlike(scan.spacing) for scan in store.scans}
+        for note in shortened([f"{printable(path)}: {text}" for path, text in unlike.items() if text], 2):
+            progress.note(note)
     truth = material.targets.tensor(store)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
     _write(config, material.split, unlabelled, folder)
@@ -155,6 +159,13 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     for remark in summary["remarks"]:
         progress.note(remark)
     return summary
+
+
+def _opened(config: ResolvedFinetune) -> Pretrained | None:
+    """The weights to start from, if any."""
+    if config.source is None:
+        return None
+    return Pretrained.open(config.source, prefix=config.prefix).limited(config.transfer)
 
 
 def _backbone(config: ResolvedFinetune, pretrained: Pretrained | None) -> BackboneSpec:
@@ -223,7 +234,7 @@ def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:
 def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -> list[str]:
     """Name those of source and split whose content has changed since the run began, wherever they are now."""
     same = set()
-    source = config.source and (chosen_backbone(config.source) if config.source.is_dir() else config.source)
+    source = config.source and (chosen_weights(config.source) if config.source.is_dir() else config.source)
     if source and source.is_file() and (folder / TRANSFER).is_file():
         report = json.loads((folder / TRANSFER).read_text(encoding="utf-8"))
         same |= {"source"} if report["sha256"] == digest(source) else set()

@@ -22,12 +22,12 @@ from ssmtl_toolkit.downstream.contrasts import common_contrasts
 from ssmtl_toolkit.downstream.image_targets import ImageTargets
 from ssmtl_toolkit.downstream.label_targets import LabelTargets
 from ssmtl_toolkit.downstream.targets import SliceContents, Targets
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.folder import BACKBONE, SPLIT, SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import list_scans, reading_of
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, listed, printable, shortened
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,8 @@ from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model, restored_slicing, slicing_about
 from ssmtl_toolkit.runtime.checkpoint import check_tensors
-from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
+from ssmtl_toolkit.runtime.usage import Answer, Usage
+from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec
 from ssmtl_toolkit.text import counted, printable
 
 TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
@@ -95,8 +96,12 @@ class ModelSpec:
         with foreign(f"building head {str(self.head)!r}"):
             return Downstream(backbone, self.head.build(backbone, meaning.maps if meaning else 0), meaning)
 
-    def save(self, file: Path, model: Downstream, about: Mapping[str, Any]) -> None:
-        """Write weights, model_spec and `about`, whole or not at all.
+    def usage(self, cuts: Iterable[tuple[str, float]] = ()) -> Usage:
+        """How the model is used without this package; `cuts` of the training scans: as `Usage.of` takes them."""
+        return Usage.of(self.slicing, self.channels, cuts, Answer.of(self.classes))
+
+    def save(self, file: Path, model: Downstream, about: Mapping[str, Any], usage: Usage | None = None) -> None:
+        """Write weights, model_spec, its usage and `about`, whole or not at all.
 
         Raises:
             SsmtlError: the disk is full or not writable.
@@ -109,6 +114,7 @@ class ModelSpec:
             **slicing_about(self.slicing),
             "classes": self.classes and self.classes.to_json(),
             "channels": self.channels,
+            "usage": (usage or self.usage()).model_dump(mode="json"),
             "contrasts": list(self.contrasts),
             **about,
         }
@@ -118,26 +124,26 @@ class ModelSpec:
             raise SsmtlError(f"{file}: cannot be written: {error}; free or choose another disk") from error
 
     @classmethod
-    def load(cls, file: Path) -> tuple[ModelSpec, Downstream]:
-        """Read a model that `save` has written.
+    def load(cls, file: Path, specs: Iterable[type[Spec]] = ()) -> tuple[ModelSpec, Downstream]:
+        """Read a model that `save` has written; `specs` are classes known beside those of plugins.
 
         Raises:
             DataError: the file is damaged, not a fine-tuned model, or does not fit what is installed.
             UsageError: a plugin that it needs is not installed.
         """
-        return cls.restore(weights.read(file, TODO))
+        return cls.restore(weights.read(file, TODO), specs)
 
     @classmethod
-    def restore(cls, read: weights.Weights) -> tuple[ModelSpec, Downstream]:
+    def restore(cls, read: weights.Weights, specs: Iterable[type[Spec]] = ()) -> tuple[ModelSpec, Downstream]:
         """Make the model of a file that `weights.read` has read; raises what `load` does."""
         place = printable(read.file)
         if "head" not in read.said():
             raise DataError(f"{place}: {TODO}")
         said, found = read.about(Model), registry()
         classes = None if said.classes is None else Classes.from_json(said.classes.model_dump(), place)
-        network = found.restore(BackboneSpec, said.backbone.model_dump(), place)
-        head = found.restore(HeadSpec, said.head.model_dump(), place)
-        slicing = restored_slicing(said.prepare, said.preparations, place)
+        network = found.restore(BackboneSpec, said.backbone.model_dump(), place, specs)
+        head = found.restore(HeadSpec, said.head.model_dump(), place, specs)
+        slicing = restored_slicing(said.prepare, said.preparations, place, specs)
         model_spec = cls(network, head, slicing, classes, said.channels, said.contrasts)
         try:
             with hub(allowed=False):  # the content of a file must not cause downloads

@@ -45,7 +45,7 @@ from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
 from ssmtl_toolkit.sources import Given
-from ssmtl_toolkit.specs import DatasetSpec
+from ssmtl_toolkit.specs import DatasetSpec, Spec, spec_classes
 from ssmtl_toolkit.text import printable
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def predict(
     out: str | Path,
     cache: str | Path | None = None,
     progress: Progress | None = None,
+    spec: type[Spec] | Sequence[type[Spec]] = (),
     **options: Unpack[PredictOptions],
 ) -> Predicted:
     """Use fine-tuned models on scans; each prediction is written as NAME.nii.gz below `out`.
@@ -75,6 +76,8 @@ def predict(
         out: folder for the predictions; prediction.json in it records which models were used and what the values mean.
         cache: folder for digests of scans; by default the user's cache directory.
         progress: is notified of what happens, to show it; by default the output of a notebook's cell.
+        spec: the class (or classes) of a backbone, head or preparation of the model that no plugin registers, such as
+            one that a notebook defines.
 
     Raises:
         UsageError: options, model and scans do not go together; nothing was written.
@@ -86,7 +89,7 @@ def predict(
     config = config or PredictConfig.of(options)
     folder, cache = Path(out), Path(cache) if cache else default_cache()
     with interrupts:
-        call = Call.open(Path(source), config, progress)
+        call = Call.open(Path(source), config, progress, spec_classes(spec))
         given = [scans] if isinstance(scans, str | os.PathLike | DatasetSpec) else scans
         jobs = list_jobs(given, folder, call.wanted, call.takes, cache)
         check_targets(jobs.jobs, config.existing)
@@ -153,7 +156,9 @@ class _Prediction:
         wish = job.wish(self.memo)
         volume = self.readers.read_scan(job.scan, slicing.volume)
         labels = looks_like_labels(volume)
-        for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
+        like_labels = f"looks like a label map: {labels}, not like a scan" if labels else ""
+        unlike = "" if slicing.prepare else self.call.ensemble.usage.unlike(self._grid(volume).spacing[0])
+        for note in filter(None, [*volume.notes, like_labels, unlike]):
             self.progress.note(f"{printable(job.scan.path)}: {note}")
         with naming_scan(job.scan.path):
             if self.call.model_spec.classes is None:

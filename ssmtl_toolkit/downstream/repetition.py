@@ -25,13 +25,13 @@ from ssmtl_toolkit.downstream.keeping import RepetitionKeeper
 from ssmtl_toolkit.downstream.loop import Loop
 from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import shortened
 
@@ -110,7 +110,8 @@ class Repetitions:
             names = classes.names if classes else ()
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
-            self.model_spec.save(folder / MODEL, model, self._about(arm, seed))
+            usage = self.model_spec.usage(self.store.cuts)
+            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), usage)
             predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
             scores = material.targets.assess(predictor, material.test, self.metrics)
@@ -128,8 +129,11 @@ class Repetitions:
         if arm == "pretrained" and self.pretrained is not None:
             report = self.pretrained.load_into(model.backbone, self.config.min_transfer)
             write_json(self.folder / TRANSFER, report.to_json())
+            classes = self.model_spec.classes and self.model_spec.classes.to_json()
+            with_head = self.pretrained.load_head(self.model_spec.head.full(), classes, model.head)
             if seed == self.seeds[0]:
-                for line in report.lines():
+                more = ["          head: loaded too, it is for the same classes"] if with_head else []
+                for line in [*report.lines(), *more]:
                     self.progress.say(line)
         return model
 

@@ -21,7 +21,6 @@ from ssmtl_toolkit.data.prepare import Sliced
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split, part_by_patient, with_patients
 from ssmtl_toolkit.data.store import SliceStore
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.downstream.typical import typical_slices
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.hub import hub
@@ -30,6 +29,7 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, open_store
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import counted, printable, shortened
 

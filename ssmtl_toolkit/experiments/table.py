@@ -33,7 +33,7 @@ ENSEMBLE = (
 )
 """What the table of ensembles shows."""
 
-_LOADED = {"source", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "transfer", "min_transfer"}
+_LOADED = {"source", "prefix", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "transfer", "min_transfer"}
 """Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
 
 

@@ -25,6 +25,7 @@ from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.pretraining import start as start_weights
 from ssmtl_toolkit.pretraining.fitting import as_begun, fit_tasks
 from ssmtl_toolkit.pretraining.labelled import gather_labelled
 from ssmtl_toolkit.pretraining.trainer import Trainer, no_pair
@@ -118,7 +119,11 @@ def pretrain(
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
         started = time.perf_counter()
+        start = start_weights.opened(resolved, folder)
+        resolved = start_weights.continued(resolved, start) if start else resolved
         check_buildable(resolved.backbone, resolved.tasks)
+        if start:
+            start_weights.check(start, resolved, progress)
         if resolved.probe:
             list_scans(resolved.probe, cache)  # before anything is decoded
         reading = reading_of(resolved.slicing, cache, progress)
@@ -128,7 +133,7 @@ def pretrain(
         if not others:
             connect(fabric)
             agree(fabric)
-        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled)
+        trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled, start)
         trainer.start(resume)
         if fabric.is_global_zero:
             record.begin(resolved, resolved.track, fabric.device)

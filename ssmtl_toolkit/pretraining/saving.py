@@ -16,11 +16,13 @@ from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.pretraining.start import earlier
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.about import slicing_about
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, snapshot
+from ssmtl_toolkit.runtime.usage import Answer, Usage
 
 
 class Saver:
@@ -111,6 +113,8 @@ class Saver:
     def _about(self, step: int) -> dict[str, Any]:
         """The metadata of a backbone's file; no paths, no patient names."""
         plugins = registry()
+        own = [digest[:16] for scan in self.store.scans for digest in scan.digests]
+        usage = Usage.of(self.config.slicing, self.store.channels, self.store.cuts, Answer(kind="features"))
         return {
             "version": our_version(),
             "backbone": plugins.origin(self.config.backbone),
@@ -118,11 +122,12 @@ class Saver:
             "balancer": plugins.origin(self.config.balancer),
             **slicing_about(self.config.slicing),
             "channels": self.store.channels,
+            "usage": usage.model_dump(mode="json"),
             "trained": self.config.trained,
             "scans": {
                 "number": len(self.store.scans),
                 "fingerprint": self.store.fingerprint,
-                "digests": [digest[:16] for scan in self.store.scans for digest in scan.digests],
+                "digests": [*own, *(seen for seen in earlier(self.folder) if seen not in own)],
             },
             "fingerprint": fingerprint(self.model.backbone, self.config.size, self.config.trained),
             "step": step,

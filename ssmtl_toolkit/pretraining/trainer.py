@@ -27,17 +27,19 @@ from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.pretraining.probe import Probe
 from ssmtl_toolkit.pretraining.saving import Saver
+from ssmtl_toolkit.pretraining.start import load
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
 from ssmtl_toolkit.registry import OURS
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
-from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY
+from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, TRANSFER
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.log import MetricLog, RunningMeans
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Pace, Progress
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.text import duration
 
@@ -59,6 +61,7 @@ class Trainer:
         progress: Progress,
         held_out: HeldOut | None = None,
         labelled: Labelled | None = None,
+        start: Pretrained | None = None,
     ) -> None:
         self.fabric, self.config, self.folder, self.progress = fabric, config, folder, progress
         self.plan = plan
@@ -67,6 +70,7 @@ class Trainer:
         self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
         self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
+        self.transfer = load(start, self.model.backbone, config, progress) if start else None
         if note := try_once(self.model, config):
             progress.note(note)
         if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
@@ -126,6 +130,8 @@ class Trainer:
         try:
             with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
                 temporary.write_text(self.config.write(), encoding="utf-8")
+            if self.transfer:
+                write_json(self.folder / TRANSFER, self.transfer)
             if dropped := self.log.cut(self.step or -1):  # before the first step nothing stays
                 self.progress.note(
                     f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped"

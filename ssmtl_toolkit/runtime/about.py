@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,8 +10,9 @@ from pydantic import Field
 from ssmtl_toolkit.data.slicing import LARGEST, Slicing
 from ssmtl_toolkit.features import Part
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.usage import Usage
 from ssmtl_toolkit.runtime.weights import About
-from ssmtl_toolkit.specs import PreparationSpec
+from ssmtl_toolkit.specs import PreparationSpec, Spec
 
 _Numbers = Annotated[list[float], Field(min_length=1, max_length=1024)]
 
@@ -35,13 +36,16 @@ def slicing_about(slicing: Slicing) -> dict[str, Any]:
     }
 
 
-def restored_slicing(prepare: Slicing, preparations: Sequence[Origin], place: str) -> Slicing:
-    """How the slices of the weights in the file `place` are made.
+def restored_slicing(
+    prepare: Slicing, preparations: Sequence[Origin], place: str, classes: Iterable[type[Spec]] = ()
+) -> Slicing:
+    """How the slices of the weights in the file `place` are made; `classes` as for `Registry.restore`.
 
     Raises:
         UsageError: a preparation is not installed, or names a path or URL.
     """
-    specs = [registry().restore(PreparationSpec, described.model_dump(), place) for described in preparations]
+    plugins = registry()
+    specs = [plugins.restore(PreparationSpec, described.model_dump(), place, classes) for described in preparations]
     return prepare.model_copy(update={"prepare": tuple(specs)})
 
 
@@ -78,6 +82,7 @@ class Pretraining(About):
     prepare: Slicing
     preparations: tuple[Origin, ...] = ()
     channels: _Channels = 1
+    usage: Usage | None = None
     trained: list[Part]
     scans: Scans
     fingerprint: Fingerprint
@@ -100,6 +105,7 @@ class LabelClasses(About):
     classes: list[LabelClass]
     background: list[int]
     ignore: int | None
+    known: tuple[LabelClass, ...] = ()
 
 
 class UnlabelledScans(About):
@@ -126,6 +132,7 @@ class Model(About):
     prepare: Slicing
     preparations: tuple[Origin, ...] = ()
     channels: _Channels = 1
+    usage: Usage | None = None
     contrasts: tuple[str, ...] = ()
     classes: LabelClasses | None
     arm: str = ""

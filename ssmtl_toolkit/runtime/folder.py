@@ -66,6 +66,24 @@ def chosen_backbone(folder: Path) -> Path:
     return folder / BEST if (folder / BEST).is_file() else folder / BACKBONE
 
 
+def chosen_weights(folder: Path) -> Path:
+    """The same, or, in the folder of a fine-tuning, its model.
+
+    Raises:
+        UsageError: it has several.
+    """
+    if any((folder / name).is_file() for name in (BACKBONE, BEST)):
+        return chosen_backbone(folder)
+    places = (MODEL, f"*/{MODEL}", f"{FOLD.format('*')}/*/{MODEL}")
+    models = [file for place in places for file in sorted(folder.glob(place))]
+    if len(models) > 1:
+        raise UsageError(
+            f"{printable(folder)}: holds {len(models)} fine-tuned models; give one, such as "
+            f"{printable(models[0].parent)}"
+        )
+    return models[0] if models else chosen_backbone(folder)
+
+
 @contextlib.contextmanager
 def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
     """Hold the run folder, identified by its file `config`, for this process; a second run in it is refused.

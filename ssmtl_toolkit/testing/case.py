@@ -187,7 +187,17 @@ def _specs(found: Registry, part: str | type[Spec] | Spec) -> list[Spec]:
         known = [entry.spec.name for entry in found.entries.values()]
         near = did_you_mean(name, known)
         raise UsageError(f"nothing is registered as {name!r}{near} (known: {', '.join(known)}){broken}")
-    return [cls.parse(options) if options else sample_of(cls) for cls in classes]
+    if not options:
+        return [sample_of(cls) for cls in classes]
+    made, problems = list[Spec](), list[UsageError]()
+    for cls in classes:  # of equal names of several kinds those are meant that have these options
+        try:
+            made.append(cls.parse(options))
+        except UsageError as error:
+            problems.append(error)
+    if not made:
+        raise problems[0]
+    return made
 
 
 def _is_choice(annotation: Any) -> bool:

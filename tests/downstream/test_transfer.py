@@ -2,17 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from helpers.small import SMALL
+from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
+from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec
 
 
@@ -123,10 +124,10 @@ def test_what_holds_no_backbone_is_refused(pretrained, tuned, tmp_path):
     with pytest.raises(DataError, match=r"cannot be read as safetensors"):
         Pretrained.open(tmp_path)
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match=r"holds no tensor named encoder"):
-        Pretrained.open(tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match=r"it is a fine-tuned model, give the pre-training"):
-        Pretrained.open(tuned / "pretrained-0" / "model.safetensors")
+    with pytest.raises(UsageError, match=r"other.safetensors: 0 % can be loaded: no tensor fits the backbone"):
+        Pretrained.open(tmp_path / "other.safetensors").load_into(build())
+    with pytest.raises(UsageError, match=r"holds 4 fine-tuned models; give one, such as .*pretrained-0"):
+        Pretrained.open(tuned)
 
 
 def test_a_probe_does_not_change_the_network_nor_the_random_numbers(pretrained):
@@ -164,3 +165,11 @@ def test_transfer_encoder_leaves_a_decoder_that_was_trained_as_it_starts_and_che
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.decoder.state_dict().items())
     assert report.fingerprint == pytest.approx(0.0, abs=1e-5)
     assert any("decoder: not loaded, by --transfer, starts fresh" in line for line in report.lines())
+
+
+def test_a_fine_tuning_on_scans_unlike_those_of_the_pretraining_says_so(pretrained, ssmtl, tmp_path):
+    for i in range(3):
+        write_pair(tmp_path / "thin", f"p{i}", seed=i, affine=np.diag([-0.8, -0.8, 0.5, 1.0]))
+    few = ("--train-scans", 1, "--test-scans", 1, "--steps", 1, "--no-surface")
+    done = ssmtl("finetune", "--from", pretrained, "--data", tmp_path / "thin", *few, "--out", "run")
+    assert "its slices are 0.5 mm apart, those of the training 2 mm" in done.stderr

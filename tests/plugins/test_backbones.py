@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
-from ssmtl_smp.module import plain as smp_plain
+from ssmtl_smp.plain import plain as smp_plain
 from ssmtl_toolkit.engine.backbone import Backbone, Level, Levels
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.registry import registry

@@ -19,7 +19,6 @@ from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.classes import IGNORE
-from ssmtl_toolkit.downstream.transfer import Pretrained
 from ssmtl_toolkit.pretraining.best import best_of, told
 from ssmtl_toolkit.pretraining.labelled import gather_labelled, quotas
 from ssmtl_toolkit.pretraining.probe import picked_pixels
@@ -28,6 +27,7 @@ from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.log import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import reading_of
+from ssmtl_toolkit.runtime.transfer import Pretrained
 
 OPTIONS = {"backbone": SMALL, "size": 32, "batch_size": 4, "tasks": ["reconstruct_next:t=1", "moco_v2:queue=10"]}
 FLAGS = ("--backbone", SMALL, "--size", 32, "--batch-size", 4, "--task", "reconstruct_next:t=1")

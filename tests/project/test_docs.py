@@ -97,20 +97,15 @@ def test_the_readme_shows_every_command():
 
 
 @pytest.mark.slow
-def test_the_loading_code_of_the_readme_loads_all_tensors(scans, tmp_path, monkeypatch):
+def test_the_loading_code_of_the_page_on_python_loads_all_tensors(scans, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for out, backbone in (("first", "unet"), ("plain", "unet:encoder=plain,width=8")):
-        pretrain(
-            data=str(scans), backbone=backbone, tasks=["reconstruct_next:t=1"], size=32, steps=1, out=f"runs/{out}"
-        )
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    pretrain(data=str(scans), backbone="unet", tasks=["reconstruct_next:t=1"], size=32, steps=1, out="runs/first")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
     names = {}
     for block in (block for block in blocks if "load_state_dict" in block):
         exec(block, names)
     assert [name for name in names["missing"].missing_keys if not name.startswith("segmentation_head.")] == []
     assert names["missing"].unexpected_keys == []
-    saved = names["load_file"]("runs/plain/backbone.safetensors")
-    assert {k: v.shape for k, v in names["plain"].state_dict().items()} == {k: v.shape for k, v in saved.items()}
 
 
 def test_the_example_of_an_experiment_can_be_read(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.broken_augmentations import BROKEN_AUGMENTATIONS, BrokenAugmentation, BrokenMix, BrokenPlace
+from helpers.broken_exports import BROKEN_EXPORTS
 from helpers.broken_parts import (
     BrokenBackbone,
     BrokenBalancer,
@@ -59,7 +60,8 @@ def marked(found):
 
     def slow(case):
         title = case.check.title
-        return "two processes" in title or (case.spec.kind == "backbone" and "same bits" in title)
+        heavy = case.spec.kind == "export" or (case.spec.kind == "backbone" and "same bits" in title)
+        return heavy or "two processes" in title
 
     return [
         pytest.param(
@@ -82,7 +84,9 @@ def marked_extra(case):
 
 def registered():
     for (kind, name), entry in registry().entries.items():
-        part = FASTER.get(name, entry.spec)
+        if name == "nnunet" and find_spec("dynamic_network_architectures") is None:
+            continue  # an extra
+        part = FASTER.get(name, entry.spec) if kind == "backbone" else entry.spec
         for case in cases(part, example=EXAMPLES.get((kind, name))):
             if case.spec.kind == kind:
                 yield case
@@ -110,6 +114,7 @@ TOLD = "it takes all that a run tells, and continues when the run is resumed"
 BROKEN = [
     *BROKEN_AUGMENTATIONS,
     *BROKEN_PREPARATIONS,
+    *BROKEN_EXPORTS,
     (Shifting(), "its text reads back equal, whatever the options", "reads back as"),
     (Lenient(), "what is out of bounds, unknown or not a number is refused", "no_such_option=1 is accepted"),
     (Silent(), "it and every option say what they are for", "no description for t"),

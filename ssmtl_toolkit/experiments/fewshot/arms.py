@@ -31,7 +31,7 @@ _OURS = {  # what an option of `ssmtl run` or `ssmtl finetune` is called here
 }
 _WITHOUT_A_START = {
     name: FinetuneConfig.model_fields[name].default
-    for name in ("source", "freeze", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
+    for name in ("source", "prefix", "freeze", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
 }
 """Options without effect from scratch, in which an arm differs from its twin."""
 

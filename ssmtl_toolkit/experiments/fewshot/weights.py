@@ -53,9 +53,10 @@ def convert(file: Path, backbone: BackboneSpec, channels: int, out: Path) -> Non
     from safetensors.torch import save_file
 
     from ssmtl_toolkit.data.files import atomic_write
+    from ssmtl_toolkit.runtime.external import read_tensors
 
     encoder = backbone.build(in_channels=channels).encoder.state_dict()
-    tensors = match(_read(file), encoder, f"{printable(file)}: backbone {backbone}")
+    tensors = match(read_tensors(file), encoder, f"{printable(file)}: backbone {backbone}")
     with atomic_write(out) as temporary:
         save_file({f"encoder.{name}": tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
@@ -93,40 +94,13 @@ def match(given: Mapping[str, Tensor], encoder: Mapping[str, Tensor], where: str
 
 def _fitted(tensor: Tensor, wanted: Tensor) -> Tensor:
     """The weights, of a first convolution for as many channels as are wanted."""
+    from ssmtl_toolkit.runtime.external import fitted_channels
+
     if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[1] == wanted.shape[1]:
         return tensor
-    from timm.models import adapt_input_conv
-
-    adapted: Tensor = adapt_input_conv(wanted.shape[1], tensor)
-    return adapted if adapted.shape == wanted.shape else tensor
+    return fitted_channels(tensor, wanted.shape[1])
 
 
 def _kind(name: str) -> str:
     """The last word of a tensor's name, as weight or running_mean."""
     return name.rpartition(".")[2]
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file.
-
-    Raises:
-        DataError: it is not a file of tensors.
-    """
-    from pickle import UnpicklingError
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        content = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise DataError(f"{printable(file)}: cannot be read as weights ({printable(str(error))[:200]})") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise DataError(f"{printable(file)}: holds no table of tensors; give a state_dict")
-    return content

@@ -1,127 +1,91 @@
-"""Pre-trained weights into a network, with a report: what was loaded, what not, and whether it computes the same."""
+"""Pre-trained weights into a network, with a report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import PARTS, Part
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
-from ssmtl_toolkit.runtime.about import Pretraining, restored_slicing
+from ssmtl_toolkit.runtime.about import Model, Pretraining, restored_slicing
+from ssmtl_toolkit.runtime.external import PICKLED, place, read_tensors
+from ssmtl_toolkit.runtime.fetching import fetched
 from ssmtl_toolkit.runtime.fingerprint import difference, fingerprint
-from ssmtl_toolkit.runtime.folder import BACKBONE, chosen_backbone
-from ssmtl_toolkit.specs import BackboneSpec
+from ssmtl_toolkit.runtime.folder import BACKBONE, chosen_weights
+from ssmtl_toolkit.runtime.transfer_report import TransferReport
+from ssmtl_toolkit.runtime.usage import Usage
+from ssmtl_toolkit.specs import BackboneSpec, Spec
 from ssmtl_toolkit.text import listed, printable, shortened
 
-_PREFIXES = tuple(f"{part}." for part in PARTS)
 _SAME = 1e-3  # largest relative difference of a fingerprint; other builds and machines stay below 1e-5
-
-
-@dataclass(frozen=True)
-class TransferReport:
-    """What became of the tensors of a pre-training.
-
-    Attributes:
-        source: the file, and its sha256.
-        loaded, missing, mismatched: tensors of the network: loaded; not in the file; of another shape there.
-        skipped: tensors of the file that the network does not have, were never trained, or are not wanted.
-        fresh: parts that the pre-training did not train; they start untrained.
-        unwanted: parts that it did train, and that start untrained as well, by `--transfer`.
-        share: loaded part of the parameters of encoder, decoder and both.
-        fingerprint: largest relative difference to the saved run's own output on a fixed image; None: `unchecked`
-            says why.
-    """
-
-    source: str
-    sha256: str
-    backbone: str
-    pretraining: Mapping[str, Any]
-    loaded: int
-    missing: Sequence[str]
-    mismatched: Sequence[str]
-    skipped: Sequence[str]
-    fresh: Sequence[str]
-    unwanted: Sequence[Part]
-    share: Mapping[str, float]
-    fingerprint: float | None
-    unchecked: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what transfer.json holds."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The report for a person, a line each."""
-        share = ", ".join(f"{part} {100 * self.share[part]:.4g} %" for part in PARTS)
-        texts = [f"transfer  {self.loaded} tensors from {self.source}; parameters loaded: {share}"]
-        for names, what in (
-            (self.mismatched, "have another shape"),
-            (self.missing, "are not in the file"),
-            (self.skipped, "in the file are not used"),
-        ):
-            if names:
-                texts.append(f"          {len(names)} tensors {what}: {listed(names, 3)}")
-        texts += [f"          {part}: not trained by that run, starts fresh" for part in self.fresh]
-        texts += [f"          {part}: not loaded, by --transfer, starts fresh" for part in self.unwanted]
-        checked = (
-            f"not checked: {self.unchecked}"
-            if self.fingerprint is None
-            else f"differs by {self.fingerprint:.1e} (relative)"
-        )
-        return [*texts, f"          output on a fixed image against the saved run's own: {checked}"]
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """A file of backbone weights and its metadata (empty if it is not ours).
 
+    It is a pre-training, a fine-tuned model (its head is kept apart), or a file from elsewhere, whose tensors get the
+    backbone's names when they are loaded.
+
     Attributes:
         wanted: the parts to load.
+        classes: of specs, known beside those of plugins.
+        prefix: what stands before the names in a file from elsewhere; None: it is found.
+        head: tensors of the head of a fine-tuned model.
     """
 
     file: Path
     tensors: Mapping[str, Tensor]
     about: Mapping[str, Any]
     wanted: Sequence[Part] = tuple(PARTS)
+    classes: Sequence[type[Spec]] = ()
+    prefix: str | None = None
+    head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, source: Path) -> Pretrained:
-        """Read a run folder's backbone, or any .safetensors file with `encoder.*` and `decoder.*`.
+    def open(cls, source: Path, classes: Sequence[type[Spec]] = (), prefix: str | None = None) -> Pretrained:
+        """Read the weights of a run folder, of a fine-tuned model, or of any file of tensors.
 
-        A run with a probe has two: the best by the probe is taken.
+        A run with a probe has two: the best by the probe is taken. `hf://USER/NAME` is fetched.
 
         Raises:
             UsageError: there is none.
-            DataError: the file is damaged or holds no backbone.
+            DataError: the file is damaged or holds no tensors.
         """
-        file = chosen_backbone(source) if source.is_dir() else source
+        source = fetched(source)
+        file = chosen_weights(source) if source.is_dir() else source
         if not file.is_file():
             what = "holds no pre-trained backbone" if source.is_dir() else "no such file or folder"
             raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run to --from")
+        if file.suffix in PICKLED:
+            return cls(file, read_tensors(file), {}, classes=classes, prefix=prefix)
         content = weights.read(file, "give the backbone.safetensors of a run")
         about = content.said()
-        if not any(name.startswith(_PREFIXES) for name in content.tensors) or "head" in about:
-            hint = "; it is a fine-tuned model, give the pre-training" if "head" in about else ""
-            raise DataError(f"{printable(file)}: holds no tensor named encoder.… or decoder.… of a backbone{hint}")
+        if about and prefix is not None:
+            raise UsageError(f"--prefix {prefix}: {printable(file)} was written by ssmtl_toolkit; omit it")
+        if "head" in about:
+            content.about(Model)
+            inner = {part: _below(f"{part}.", content.tensors) for part in ("backbone", "head")}
+            return cls(file, inner["backbone"], about, classes=classes, head=inner["head"])
         if content.text:
             content.about(Pretraining)
-        return cls(file, content.tensors, about)
+        return cls(file, content.tensors, about, classes=classes, prefix=prefix)
 
     def spec(self) -> BackboneSpec | None:
         """The backbone that the weights belong to, if the file records it."""
         said = self.about.get("backbone")
-        return registry().restore(BackboneSpec, said, printable(self.file)) if said else None
+        return registry().restore(BackboneSpec, said, printable(self.file), self.classes) if said else None
 
     def slicing(self) -> Slicing:
         """How its slices were made; the defaults if the file does not record it.
@@ -131,8 +95,17 @@ class Pretrained:
         """
         if not self.about:
             return Slicing()
-        read = Pretraining.model_validate_json(json.dumps(self.about))
-        return restored_slicing(read.prepare, read.preparations, printable(self.file))
+        read = self._said()
+        return restored_slicing(read.prepare, read.preparations, printable(self.file), self.classes)
+
+    @property
+    def usage(self) -> Usage | None:
+        """How it is used, if the file records it."""
+        return self._said().usage if self.about else None
+
+    def _said(self) -> Pretraining | Model:
+        kind = Model if "head" in self.about else Pretraining
+        return kind.model_validate_json(json.dumps(self.about))
 
     def limited(self, transfer: Literal["all", "encoder"]) -> Pretrained:
         """The same, of which only these parts are loaded."""
@@ -156,16 +129,27 @@ class Pretrained:
 
     @property
     def scans(self) -> frozenset[str]:
-        """First 16 digits of the sha256 of every file of the scans that were seen."""
-        return frozenset(self.about.get("scans", {}).get("digests", ()))
+        """First 16 digits of the sha256 of every file of the scans that were seen without labels."""
+        return frozenset(self._pretraining.get("scans", {}).get("digests", ()))
 
     @property
     def probed(self) -> frozenset[str]:
         """The same of the labelled scans by which its step was chosen; empty if it was not chosen."""
-        return frozenset((self.about.get("probe") or {}).get("digests", ()))
+        return frozenset((self._pretraining.get("probe") or {}).get("digests", ()))
+
+    @property
+    def _pretraining(self) -> Mapping[str, Any]:
+        """The metadata of the pre-training: the file's, or of a fine-tuned model what it started from."""
+        before: Mapping[str, Any] = (self.about.get("pretraining") or {}) if "head" in self.about else self.about
+        return before
 
     def chosen(self) -> str:
         """What a user should know of the step that these weights are of; "" if no probe has chosen it."""
+        if "head" in self.about:
+            return (
+                f"{printable(self.file)}: a fine-tuned model: the labelled scans that it has learned from are not "
+                f"recorded; test on none of them (--split of that run)"
+            )
         probe = self.about.get("probe")
         if not probe:
             return ""
@@ -196,9 +180,17 @@ class Pretrained:
         """
         wanted = backbone.state_dict()
         used = tuple(f"{part}." for part in self.loaded)
-        trained = {name: tensor for name, tensor in self.tensors.items() if name.startswith(used)}
+        placed = None if self.about else place(self.tensors, wanted, self.prefix)
+        tensors = self.tensors if placed is None else placed.tensors
+        trained = {name: tensor for name, tensor in tensors.items() if name.startswith(used)}
         fits = {n: t for n, t in trained.items() if n in wanted and t.shape == wanted[n].shape}
         report = self._transfer_report(backbone, wanted, trained, fits)
+        if placed is not None:
+            skipped = [printable(name) for name in self.tensors if name not in placed.used]
+            odd = [printable(name) for name in placed.odd(self.tensors)]
+            report = replace(report, prefixes=placed.prefixes, summed=placed.summed, skipped=skipped, odd=odd)
+        if not fits:
+            raise UsageError(_nothing_fits(report, self.tensors, wanted, self.prefix))
         reached = report.share["encoder"] if min_transfer is None else report.share["both"]
         if reached < (1.0 if min_transfer is None else min_transfer):
             raise UsageError(_too_little(report, min_transfer, self.about))
@@ -241,6 +233,13 @@ class Pretrained:
             unchecked="",
         )
 
+    def load_head(self, model_spec_head: str, classes: object, head: nn.Module) -> bool:
+        """Load the head of a fine-tuned model too, if it is for the same head and classes; return whether it was."""
+        same = self.head and self.about["head"]["spec"] == model_spec_head and self.about["classes"] == classes
+        if same:
+            head.load_state_dict(dict(self.head))
+        return bool(same)
+
     def _checked(self, report: TransferReport, backbone: Backbone) -> TransferReport:
         saved = dict(self.about.get("fingerprint", {}))
         for part in report.unwanted:
@@ -258,6 +257,22 @@ class Pretrained:
                 f"{report.backbone} may have changed since; install the version that trained it"
             )
         return replace(report, fingerprint=deviation)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors below a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _nothing_fits(
+    report: TransferReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str | None
+) -> str:
+    below = "" if prefix is None else f" below {prefix!r}"
+    return (
+        f"{report.source}: 0 % can be loaded: no tensor fits the backbone{below} (the file has "
+        f"{listed(map(printable, given), 3)}; the backbone {listed(wanted, 3)}); choose the --backbone of these weights"
+        f"{', or --prefix, what stands before their names' if not report.backbone else ''}"
+    )
 
 
 def _share(sizes: Mapping[str, int], fits: Mapping[str, Tensor], prefix: str) -> float:

@@ -1,0 +1,1 @@
+"""Trained weights written for other libraries, and the words that go with them."""
