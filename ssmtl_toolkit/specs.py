@@ -441,7 +441,7 @@ class ReaderSpec(Spec):
         """
 
     def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
-        """Read all volumes of a 4-D file, of which there are so many, each as `read` does.
+        """Read all volumes of the 4-D file at `path`, of which there are so many, each as `read` does.
 
         Override it if the file can be decoded once for all of them.
 
