@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 RESULTS ?= runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types quick tests coverage soak lower-bounds bench results
+.PHONY: help demo test lint types docs quick tests coverage soak lower-bounds bench results
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## set up, then pre-train a U-Net on the embedded phantom (about 3 minutes on 2 cores)
 	$(BIN)/ssmtl run --backbone unet --task reconstruct_prev --task reconstruct_next --task slice_siam
 
-test: lint types tests  ## set up, then all that CI runs
+test: lint types docs tests  ## set up, then all that CI runs
 
 lint: $(VENV)/.installed  ## ruff: style, imports, banned modules
 	$(BIN)/ruff check .
@@ -30,6 +30,9 @@ lint: $(VENV)/.installed  ## ruff: style, imports, banned modules
 
 types: $(VENV)/.installed  ## mypy, strict
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed  ## the pages of docs/ as a site, docs/_build/html/index.html; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
 quick: $(VENV)/.installed  ## pytest without the slow tests (a minute or two on 2 cores), to run again and again
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'

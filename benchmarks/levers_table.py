@@ -11,7 +11,9 @@ from levers import PRECISION, PRETEXTS
 
 from ssmtl_toolkit.evaluation.crossed import crossed, rectangle
 
-DOCS = Path(__file__).parent.parent / "docs" / "results.md"
+ROOT = Path(__file__).parent.parent
+DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+NAMES = {"chaos": "CHAOS, abdomen", "hippocampus": "hippocampus", "sunnybrook": "Sunnybrook, heart"}
 Lines = Sequence[Mapping[str, Any]]
 
 
@@ -20,18 +22,19 @@ def write(lines: Lines) -> None:
     ours = of(lines, PRECISION)
     for name, table in (("budgets", budgets(ours)), ("levers", levers(ours)), ("precisions", precisions(lines))):
         fill(f"levers.py: {name}", table)
+    fill("levers.py: readme", one_patient(ours), README)
     print(f"{len(lines)} trainings")
 
 
-def fill(name: str, table: str) -> None:
-    """Put a table between its marks in the docs."""
+def fill(name: str, table: str, document: Path = DOCS) -> None:
+    """Put a table between its marks in a document."""
     start, end = f"<!-- made by benchmarks/{name} -->", "<!-- end -->"
-    text = DOCS.read_text(encoding="utf-8")
+    text = document.read_text(encoding="utf-8")
     before, mark, rest = text.partition(start)
     if not mark:
-        raise SystemExit(f"{DOCS}: has no line {start!r}")
+        raise SystemExit(f"{document}: has no line {start!r}")
     _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{mark}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+    document.write_text(f"{before}{mark}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 Values = Mapping[tuple[int, int | None], float]
@@ -117,6 +120,18 @@ def budgets(lines: Lines) -> str:
     headings = ["set", "labels", "scratch, paper", "scratch, strong", *(f"{name}, strong" for name in PRETEXTS)]
     headings += ["strong - paper, scratch", "±t - scratch, paper", *(f"{name} - scratch, strong" for name in PRETEXTS)]
     return markdown(headings, sorted(rows))
+
+
+def one_patient(lines: Lines) -> str:
+    """One labelled patient, for readers in a hurry: both recipes from scratch, and ±t before the strong one."""
+    scores, rows = Scores(lines), []
+    for data, name in NAMES.items():
+        at = {"data": data, "budget": "1 patient"}
+        plain, strong = (scores.of("iou", **at, recipe=recipe, pretext=None) for recipe in ("paper", "strong"))
+        ours = scores.of("iou", **at, recipe="strong", pretext="±t")
+        rows.append([name, *map(spread, (plain, strong, ours)), difference(ours, strong)])
+    headings = ["mIoU", "from scratch, plain recipe", "from scratch", "pre-trained (±t)", "gain, draws with a gain"]
+    return markdown(headings, rows)
 
 
 def precisions(lines: Lines) -> str:

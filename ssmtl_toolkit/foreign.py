@@ -28,9 +28,14 @@ def by_the_user(error: BaseException) -> bool:
 
 def explained(error: BaseException, hint: str = "") -> str:
     """An exception in one line, and what to do."""
-    text = printable(next(iter(str(error).strip().splitlines()), ""))[:200]
     ends = "" if isinstance(error, Exception) else ", which would end the process before the work is done"
-    return f"{type(error).__name__}{f': {text}' if text else ''}{ends}{hint}; ssmtl --debug shows where"
+    return f"{in_one_line(error)}{ends}{hint}; ssmtl --debug shows where"
+
+
+def in_one_line(error: BaseException) -> str:
+    """The name of an exception, and the first line of what it says."""
+    text = printable(next(iter(str(error).strip().splitlines()), ""))[:200]
+    return f"{type(error).__name__}{f': {text}' if text else ''}"
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pluggy
 
 from ssmtl_toolkit.specs import (
@@ -16,6 +17,7 @@ from ssmtl_toolkit.specs import (
     ReaderSpec,
     SemiSpec,
     TaskSpec,
+    TrackerSpec,
 )
 
 hookspec = pluggy.HookspecMarker("ssmtl")
@@ -345,6 +347,43 @@ def ssmtl_metrics() -> list[type[MetricSpec]]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ssmtl_trackers() -> list[type[TrackerSpec]]:  # type: ignore[empty-body]
+    """Records of runs beside their folders, for `--track`: each a `TrackerSpec` that opens a `Tracker`.
+
+    Example:
+        from ssmtl_toolkit import hookimpl
+        from ssmtl_toolkit.specs import TrackerSpec
+
+
+        class Diary(TrackerSpec):
+            \"\"\"A line of text for whatever happens, in diary.txt in the run folder.\"\"\"
+
+            name = "diary"
+
+            def open(self, run):
+                from ssmtl_toolkit.engine.tracker import Tracker
+
+                class Lines(Tracker):
+                    def write(self, line):
+                        with (run.folder / "diary.txt").open("a", encoding="utf-8") as file:
+                            file.write(f"{line}\\n")
+
+                    def scalars(self, part, step, values):
+                        self.write(f"{part} {step}: {values}")
+
+                    def end(self, state):
+                        self.write(state)
+
+                return Lines()
+
+
+        @hookimpl
+        def ssmtl_trackers():
+            return [Diary]
+    """
+
+
+@hookspec
 def ssmtl_exports() -> list[type[ExportSpec]]:  # type: ignore[empty-body]
     """Other libraries, for `ssmtl export --to`: each an `ExportSpec` that writes trained weights for one of them.
 
@@ -450,4 +489,32 @@ def ssmtl_datasets() -> list[type[DatasetSpec]]:  # type: ignore[empty-body]
         @hookimpl
         def ssmtl_datasets():
             return [Listed]
+    """
+
+
+@hookspec
+def ssmtl_commands() -> list[click.Command]:  # type: ignore[empty-body]
+    """Subcommands of `ssmtl`: each a `click.Command`, or a group, with a name that `ssmtl` does not have.
+
+    It is imported whenever `ssmtl --help` is asked for: import what is heavy inside the command.
+
+    Example:
+        import click
+
+        from ssmtl_toolkit import hookimpl
+
+
+        @click.command("sides")
+        @click.argument("run", type=click.Path(exists=True))
+        def sides(run):
+            \"\"\"Say which files a run has.\"\"\"
+            from pathlib import Path
+
+            for file in sorted(Path(run).iterdir()):
+                click.echo(file.name)
+
+
+        @hookimpl
+        def ssmtl_commands():
+            return [sides]
     """

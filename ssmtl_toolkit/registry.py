@@ -9,10 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
+import click
 import pluggy
 
 from ssmtl_toolkit import hookspecs
@@ -26,15 +30,18 @@ from ssmtl_toolkit.text import did_you_mean, printable
 S = TypeVar("S", bound=Spec)
 GROUP = "ssmtl"
 OURS = "ssmtl-toolkit"
+UNREGISTERED = "an unregistered class"
 
 
 def hooks_of(module: ModuleType) -> dict[str, type[Spec]]:
     """The hooks in a module, in its order, and for each the kind of spec that its annotation says it returns."""
     hooks = {name: function for name, function in vars(module).items() if name.startswith("ssmtl_")}
-    return {name: get_args(get_args(get_type_hints(hook)["return"])[0])[0] for name, hook in hooks.items()}
+    items = {name: get_args(get_type_hints(hook)["return"])[0] for name, hook in hooks.items()}
+    return {name: get_args(item)[0] for name, item in items.items() if get_args(item)}
 
 
 HOOKS = hooks_of(hookspecs)
+COMMANDS = "ssmtl_commands"  # the hook that gives no specs
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Plugin:
     error: str = ""
 
     def __str__(self) -> str:
-        return f"{self.distribution} {self.version}"
+        return f"{self.distribution} {self.version}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -59,25 +66,50 @@ class Entry:
 
 
 class Registry:
-    """All spec classes of the installed plugins, by kind and name."""
+    """All spec classes of the installed plugins, by kind and name, and their commands by name."""
 
     def __init__(self, points: list[EntryPoint]) -> None:
         self.plugins: list[Plugin] = []
         self.entries: dict[tuple[str, str], Entry] = {}
+        self.commands: dict[str, tuple[click.Command, Plugin]] = {}
         for point in sorted(points, key=lambda p: (_distribution(p) != OURS, _distribution(p), p.name)):
-            specs: list[type[Spec]] = []
-            error = ""
+            parts, error = Parts([], []), ""
             try:
                 with contextlib.redirect_stdout(sys.stderr):  # what it prints is not our result
-                    specs = _specs_of(point)
+                    parts = _parts_of(point.load(), point.name)
             except BaseException as problem:  # a broken plugin must not disable the others
                 if by_the_user(problem):
                     raise
                 error = printable(f"{type(problem).__name__}: {problem}")
             plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
-            self.plugins.append(plugin)
-            for spec in specs:
-                self._add(spec, plugin)
+            self._add_plugin(plugin, parts)
+
+    def add_file(self, file: Path) -> None:
+        """Load a plugin from a file of Python code that is no package; as of a script, its folder can be imported from.
+
+        Raises:
+            UsageError: it does not exist, has the name of something else, or cannot be loaded.
+        """
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                parts = _parts_of(_module_of(file), file.stem)
+        except BaseException as problem:
+            if isinstance(problem, UsageError) or by_the_user(problem):
+                raise
+            reason = printable(f"{type(problem).__name__}: {problem}")
+            raise UsageError(f"--plugin {printable(file)}: cannot be loaded: {reason}") from problem
+        self._add_plugin(Plugin(file.stem, file.name, ""), parts)
+
+    def _add_plugin(self, plugin: Plugin, parts: Parts) -> None:
+        self.plugins.append(plugin)
+        for spec in parts.specs:
+            self._add(spec, plugin)
+        for command in parts.commands:
+            first, owner = self.commands.setdefault(command.name or "", (command, plugin))
+            if first is not command:
+                raise SsmtlError(
+                    f"two plugins claim the command {command.name!r}: {owner} and {plugin}; uninstall one of them"
+                )
 
     def _add(self, spec: type[Spec], plugin: Plugin) -> None:
         first = self.entries.setdefault((spec.kind, spec.name), Entry(spec, plugin))
@@ -148,14 +180,11 @@ class Registry:
             spec = given[0].parse(options) if given else self.resolve(kind, text)
         except UsageError as error:
             origin = printable(
-                f"{described.get('distribution') or 'an unregistered class'} {described.get('version', '')}".strip()
+                f"{described.get('distribution') or UNREGISTERED} {described.get('version', '')}".strip()
             )
             installed = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
             if all(spec.name != name for spec in self.of(kind)) and described.get("distribution") not in installed:
-                todo = "install it with pip" if described.get("distribution") else "give the class: spec=…, in Python"
-                raise UsageError(
-                    f"{source}: needs the {kind.kind} {name!r} of {origin}, not installed here; {todo}"
-                ) from None
+                raise UsageError(f"{source}: needs the {kind.kind} {name!r} of {to_get(origin)}") from None
             reasons = "\n".join(map(printable, str(error).split("\n")))
             raise UsageError(f"{source}: was made with {origin}: {reasons}") from None
         for option, value in spec.model_dump(mode="json").items():
@@ -209,15 +238,43 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else "?"
 
 
-def _specs_of(point: EntryPoint) -> list[type[Spec]]:
-    """Load one entry point and check all that its hooks return."""
+def to_get(origin: str) -> str:
+    """How to get a plugin that is missing, by its distribution and version, or the file that it was."""
+    if origin.endswith(".py"):
+        return f"{origin}, a file; give it with --plugin"
+    if origin.startswith(UNREGISTERED):
+        return f"{origin}, not installed here; give the class: spec=…, in Python"
+    return f"{origin}, not installed here; install it with pip"
+
+
+def _module_of(file: Path) -> ModuleType:
+    """Import a file by its name."""
+    if not file.is_file() or file.suffix != ".py":
+        raise UsageError(f"--plugin {printable(file)}: {'is no .py file' if file.exists() else 'no such file'}")
+    place = file.resolve()
+    sys.path.append(str(place.parent))
+    found = find_spec(file.stem) if file.stem.isidentifier() else None
+    if found is None or found.origin is None or Path(found.origin).resolve() != place:
+        raise UsageError(f"--plugin {printable(file)}: another module is called {file.stem!r}; rename the file")
+    return import_module(file.stem)
+
+
+class Parts(NamedTuple):
+    """What the hooks of a plugin give."""
+
+    specs: list[type[Spec]]
+    commands: list[click.Command]
+
+
+def _parts_of(module: ModuleType, plugin: str) -> Parts:
+    """Check all that the hooks in a module return."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    module = point.load()
-    manager.register(module, name=point.name)
+    manager.register(module, name=plugin)
+    hooks = [*HOOKS, COMMANDS]
     for name, member in vars(module).items():
-        if hasattr(member, "ssmtl_impl") and name not in HOOKS:  # what @hookimpl leaves behind
-            raise TypeError(f"there is no hook {name}{did_you_mean(name, HOOKS)} (there are {', '.join(HOOKS)})")
+        if hasattr(member, "ssmtl_impl") and name not in hooks:  # what @hookimpl leaves behind
+            raise TypeError(f"there is no hook {name}{did_you_mean(name, hooks)} (there are {', '.join(hooks)})")
     if not manager.get_hookcallers(module):
         raise TypeError("it registers nothing; is @hookimpl above its hook, in the module of the entry point?")
     manager.check_pending()
@@ -235,7 +292,19 @@ def _specs_of(point: EntryPoint) -> list[type[Spec]]:
                     missing = ", ".join(sorted(spec.__abstractmethods__))
                     raise TypeError(f"{spec.__qualname__} does not define {missing}")
                 specs.append(spec)
-    return specs
+    return Parts(specs, _commands_of(manager))
+
+
+def _commands_of(manager: pluggy.PluginManager) -> list[click.Command]:
+    commands: list[click.Command] = []
+    for given in getattr(manager.hook, COMMANDS)():
+        if not isinstance(given, list | tuple):
+            raise TypeError(f"{COMMANDS} must return a list of Click commands, got {given!r}")
+        for command in given:
+            if not (isinstance(command, click.Command) and command.name):
+                raise TypeError(f"{COMMANDS} must return Click commands with names, got {command!r}")
+            commands.append(command)
+    return commands
 
 
 def our_version() -> str:

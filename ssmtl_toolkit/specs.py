@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.head import Head
     from ssmtl_toolkit.engine.metric import Comparison
     from ssmtl_toolkit.engine.semi import Semi
+    from ssmtl_toolkit.engine.tracker import TrackedRun, Tracker
 
 Output = Literal["labels", "image"]
 """What a head gives for a scan: a label for each pixel, or a slice like the one that it was given."""
@@ -350,6 +351,24 @@ class MetricSpec(Spec):
         return ""
 
 
+class TrackerSpec(Spec):
+    """Where a run is recorded while it goes on, beside its folder.
+
+    Without options it must work without an account and without a network.
+    """
+
+    kind: ClassVar[str] = "tracker"
+
+    group: str = Field("", description="Name for runs that belong together; an experiment gives its own.")
+
+    @abstractmethod
+    def open(self, run: TrackedRun) -> Tracker:
+        """Begin to record a run, or continue if it was resumed: `run.id` is then what it was.
+
+        Whatever it raises, also of packages that are missing: the run goes on without this tracker.
+        """
+
+
 class ExportSpec(Spec):
     """Another library that trained weights are written for, so that it opens them by its own means.
 
@@ -423,7 +442,7 @@ class ReaderSpec(Spec):
         """
 
     def read_all(self, path: Path, volumes: int) -> Sequence[Volume]:
-        """Read all volumes of a 4-D file, of which there are so many, each as `read` does.
+        """Read all volumes of the 4-D file at `path`, of which there are so many, each as `read` does.
 
         Override it if the file can be decoded once for all of them.
 

@@ -98,6 +98,15 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fspath(text))
 
 
+def clipped(text: str, width: int) -> str:
+    """Cut a text so that it takes at most so many characters.
+
+    >>> clipped("a long text", 7)
+    'a long…'
+    """
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)].rstrip()}…"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
     near = nearest(word, known)

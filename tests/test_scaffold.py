@@ -30,6 +30,7 @@ NAMES = {
     "reader": "npz-files",
     "dataset": "patients",
     "semi": "decided",
+    "tracker": "lab-book",
     "export": "pth-file",
 }
 

@@ -28,6 +28,8 @@ COMMANDS = {
     "report": "Show a run, or several, as one HTML file.",
     "experiment": "Compare rows of pre-training and fine-tuning, from a TOML file.",
     "reproduce": "Repeat the paper's tables, and show the difference to the published numbers.",
+    "runs": "List runs: how far they are, which is best, what differs.",
+    "cache": "Show the size of the cache of prepared slices, and clean it.",
     "plugins": "Show, check and make plugins: tasks, backbones, heads, balancers, readers, datasets.",
     "data": "Look at scans, split them by patient, suggest slices to label, write phantoms.",
 }
@@ -42,11 +44,11 @@ class LazyGroup(click.Group):
     """Imports a subcommand's file only when it is called, so that `ssmtl --help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_of_plugins()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return None
+            return _of_plugins().get(name)
         command: click.Command = import_module(f"ssmtl_toolkit.cli.{name}").command
         command.short_help = COMMANDS[name]
         return command
@@ -54,14 +56,17 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        if more := _of_plugins():
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, command.get_short_help_str()) for name, command in more.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from ssmtl_toolkit.text import did_you_mean
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in _of_plugins():
+            from ssmtl_toolkit.cli.guessing import guess_command
 
-            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+            ctx.fail(f"no command {args[0]!r}{guess_command(args[0], self, ctx)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -72,6 +77,13 @@ class LazyGroup(click.Group):
             if by_the_user(error) or (isinstance(error, Exception) and not _ends_early(error)):
                 raise
             raise SsmtlError(f"the command was not finished: {explained(error)}") from error
+
+
+def _of_plugins() -> dict[str, click.Command]:
+    """The commands of plugins, by name; those that are called as one of ours are left out."""
+    from ssmtl_toolkit.registry import registry
+
+    return {name: command for name, (command, _) in registry().commands.items() if name not in COMMANDS}
 
 
 def _ends_early(error: Exception) -> bool:
@@ -85,8 +97,9 @@ def _ends_early(error: Exception) -> bool:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(package_name="ssmtl-toolkit", prog_name="ssmtl")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--plugin", metavar="FILE.py", multiple=True, help="Load a plugin from a file too; repeatable.")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+def cli(ctx: click.Context, debug: bool, plugin: tuple[str, ...]) -> None:
     """Self-supervised multi-task pre-training on stacks of medical slices.
 
     \b
@@ -102,6 +115,7 @@ def main(args: list[str] | None = None) -> Any:
     if debug:  # before or after the subcommand
         arguments = [arg for arg in arguments if arg != "--debug"]
     try:
+        arguments = _without_plugin_files(arguments)
         with _telling_ctrl_c():
             code = cli.main(args=arguments, prog_name="ssmtl", standalone_mode=False)
             sys.stdout.flush()
@@ -125,6 +139,29 @@ def main(args: list[str] | None = None) -> Any:
             1,
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _without_plugin_files(arguments: list[str]) -> list[str]:
+    """Load the plugins that --plugin names, before or after the subcommand, and return the other arguments.
+
+    Raises:
+        UsageError: one cannot be loaded.
+    """
+    others, files, words = [], [], iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option == "--plugin":
+            files.append(value if equals else next(words, ""))
+        else:
+            others.append(word)
+    if files:
+        from pathlib import Path
+
+        from ssmtl_toolkit.registry import registry
+
+        for file in dict.fromkeys(files):
+            registry().add_file(Path(file))
+    return others
 
 
 @contextmanager

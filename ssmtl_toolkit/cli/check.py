@@ -10,6 +10,7 @@ import click
 
 from ssmtl_toolkit import cli
 from ssmtl_toolkit.cli.once import OnceCommand
+from ssmtl_toolkit.cli.options import complete_parts
 from ssmtl_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("check", cls=OnceCommand)
-@click.argument("name")
+@click.argument("name", shell_complete=complete_parts)
 @click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
 @click.option("--only", metavar="WORDS", help="Only the checks whose titles contain these words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

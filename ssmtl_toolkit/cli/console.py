@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ssmtl_toolkit.runtime import progress as engine_progress
-from ssmtl_toolkit.text import duration
+from ssmtl_toolkit.runtime.lines import Lines
 
 _GAP = 2  # between the columns of a table
-_SILENCE = 10  # seconds that nothing need be said
 
 
 def stderr() -> Console:
@@ -71,76 +70,41 @@ def _chosen(block: list[int], columns: list[str], rows: list[list[str]]) -> tupl
     return [columns[i] for i in block], [[row[i] for i in block] for row in rows]
 
 
-class RichProgress(engine_progress.Progress):
-    """Bars on a terminal; elsewhere lines: early ones, then at each tenth, each with the time to go."""
+class RichProgress(Lines):
+    """Bars on a terminal, and lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__(console.print)
         self.console = console
         self._bars: Progress | None = None
         self._task: Any = None
-        self._first = self._steps = self._images = 0
-        self._pace = self._reading = engine_progress.Pace(1)
-        self._lines = _Lines(1)
-        self._held_out: dict[str, float] = {}
-        self._probe = ""
-
-    def note(self, text: str) -> None:
-        self.console.print(f"note: {text}")
-
-    def say(self, text: str) -> None:
-        self.console.print(text)
 
     def preparing(self, scans: int) -> None:
-        self._reading, self._lines = engine_progress.Pace(scans), _Lines(scans)
+        super().preparing(scans)
         self._open("scans", scans)
 
     def prepared(self, name: str) -> None:
-        self._reading.update(self._reading.done + 1)
-        number, of = self._reading.done, self._reading.total
         if self._bars:
             self._bars.update(self._task, advance=1)
-        elif self._reading.elapsed > _SILENCE and number < of and self._lines.due(number):
-            self.console.print(f"reading   {number} of {of} scans{self._to_go(self._reading)}")
+        else:
+            super().prepared(name)
 
     def training(self, first: int, steps: int, images: int) -> None:
-        self._first, self._steps, self._images = first, steps, images
-        self._pace, self._lines, self._held_out = engine_progress.Pace(steps, first), _Lines(steps), {}
-        self._probe = ""
+        super().training(first, steps, images)
         self._open("steps", steps, first)
 
     def stepped(self, step: int) -> None:
-        self._pace.update(step)
         if self._bars:
+            self.pace.update(step)
             self._bars.update(self._task, completed=step)
-        elif self._pace.known > 1 and self._pace.elapsed > _SILENCE and self._lines.first:
-            self._lines.first = False
-            self.console.print(f"step {step}/{self._steps}{self._to_go(self._pace)}")
+        else:
+            super().stepped(step)
 
-    def logged(self, record: Mapping[str, float]) -> None:
-        if "probe/iou" in record:  # shown with the next losses
-            self._probe = f"  probe mIoU {record['probe/iou']:.3f}"
-            return
-        step = int(record["step"])
-        self._pace.update(step)
-        speed = (step - self._first) * self._images / max(self._pace.elapsed, 1e-9)
-        self._held_out |= {k.removesuffix("/held_out"): v for k, v in record.items() if k.endswith("/held_out")}
-        losses = "  ".join(self._loss(k.removesuffix("/loss"), v) for k, v in record.items() if k.endswith("/loss"))
-        losses += self._probe
-        if self._bars and self.console.is_terminal:
-            self._bars.update(self._task, losses=f"{speed:.0f} images/s  {losses}")
-        elif self._lines.due(step):
-            self._lines.first = self._pace.to_go() is None
-            to_go = self._to_go(self._pace)
-            self.console.print(f"step {step}/{self._steps}{to_go}  {speed:.0f} images/s  {losses}")
-
-    def _loss(self, label: str, loss: float) -> str:
-        apart = f" (held out {self._held_out[label]:.4f})" if label in self._held_out else ""
-        return f"{label} {loss:.4f}{apart}"
-
-    @staticmethod
-    def _to_go(pace: engine_progress.Pace) -> str:
-        seconds = pace.to_go()
-        return f"  about {duration(seconds)} to go" if seconds and pace.done < pace.total else ""
+    def show(self, step: int, speed: str, losses: str) -> None:
+        if self._bars:
+            self._bars.update(self._task, losses=f"{speed}  {losses}")
+        else:
+            super().show(step, speed, losses)
 
     def done(self) -> None:
         if self._bars:
@@ -151,38 +115,19 @@ class RichProgress(engine_progress.Progress):
         self.done()
         if not self.console.is_terminal:
             return
+        counted, rest = Column(min_width=2 * len(str(total)) + 1), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._bars = Progress(
-            TextColumn(what),
-            BarColumn(bar_width=None if self.console.width > 100 else 20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}", markup=False),
+            TextColumn(what, table_column=Column(min_width=len(what))),
+            BarColumn(bar_width=40 if self.console.width > 100 else 10),
+            MofNCompleteColumn(table_column=counted),
+            TimeRemainingColumn(table_column=Column(min_width=len("0:00:00"))),
+            TextColumn("{task.fields[losses]}", markup=False, table_column=rest),  # alone cut short if there is no room
             console=self.console,
             transient=True,
+            expand=True,
         )
         self._task = self._bars.add_task(what, total=total, completed=completed, losses="")
         self._bars.start()
-
-
-class _Lines:
-    """Which of `total` steps get a line: the first one, one after a hundredth, and one in each tenth.
-
-    Attributes:
-        first: whether no line has said yet how long it takes.
-    """
-
-    def __init__(self, total: int) -> None:
-        self._total = max(total, 1)
-        self._shown = -2.0
-        self.first = True
-
-    def due(self, step: int) -> bool:
-        """Whether this step gets a line; asked once for a step, in their order."""
-        share = step / self._total
-        now = math.floor(10 * share) if share >= 0.1 else -0.5 if share < 0.01 else 0
-        later = now > self._shown
-        self._shown = now
-        return later
 
 
 @contextlib.contextmanager
@@ -202,6 +147,19 @@ def reporting(to_a_person: bool = True) -> Iterator[tuple[Console, engine_progre
         yield console, progress
     finally:
         progress.done()
+
+
+@contextlib.contextmanager
+def logged(console: Console, folder: Path) -> Iterator[None]:
+    """Write what is printed in the block into the log of the run folder too."""
+    from ssmtl_toolkit.runtime.logfile import LogFile
+
+    console.record = True
+    try:
+        yield
+    finally:
+        LogFile(folder).write(console.export_text())
+        console.record = False
 
 
 def _replace_unprintable() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
+from ssmtl_toolkit.cli.options import cache_option, complete, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import ResolvedExperiment
 from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.launch import launch
+from ssmtl_toolkit.specs import TrackerSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +25,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 def row_option(*names: str, **how: Any) -> Callable[[F], F]:
     """Decorate a command with an option that says which rows to run, and how."""
     return click.option(*names, cls=Sectioned, section="Rows", **how)
+
+
+def track_option(function: F) -> F:
+    """Decorate a command with the option that `ssmtl run` calls the same, for all its runs."""
+    return click.option(
+        "--track",
+        cls=Sectioned,
+        section="Output",
+        multiple=True,
+        metavar="SPEC",
+        help=Tracking.model_fields["track"].description,
+        shell_complete=complete(TrackerSpec.kind),
+    )(function)
 
 
 def shared_options(function: F) -> F:
@@ -34,6 +49,7 @@ def shared_options(function: F) -> F:
         cache_option,
         path_option("--out", help="Folder for runs and tables.  [default: in runs/]"),
         click.option("--report/--no-report", default=True, cls=Sectioned, section="Files", help="Write report.html."),
+        track_option,
         row_option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=settings),
         row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
         row_option("--quick", is_flag=True, help="Small and short, as defined in the file's table [quick]."),
@@ -48,7 +64,14 @@ def shared_options(function: F) -> F:
 @click.argument("file", type=click.Path(path_type=Path))
 @shared_options
 def command(
-    file: Path, out: Path | None, rows: Sequence[str], report: bool, cache: Path | None, as_json: bool, **how: Any
+    file: Path,
+    out: Path | None,
+    rows: Sequence[str],
+    track: Sequence[str],
+    report: bool,
+    cache: Path | None,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     """The table is written as Markdown, CSV and JSON.
 
@@ -59,7 +82,8 @@ def command(
       ssmtl experiment mine.toml --row ssmtl --set pretrain.epochs=10
     """
     resolved = read_as_asked(file, **how)
-    run_experiments([resolved], out or Path("runs") / resolved.name, rows, report, cache, as_json)
+    options = {"rows": rows, "track": track, "report": report}
+    run_experiments([resolved], out or Path("runs") / resolved.name, options, cache, as_json)
 
 
 def read_as_asked(
@@ -95,24 +119,23 @@ def _setting(text: str) -> tuple[str, Any]:
 def run_experiments(
     experiments: Sequence[ResolvedExperiment],
     out: Path,
-    rows: Sequence[str],
-    report: bool,
+    how: Mapping[str, Any],
     cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Run experiments one after another in one folder, and show their tables."""
+    """Run experiments one after another in one folder and show their tables; `how`: more options of `experiment`."""
     launch()
-    from ssmtl_toolkit.cli.console import print_json, reporting, stderr
+    from ssmtl_toolkit.cli.console import logged, print_json, reporting, stderr
     from ssmtl_toolkit.experiments.execution import RowsFailedError, experiment  # torch is imported from here on
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 
     summaries, failed = [], list[SsmtlError]()
-    how: dict[str, Any] = {"out": out, "rows": rows, "report": report, "cache": cache}
     with interrupts:
         for resolved in experiments:
             try:
                 with reporting() as (_, progress):
-                    summaries.append(experiment(resolved, progress=progress, **how).summary)
+                    done = experiment(resolved, out=out, cache=cache, progress=progress, **how)
+                    summaries.append(done.summary)
             except InterruptedRunError:
                 raise
             except SsmtlError as error:  # the other tables are still done
@@ -120,7 +143,9 @@ def run_experiments(
                 if isinstance(error, RowsFailedError):
                     summaries.append(error.summary)
             if summaries and summaries[-1]["experiment"] == resolved.name:
-                _show(stderr(), summaries[-1])
+                console = stderr()
+                with logged(console, out):
+                    _show(console, summaries[-1])
     if as_json and summaries:
         print_json(summaries[0] if len(experiments) == 1 else {"experiments": summaries})
     elif not as_json:

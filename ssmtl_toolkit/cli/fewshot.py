@@ -111,7 +111,7 @@ def compare_and_show(
     compare: Callable[..., Any], show: Callable[[Any, dict[str, Any]], None], report: Path, as_json: bool
 ) -> None:
     """Call `compare(progress=…)` and show the summary of what it gives, also if some of its trainings failed."""
-    from ssmtl_toolkit.cli.console import print_json, reporting
+    from ssmtl_toolkit.cli.console import logged, print_json, reporting
     from ssmtl_toolkit.experiments.fewshot.execution import TrialsFailedError
 
     failed: TrialsFailedError | None = None
@@ -123,7 +123,8 @@ def compare_and_show(
     if as_json:
         print_json(summary)
     else:
-        show(console, summary)
+        with logged(console, report.parent):
+            show(console, summary)
         click.echo(report)
     if failed:
         raise failed

@@ -52,7 +52,7 @@ def command(
 
 def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
     from ssmtl_toolkit.cli import folds
-    from ssmtl_toolkit.cli.console import print_json, reporting
+    from ssmtl_toolkit.cli.console import logged, print_json, reporting
     from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 
     with reporting() as (console, progress):
@@ -61,7 +61,8 @@ def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: boo
     if as_json:
         print_json(result.summary)
     else:
-        (_report if config.folds is None else folds.report)(console, result.summary)
+        with logged(console, result.folder):
+            (_report if config.folds is None else folds.report)(console, result.summary)
         click.echo(result.folder)
 
 
@@ -71,7 +72,7 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
 
     arms = summary["arms"]
     metrics = formatting.read_metrics(summary["metrics"])
-    rows = _score_rows(arms, summary.get("ensemble", {}), metrics)
+    rows = formatting.score_rows(arms, summary.get("ensemble", {}), metrics)
     print_table(console, "", ["", *map(formatting.heading, metrics)], rows)
     difference = summary.get("difference", {})
     if difference:
@@ -89,21 +90,6 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     if difference:
         console.print(_over_patients(difference, metrics))
         console.print(difference["verdict"])
-
-
-def _score_rows(arms: dict[str, Any], ensemble: dict[str, Any], metrics: Sequence[MetricSpec]) -> list[list[str]]:
-    """A row for each arm, followed by one for each class or for the input, and one for its models together."""
-    rows = []
-    for arm, scores in arms.items():
-        classes = scores.get("classes", {})
-        rows.append([f"{arm}, mean" if classes else arm, *(formatting.spread(m, scores[m.name]) for m in metrics)])
-        for label, values in classes.items():
-            rows.append([f"  {label}", *(formatting.spread(m, values[m.name]) for m in metrics)])
-        if "noisy" in scores:
-            rows.append(["  noisy input", *(formatting.number(m, scores["noisy"].get(m.name)) for m in metrics)])
-        if arm in ensemble:
-            rows.append([f"{arm}, ensemble", *(formatting.spread(m, ensemble[arm][m.name]) for m in metrics)])
-    return rows
 
 
 def _difference_table(difference: dict[str, Any], metrics: Sequence[MetricSpec]) -> tuple[list[str], list[list[str]]]:

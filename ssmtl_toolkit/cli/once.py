@@ -7,6 +7,7 @@ from collections import Counter
 
 import click
 
+from ssmtl_toolkit.cli.guessing import guess_option
 from ssmtl_toolkit.cli.sections import write_sections, write_summary
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import listed, printable
@@ -25,7 +26,9 @@ class OnceCommand(click.Command):
         except click.NoSuchOption as error:  # click guesses from further away: --slices for --devices
             known = [name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)]
             near = difflib.get_close_matches(error.option_name, known, cutoff=_NEAR)
-            raise click.NoSuchOption(error.option_name, error.message, near, error.ctx) from None
+            elsewhere = guess_option(error.option_name, ctx)
+            message = f"No such option {error.option_name!r}; {elsewhere}." if elsewhere else error.message
+            raise click.NoSuchOption(error.option_name, message, near, error.ctx) from None
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_summary(self, formatter)

@@ -50,13 +50,13 @@ def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
     if alone := next((mark.value for mark in field.metadata if isinstance(mark, Alone)), None):
         return option | {"type": click.STRING, "is_flag": False, "flag_value": alone}
     if get_origin(kind[0]) is tuple and get_args(kind[0])[-1] is Ellipsis:
-        return option | {"multiple": True, "metavar": "SPEC", "shell_complete": complete(flag)}
+        return option | {"multiple": True, "metavar": "SPEC", "shell_complete": complete(_spec_kind(kind))}
     if get_origin(kind[0]) is tuple:
         return option | {"nargs": 2, "type": float}
     if any(isinstance(k, type) and issubclass(k, DatasetSpec) for k in kind):  # several are taken together
-        return option | {"metavar": "SPEC", "shell_complete": complete("data"), "multiple": True}
-    if any(isinstance(k, type) and issubclass(k, Spec) for k in kind):
-        return option | {"metavar": "SPEC", "shell_complete": complete(flag), "type": _click_type(kind)}
+        return option | {"metavar": "SPEC", "shell_complete": complete("dataset"), "multiple": True}
+    if spec := _spec_kind(kind):
+        return option | {"metavar": "SPEC", "shell_complete": complete(spec), "type": _click_type(kind)}
     if len(kind) > 1 and get_origin(kind[0]) is Literal:  # words or a number; the configuration reads them
         return option | {"metavar": "|".join([*get_args(kind[0]), "N"])}
     return option | {"type": _click_type(kind)}
@@ -69,6 +69,12 @@ def _kinds(annotation: Any) -> list[Any]:
     if hasattr(annotation, "__metadata__"):  # Annotated
         return _kinds(get_args(annotation)[0])
     return [annotation]
+
+
+def _spec_kind(kinds: list[Any]) -> str:
+    """The kind of the specs among the types of a field, also within a tuple; "": there are none."""
+    within = [k for kind in kinds for part in get_args(kind) or [kind] for k in _kinds(part)]
+    return next((k.kind for k in within if isinstance(k, type) and issubclass(k, Spec)), "")
 
 
 def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
@@ -85,11 +91,17 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
     def completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ssmtl_toolkit.registry import registry
 
-        wanted = {"data": "dataset", "for": "head", "augment": "augmentation", "prepare": "preparation"}.get(kind, kind)
-        names = [spec.name for spec in registry().of(Spec) if spec.kind == wanted]
+        names = [spec.name for spec in registry().of(Spec) if spec.kind == kind]
         return [CompletionItem(name) for name in names if re.match(re.escape(incomplete), name)]
 
     return completed
+
+
+def complete_parts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of all registered parts."""
+    from ssmtl_toolkit.registry import registry
+
+    return [CompletionItem(spec.name) for spec in registry().of(Spec) if spec.name.startswith(incomplete)]
 
 
 def path_option(*names: str, **how: Any) -> Callable[[F], F]:

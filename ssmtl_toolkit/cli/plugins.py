@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import click
 
 from ssmtl_toolkit.cli.check import command as check
 from ssmtl_toolkit.cli.once import OnceGroup
+from ssmtl_toolkit.cli.options import complete_parts
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry
-from ssmtl_toolkit.text import did_you_mean
+from ssmtl_toolkit.registry import HOOKS, OURS, Entry, Registry, registry
+from ssmtl_toolkit.text import clipped, did_you_mean
+
+KINDS = [*(kind.kind for kind in HOOKS.values()), "command"]
 
 
 @click.group("plugins", cls=OnceGroup)
@@ -23,23 +28,22 @@ command.add_command(check)
 
 
 @command.command("list")
+@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def list_(as_json: bool) -> None:
-    """List all specs by kind, and the plugins that could not be loaded."""
-    from ssmtl_toolkit.cli.console import print_json, stderr, table
+def list_(kind: str | None, as_json: bool) -> None:
+    """List all parts by kind, and plugins that did not load.
+
+    Parts of other distributions than the toolkit are followed by its name. What is cut short: see plugins show.
+    """
+    from ssmtl_toolkit.cli.console import print_json, stderr, stdout
 
     plugins = registry()
-    order = [kind.kind for kind in HOOKS.values()]
-    rows = sorted((_row(entry) for entry in plugins.entries.values()), key=lambda row: order.index(row["kind"]))
+    rows = [row for row in _rows(plugins) if kind in (None, row["kind"])]
     broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in plugins.broken]
     if as_json:
         print_json({"specs": rows, "broken": broken})
         return
-    from rich.console import Console
-
-    Console(markup=False, highlight=False).print(
-        table("", ["kind", "name", "what", "from"], [[r["kind"], r["name"], r["help"], _from(r)] for r in rows])
-    )
+    click.echo("\n".join(_lines(rows, stdout().width)))
     for plugin in broken:
         stderr().print(
             f"warning: plugin {plugin['plugin']!r} of {plugin['distribution']} did not load: {plugin['error']}"
@@ -47,7 +51,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_parts)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def show(name: str, as_json: bool) -> None:
     """Show every option of NAME.
@@ -73,7 +77,7 @@ def show(name: str, as_json: bool) -> None:
 
 @command.command("new", short_help="Write a working plugin package to start from.")
 @click.argument("name")
-@click.option("--kind", type=click.Choice([kind.kind for kind in HOOKS.values()]), required=True, help="What it adds.")
+@click.option("--kind", type=click.Choice(KINDS[:-1]), required=True, help="What it adds.")
 @click.option("--out", type=click.Path(path_type=Path), default=".", help="Where to create the folder NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def new(name: str, kind: str, out: Path, as_json: bool) -> None:
@@ -99,8 +103,27 @@ def _find(plugins: Registry, name: str) -> list[Entry]:
     entries = [entry for (_, n), entry in plugins.entries.items() if n == name]
     if not entries:
         known = [n for _, n in plugins.entries]
-        raise UsageError(f"no plugin part named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+        raise UsageError(f"no plugin part named {name!r}{did_you_mean(name, known)}; ssmtl plugins list shows all")
     return entries
+
+
+def _lines(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
+    """A line for each part, under its kind, with no more characters than `width`."""
+    longest = max((len(row["name"]) for row in rows), default=0)
+    for kind, group in itertools.groupby(rows, key=lambda row: row["kind"]):
+        yield f"{'' if kind == rows[0]['kind'] else chr(10)}{kind}"
+        for row in group:
+            origin = "" if row["distribution"] == OURS else f"  [{_from(row)}]"
+            yield f"  {row['name']:{longest}}  {clipped(row['help'], width - longest - 4 - len(origin))}{origin}"
+
+
+def _rows(plugins: Registry) -> list[dict[str, Any]]:
+    """All parts in the order of kinds, and the commands of plugins."""
+    rows = sorted((_row(entry) for entry in plugins.entries.values()), key=lambda row: KINDS.index(row["kind"]))
+    for name, (command, plugin) in plugins.commands.items():
+        about = {"help": command.get_short_help_str(200), "distribution": plugin.distribution}
+        rows.append({"kind": "command", "name": name, **about, "version": plugin.version})
+    return rows
 
 
 def _row(entry: Entry) -> dict[str, Any]:
@@ -115,7 +138,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _from(row: dict[str, Any]) -> str:
-    return f"{row['distribution']} {row['version']}"
+    return f"{row['distribution']} {row['version']}".rstrip()
 
 
 def _options(entry: Entry) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ def command(
     list_only: bool,
     out: Path | None,
     rows: Sequence[str],
+    track: Sequence[str],
     report: bool,
     cache: Path | None,
     as_json: bool,
@@ -55,7 +56,7 @@ def command(
         raise UsageError("--row belongs to one table; give only that table")
     experiments = [read_as_asked(known[name], **how) for name in chosen]
     folder = out or Path("runs") / ("reproduce-quick" if how["quick"] else "reproduce")
-    run_experiments(experiments, folder, rows, report, cache, as_json)
+    run_experiments(experiments, folder, {"rows": rows, "track": track, "report": report}, cache, as_json)
 
 
 def _in_print(file: Path) -> tuple[bool, str]:

@@ -49,7 +49,7 @@ def _run(
     as_json: bool,
     first: bool,
 ) -> None:
-    from ssmtl_toolkit.cli.console import print_json, reporting
+    from ssmtl_toolkit.cli.console import logged, print_json, reporting
     from ssmtl_toolkit.pretraining.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.pretraining.verdict import DivergedError
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
@@ -70,7 +70,8 @@ def _run(
     if first and as_json:
         print_json(summary)
     elif first:
-        _report(console, summary)
+        with logged(console, folder):
+            _report(console, summary)
     if diverged:
         raise diverged
 

@@ -29,7 +29,7 @@ from ssmtl_toolkit.config.schedules import Constant, Schedule, read_schedule
 from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.data.slicing import Prepare
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import OURS, registry
+from ssmtl_toolkit.registry import OURS, registry, to_get
 from ssmtl_toolkit.sources import Several, dataset_of
 from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable
@@ -280,14 +280,12 @@ def explain_missing_plugin(file: Path | None) -> Iterator[None]:
         lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
         needed = (match.groups() for match in map(_NEEDS.fullmatch, lines) if match)
         missing = [
-            f"the {kind} {name!r} of {distribution}"
+            f"the {kind} {name!r} of {to_get(distribution.strip())}"
             for kind, name, distribution in needed
             if not registry().has(kind, name)
         ]
         if missing:
-            raise UsageError(
-                f"{file}: needs {' and '.join(missing)}, not installed here; install it with pip"
-            ) from None
+            raise UsageError(f"{file}: needs {' and '.join(missing)}") from None
         raise
 
 

@@ -15,6 +15,7 @@ from ssmtl_toolkit.config.base import Config, Machine, absolute, resolved_prepar
 from ssmtl_toolkit.config.finetune import check_pattern
 from ssmtl_toolkit.config.recipes import DEFAULT
 from ssmtl_toolkit.config.scoring import Scoring
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.sources import dataset_of
@@ -60,7 +61,7 @@ class Budget:
         return counted(self.number, self.unit[:-1])
 
 
-class FewLabels(Config, Slicing, Machine, Scoring):
+class FewLabels(Config, Slicing, Machine, Scoring, Tracking):
     """What these commands have in common: draws, patients, data, and options of all trainings."""
 
     draws: int = Field(5, ge=1, description="How often labelled patients are drawn; 4 or more give intervals.")
@@ -116,6 +117,7 @@ class FewLabels(Config, Slicing, Machine, Scoring):
             "backbone": plugins.resolve(BackboneSpec, self.backbone),
             "prepare": resolved_preparations(self.prepare),
             "unlabelled": more,
+            "track": self.trackers(),
         }
         return self.model_copy(update=specs)
 

@@ -25,7 +25,7 @@ class FewshotConfig(FewLabels):
             *("window", "normalise", "skip_bad"),
         ),
         "Machine": ("precision", "accelerator"),
-        "Output": ("metrics", "surface", "tolerance", "report"),
+        "Output": ("metrics", "surface", "tolerance", "report", "track"),
     }
 
     methods: tuple[str, ...] = Field(

@@ -22,6 +22,7 @@ from ssmtl_toolkit.config.base import (
 from ssmtl_toolkit.config.recipes import DEFAULT, OPTIONS, read_recipe
 from ssmtl_toolkit.config.schedules import Cosine, Schedule, read_schedule
 from ssmtl_toolkit.config.scoring import Scoring
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.data.slicing import EmptyFrames, Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import PARTS, Part, parts_of
@@ -37,11 +38,12 @@ from ssmtl_toolkit.specs import (
     SemiSpec,
     Spec,
     TaskSpec,
+    TrackerSpec,
     check_needs,
 )
 
 
-class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
+class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
     Slices are cut as in the pre-training, except for what is set here.
@@ -74,7 +76,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             *("check_every", "seed", "seeds", "baseline"),
         ),
         "Machine": ("precision", "accelerator"),
-        "Output": ("metrics", "surface", "tolerance", "log_every", "report"),
+        "Output": ("metrics", "surface", "tolerance", "log_every", "report", "track"),
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
@@ -226,6 +228,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring):
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
             "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
+            "track": self.trackers(),
             "unlabelled": None if self.unlabelled is None else with_absolute_paths(dataset_of(self.unlabelled)),
         }
         given = {*cooked.model_fields_set, *specs}  # slices are made as in the pre-training unless it is said otherwise
@@ -267,6 +270,7 @@ class ResolvedFinetune(FinetuneConfig):
     backbone: SerializeAsAny[BackboneSpec] | None  # None: that of the pre-training, whose file says which
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
     prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
+    track: Annotated[tuple[SerializeAsAny[TrackerSpec], ...], Role.RECORD] = ()
     semi: SerializeAsAny[SemiSpec] | None
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | None, Role.PLACE]
 

@@ -18,6 +18,7 @@ from ssmtl_toolkit.config.base import (
     resolved_preparations,
     with_absolute_paths,
 )
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.distance import check_unit
 from ssmtl_toolkit.errors import UsageError
@@ -33,11 +34,12 @@ from ssmtl_toolkit.specs import (
     PreparationSpec,
     Spec,
     TaskSpec,
+    TrackerSpec,
     check_needs,
 )
 
 
-class RunConfig(Config, Slicing, Machine, Descent):
+class RunConfig(Config, Slicing, Machine, Descent, Tracking):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -64,7 +66,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
         ),
         "Probe": ("probe", "probe_every", "probe_slices"),
-        "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms", "report"),
+        "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms", "report", "track"),
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
@@ -214,6 +216,7 @@ class RunConfig(Config, Slicing, Machine, Descent):
             "prepare": resolved_preparations(suggested.get("prepare", self.prepare)),
             "augment": self.augmentations(STRONG if any(task.views for task in tasks) else ()),
             "head": None if self.head is None else plugins.resolve(HeadSpec, self.head),
+            "track": self.trackers(),
             "probe": None if self.probe is None else with_absolute_paths(dataset_of(self.probe)),
         }
         given = {*set_here, *suggested, *specs} - ({"backbone", "prepare"} - set_here - suggested.keys())
@@ -231,6 +234,7 @@ class ResolvedRun(RunConfig):
     balancer: SerializeAsAny[BalancerSpec]
     augment: tuple[SerializeAsAny[AugmentationSpec], ...]
     prepare: tuple[SerializeAsAny[PreparationSpec], ...] = ()
+    track: Annotated[tuple[SerializeAsAny[TrackerSpec], ...], Role.RECORD] = ()
     head: Annotated[SerializeAsAny[HeadSpec] | None, Role.RECORD]
     probe: Annotated[SerializeAsAny[DatasetSpec] | None, Role.EXTENT]
 

@@ -157,3 +157,12 @@ def _make(volume: Volume, scan: Scan, slicing: Slicing, sealed: Sealed) -> None:
         frames=made.frames,
     )
     sealed.write({"slices": made.slices}, about.write())
+
+
+def is_piece(text: str) -> bool:
+    """Whether this is what a piece in the format of this version says of itself."""
+    try:
+        About.of(text)
+    except (ValueError, TypeError, LookupError):
+        return False
+    return True

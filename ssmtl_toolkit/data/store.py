@@ -93,6 +93,11 @@ class SliceStore:
         return "mm" if self.scans[0].frames is None else "ms"
 
     @property
+    def cuts(self) -> list[tuple[str, float]]:
+        """Of each scan the axis that it is cut along, and the distance between its slices."""
+        return [(scan.axis, scan.spacing) for scan in self.scans]
+
+    @property
     def fingerprint(self) -> str:
         """A digest of the scans' contents, their order and how they were prepared; no names, no paths."""
         return hashlib.sha256("\n".join(scan.key for scan in self.scans).encode()).hexdigest()

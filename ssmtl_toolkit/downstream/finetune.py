@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.config.base import resolved_preparations
+from ssmtl_toolkit.config.signatures import takes
+from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
@@ -23,6 +25,7 @@ from ssmtl_toolkit.downstream.summary import summarise
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled, gather_unlabelled
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.device import make_fabric
@@ -37,19 +40,32 @@ from ssmtl_toolkit.runtime.folder import (
     hold_folder,
 )
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.optimizer import check_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.results import Result
+from ssmtl_toolkit.runtime.recording import Recorder
+from ssmtl_toolkit.runtime.results import Result, Rows
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, open_store
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec, MetricSpec, check_needs
-from ssmtl_toolkit.text import counted
+from ssmtl_toolkit.text import counted, printable, shortened
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import FinetuneOptions
+
+_SCORES = ("arms", "ensemble", "difference")  # what of the summary goes to trackers
 
 
 class Finetuned(Result):
     """A finished fine-tuning, whose folder `predict` takes."""
 
+    def rows(self) -> Rows:
+        metrics = formatting.read_metrics(self.summary.get("metrics", ()))
+        scores = formatting.score_rows(self.summary.get("arms", {}), self.summary.get("ensemble", {}), metrics)
+        return [["", *map(formatting.heading, metrics)], *scores]
 
+
+@takes(FinetuneConfig)
 def finetune(
     source: str | os.PathLike[str] | None = None,
     config: FinetuneConfig | None = None,
@@ -59,7 +75,7 @@ def finetune(
     cache: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[FinetuneOptions],
 ) -> Finetuned:
     """Fine-tune a pre-trained backbone with a head on few labelled slices, and test it on other patients.
 
@@ -72,27 +88,28 @@ def finetune(
         out: the run folder; it must be new or empty, or hold the fine-tuning to resume.
         cache: folder for prepared slices; by default the user's cache directory.
         resume: keep the repetitions in `out` that are finished, and continue with the others.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: the options are wrong or do not go together, or too little of the pre-training can be loaded.
         DataError: scans, labels, split or weights cannot be used.
         SsmtlError: the run failed.
     """
-    progress = progress or Progress()
     if source is not None:
         options["source"] = Path(source)
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     resolved = (config or FinetuneConfig.of(options)).resolve()
     folder, cache = Path(out), Path(cache) if cache else default_cache()
-    with interrupts, hold_folder(folder, resume, FINETUNE):
-        if resolved.folds is not None:
-            return Finetuned(folder, cross_validate(resolved, folder, cache, resume, progress, finetune))
-        return Finetuned(folder, _finetune(resolved, folder, cache, resume, progress))
+    record = Recorder(folder, "finetune", progress or default_progress())
+    with interrupts, hold_folder(folder, resume, FINETUNE), record:
+        if resolved.folds is not None:  # each fold is a run of its own
+            one = resolved.model_copy(update={"track": grouped(resolved.track, folder.absolute().name)})
+            return Finetuned(folder, cross_validate(one, folder, cache, resume, record, finetune))
+        return Finetuned(folder, _finetune(resolved, folder, cache, resume, record))
 
 
-def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool, progress: Recorder) -> dict[str, Any]:
     """Gather, train what is not finished, sum up; returns the summary."""
     pretrained = _opened(config)
     backbone, slicing = _backbone(config, pretrained), _slicing(config, pretrained)
@@ -124,15 +141,21 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     decoded.forget(used)
     if pretrained and not pretrained.channels:
         pretrained.check_fits(backbone, store.channels, config.min_transfer)
+    if pretrained and pretrained.usage:
+        unlike = {scan.scan.path: pretrained.usage.unlike(scan.spacing) for scan in store.scans}
+        for note in shortened([f"{printable(path)}: {text}" for path, text in unlike.items() if text], 2):
+            progress.note(note)
     truth = material.targets.tensor(store)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
     _write(config, material.split, unlabelled, folder)
+    progress.begin(config, config.track, fabric.device)
     repetitions = Repetitions(
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
     )
     repetitions.run()
     summary = summarise(repetitions, assess_ensembles(repetitions))
     write_json(folder / SUMMARY, summary)
+    progress.scores({name: summary.get(name) for name in _SCORES})
     report_at_end(folder, config.report, progress)
     progress.done()
     for remark in summary["remarks"]:

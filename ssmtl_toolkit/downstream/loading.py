@@ -101,9 +101,10 @@ class _Loaded(nn.Module):
     @property
     def axis(self) -> Axis:
         """The axis that arrays of slices are cut along: `usage.directions[axis]` says how they lie."""
-        if self.slicing.axis != "acquisition":
-            return self.slicing.axis
-        return self.usage.axes[0] if self.usage.axes else "axial"
+        cut = self.slicing.axis
+        if cut == "acquisition" or cut == "time":
+            return self.usage.axes[0] if self.usage.axes else "axial"
+        return cut
 
     def volume(self, slices: Any, spacing: Spacing = _SPACING) -> Volume:
         """Slices (S, H, W) or (S, C, H, W) as a scan; `spacing` is mm between slices, rows and columns.

@@ -96,11 +96,11 @@ class ModelSpec:
         with foreign(f"building head {str(self.head)!r}"):
             return Downstream(backbone, self.head.build(backbone, meaning.maps if meaning else 0), meaning)
 
-    def usage(self, axes: Iterable[str] = ()) -> Usage:
-        """How the model is used without this package; `axes`: what the training scans were cut along."""
-        return Usage.of(self.slicing, self.channels, axes, Answer.of(self.classes))
+    def usage(self, cuts: Iterable[tuple[str, float]] = ()) -> Usage:
+        """How the model is used without this package; `cuts` of the training scans: as `Usage.of` takes them."""
+        return Usage.of(self.slicing, self.channels, cuts, Answer.of(self.classes))
 
-    def save(self, file: Path, model: Downstream, about: Mapping[str, Any], axes: Iterable[str] = ()) -> None:
+    def save(self, file: Path, model: Downstream, about: Mapping[str, Any], usage: Usage | None = None) -> None:
         """Write weights, model_spec, its usage and `about`, whole or not at all.
 
         Raises:
@@ -114,7 +114,7 @@ class ModelSpec:
             **slicing_about(self.slicing),
             "classes": self.classes and self.classes.to_json(),
             "channels": self.channels,
-            "usage": self.usage(axes).model_dump(mode="json"),
+            "usage": (usage or self.usage()).model_dump(mode="json"),
             "contrasts": list(self.contrasts),
             **about,
         }

@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import PredictConfig
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.labelmap import looks_like_labels
@@ -40,13 +41,18 @@ from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers
 from ssmtl_toolkit.sources import Given
 from ssmtl_toolkit.specs import DatasetSpec, Spec, spec_classes
 from ssmtl_toolkit.text import printable
 
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import PredictOptions
 
+
+@takes(PredictConfig)
 def predict(
     source: str | os.PathLike[str],
     scans: Sequence[Given] | Given,
@@ -57,7 +63,7 @@ def predict(
     cache: str | Path | None = None,
     progress: Progress | None = None,
     spec: type[Spec] | Sequence[type[Spec]] = (),
-    **options: Any,
+    **options: Unpack[PredictOptions],
 ) -> Predicted:
     """Use fine-tuned models on scans; each prediction is written as NAME.nii.gz below `out`.
 
@@ -69,7 +75,7 @@ def predict(
         options: … any of `PredictConfig`'s options by name.
         out: folder for the predictions; prediction.json in it records which models were used and what the values mean.
         cache: folder for digests of scans; by default the user's cache directory.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
         spec: the class (or classes) of a backbone, head or preparation of the model that no plugin registers, such as
             one that a notebook defines.
 
@@ -77,7 +83,7 @@ def predict(
         UsageError: options, model and scans do not go together; nothing was written.
         DataError: a model cannot be read, or there is no scan.
     """
-    progress = progress or Progress()
+    progress = progress or default_progress()
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     config = config or PredictConfig.of(options)
@@ -150,7 +156,9 @@ class _Prediction:
         wish = job.wish(self.memo)
         volume = self.readers.read_scan(job.scan, slicing.volume)
         labels = looks_like_labels(volume)
-        for note in [*volume.notes, *([f"looks like a label map: {labels}, not like a scan"] if labels else [])]:
+        like_labels = f"looks like a label map: {labels}, not like a scan" if labels else ""
+        unlike = "" if slicing.prepare else self.call.ensemble.usage.unlike(self._grid(volume).spacing[0])
+        for note in filter(None, [*volume.notes, like_labels, unlike]):
             self.progress.note(f"{printable(job.scan.path)}: {note}")
         with naming_scan(job.scan.path):
             if self.call.model_spec.classes is None:

@@ -9,10 +9,11 @@ from typing import Any
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.store import Skipped
 from ssmtl_toolkit.downstream.ensemble import Member
+from ssmtl_toolkit.runtime.results import Rows, Shown
 
 
-@dataclass(frozen=True)
-class Predicted:
+@dataclass(frozen=True, repr=False)
+class Predicted(Shown):
     """The end of a prediction; `evaluate` takes it for its folder.
 
     Attributes:
@@ -45,6 +46,11 @@ class Predicted:
 
     def __fspath__(self) -> str:
         return str(self.folder)
+
+    def shown(self) -> tuple[str, Rows]:
+        counts = {"written": self.written, "failed": self.failed, "skipped": self.skipped}
+        told = ", ".join(f"{len(items)} {word}" for word, items in counts.items() if items or word == "written")
+        return f"Predicted in {self.folder}: {told}, by {self.model}", ()
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -104,6 +104,7 @@ class Repetitions:
             folder.mkdir(exist_ok=True)
             started = time.perf_counter()
             model = self._start(arm, seed)
+            self.progress.part(folder.name)
             self.progress.say(f"{arm}, seed {seed}: {len(examples.rows)} slices")
             validate, config = self._validator(model, examples), self.config
             parts = self.pretrained.loaded if self.pretrained and arm == "pretrained" else ()
@@ -111,8 +112,8 @@ class Repetitions:
             names = classes.names if classes else ()
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
-            axes = (scan.axis for scan in self.store.scans)
-            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), axes)
+            usage = self.model_spec.usage(self.store.cuts)
+            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), usage)
             predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             material = self.material
             wanted = report_wanted(self.config.report) and seed == self.seeds[0]

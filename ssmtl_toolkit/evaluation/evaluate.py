@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmtl_toolkit.config import EvaluateConfig
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.grid import check_grid, turned
@@ -23,22 +24,27 @@ from ssmtl_toolkit.data.named import merged
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.evaluation.overlays import Overlays
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.results import Rows, Shown
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Scan
-from ssmtl_toolkit.text import printable, shortened
+from ssmtl_toolkit.text import counted, printable, shortened
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import EvaluateOptions
 
 _SHOWN = 10
 _MANY = 64  # values, from which on a file may well be a scan
 
 
-@dataclass(frozen=True)
-class Evaluated:
+@dataclass(frozen=True, repr=False)
+class Evaluated(Shown):
     """The scores of predictions.
 
     Attributes:
@@ -92,7 +98,19 @@ class Evaluated:
         mean: dict[str, float | None] = self.summary["mean"]
         return mean
 
+    def shown(self) -> tuple[str, Rows]:
+        title = f"Evaluated: {counted(len(self.scans), 'scan')} of {printable(self.pred)}"
+        return title, [["class", *map(formatting.heading, self.metrics)], *self._rows()]
 
+    def _rows(self) -> Rows:
+        classes = [
+            [name, *((formatting.number if m.pooled else formatting.spread)(m, values[m.name]) for m in self.metrics)]
+            for name, values in self.classes.items()
+        ]
+        return [*classes, ["mean", *(formatting.number(m, self.mean[m.name]) for m in self.metrics)]]
+
+
+@takes(EvaluateConfig)
 def evaluate(
     pred: str | os.PathLike[str],
     label: str | os.PathLike[str],
@@ -101,7 +119,7 @@ def evaluate(
     *,
     overlay: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[EvaluateOptions],
 ) -> Evaluated:
     """Score predicted label maps against labels, each pair on the grid of the label.
 

@@ -70,3 +70,18 @@ def lower_is_better(metrics: Iterable[MetricSpec]) -> list[str]:
 def remarks(metrics: Iterable[MetricSpec]) -> list[str]:
     """What the metrics themselves say below a table, such as `surface Dice: within 1 mm`."""
     return [f"{title(metric)}: {remark}" for metric in metrics if (remark := metric.remark())]
+
+
+def score_rows(arms: dict[str, Any], ensemble: dict[str, Any], metrics: Sequence[MetricSpec]) -> list[list[str]]:
+    """A row for each arm, followed by one for each class or for the input, and one for its models together."""
+    rows = []
+    for arm, scores in arms.items():
+        classes = scores.get("classes", {})
+        rows.append([f"{arm}, mean" if classes else arm, *(spread(m, scores[m.name]) for m in metrics)])
+        for label, values in classes.items():
+            rows.append([f"  {label}", *(spread(m, values[m.name]) for m in metrics)])
+        if "noisy" in scores:
+            rows.append(["  noisy input", *(number(m, scores["noisy"].get(m.name)) for m in metrics)])
+        if arm in ensemble:
+            rows.append([f"{arm}, ensemble", *(spread(m, ensemble[arm][m.name]) for m in metrics)])
+    return rows

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
@@ -20,12 +21,13 @@ from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given
-from ssmtl_toolkit.specs import Spec
+from ssmtl_toolkit.specs import Spec, TrackerSpec
 from ssmtl_toolkit.text import did_you_mean
 
 
@@ -44,6 +46,7 @@ def experiment(
     settings: Mapping[str, Any] | None = None,
     rows: Sequence[str] = (),
     report: bool = True,
+    track: Sequence[str | TrackerSpec] = (),
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Compared:
@@ -61,14 +64,15 @@ def experiment(
         settings: other values for keys of the file, such as {"pretrain.epochs": 10}.
         rows: short names of the rows to do; all others stay as they are.
         report: write report.html beside the tables.
+        track: where each run is recorded too, such as "csv".
         cache: folder for prepared slices; by default the user's cache directory.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: the file, or an option in it, is wrong; nothing was trained.
         RowsFailedError: rows failed; the others are done, and the table is written.
     """
-    progress = progress or Progress()
+    progress = progress or default_progress()
     if not isinstance(source, ResolvedExperiment):
         resolved = read_experiment(Path(source), data, quick=quick, settings=settings or {}, seeds=seeds)
     elif data is not None or quick or seeds is not None or settings:
@@ -77,11 +81,11 @@ def experiment(
         )
     else:
         resolved = source
-    wanted = _chosen(resolved, rows)
+    wanted, trackers = _chosen(resolved, rows), Tracking(track=tuple(track)).trackers()
     launch()  # one of several processes that nothing connects is refused here, not by each row
     with interrupts:
         check_networks((f"row {job.id!r}", job.pretrain, job.finetune) for job in wanted)
-        runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress)
+        runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress, trackers)
         jobs, reasons = _with_patients(resolved, runs)
         failed = runs.run([jobs[job.id] for job in wanted])
         with FileLock(runs.lock(resolved.name)):  # the last to write has seen all that is done

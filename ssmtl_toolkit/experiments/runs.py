@@ -8,11 +8,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.config import Config, ResolvedFinetune, ResolvedRun, Role
+from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.downstream.finetune import finetune
@@ -24,7 +25,12 @@ from ssmtl_toolkit.pretraining.pretrain import pretrain
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
 from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, SUMMARY, chosen_backbone, snapshot
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
-from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.lines import Lines
+from ssmtl_toolkit.runtime.logfile import LogFile
+from ssmtl_toolkit.runtime.progress import Progress, Together
+from ssmtl_toolkit.specs import TrackerSpec
+
+C = TypeVar("C", ResolvedRun, ResolvedFinetune)
 
 _WAIT = 2.0  # seconds between two looks at what another process is doing
 
@@ -53,8 +59,12 @@ class Runs:
     Equal runs of any jobs are one, and what is finished is not done again.
     """
 
-    def __init__(self, out: Path, cache: Path, progress: Progress) -> None:
-        self.out, self.cache, self.progress = out, cache, progress
+    def __init__(self, out: Path, cache: Path, progress: Progress, track: Sequence[TrackerSpec] = ()) -> None:
+        """`track` are trackers of every run, beside those of its own options."""
+        self.out, self.cache = out, cache
+        self._log = LogFile(out, waits=True)
+        self.progress = Together(progress, Lines(self._log.write))
+        self._track = grouped(track, out.name)
         self.contents = Contents(cache)
 
     def write_split(self, split: Split) -> Path:
@@ -83,6 +93,7 @@ class Runs:
         """
         for job in jobs:
             self.finetuning(job)  # data that cannot be listed are refused before anything is trained
+        self._log.begin()
         waiting, failed = list(jobs), dict[str, str]()
         lost: dict[Path, str] = {}  # pre-trainings that failed, and why: other jobs need not try them again
         while waiting:
@@ -125,7 +136,7 @@ class Runs:
                 return
             self.progress.say(f"\n{job.name}: pre-training in {folder}")
             resume = (folder / CONFIG).is_file()
-            pretrain(job.pretrain, out=folder, cache=self.cache, resume=resume, progress=self.progress)
+            pretrain(self._tracked(job.pretrain), out=folder, cache=self.cache, resume=resume, progress=self.progress)
 
     def _finetune(self, job: Job) -> None:
         """Do the fine-tuning of a job, or its missing repetitions."""
@@ -141,9 +152,12 @@ class Runs:
             if _repetitions(folder) >= job.finetune.seeds:
                 return
             self.progress.say(f"\n{job.name}: fine-tuning in {folder}")
-            config = job.finetune.model_copy(update={"source": source})
+            config = self._tracked(job.finetune).model_copy(update={"source": source})
             resume = (folder / FINETUNE).is_file()
             finetune(None, config, out=folder, cache=self.cache, resume=resume, progress=self.progress)
+
+    def _tracked(self, config: C) -> C:
+        return config.model_copy(update={"track": (*config.track, *self._track)}) if self._track else config
 
     @contextlib.contextmanager
     def _alone(self, folder: Path) -> Iterator[None]:

@@ -16,9 +16,11 @@ from ssmtl_toolkit.inspection.alike import StackOfSlices, Stacks
 from ssmtl_toolkit.inspection.problems import Problem, only_label_maps, problems_of
 from ssmtl_toolkit.inspection.proposals import Proposals, propose, proposed_size
 from ssmtl_toolkit.inspection.seeing import Seeing, Seen
+from ssmtl_toolkit.runtime.results import Rows, Shown
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 from ssmtl_toolkit.sources import Given, Several, dataset_of
 from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import counted
 
 _SAMPLE = 4  # scans whose voxels are read for the proposals without `deep`
 _LARGE = 1 << 26  # voxels: larger scans are not among them
@@ -37,8 +39,8 @@ class PairsAt:
     scaled_copy: float | None
 
 
-@dataclass(frozen=True)
-class DataInfo:
+@dataclass(frozen=True, repr=False)
+class DataInfo(Shown):
     """What is known of a data set.
 
     Attributes:
@@ -60,6 +62,11 @@ class DataInfo:
     problems: tuple[Problem, ...]
     proposals: Proposals | None
     deep: bool
+
+    def shown(self) -> tuple[str, Rows]:
+        found = f"{counted(len(self.usable), 'scan')} of {counted(self.patients, 'patient')}"
+        problems = [("problem", "stops"), *((problem.what, problem.stops) for problem in self.problems)]
+        return f"DataInfo of {self.data}: {found}", problems if self.problems else ()
 
     @property
     def usable(self) -> list[Seen]:

@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.held_out import choose_held_out
 from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.sampling import Plan, batch_shares
@@ -35,11 +36,18 @@ from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold_folder
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.runtime.results import Result
+from ssmtl_toolkit.runtime.recording import Recorder
+from ssmtl_toolkit.runtime.results import Result, Rows
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare, reading_of
 from ssmtl_toolkit.specs import Scan, TaskSpec
 from ssmtl_toolkit.text import counted, printable
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import RunOptions
+
+_SCORES = ("tasks", "probe", "seconds", "images_per_second")  # what of the summary goes to trackers
 
 
 class Run(Result):
@@ -55,7 +63,18 @@ class Run(Result):
         """The file that `finetune` and others take: the best step by the probe if there was one, else the last."""
         return chosen_backbone(self.folder)
 
+    def rows(self) -> Rows:
+        tasks = self.summary.get("tasks", {})
+        return [("task", "loss", "best trivial answer", "verdict"), *(_row(label, tasks[label]) for label in tasks)]
 
+
+def _row(label: str, task: Mapping[str, Any]) -> Sequence[str]:
+    loss, best = task["loss"], task["baseline"]
+    trivial = f"{task[best]:.4f} ({best})" if best else ""
+    return label, "no pairs" if loss is None else f"{loss:.4f}", trivial, task["verdict"]
+
+
+@takes(RunConfig)
 def pretrain(
     config: RunConfig | None = None,
     /,
@@ -64,7 +83,7 @@ def pretrain(
     cache: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> Run:
     """Pre-train a backbone on the slices of unlabelled scans.
 
@@ -74,7 +93,7 @@ def pretrain(
         out: the run folder; it must be new or empty, or hold the run to resume.
         cache: folder for prepared slices; by default the user's cache directory.
         resume: continue from the newest intact checkpoint in `out`.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: the options are wrong or do not go together.
@@ -82,10 +101,11 @@ def pretrain(
         SsmtlError: the run failed.
         DivergedError: a loss diverged; the folder is written like that of any run, `summary` is its summary.
     """
-    progress = progress or Progress()
     if config is not None and options:
         raise UsageError(f"both a configuration and options ({', '.join(options)}) are given; put them into one")
     resolved = (config or RunConfig.of(options)).resolve()
+    folder, cache = Path(out), Path(cache) if cache else default_cache()
+    progress = record = Recorder(folder, "run", progress or default_progress())
     for plugin in registry().broken:
         progress.note(f"plugin {plugin.name!r} of {plugin} did not load: {plugin.error}")
     if resolved.head is not None and "decoder" in parts_of(resolved.head.needs) and "decoder" not in resolved.trained:
@@ -93,10 +113,9 @@ def pretrain(
     auto = [str(task) for task in resolved.tasks if task.weight == "auto"]
     if auto and not resolved.balancer.weighs:
         progress.note(f"under balancer {resolved.balancer.name!r} weights cancel out; weight=auto changes nothing")
-    folder, cache = Path(out), Path(cache) if cache else default_cache()
     others = launch(resolved.devices, resolved.nodes).started
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
-    with interrupts, _hold_folder(folder, resume, fabric, others):
+    with interrupts, _hold_folder(folder, resume, fabric, others), record:
         if resume:
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
@@ -117,7 +136,10 @@ def pretrain(
             agree(fabric)
         trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled, start)
         trainer.start(resume)
+        if fabric.is_global_zero:
+            record.begin(resolved, resolved.track, fabric.device)
         trainer.run(started)
+        record.scores({name: trainer.summary.get(name) for name in _SCORES})
         if fabric.is_global_zero:
             report_at_end(folder, resolved.report, progress)
         refuse_diverged(folder, trainer.summary)

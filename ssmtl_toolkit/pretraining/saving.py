@@ -134,8 +134,7 @@ class Saver:
         """The metadata of a backbone's file; no paths, no patient names."""
         plugins = registry()
         own = [digest[:16] for scan in self.store.scans for digest in scan.digests]
-        axes = (scan.axis for scan in self.store.scans)
-        usage = Usage.of(self.config.slicing, self.store.channels, axes, Answer(kind="features"))
+        usage = Usage.of(self.config.slicing, self.store.channels, self.store.cuts, Answer(kind="features"))
         return {
             "version": our_version(),
             "backbone": plugins.origin(self.config.backbone),

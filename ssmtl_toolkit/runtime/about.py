@@ -105,6 +105,7 @@ class LabelClasses(About):
     classes: list[LabelClass]
     background: list[int]
     ignore: int | None
+    known: tuple[LabelClass, ...] = ()
 
 
 class UnlabelledScans(About):

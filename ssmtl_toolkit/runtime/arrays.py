@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import printable
@@ -85,6 +86,8 @@ def from_arrays(
     """
     reading = _Reading(spacing, affine, _checked_axes(axes), names, patients)
     target = Path(folder) if folder is not None else default_cache() / "arrays"
+    if folder is None:
+        use_cache(default_cache())
     if folder is not None and target.exists() and any(target.iterdir()):
         raise UsageError(f"{printable(target)}: is not empty; choose another folder")
     writing = target if folder is not None else target / f".{os.getpid()}.part"

@@ -29,6 +29,7 @@ SAMPLES = "samples"  # pictures of fixed slices
 CASES = "cases"  # pictures of the worst and the best test scans
 HEADS = "heads.safetensors"  # the pretext tasks' own parts, as of the last step
 REPORT = "report.html"
+LOG, ENVIRONMENT = "log.txt", "environment.json"
 BEST = "best.safetensors"  # the backbone of the step that the probe found best
 
 
@@ -46,7 +47,7 @@ LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a fi
 
 _FILES = (
     *(CONFIG, BACKBONE, HEADS, BEST, METRICS, SUMMARY, REPORT),
-    *(FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER),
+    *(FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER, ENVIRONMENT),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files

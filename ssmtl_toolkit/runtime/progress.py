@@ -21,6 +21,9 @@ class Progress:
     def prepared(self, name: str) -> None:
         """One scan is ready."""
 
+    def part(self, name: str) -> None:
+        """What comes from here on is of this part of the run, such as `pretrained-0` for an arm and its seed."""
+
     def training(self, first: int, steps: int, images: int) -> None:
         """Training starts after step `first` of `steps`, with this many anchor images a step."""
 
@@ -32,6 +35,49 @@ class Progress:
 
     def done(self) -> None:
         """Nothing more will come."""
+
+
+class Together(Progress):
+    """Passes everything on to several, in order."""
+
+    def __init__(self, *others: Progress) -> None:
+        self.others = others
+
+    def note(self, text: str) -> None:
+        for other in self.others:
+            other.note(text)
+
+    def say(self, text: str) -> None:
+        for other in self.others:
+            other.say(text)
+
+    def preparing(self, scans: int) -> None:
+        for other in self.others:
+            other.preparing(scans)
+
+    def prepared(self, name: str) -> None:
+        for other in self.others:
+            other.prepared(name)
+
+    def part(self, name: str) -> None:
+        for other in self.others:
+            other.part(name)
+
+    def training(self, first: int, steps: int, images: int) -> None:
+        for other in self.others:
+            other.training(first, steps, images)
+
+    def stepped(self, step: int) -> None:
+        for other in self.others:
+            other.stepped(step)
+
+    def logged(self, record: Mapping[str, float]) -> None:
+        for other in self.others:
+            other.logged(record)
+
+    def done(self) -> None:
+        for other in self.others:
+            other.done()
 
 
 class Pace:

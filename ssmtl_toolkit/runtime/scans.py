@@ -12,6 +12,7 @@ from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
@@ -47,6 +48,8 @@ def list_scans(
         DataError: they cannot be listed.
         SsmtlError: the cache cannot be written.
     """
+    if cache.is_dir():
+        use_cache(cache)
     try:
         with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
             scans = dataset.scans(cache, installed_readers(in_time=in_time))
@@ -74,6 +77,7 @@ def reading_of(slicing: Slicing, cache: Path, progress: Progress) -> Reading:
     """How a command reads scans, by all installed readers."""
     from ssmtl_toolkit.data.reading import Reading
 
+    use_cache(cache)
     return Reading.of(installed_readers(in_time=slicing.in_time), slicing, cache, waiting_for(progress))
 
 
@@ -121,6 +125,7 @@ def prepare(
     """
     from ssmtl_toolkit.data.store import prepare_scans  # torch, which listing and reading do not need
 
+    use_cache(cache)
     progress.preparing(sum(not scan.unfit for scan in scans))
 
     waiting = waiting_for(progress)

@@ -14,6 +14,8 @@ from ssmtl_toolkit.runtime.weights import About
 
 Directions = tuple[str, str, str]
 
+_FAR = 2.0  # times as far apart as any slices of the training, or as near: hardly the same kind of scan
+
 SCANNED = (
     "the axis of the file along which the scanner stepped: the one that its header names (NIfTI: dim_info), else the "
     "one whose spacing is more than 1.5 times that of both others, else the third; then the anatomical axis nearest "
@@ -88,6 +90,8 @@ class Usage(About):
         axes: the anatomical axes that the training scans were cut along.
         directions: for each axis that may be meant, where the indices of slices, rows and columns increase to: S
             upwards, I downwards, P to the back, L to the patient's left.
+        spacing: the least and the largest distance between slices of the training scans, as prepared: in mm, in time in
+            ms; None: not known.
         channels: how many a slice has.
         window: all values are clipped to it first.
         preparations: specs of further preparations of the scan, in order, for which this package is needed.
@@ -99,6 +103,7 @@ class Usage(About):
     axes: tuple[Axis, ...]
     scanned: str
     directions: dict[Axis, Directions]
+    spacing: tuple[float, float] | None = None
     channels: int
     window: tuple[float, float] | None
     preparations: tuple[str, ...]
@@ -107,9 +112,10 @@ class Usage(About):
     answer: Answer
 
     @classmethod
-    def of(cls, slicing: Slicing, channels: int, axes: Iterable[str], answer: Answer) -> Usage:
-        """That of weights trained on slices that were made so, of scans that were cut along these anatomical axes."""
-        cut_along = set(axes)
+    def of(cls, slicing: Slicing, channels: int, cuts: Iterable[tuple[str, float]], answer: Answer) -> Usage:
+        """That of weights trained on slices made so; `cuts`: of each scan the axis and the distance of its slices."""
+        known = list(cuts)
+        cut_along, distances = {axis for axis, _ in known}, [distance for _, distance in known if distance]
         scanned = SCANNED if slicing.axis in ("acquisition", "time") else ""
         meant = [axis for axis in DIRECTIONS if scanned or axis == slicing.axis]
         by: Literal["scan", "levels", "slice"] = "scan" if slicing.normalise == "scan" else "slice"
@@ -119,12 +125,27 @@ class Usage(About):
             axes=tuple(axis for axis in DIRECTIONS if axis in cut_along),
             scanned=scanned,
             directions={axis: DIRECTIONS[axis] for axis in meant},
+            spacing=(min(distances), max(distances)) if distances else None,
             channels=channels,
             window=slicing.window,
             preparations=tuple(spec.full() for spec in slicing.preparations),
             resize=None if slicing.patches else Resize(size=(slicing.size, slicing.size)),
             normalise=Normalise(by="levels", levels=levels) if levels else Normalise(by=by),
             answer=answer,
+        )
+
+    def unlike(self, distance: float) -> str:
+        """A note on a scan whose slices, as prepared, are so far apart, if those of the training were not; else ""."""
+        if self.spacing is None or not distance:
+            return ""
+        least, largest = self.spacing
+        if least / _FAR <= distance <= largest * _FAR:
+            return ""
+        unit = "ms" if self.axis == "time" else "mm"
+        seen = f"{least:.4g}" if f"{least:.4g}" == f"{largest:.4g}" else f"{least:.4g} to {largest:.4g}"
+        return (
+            f"its slices are {distance:.4g} {unit} apart, those of the training {seen} {unit}: if it shows another "
+            f"part of the body, or was scanned otherwise, the network has not learned from such slices"
         )
 
     @property

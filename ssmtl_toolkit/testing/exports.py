@@ -107,7 +107,7 @@ def _example(text: str, kind: str) -> Exported:
     torch.manual_seed(0)
     model = model_spec.build().eval()
     is_model = kind == "model"
-    usage = Usage.of(slicing, 1, ("axial",), Answer.of(classes) if is_model else Answer(kind="features"))
+    usage = Usage.of(slicing, 1, [("axial", 1.0)], Answer.of(classes) if is_model else Answer(kind="features"))
     about: dict[str, Any] = {"version": "0", "backbone": plugins.origin(spec), "prepare": {"size": _SIZE}}
     about |= {"head": plugins.origin(model_spec.head)} if is_model else {}
     module: nn.Module = model if is_model else _Dense(model.backbone)

@@ -20,7 +20,7 @@ from ssmtl_toolkit.testing.case import Bench, check, fail, require
 
 HEAVY = (
     *("lightning_fabric", "matplotlib", "monai", "nibabel", "numpy", "pydicom", "scipy", "segmentation_models_pytorch"),
-    *("SimpleITK", "timm", "torch", "torchjd", "torchvision"),
+    *("SimpleITK", "timm", "torch", "torchjd", "torchvision", "mlflow", "tensorboard", "trackio", "wandb"),
 )
 """What no module with specs and hooks may import: `ssmtl --help` would wait for it."""
 

@@ -287,6 +287,14 @@ def test_nothing_is_overwritten_unless_asked(tuned, labelled, ssmtl, tmp_path):
     assert (tmp_path / "out" / "a_pre.nii.gz").stat().st_mtime_ns > before
 
 
+def test_a_scan_whose_slices_lie_far_otherwise_than_those_of_the_training_gets_a_note(tuned, labelled, ssmtl, tmp_path):
+    other = write_pair(tmp_path / "thick", "thick", affine=np.diag([-0.8, -0.8, 8.0, 1.0]))
+    done = ssmtl("predict", "--from", tuned, other, "--out", "other")
+    assert "its slices are 8 mm apart, those of the training 2 mm" in done.stderr
+    done = ssmtl("predict", "--from", tuned, labelled / "images" / "a_pre.nii.gz", "--out", "same")
+    assert "apart" not in done.stderr
+
+
 def test_scans_are_never_written_over(tuned, ssmtl, tmp_path):
     write_scan(tmp_path / "x.nii.gz")
     before = (tmp_path / "x.nii.gz").read_bytes()

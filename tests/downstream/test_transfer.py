@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from helpers.small import SMALL
+from helpers.small import SMALL, write_pair
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import weights
@@ -164,3 +165,11 @@ def test_transfer_encoder_leaves_a_decoder_that_was_trained_as_it_starts_and_che
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.decoder.state_dict().items())
     assert report.fingerprint == pytest.approx(0.0, abs=1e-5)
     assert any("decoder: not loaded, by --transfer, starts fresh" in line for line in report.lines())
+
+
+def test_a_fine_tuning_on_scans_unlike_those_of_the_pretraining_says_so(pretrained, ssmtl, tmp_path):
+    for i in range(3):
+        write_pair(tmp_path / "thin", f"p{i}", seed=i, affine=np.diag([-0.8, -0.8, 0.5, 1.0]))
+    few = ("--train-scans", 1, "--test-scans", 1, "--steps", 1, "--no-surface")
+    done = ssmtl("finetune", "--from", pretrained, "--data", tmp_path / "thin", *few, "--out", "run")
+    assert "its slices are 0.5 mm apart, those of the training 2 mm" in done.stderr

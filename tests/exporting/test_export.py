@@ -187,7 +187,7 @@ class Wrong(ExportSpec):
 
 
 def test_usage_of_frames_in_time_says_where_the_positions_lie():
-    usage = Usage.of(Slicing(axis="time", size=32), 1, ["time"], Answer(kind="features"))
+    usage = Usage.of(Slicing(axis="time", size=32), 1, [("time", 40.0)], Answer(kind="features"))
     assert (usage.axis, usage.axes, set(usage.directions)) == ("time", (), {"axial", "coronal", "sagittal"})
     assert "frames of the 4-D scan" in next(steps(usage))
 

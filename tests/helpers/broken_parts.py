@@ -18,6 +18,7 @@ from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import IGNORE, Head
 from ssmtl_toolkit.engine.semi import PseudoLabels, Semi, SemiOutput
 from ssmtl_toolkit.engine.step import Companion, Pictures, TaskOutput
+from ssmtl_toolkit.engine.tracker import Tracker
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import (
     BackboneSpec,
@@ -29,6 +30,7 @@ from ssmtl_toolkit.specs import (
     Scan,
     SemiSpec,
     TaskSpec,
+    TrackerSpec,
 )
 
 
@@ -371,6 +373,36 @@ class BrokenImageMetric(MetricSpec):
     def score(self, comparison):
         error = np.abs(comparison.predicted - comparison.truth)
         return float((error * np.linspace(0, 2, error.shape[1])[:, None] if self.fault == "rows" else error).mean())
+
+
+class BrokenTracker(TrackerSpec):
+    """Writes down what it is told; FAULT says what is wrong."""
+
+    name = "broken_tracker"
+
+    fault: str = Field("none", description="What is wrong.")
+
+    def open(self, run):
+        if self.fault == "needs a package":
+            import no_such_package  # noqa: F401
+        (run.folder / ("notes.txt" if self.fault == "any name" else "broken_tracker.txt")).write_text(run.name)
+        return object() if self.fault == "no tracker" else _Diary(self.fault, run.folder)
+
+
+class _Diary(Tracker):
+    def __init__(self, fault, folder):
+        self.fault = fault
+        if fault == "not twice":
+            (folder / "broken_tracker").mkdir()
+
+    def where(self):
+        return "two\nlines" if self.fault == "two lines" else ""
+
+    def scalars(self, part, step, values):
+        if self.fault == "own randomness":
+            random.random()
+        if self.fault == "whole numbers":
+            [round(value) for value in values.values()]
 
 
 class BrokenSemi(SemiSpec):

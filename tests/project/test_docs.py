@@ -97,10 +97,10 @@ def test_the_readme_shows_every_command():
 
 
 @pytest.mark.slow
-def test_the_loading_code_of_the_readme_loads_all_tensors(scans, tmp_path, monkeypatch):
+def test_the_loading_code_of_the_page_on_python_loads_all_tensors(scans, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pretrain(data=str(scans), backbone="unet", tasks=["reconstruct_next:t=1"], size=32, steps=1, out="runs/first")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
     names = {}
     for block in (block for block in blocks if "load_state_dict" in block):
         exec(block, names)

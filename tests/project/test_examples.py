@@ -1,5 +1,7 @@
 """The example programs run as they stand."""
 
+import json
+import re
 import runpy
 import sys
 
@@ -37,10 +39,34 @@ def test_the_whole_way_from_scans_to_scores(run, labelled):
     assert "Dice of all scans" in told
 
 
+@pytest.mark.slow
+def test_the_loop_of_ones_own_learns(run, scans):
+    first, last = re.findall(r"loss ([\d.]+)", run("own_loop.py", scans))
+    assert float(last) < 0.9 * float(first)
+
+
 def test_every_example_is_tested():
     assert {p.name for p in (ROOT / "examples").glob("*.py")} == {
+        "own_loop.py",
         "own_task.py",
         "pretrain_in_python.py",
         "few_labels.py",
         "into_nnunet.py",  # by hand: it needs nnU-Net's own environment
     }
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cells = json.loads((ROOT / "examples" / "five_minutes.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("STEPS, SIZE = 200, 48", "STEPS, SIZE = 20, 32"), names)
+    assert names["predicted"].failed == ()
+    assert set(names["tuned"].summary["arms"]) == {"pretrained", "scratch"}

@@ -12,7 +12,7 @@ import ssmtl_toolkit as ssmtl
 from helpers.small import SMALL, write_pair
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 
 VOXELS = np.random.default_rng(3).normal(100, 20, (9, 8, 7)).astype(np.float32)
 
@@ -23,7 +23,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def volumes_of(dataset):
-    scans = list_scans(dataset, None)
+    scans = list_scans(dataset, default_cache())
     return scans, [installed_readers().read_scan(scan) for scan in scans]
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from helpers.small import SMALL, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError, pretrain
+from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.downstream.model import ModelSpec
 from ssmtl_toolkit.registry import Entry, Plugin, registry
 from ssmtl_toolkit.runtime import weights
-from ssmtl_toolkit.runtime.about import Pretraining
+from ssmtl_toolkit.runtime.about import LabelClasses, Pretraining
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
 
@@ -346,3 +347,10 @@ def test_numbers_of_every_type_are_kept(tmp_path):
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
     assert found.said() == {"a": 1}
     assert np.isfinite(found.tensors["scalar"].item())
+
+
+@pytest.mark.parametrize("text", ["LV,RV", "ventricles=LV+RV", "left=500,right=600"])
+def test_metadata_take_classes_however_they_were_chosen(text):
+    classes = Classes.parse(text, {"LV": (500,), "RV": (600,), "LA": (420,)})
+    written = classes.to_json()
+    assert Classes.from_json(LabelClasses.model_validate_json(json.dumps(written)).model_dump()).to_json() == written

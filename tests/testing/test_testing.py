@@ -23,6 +23,7 @@ from helpers.broken_parts import (
     BrokenReader,
     BrokenSemi,
     BrokenTask,
+    BrokenTracker,
     Greedy,
     Lenient,
     Misspelt,
@@ -63,9 +64,22 @@ def marked(found):
         return heavy or "two processes" in title
 
     return [
-        pytest.param(case, marks=pytest.mark.slow if slow(case) else (), id=str(case).replace("its ", ""))
+        pytest.param(
+            case, marks=pytest.mark.slow if slow(case) else marked_extra(case), id=str(case).replace("its ", "")
+        )
         for case in found
     ]
+
+
+OF_EXTRAS = ("mlflow", "tensorboard", "trackio", "wandb")  # trackers, called as the package that they need
+
+
+def marked_extra(case):
+    """Skip the tracker of an extra that is not installed."""
+    if case.spec.kind != "tracker" or case.spec.name not in OF_EXTRAS:
+        return ()
+    missing = find_spec(case.spec.name) is None
+    return pytest.mark.skipif(missing, reason=f"the extra {case.spec.name} is not installed"), pytest.mark.slow
 
 
 def registered():
@@ -96,6 +110,7 @@ RUNS = {
 EMPTY = "a class in only one of truth and prediction scores no better than one that is found in part"
 SHAPES = "scans and slices of any shape are scored, whatever the order of their axes"
 TWICE = "asked twice it gives the same, and leaves what it compares as it is"
+TOLD = "it takes all that a run tells, and continues when the run is resumed"
 BROKEN = [
     *BROKEN_AUGMENTATIONS,
     *BROKEN_PREPARATIONS,
@@ -137,6 +152,18 @@ BROKEN = [
         "it leaves the slices that it is given as they are",
         "it changes positions in place",
     ),
+    *[
+        (BrokenTracker(fault=fault), title, told)
+        for fault, title, told in [
+            ("no tracker", TOLD, "open() gives object; give a Tracker"),
+            ("needs a package", TOLD, "it needs no_such_package, which is not installed"),
+            ("two lines", TOLD, "give one line"),
+            ("not twice", TOLD, "FileExistsError"),
+            ("whole numbers", TOLD, "cannot convert float NaN to integer"),
+            ("any name", "in the run folder it writes only what begins with its name", "it writes notes.txt"),
+            ("own randomness", "it draws no random numbers", "the global generator of Python"),
+        ]
+    ],
     (BrokenTask(fault="own randomness"), "an anchor without companion changes nothing", "two calls with one seed give"),
     (
         BrokenBalancer(fault="other labels"),
@@ -338,6 +365,7 @@ MENDED = [
         BrokenOverlappingHead(),
         BrokenBalancer(),
         BrokenSemi(),
+        BrokenTracker(),
         BrokenReader(),
         BrokenLabelReader(),
     ),

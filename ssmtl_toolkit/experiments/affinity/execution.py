@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from filelock import FileLock
 
 from ssmtl_toolkit.config import AffinityConfig, with_absolute_paths
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments.affinity.comparing import agreements, matrices, mixes
@@ -28,12 +29,16 @@ from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import counted
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import AffinityOptions
 
 QUICK = Path(__file__).parent / "quick.toml"
 
@@ -42,6 +47,7 @@ class Affinity(Result):
     """A comparison of mixes of tasks, finished or as far as it went."""
 
 
+@takes(AffinityConfig)
 def affinity(
     data: Given | Sequence[Given],
     config: AffinityConfig | None = None,
@@ -52,7 +58,7 @@ def affinity(
     minutes: float | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[AffinityOptions],
 ) -> Affinity:
     """Find out which pretext tasks go together for these labels, and how far cheap scores could have told.
 
@@ -67,7 +73,7 @@ def affinity(
         quick: small and short, for what is not given otherwise.
         minutes: begin no training later than this; the results say what is done of what is planned.
         cache: folder for prepared slices; by default the user's cache directory.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: an option is wrong; nothing was trained.
@@ -81,7 +87,12 @@ def affinity(
         (quickened(given, QUICK) if quick else given).resolve(),
         with_absolute_paths(dataset_of(data)),
     )
-    runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
+    runs = Runs(
+        Path(out).absolute(),
+        Path(cache) if cache else default_cache(),
+        progress or default_progress(),
+        resolved.trackers(),
+    )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     few = resolved.fewshot(_validation_scans(resolved, dataset, runs))
     methods = {name: Method(name=name, tasks=tasks) for name, tasks in resolved.mixes().items()}

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from filelock import FileLock
 
 from ssmtl_toolkit.config import Budget, FewLabels, FewshotConfig, with_absolute_paths
 from ssmtl_toolkit.config.scoring import DEFAULTS
+from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.fewshot.arms import Arm, arms_of
@@ -28,6 +29,7 @@ from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.results import Result
@@ -35,6 +37,9 @@ from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Spec
 from ssmtl_toolkit.text import counted
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config.typed import FewshotOptions
 
 F = TypeVar("F", bound=FewLabels)
 
@@ -53,6 +58,7 @@ class TrialsFailedError(SsmtlError):
         self.summary = summary
 
 
+@takes(FewshotConfig)
 def fewshot(
     data: Given | Sequence[Given],
     config: FewshotConfig | None = None,
@@ -63,7 +69,7 @@ def fewshot(
     minutes: float | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[FewshotOptions],
 ) -> Fewshot:
     """Find out how many labels are needed, and whether pre-training helps.
 
@@ -80,7 +86,7 @@ def fewshot(
         quick: small and short, for what is not given otherwise.
         minutes: begin no training later than this; the results say what is done of what is planned.
         cache: folder for prepared slices; by default the user's cache directory.
-        progress: is notified of what happens, to show it.
+        progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
         UsageError: an option is wrong; nothing was trained.
@@ -97,7 +103,12 @@ def fewshot(
     arms = arms_of(resolved, dataset)
     launch()
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress or Progress())
+    runs = Runs(
+        Path(out).absolute(),
+        Path(cache) if cache else default_cache(),
+        progress or default_progress(),
+        resolved.trackers(),
+    )
     with interrupts:
         check_networks((f"method {arm.id!r}", arm.pretrain, arm.finetune) for arm in arms)
         return Comparison(resolved, dataset, arms, runs).run(until)

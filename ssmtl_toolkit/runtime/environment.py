@@ -1,0 +1,132 @@
+"""environment.json: by what a run was computed, one entry for each time it was started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.runtime.folder import ENVIRONMENT
+
+_FOLDERS = re.compile(r"[^\s,:;=]*/(?=[^/])")  # in front of the last name of a path
+_REQUIRED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FOR_DEVELOPERS = re.compile(r"extra == .dev.")
+_GIT_SECONDS = 5
+
+
+class Environment:
+    """The file environment.json of a run folder.
+
+    It names no host, no user, and no path: of the command's paths the last name is kept; the others are in run.toml.
+
+    Attributes:
+        id: 16 hexadecimal digits, the same whenever the run is resumed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read what earlier starts have left."""
+        self._file = folder / ENVIRONMENT
+        earlier = _read(self._file)
+        self.id: str = earlier.get("id") or uuid.uuid4().hex[:16]
+        self._starts: list[dict[str, Any]] = list(earlier.get("starts", ()))
+
+    def begin(self, device: torch.device) -> None:
+        """Add an entry for this start."""
+        self._starts.append(
+            {
+                "started": _now(),
+                "state": "running",
+                "command": command(),
+                "versions": versions(),
+                "machine": machine(device),
+                "git": git_state(),
+            }
+        )
+        self._write()
+
+    def end(self, state: str) -> None:
+        """Complete the entry of this start."""
+        self._starts[-1] |= {"state": state, "ended": _now()}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._file, {"id": self.id, "starts": self._starts})
+
+
+def command(words: list[str] | None = None) -> str:
+    """The command line of this process without the folders in its paths; of another program than ssmtl its kind.
+
+    >>> command(["/usr/bin/ssmtl", "run", "--data", "/home/me/scans", "--task", "slice_siam:t=2"])
+    'ssmtl run --data scans --task slice_siam:t=2'
+    """
+    program, *arguments = sys.argv if words is None else words
+    path = Path(program)
+    if path.stem != "ssmtl" and path.parts[-2:] != (OURS.replace("-", "_"), "__main__.py"):
+        return "Python"
+    return shlex.join(["ssmtl", *(_FOLDERS.sub("", word) for word in arguments)])
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of what the toolkit requires or can use, and of all plugins."""
+    lines = [line for line in requires(OURS) or () if not _FOR_DEVELOPERS.search(line)]
+    names = [match[0] for line in lines if (match := _REQUIRED.match(line))]
+    found = {"python": platform.python_version(), OURS: our_version()}
+    for name in dict.fromkeys(names):
+        with contextlib.suppress(PackageNotFoundError):
+            found.setdefault(name, version(name))
+    plugins = {plugin.distribution: plugin.version for plugin in registry().plugins}
+    return {**plugins, **found}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the run is computed on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    about = {"system": platform.system(), "processor": platform.machine(), "cores": cores, "device": device.type}
+    if device.type == "cuda":
+        about |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return about
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of the repository that the current folder is in, and whether files differ from it; None: no such."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, timeout=_GIT_SECONDS, env=environment
+    )
+    return done.stdout.strip()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What the file holds; nothing if it does not exist or is not ours."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    known = isinstance(content, dict) and re.fullmatch(r"[0-9a-f]{16}", str(content.get("id")))
+    return content if known and isinstance(content.get("starts"), list) else {}
