@@ -118,7 +118,7 @@ def test_help_shows_options_under_headings_in_order():
     shown = CliRunner().invoke(cli, ["run", "--help"]).output
     headings = [line[:-1] for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == [*RunConfig.sections, "Files", "Options"]
-    assert "[axial|coronal|sagittal|acquisition]" in shown
+    assert "[axial|coronal|sagittal|acquisition|time]" in shown
 
 
 def test_predict_takes_a_file_of_options_and_flags_win_over_it(tmp_path):
