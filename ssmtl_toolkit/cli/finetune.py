@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, explain_missi
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.runtime.folder import FINETUNE
+from ssmtl_toolkit.runtime.folder import FINETUNE, dated_folder
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import counted
 
@@ -43,7 +42,7 @@ def command(
     with explain_missing_plugin(source):
         resolved = config.resolve()
     launch()
-    folder = resume or out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.head.name}"
+    folder = resume or out or dated_folder(resolved.head.name)
     from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, r
 from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
-from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY
+from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY, dated_folder
 from ssmtl_toolkit.sources import Several
 from ssmtl_toolkit.text import counted, printable, shortened
 
@@ -54,7 +53,7 @@ def _run(
     from ssmtl_toolkit.pretraining.verdict import DivergedError
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 
-    folder = folder or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.backbone.name}"
+    folder = folder or dated_folder(config.backbone.name)
     diverged: DivergedError | None = None
     with reporting(first) as (console, progress):
         if first:

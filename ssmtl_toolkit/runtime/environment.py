@@ -1,4 +1,4 @@
-"""environment.json: by what a run was computed, one entry for each time it was started."""
+"""By what a run is computed: command, versions, machine; environment.json has an entry for each start."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import uuid
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.registry import OURS, our_version, registry
@@ -44,11 +42,11 @@ class Environment:
         self.id: str = earlier.get("id") or uuid.uuid4().hex[:16]
         self._starts: list[dict[str, Any]] = list(earlier.get("starts", ()))
 
-    def begin(self, device: torch.device) -> None:
-        """Add an entry for this start."""
+    def begin(self, device: str) -> None:
+        """Add an entry for this start, on a device such as `cuda:0`."""
         self._starts.append(
             {
-                "started": _now(),
+                "started": now(),
                 "state": "running",
                 "command": command(),
                 "versions": versions(),
@@ -60,7 +58,7 @@ class Environment:
 
     def end(self, state: str) -> None:
         """Complete the entry of this start."""
-        self._starts[-1] |= {"state": state, "ended": _now()}
+        self._starts[-1] |= {"state": state, "ended": now()}
         self._write()
 
     def _write(self) -> None:
@@ -92,13 +90,24 @@ def versions() -> dict[str, str]:
     return {**plugins, **found}
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the run is computed on."""
+def machine(device: str) -> dict[str, Any]:
+    """What the run is computed on; `device` as torch calls it, "" if runs had different ones."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    about = {"system": platform.system(), "processor": platform.machine(), "cores": cores, "device": device.type}
-    if device.type == "cuda":
+    about = {"system": platform.system(), "processor": _processor(), "cores": cores, "device": device}
+    if device.startswith("cuda"):
+        import torch
+
         about |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return about
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def git_state() -> dict[str, Any] | None:
@@ -118,7 +127,8 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

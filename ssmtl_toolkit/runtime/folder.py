@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,6 +60,13 @@ _HALF_FILE = re.compile(
 _HALF_FOLDER = re.compile(r"\.step-\d{8,}\.part")
 _EMPTY = re.compile(rf"\.lock|\.lock\.json|{_REPLACING.format('|'.join(map(re.escape, (CONFIG, FINETUNE, HOLDER))))}")
 _REPETITION = re.compile(r"(?:pretrained|scratch)-\d+")
+
+
+def dated_folder(what: str) -> Path:
+    """Where a run goes for which no folder is given: runs/DATE-TIME-WHAT, numbered from 2 on if it exists."""
+    first = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}"
+    numbered = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())
 
 
 def snapshot(folder: Path, epoch: int) -> Path:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import sys
-import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.runtime.environment import command, machine, now, versions
 from ssmtl_toolkit.specs import Spec
 
 PAPER = """@inproceedings{dong2021selfsupervised,
@@ -28,56 +21,22 @@ PAPER = """@inproceedings{dong2021selfsupervised,
 }"""
 """The paper whose method this is."""
 
-_LIBRARIES = ("torch", "numpy", "lightning-fabric", "segmentation-models-pytorch", "timm")
-
 
 def provenance(specs: Iterable[Spec], seeds: Sequence[int], data: str, device: str) -> dict[str, Any]:
     """Describe this process and what it used.
 
     Args:
-        specs: the parts whose plugins and sources count.
+        specs: the parts whose sources are to be cited.
         seeds: of the trainings.
         data: the fingerprint of the slices; "": each run records its own.
         device: what torch computed on, such as `cuda:0`; "": the same.
     """
-    used = list(specs)
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "versions": _versions(used),
-        "machine": _machine(device),
+        "command": command(),
+        "finished": now(),
+        "versions": versions(),
+        "machine": machine(device),
         "seeds": list(seeds),
         "data": data,
-        "citations": list(dict.fromkeys([PAPER, *(text for spec in used for text in spec.citations)])),
+        "citations": list(dict.fromkeys([PAPER, *(text for spec in specs for text in spec.citations)])),
     }
-
-
-def _versions(specs: Iterable[Spec]) -> dict[str, str]:
-    versions = {OURS: our_version(), "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    origins = [registry().origin(spec) for spec in specs]
-    return versions | {o["distribution"]: o["version"] for o in origins if o["distribution"]}
-
-
-def _machine(device: str) -> dict[str, str]:
-    """What was computed on; no name of a host or a user."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    about = {"system": platform.platform(terse=True), "processor": _processor(), "cores": str(cores), "device": device}
-    if device.startswith("cuda"):
-        import torch
-
-        about["gpu"] = torch.cuda.get_device_name(device)
-    return about
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

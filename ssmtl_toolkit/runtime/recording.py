@@ -42,7 +42,7 @@ class Recorder(Together):
         self._log.begin()
         environment = Environment(self._folder)
         try:
-            environment.begin(device)
+            environment.begin(str(device))
             self._environment = environment
         except OSError as error:
             self.note(f"{self._folder}: environment.json cannot be written ({error.strerror})")

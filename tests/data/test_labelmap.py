@@ -150,7 +150,7 @@ def test_a_file_that_is_given_itself_or_in_a_manifest_is_taken_with_a_note(mixed
     for data, scans in ((mixed / "liver.nii.gz", 1), (mixed / "all.csv", 2)):
         done = ssmtl("run", "--data", data, *OPTIONS, "--out", f"r{scans}")
         assert done.returncode == 0
-        assert f"of {scans} scans" in done.stderr
+        assert f"of {scans} scan" in done.stderr
         assert "liver.nii.gz: looks like a label map: 2 whole values, not like a scan" in done.stderr
 
 

@@ -126,8 +126,6 @@ def quick(program):
 
 def type_in(program, ssmtl, place):
     words = made_small(program.text)
-    if words[0] in ("run", "finetune") and "--out" not in words:  # two in one second would have one name
-        words += ["--out", f"runs/{len(list((place / 'runs').iterdir()))}"]
     for option in {"--out", "-o"} & set(words):  # pages write to the folders that they name again and again
         shutil.rmtree(place / words[words.index(option) + 1], ignore_errors=True)
     done = ssmtl(*words)

@@ -5,12 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import ssmtl_toolkit
 from ssmtl_toolkit import SsmtlError, UsageError
-from ssmtl_toolkit.runtime.folder import hold_folder
+from ssmtl_toolkit.runtime.folder import dated_folder, hold_folder
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 from ssmtl_toolkit.runtime.progress import Progress
 
@@ -272,3 +273,14 @@ def test_a_repetition_without_its_model_is_made_again(ssmtl, tmp_path):
     model.unlink()
     assert ssmtl("finetune", "--resume", "t").returncode == 0
     assert model.is_file()
+
+
+def test_a_run_without_a_folder_gets_one_of_its_own_also_within_the_same_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20261127-120000")
+    folders = []
+    for _ in range(3):
+        folders.append(dated_folder("unet"))
+        folders[-1].mkdir(parents=True)
+    names = ["20261127-120000-unet", "20261127-120000-unet-2", "20261127-120000-unet-3"]
+    assert folders == [Path("runs", name) for name in names]
