@@ -27,7 +27,6 @@ def provenance_section(record: Record) -> Section:
 def _facts(told: dict[str, Any]) -> list[tuple[str, str]]:
     machine = told["machine"]
     facts = [
-        ("finished", told["finished"]),
         ("seeds", ", ".join(map(str, told["seeds"]))),
         ("data (digest of the slices)", told["data"][:16]),
         ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ssmtl_toolkit.runtime.environment import command, machine, now, versions
+from ssmtl_toolkit.runtime.environment import command, machine, versions
 from ssmtl_toolkit.specs import Spec
 
 PAPER = """@inproceedings{dong2021selfsupervised,
@@ -23,7 +23,7 @@ PAPER = """@inproceedings{dong2021selfsupervised,
 
 
 def provenance(specs: Iterable[Spec], seeds: Sequence[int], data: str, device: str) -> dict[str, Any]:
-    """Describe this process and what it used.
+    """Describe this process and what it used; of equal processes the same.
 
     Args:
         specs: the parts whose sources are to be cited.
@@ -33,7 +33,6 @@ def provenance(specs: Iterable[Spec], seeds: Sequence[int], data: str, device: s
     """
     return {
         "command": command(),
-        "finished": now(),
         "versions": versions(),
         "machine": machine(device),
         "seeds": list(seeds),
