@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,14 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-import xxhash
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, holding
+from ssmtl_toolkit.data.files import DigestMemo, Waiting
 from ssmtl_toolkit.data.memory import free_memory
+from ssmtl_toolkit.data.packs import bytes_of, in_memory, mapped, workers
 from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
@@ -28,19 +24,13 @@ from ssmtl_toolkit.data.sampling import Extent
 from ssmtl_toolkit.data.sealed import ROOMS
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
-from ssmtl_toolkit.errors import DataError, SsmtlError
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, printable, shortened
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _OLD_PART_SECONDS = 24 * 3600
-_MOST_WORKERS = 8
-_BLOCK = 1 << 24
-
-
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
-
-_Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -262,7 +252,7 @@ def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callabl
     `on_scan` is called with a scan's name when it is done, from this thread; what it raises ends all.
     """
     bad: dict[int, Skipped] = {}
-    with ThreadPoolExecutor(max_workers=_workers()) as pool:
+    with ThreadPoolExecutor(max_workers=workers()) as pool:
         jobs = {pool.submit(act, i): i for i in range(len(scans))}
         try:
             for job in as_completed(jobs):
@@ -352,9 +342,9 @@ def _open(
     sides = [piece.about.sides or (slicing.size, slicing.size) for piece in pieces]
     height, width = (max(lengths) for lengths in zip(*sides, strict=True))
     shape = (total, pieces[0].about.channels, height, width)
-    fits = copies * _bytes(shape) <= _PART_OF_MEMORY * free_memory()
+    fits = copies * bytes_of(shape) <= _PART_OF_MEMORY * free_memory()
     packed = placement == "disk" or not fits
-    slices = _packed(pieces, shape, cache, memo, waiting) if packed else _loaded(pieces, shape, waiting)
+    slices = mapped(pieces, shape, cache, memo, waiting) if packed else in_memory(pieces, shape, waiting)
     scans, start = [], 0
     for piece in pieces:
         scans.append(_stored(piece, start))
@@ -364,81 +354,7 @@ def _open(
     return SliceStore(slices, tuple(scans), skipped, slicing.reach, patches)
 
 
-def _bytes(shape: _Shape) -> int:
-    return 2 * math.prod(shape)  # float16
-
-
 def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
     place = (piece.scan, piece.key, piece.digests, start, about.count)
     return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides, about.frames)
-
-
-def _loaded(pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> Tensor:
-    slices = np.empty(shape, dtype=np.float16)
-    ends = np.cumsum([piece.about.count for piece in pieces])
-
-    def load(piece: Piece, end: int) -> None:
-        slices[end - piece.about.count : end] = _padded(piece.slices(waiting), shape)
-
-    with ThreadPoolExecutor(max_workers=_workers()) as pool:  # reading, checksums and copies leave the others running
-        for done in [pool.submit(load, *one) for one in zip(pieces, ends.tolist(), strict=True)]:
-            done.result()
-    return torch.from_numpy(slices)
-
-
-def _padded(slices: NDArray[np.float16], shape: _Shape) -> NDArray[np.float16]:
-    """Slices (count, C, h, w) with zeros at their ends up to (…, H, W); no patch shows them."""
-    missing = [have - wanted for have, wanted in zip(shape[2:], slices.shape[2:], strict=True)]
-    return np.pad(slices, [(0, 0), (0, 0), *((0, n) for n in missing)]) if any(missing) else slices
-
-
-def _packed(pieces: Sequence[Piece], shape: _Shape, cache: Path, memo: DigestMemo, waiting: Waiting) -> Tensor:
-    """Put all pieces behind each other in one file, once, and map it into memory."""
-    key = hashlib.sha256("\n".join(piece.key for piece in pieces).encode()).hexdigest()
-    pack = cache / "packs" / f"{key}.f16"
-    size = _bytes(shape)
-
-    def whole() -> bool:
-        return pack.exists() and memo(pack, _checked) == f"{size} bytes, whole"
-
-    try:
-        if not whole():
-            pack.parent.mkdir(parents=True, exist_ok=True)
-            with holding(Path(f"{pack}.lock"), waiting):
-                if not whole():  # no other process has made it meanwhile
-                    if pack.exists():
-                        waiting.note(f"{printable(pack)}: is damaged, and made anew")
-                    _write_pack(pack, pieces, shape, waiting)
-    except OSError as error:
-        raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
-    memo.save()
-    return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
-
-
-def _write_pack(pack: Path, pieces: Sequence[Piece], shape: _Shape, waiting: Waiting) -> None:
-    """Write the slices, then a checksum of them and of the pack's name: exchanged packs are noticed."""
-    total = xxhash.xxh3_128(pack.name.encode())
-    with atomic_write(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
-        for piece in pieces:
-            data = np.ascontiguousarray(_padded(piece.slices(waiting), shape)).data.cast("B")
-            total.update(data)
-            file.write(data)
-        file.write(total.digest())
-
-
-def _checked(pack: Path) -> str:
-    """Read a pack once, and tell its size and whether its checksum fits."""
-    total = xxhash.xxh3_128(pack.name.encode())
-    size = max(0, pack.stat().st_size - total.digest_size)
-    with pack.open("rb") as file:
-        for start in range(0, size, _BLOCK):
-            total.update(file.read(min(_BLOCK, size - start)))
-        whole = file.read() == total.digest()
-    return f"{size} bytes, {'whole' if whole else 'damaged'}"
-
-
-def _workers() -> int:
-    """How many scans to read at once: each takes a core, and the memory of a whole volume."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
