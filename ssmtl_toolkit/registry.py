@@ -184,7 +184,7 @@ class Registry:
             )
             installed = {entry.plugin.distribution: entry.plugin.version for entry in self.entries.values()}
             if all(spec.name != name for spec in self.of(kind)) and described.get("distribution") not in installed:
-                raise UsageError(f"{source}: needs the {kind.kind} {name!r} of {to_get(origin)}") from None
+                raise UsageError(f"{source}: needs the {kind.kind} {name!r} of {origin}, {to_get(origin)}") from None
             reasons = "\n".join(map(printable, str(error).split("\n")))
             raise UsageError(f"{source}: was made with {origin}: {reasons}") from None
         for option, value in spec.model_dump(mode="json").items():
@@ -241,10 +241,10 @@ def _distribution(point: EntryPoint) -> str:
 def to_get(origin: str) -> str:
     """How to get a plugin that is missing, by its distribution and version, or the file that it was."""
     if origin.endswith(".py"):
-        return f"{origin}, a file; give it with --plugin"
+        return "a file; give it with --plugin"
     if origin.startswith(UNREGISTERED):
-        return f"{origin}, not installed here; give the class: spec=…, in Python"
-    return f"{origin}, not installed here; install it with pip"
+        return "not installed here; give the class: spec=…, in Python"
+    return "not installed here; install it with pip"
 
 
 def _module_of(file: Path) -> ModuleType:

@@ -279,13 +279,14 @@ def explain_missing_plugin(file: Path | None) -> Iterator[None]:
     except UsageError:
         lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
         needed = (match.groups() for match in map(_NEEDS.fullmatch, lines) if match)
-        missing = [
-            f"the {kind} {name!r} of {to_get(distribution.strip())}"
-            for kind, name, distribution in needed
-            if not registry().has(kind, name)
-        ]
+        missing: dict[str, list[str]] = {}
+        for kind, name, distribution in needed:
+            if not registry().has(kind, name):
+                origin = distribution.strip()
+                missing.setdefault(to_get(origin), []).append(f"the {kind} {name!r} of {origin}")
         if missing:
-            raise UsageError(f"{file}: needs {' and '.join(missing)}") from None
+            lines = [f"{' and '.join(parts)}, {todo}" for todo, parts in missing.items()]
+            raise UsageError(f"{file}: needs {'; '.join(lines)}") from None
         raise
 
 

@@ -73,7 +73,7 @@ class Recorder(Together):
 
     def _pictures(self) -> list[Path]:
         """The pictures that were drawn into folders of the run."""
-        return sorted(self._folder.glob("*/*.png"))
+        return sorted([*self._folder.glob("*/*.png"), *self._folder.glob("*/*/*.png")])
 
 
 def _state(error: BaseException | None) -> State:

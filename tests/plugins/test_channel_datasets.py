@@ -1,6 +1,7 @@
 """Scans whose channels are a file each: columns of a manifest, and channel=all of folders and dataset.json."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ def touch(root, *names):
 
 
 def listed(text):
-    return list_scans(dataset_of(str(text)), "unused")
+    return list_scans(dataset_of(str(text)), Path("unused"))
 
 
 def channels(text):

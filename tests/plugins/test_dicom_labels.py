@@ -370,13 +370,17 @@ def test_label_maps_in_labels_of_other_names_are_paired_by_what_they_refer_to(tm
     assert listed(tmp_path)["p1"].label == tmp_path / "labels" / "export 7.dcm"
 
 
-def test_fine_tuning_on_tcia_scores_each_name_as_one_class(tmp_path, monkeypatch):
+def test_fine_tuning_on_tcia_scores_each_name_as_one_class(tmp_path):
     for patient in (1, 2, 3):
         tcia(tmp_path / "data", patient)
     told = []
-    monkeypatch.setattr(Progress, "note", lambda self, text: told.append(text))
+
+    class Notes(Progress):
+        def note(self, text):
+            told.append(text)
+
     options = {"backbone": SMALL, "size": 24, "steps": 2, "test_scans": 1, "surface": False}
-    done = ssmtl.finetune(data=str(tmp_path / "data"), out=tmp_path / "ft", **options)
+    done = ssmtl.finetune(data=str(tmp_path / "data"), out=tmp_path / "ft", progress=Notes(), **options)
     assert done.summary["classes"] == ["liver", "tumour"]
     (said,) = [text for text in told if "by the names" in text]
     assert "which number them differently: values are given by name: liver=1 (in 3 of 3), tumour=2 (in 3 of 3)" in said
