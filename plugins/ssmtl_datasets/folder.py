@@ -19,7 +19,7 @@ from ssmtl_datasets.naming import (
 )
 from ssmtl_datasets.pairing import beside, once, paired
 from ssmtl_toolkit.data.files import real
-from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of
+from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of, predicted_in
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
@@ -85,6 +85,8 @@ def list_pairs(root: Path, readers: Readers, choice: Choice) -> list[Scan]:
                 labels = [folder for folder in [root / f"labels{part}"] if folder.is_dir()]
                 more = _below(root / f"images{part}", labels, readers, choice)
                 scans += [_as(scan, f"images{part}/{scan.name}") if scan.name in known else scan for scan in more]
+    if not any(scan.label for scan in scans):
+        scans += _unused(found[0], found[1] if len(found[1]) > 1 else [], scans, readers)
     return _some(scans, root)
 
 
@@ -127,10 +129,8 @@ def _below(images: Path, folders: list[Path], readers: Readers, choice: Choice) 
         pairs = paired(scans, labels, images, choice)
         if any(scan.label for scan in pairs) or label_folder(folders[0].name) == "labels":
             scans = pairs
-        else:
-            folders = []
     if not any(scan.label for scan in scans):
-        scans = [*(scans if choice.joins else _of_channels(scans, images, choice)), *_unused(images, folders, readers)]
+        scans = scans if choice.joins else _of_channels(scans, images, choice)
     return _without_label_maps(scans)
 
 
@@ -147,10 +147,11 @@ def _label_map(scan: Scan, folder: str = "") -> Scan:
     return replace(scan, unfit=f"{printable(scan.path)}: a label map by its name{where}, {_LABEL_MAP}")
 
 
-def _unused(images: Path, labels: list[Path], readers: Readers) -> Iterator[Scan]:
-    """Yield what else lies beside a folder of images without label maps."""
+def _unused(images: Path, labels: list[Path], scans: list[Scan], readers: Readers) -> Iterator[Scan]:
+    """Yield what lies beside a folder of images without label maps, and holds none of the scans listed."""
+    inside = {folder for scan in scans for path in (scan.path, scan.label) if path for folder in path.parents}
     for folder in _subfolders(images.parent):
-        if folder in (images, *labels) or (folder / PREDICTION).is_file():
+        if folder in {images, *labels, *inside} or (folder / PREDICTION).is_file():
             continue
         if readers.can_read(folder) or next(find(folder, readers), None):
             reason = f"is ignored because of {printable(images.name)}/ beside it; put label maps into labels/"
@@ -209,8 +210,8 @@ def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:
         folder, sure = _label_folder(found, root)
         if not scan.unfit and (sure or is_label_file(found.holder.name)):
             scan = _label_map(scan, folder.name if folder else "")
-        elif not scan.unfit and found.holder.parent != root and (found.holder.parent / PREDICTION).is_file():
-            reason = f"lies beside a {PREDICTION}: a prediction, not a scan; give that folder itself if these are scans"
+        elif not scan.unfit and predicted_in(found.holder, root) not in (None, root):
+            reason = f"lies below a {PREDICTION}: a prediction, not a scan; give that folder itself if these are scans"
             scan = replace(scan, unfit=f"{printable(scan.path)}: {reason}")
         elif folder:
             doubtful[folder].append(i)

@@ -14,7 +14,7 @@ from ssmtl_toolkit.specs import ReaderSpec
 from ssmtl_toolkit.text import printable
 
 PREDICTION = "prediction.json"
-"""Beside predictions: by which model, and which value is which class. What lies beside it is no scan."""
+"""Beside predictions: by which model, and which value is which class. What lies beside or below it is no scan."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class Found:
     holder: Path
     part: str = ""
     unfit: str = ""
+
+
+def predicted_in(file: Path, root: Path) -> Path | None:
+    """The folder of predictions that a file below `root` is in, at any depth; None if there is none."""
+    folders = (folder for folder in file.parents if folder == root or root in folder.parents)
+    return next((folder for folder in folders if (folder / PREDICTION).is_file()), None)
 
 
 def parts_of(holder: Path, readers: Readers) -> list[Found]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ssmtl_toolkit.data.finding import PREDICTION, find
+from ssmtl_toolkit.data.finding import find, predicted_in
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.writing import output_name
 from ssmtl_toolkit.errors import DataError
@@ -68,7 +68,7 @@ def pair_files(pred: Path, label: Path, readers: Readers, labelled: Sequence[Sca
     theirs = {name: scan.path for name, scan in scans.items()}
     if pred in ours.values() and label in theirs.values():  # one file against one file, whatever they are called
         return Pairing((Pair(printable(pred.name), pred, _of_file(pred.name, label)),))
-    ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours)}, theirs)
+    ours = _by_case({name: file for name, file in ours.items() if not _is_companion(name, ours, pred)}, theirs)
     both = [name for name in ours if name in theirs]
     if not both:
         known = [scan.name for scan in labelled] or list(theirs)
@@ -133,10 +133,10 @@ def _by_case(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dic
     return renamed
 
 
-def _is_companion(name: str, predictions: Mapping[str, Path]) -> bool:
+def _is_companion(name: str, predictions: Mapping[str, Path], root: Path) -> bool:
     """Whether `ssmtl predict --probabilities` wrote this beside a prediction."""
     base = name.removesuffix("_probabilities")
-    return base != name and base in predictions and (predictions[name].parent / PREDICTION).is_file()
+    return base != name and base in predictions and predicted_in(predictions[name], root) is not None
 
 
 def _files(root: Path, readers: Readers, option: str) -> dict[str, Path]:

@@ -162,6 +162,15 @@ def test_companions_of_predictions_are_no_predictions_and_nnunet_channels_are_le
     refused(ssmtl, 3, "p1_0001.nii.gz: and ", "are both for the label p1; keep one")
 
 
+def test_probabilities_in_folders_below_prediction_json_are_no_predictions_either(ssmtl, folders):
+    for part in ("out", "labels"):
+        (folders / part / "a").mkdir()
+        shutil.move(folders / part / "p1.nii.gz", folders / part / "a" / "p1.nii.gz")
+    shutil.copy(folders / "out" / "a" / "p1.nii.gz", folders / "out" / "a" / "p1_probabilities.nii.gz")
+    (folders / "out" / "prediction.json").write_text("{}")
+    assert scored(ssmtl)["unpaired"] == {"predictions": 0, "labels": 0}
+
+
 # What the values mean
 
 

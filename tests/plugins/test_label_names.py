@@ -240,6 +240,12 @@ def test_what_lies_beside_images_without_label_maps_is_named(tmp_path):
     assert any("masks/ and segmentations/ may hold the label maps" in scan.unfit for scan in listed(tmp_path))
 
 
+def test_no_folder_of_nnunet_or_decathlon_without_dataset_json_is_said_to_be_ignored(tmp_path):
+    touch(tmp_path, "imagesTr/c_1.nii.gz", "labelsTr/c_1.nii.gz", "imagesTs/c_2.nii.gz", "imagesVa/c_3.nii.gz")
+    assert pairs(tmp_path) == {"c_1": "c_1.nii.gz", "c_2": None, "c_3": None}
+    assert [scan.unfit for scan in listed(tmp_path) if scan.unfit] == []
+
+
 def test_one_scan_in_two_suffixes_is_taken_once_and_the_other_listed(tmp_path):
     for layout in ("plain", "paired/images"):
         touch(tmp_path, f"{layout}/a.nii", f"{layout}/a.nii.gz", f"{layout}/b.nrrd", f"{layout}/s/b.nrrd")
