@@ -205,7 +205,9 @@ def _by_ending(root: Path, labels: LabelMaps, readers: Readers) -> dict[str, lis
     groups: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(_derivatives(root, labels.pipeline, "sub-*")):
         entities, suffix = _split(file)
-        if suffix != "probseg" and is_label_file(file.name) and readers.can_read(file) and labels.include(entities):
+        if suffix == "probseg" or not is_label_file(file.name) or not readers.can_read(file):
+            continue
+        if labels.include(entities):
             own = [f"{key}-{entities[key]}" for key in ("label", "desc", "seg") if key in entities]
             groups[_LABEL if suffix == _LABEL else "_".join([*own, suffix])].append(file)
     if labels.ending and labels.ending not in groups:

@@ -27,6 +27,9 @@ from ssmtl_toolkit.text import printable
 
 _RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 
+_MANY = 32
+"""So many values in a picture are gray levels, not labels."""
+
 
 class _Settings(BaseModel):
     """What slices.toml may set."""
@@ -68,7 +71,9 @@ def read_slices(path: Path) -> Volume:
         settings = _settings(pages[0].file, notes)
         if masks:
             notes.append(f"{len(masks)} masks beside its slices (such as {printable(masks[0].name)}) are skipped")
-        array, replaced = sanitise_voxels(_stacked(pages, settings.colours, notes), notes)
+        stacked = _stacked(pages, settings.colours, notes)
+        _refuse_masks_between(pages, stacked)
+        array, replaced = sanitise_voxels(stacked, notes)
     affine, spacing = _place(settings)
     names = tuple(page.file.name for page in pages)
     files = names if len(set(names)) == len(names) else ()
@@ -197,3 +202,18 @@ def _stacked(pages: Sequence[Page], colours: bool, notes: list[str]) -> NDArray[
             array[:, :, k] = plane.swapaxes(0, 1)
     notes += palettes.finish()
     return array
+
+
+def _refuse_masks_between(pages: Sequence[Page], array: NDArray[Any]) -> None:
+    """Refuse slices (column, row, slice, …) of many values of which a quarter or more have two, as masks do."""
+    planes = [array[:, :, k] for k in range(len(pages))]
+    pairs = [bool(((plane == plane.min()) | (plane == plane.max())).all() and np.ptp(plane)) for plane in planes]
+    if not len(pages) / 4 <= sum(pairs) < len(pages):
+        return
+    others = [len(np.unique(plane)) for plane, pair in zip(planes, pairs, strict=True) if not pair]
+    if np.median(others) > _MANY:
+        first = printable(str(pages[pairs.index(True)]))
+        raise FileError(
+            f"holds {sum(pairs)} pictures of two values (such as {first}) between {len(others)} of many, as if masks "
+            f"lay among slices; put the masks into a folder of their own, masks/"
+        )

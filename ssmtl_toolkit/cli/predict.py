@@ -70,8 +70,10 @@ def _run(
             click.echo(file)
         console.print(_in_words(result, config))
     if result.failed:
-        head = f"{len(result.failed)} of {len(result.failed) + len(result.written)} scans could not be used:"
-        raise DataError("\n".join([head, *shortened((item.reason for item in result.failed), 20)]))
+        head = f"{len(result.failed)} of {len(result.failed) + len(result.written)} scans could not be used"
+        if not result.written:  # the reasons stand right above
+            raise DataError(f"{head}, as noted")
+        raise DataError("\n".join([f"{head}:", *shortened((item.reason for item in result.failed), 20)]))
 
 
 def _in_words(result: Predicted, config: PredictConfig) -> str:

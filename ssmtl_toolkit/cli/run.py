@@ -98,7 +98,7 @@ def _announce(console: Any, config: ResolvedRun) -> None:
     if config.source is None or "backbone" in config.model_fields_set:
         console.print(f"backbone  {config.backbone}")
     console.print("tasks     " + "  ".join(str(task) for task in config.tasks))
-    length = f"{config.steps} steps" if config.steps else f"{config.epochs} epochs"
+    length = counted(config.steps, "step") if config.steps else counted(config.epochs, "epoch")
     patients = f" of {config.patients_per_batch} patients" if config.patients_per_batch else ""
     pixels = "" if inherited else f", {config.size} x {config.size} pixels"
     console.print(f"training  {length}, batch {config.batch_size}{patients}{pixels}")

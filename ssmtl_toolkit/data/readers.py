@@ -41,6 +41,8 @@ _FOREIGN = {
     ".h5": "is HDF5, which is not read; convert it to .nii.gz",
     **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"), "is an archive; unpack it and give the folder"),
     **dict.fromkeys((".bz2", ".xz", ".zst"), "is packed in a way that is not read; unpack it"),
+    **dict.fromkeys((".yaml", ".yml"), "is YAML, and no scan; list scans in a manifest (.csv, .toml) or a MONAI .json"),
+    **dict.fromkeys((".txt", ".md", ".pdf", ".xlsx", ".docx"), "is a document, and no scan; give a scan or a folder"),
     ".brik": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
     ".head": "is AFNI, which is not read; convert it to .nii.gz (3dAFNItoNIFTI)",
 }

@@ -272,6 +272,15 @@ def test_an_unreadable_scan_does_not_stop_the_others_and_ends_with_exit_code_3(t
     assert "2 of 12 scans could not be used" in done.stderr
 
 
+def test_what_is_no_scan_is_named_once_with_what_it_is(tuned, ssmtl, tmp_path):
+    for name, what in {"notes.md": "is a document, and no scan", "list.yaml": "is YAML, and no scan"}.items():
+        (tmp_path / name).write_text("a: 1")
+        done = ssmtl("predict", "--from", tuned, name, "-o", "out")
+        assert done.returncode == 3
+        assert done.stderr.count(f"{name}: {what}") == 1
+        assert done.stderr.endswith("error: 1 of 1 scans could not be used, as noted\n")
+
+
 def test_nothing_is_overwritten_unless_asked(tuned, labelled, ssmtl, tmp_path):
     file = labelled / "images" / "a_pre.nii.gz"
     assert ssmtl("predict", "--from", tuned, file, "-o", "out").returncode == 0

@@ -246,7 +246,7 @@ def test_missing_and_empty_folders_are_named_with_their_option(ssmtl, folders):
     refused(ssmtl, 3, "nowhere: no such file or folder; check --label", label="nowhere")
     refused(ssmtl, 3, "empty: no readable scan in this folder", "--pred", pred="empty")
     (folders / "notes.txt").write_text("x")
-    refused(ssmtl, 3, "notes.txt: no installed reader", pred="notes.txt", label="labels/p0.nii.gz")
+    refused(ssmtl, 3, "notes.txt: is a document, and no scan", pred="notes.txt", label="labels/p0.nii.gz")
 
 
 def test_folders_without_a_common_name_are_refused_with_names_of_both(ssmtl, folders):

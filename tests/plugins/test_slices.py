@@ -44,6 +44,25 @@ def test_masks_among_slices_are_left_out_with_a_note(tmp_path, mask):
     assert f"8 masks beside its slices (such as {mask.format(0)}.png) are skipped" in volume.notes
 
 
+def test_masks_between_slices_that_only_numbers_name_are_refused(tmp_path):
+    folder = write(tmp_path / "scan", [f"{2 * k:02d}" for k in range(8)])
+    for k in range(8):
+        Image.fromarray(np.where(VOXELS[..., k].T > 128, 255, 0).astype(np.uint8)).save(folder / f"{2 * k + 1:02d}.png")
+    assert "8 pictures of two values (such as 01.png) between 8 of many, as if masks lay among slices" in refused(folder)
+
+
+def test_a_few_slices_of_two_values_and_label_maps_of_more_are_read(tmp_path):
+    scan = VOXELS.copy()
+    scan[..., 0] = np.arange(12) > 5  # an end of the stack
+    labels = VOXELS % 12
+    labels[..., :4] %= 2
+    for name, voxels in {"scan": scan, "labels": labels}.items():
+        (tmp_path / name).mkdir()
+        for k in range(8):
+            Image.fromarray(voxels[..., k].T).save(tmp_path / name / f"{k}.png")
+        assert np.array_equal(Slices().read(tmp_path / name).array, voxels)
+
+
 @pytest.mark.parametrize("name", ["mask_{}", "p1_{}_seg", "label{}"])
 def test_a_folder_of_nothing_but_masks_is_a_label_map(tmp_path, name):
     assert np.array_equal(Slices().read(write(tmp_path / "labels", [name.format(k) for k in range(8)])).array, VOXELS)
