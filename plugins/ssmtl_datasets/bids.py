@@ -40,6 +40,21 @@ class LabelMaps:
         """Whether a name with these entities is to be used."""
         return all(entities.get(key) == value for key, value in self.entities.items() if value)
 
+    def refuse_missing(self, root: Path, names: Sequence[Mapping[str, str]]) -> None:
+        """Refuse a choice by entities that fits none of the label maps, of which these are the entities.
+
+        Raises:
+            DataError: there is such a choice.
+        """
+        for key, value in self.entities.items():
+            if value:
+                known = sorted({entities[key] for entities in names if entities.get(key)})
+                existing = printable(", ".join(known)) or "none"
+                raise DataError(
+                    f"{printable(root)}: has no label map with {key}-{printable(value)}{did_you_mean(value, known)} "
+                    f"(there are: {existing}); omit {key}="
+                )
+
 
 def list_bids(
     root: Path, suffixes: Sequence[str], datatype: str, labels: LabelMaps | None, readers: Readers
@@ -200,16 +215,20 @@ def _by_ending(root: Path, labels: LabelMaps, readers: Readers) -> dict[str, lis
     """Group the label maps in derivatives by the ending of their names: dseg, label-L_mask, label-SC_seg, seg-manual.
 
     Raises:
-        DataError: none has the requested ending.
+        DataError: none has the requested ending, or values of entities.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
+    names: list[dict[str, str]] = []
     for file in sorted(_derivatives(root, labels.pipeline, "sub-*")):
         entities, suffix = _split(file)
         if suffix == "probseg" or not is_label_file(file.name) or not readers.can_read(file):
             continue
+        names.append(entities)
         if labels.include(entities):
             own = [f"{key}-{entities[key]}" for key in ("label", "desc", "seg") if key in entities]
             groups[_LABEL if suffix == _LABEL else "_".join([*own, suffix])].append(file)
+    if not groups:
+        labels.refuse_missing(root, names)
     if labels.ending and labels.ending not in groups:
         known = ", ".join(f"{printable(name)} ({len(files)})" for name, files in sorted(groups.items())) or "none"
         hint = did_you_mean(labels.ending, groups)

@@ -173,6 +173,8 @@ def test_class_names_come_from_the_table_and_contradicting_tables_say_nothing(tr
             r"has no image named …_T1; did you mean 'T1w'\? \(there are: T1w \(3\), T2w \(1\), bold \(1\)\)",
         ),
         (",datatype=dwi", r"has no image named …_T1w in dwi/ \(there are: none\)"),
+        (",desc=al", r"has no label map with desc-al; did you mean 'all'\? \(there are: all\); omit desc="),
+        (",seg=liver", r"has no label map with seg-liver \(there are: none\); omit seg="),
         ("/sub-01", r"is not a BIDS data set: it has no folders such as sub-01"),
         ("/nowhere", r"no such folder"),
     ],

@@ -47,8 +47,11 @@ def test_masks_among_slices_are_left_out_with_a_note(tmp_path, mask):
 def test_masks_between_slices_that_only_numbers_name_are_refused(tmp_path):
     folder = write(tmp_path / "scan", [f"{2 * k:02d}" for k in range(8)])
     for k in range(8):
-        Image.fromarray(np.where(VOXELS[..., k].T > 128, 255, 0).astype(np.uint8)).save(folder / f"{2 * k + 1:02d}.png")
-    assert "8 pictures of two values (such as 01.png) between 8 of many, as if masks lay among slices" in refused(folder)
+        mask = 255 * (VOXELS[..., k].T > 128).astype(np.uint8)
+        Image.fromarray(mask).save(folder / f"{2 * k + 1:02d}.png")
+    assert "8 pictures of two values (such as 01.png) between 8 of many, as if masks lay among slices" in refused(
+        folder
+    )
 
 
 def test_a_few_slices_of_two_values_and_label_maps_of_more_are_read(tmp_path):
