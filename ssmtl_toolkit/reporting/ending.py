@@ -26,7 +26,7 @@ def report_at_end(folder: Path, option: bool, progress: Progress) -> None:
         from ssmtl_toolkit.reporting.report import report
 
         file = report(folder)
-        progress.say(f"report    {printable(file)}")
+        progress.say(f"report    {printable(folder / file.name)}")
     except BaseException as error:
         if by_the_user(error):
             raise
