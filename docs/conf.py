@@ -30,6 +30,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 default_role = "code"
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Options", "params_style")]  # those of the configuration
 
 # Pages that hold a file of the repository's root, which reads well there too.
 WHOLE = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md", "security": "SECURITY.md"}

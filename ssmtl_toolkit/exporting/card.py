@@ -7,16 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.folder import SCORES, SUMMARY
+from ssmtl_toolkit.runtime.provenance import sources
 from ssmtl_toolkit.runtime.usage import Usage
+from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.text import counted, printable
-
-CITATION = """@inproceedings{dong2021ssmtl,
-  author    = {Dong, Nanqing and Kampffmeyer, Michael and Voiculescu, Irina},
-  title     = {Self-supervised Multi-task Representation Learning for Sequential Medical Images},
-  booktitle = {Machine Learning and Knowledge Discovery in Databases (ECML PKDD)},
-  year      = {2021}
-}"""
 
 _WAYS = {"S": "upwards", "I": "downwards", "P": "to the back", "A": "to the front", "L": "to the patient's left"}
 
@@ -30,7 +26,7 @@ def card(file: Path, about: Mapping[str, Any], usage: Usage) -> str:
         "## What it was trained on\n\n" + "\n".join(f"- {line}" for line in _training(about)),
         *_results(file),
         "It is a research result, not a medical device.",
-        f"## Citation\n\n```bibtex\n{CITATION}\n```",
+        f"## Citation\n\n```bibtex\n{_citations(about)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -104,8 +100,19 @@ def _named(usage: Usage) -> str:
     return ", ".join(f"map {i} is {printable(name)}, written as {value}" for i, (name, value) in pairs)
 
 
+def _pretraining(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return about.get("pretraining") if "head" in about else about
+
+
+def _citations(about: Mapping[str, Any]) -> str:
+    """BibTeX of the paper, and of the tasks of the pre-training whose plugins are installed."""
+    before, parts = _pretraining(about), registry()
+    names = [task["spec"].partition(":")[0] for task in before["tasks"]] if before else []
+    return "\n\n".join(sources(parts.find(TaskSpec, name) for name in names if parts.has("task", name)))
+
+
 def _training(about: Mapping[str, Any]) -> Iterator[str]:
-    before = about.get("pretraining") if "head" in about else about
+    before = _pretraining(about)
     if before:
         tasks = ", ".join(f"`{task['spec']}`" for task in before["tasks"])
         number = counted(before["scans"]["number"], "scan")

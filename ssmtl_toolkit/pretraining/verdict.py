@@ -166,7 +166,8 @@ def _judge_held_out(task: TaskSpec, history: History, watched: Watched, hint: st
     if gain <= _CLEARLY:
         if _gain(task, history.means) - gain_seen > _OTHER:
             on_both += f", though {history.means['loss']:.4g} in training mode: batch norm's averages are off"
-        return _without_gain(task, on_both, watched.held_out, list(watched.losses.values()), hint)
+        losses = list(watched.losses.values()) if len(watched.losses) >= _THIRDS else history.losses
+        return _without_gain(task, on_both, watched.held_out, losses, hint)
     if task.beaten_untrained:
         return Verdict("no comparison", f"its loss on held-out slices {_against(task, watched.held_out)}, {_UNTRAINED}")
     return Verdict("learned", on_both)
@@ -254,9 +255,12 @@ def rises_without_end(losses: Sequence[float]) -> bool:
     return number >= _LINES and min(losses[-(number // 4) :]) > max(losses[: number // 2])
 
 
+_THIRDS = 3  # how many losses it takes to tell whether they still fall
+
+
 def _falls(losses: Sequence[float]) -> bool:
     """Whether the last third is lower than the third before it, by more than 2 %."""
-    part = len(losses) // 3
+    part = len(losses) // _THIRDS
     if part == 0:
         return False
     before, last = (math.fsum(third) / part for third in (losses[-2 * part : -part], losses[-part:]))

@@ -25,7 +25,8 @@ def report_at_end(folder: Path, option: bool, progress: Progress) -> None:
     try:
         from ssmtl_toolkit.reporting.report import report
 
-        report(folder)
+        file = report(folder)
+        progress.say(f"report    {printable(folder / file.name)}")
     except BaseException as error:
         if by_the_user(error):
             raise

@@ -37,5 +37,10 @@ def provenance(specs: Iterable[Spec], seeds: Sequence[int], data: str, device: s
         "machine": machine(device),
         "seeds": list(seeds),
         "data": data,
-        "citations": list(dict.fromkeys([PAPER, *(text for spec in specs for text in spec.citations)])),
+        "citations": sources(specs),
     }
+
+
+def sources(specs: Iterable[Spec | type[Spec]]) -> list[str]:
+    """BibTeX of the paper and of what these parts name, each once."""
+    return list(dict.fromkeys([PAPER, *(text for spec in specs for text in spec.citations)]))

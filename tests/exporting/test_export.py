@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from ssmtl_toolkit import SsmtlError, UsageError, export, load_backbone, load_model, predict, pretrain
 from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.exporting.card import steps
+from ssmtl_toolkit.exporting.card import card, steps
 from ssmtl_toolkit.runtime.usage import Answer, Usage
 from ssmtl_toolkit.specs import ExportSpec
 
@@ -81,8 +81,16 @@ def test_usage_is_in_the_metadata_beside_every_export_and_in_words(model, tmp_pa
     assert (usage["axes"], usage["directions"]["axial"]) == (["axial"], ["S", "P", "L"])
     assert (usage["answer"]["names"], usage["answer"]["values"]) == (["background", "big", "small"], [0, 10, 20])
     card = (tmp_path / "hf" / "README.md").read_text()
-    for words in ("to the patient's left", "anti-aliased", "unit variance", "map 2 is small, written as 20", "@inproc"):
+    for words in ("to the patient's left", "anti-aliased", "unit variance", "map 2 is small, written as 20"):
         assert words in card
+
+
+def test_the_card_cites_the_paper_and_the_tasks_of_the_pretraining(model):
+    with safe_open(model / "model.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["ssmtl"])
+    about["pretraining"]["tasks"] += [{"spec": "moco_v2:queue=10"}, {"spec": "not_installed:t=1"}]
+    text = card(model / "model.safetensors", about, load_model(model).usage)
+    assert text.count("10.1007/978-3-030-86523-8_47") == text.count("Momentum Contrast for Unsupervised") == 1
 
 
 @pytest.mark.slow

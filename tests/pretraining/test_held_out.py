@@ -451,6 +451,13 @@ def test_the_verdict_is_that_of_the_held_out_loss(task, training, seen, held_out
     assert because in verdict.because
 
 
+@pytest.mark.parametrize(("losses", "todo"), [([2.0, 1.6, 1.3], "it still falls"), ([1.3] * 3, "another --lr")])
+def test_a_run_too_short_for_held_out_losses_that_fall_is_told_by_its_training_losses(losses, todo):
+    watched = Watched({"loss": 1.3, "guess": 1.0}, {"loss": 1.2, "guess": 1.0}, {40: 1.3})
+    verdict = judge(Plain(), History(losses, 2.0, {"loss": 1.3, "guess": 1.0}, 40, 999, watched))
+    assert todo in verdict.because
+
+
 @pytest.mark.parametrize(("guess_seen", "word"), [(-0.909, "learned"), (-0.957, "memorised")])
 def test_held_out_slices_that_are_more_alike_to_each_other_are_no_sign_of_memorising(guess_seen, word):
     """As measured on heart scans: the trivial answer differs between the samples, the loss hardly does."""

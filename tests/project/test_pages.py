@@ -68,8 +68,10 @@ def place(tmp_path, labelled, pretrained, tuned, monkeypatch):
     for name in ("scan", "new_scan"):
         shutil.copy(labelled / "images" / "a_pre.nii.gz", tmp_path / f"{name}.nii.gz")
     shutil.copy(labelled / "labels" / "a_pre.nii.gz", tmp_path / "new_labels" / "new_scan.nii.gz")
-    shutil.copytree(pretrained, tmp_path / "runs" / "first")
-    shutil.copytree(tuned, tmp_path / "runs" / "ft")
+    for name in ("first", "second", "a", "b"):
+        shutil.copytree(pretrained, tmp_path / "runs" / name)
+    for name in ("ft", "tuned"):
+        shutil.copytree(tuned, tmp_path / "runs" / name)
     for number in range(2):
         write_channels(tmp_path / "DIR", f"case{number}")
     FAKES["BraTS 2023"].write(tmp_path / "brats2023")
@@ -159,7 +161,7 @@ def smaller(text):
         ('budgets=[1, 2, "10slices"]', f'budgets=[1], backbone="{NETWORK}"'),
         (
             'tasks=["reconstruct_next:t=5mm", "denoise", "contrast"]',
-            f'tasks=["denoise"], backbone="{NETWORK}", steps=2',
+            f'tasks=["reconstruct_next:t=2", "denoise"], backbone="{NETWORK}", steps=2',
         ),
         ('out="runs/affinity"', 'out="runs/affinity", size=32, draws=1, pretrainings=1, finetune={"steps": 2}'),
         ('out="runs/arrays"', f'out="runs/arrays", steps=2, size=32, backbone="{NETWORK}"'),
