@@ -88,6 +88,20 @@ def find_record(folder: Path) -> Record:
     names = tuple(file.stem for file in files if "tables" in Record(folder, "comparison").read(file.name))
     if names:
         return Record(folder, "comparison", names)
-    raise UsageError(
-        f"{printable(folder)}: holds no run; give the folder of ssmtl run, finetune, fewshot or experiment"
-    )
+    raise UsageError(f"{printable(folder)}: {_no_run(folder)}")
+
+
+def starting(folder: Path) -> bool:
+    """Whether a command holds this folder that has not written yet what run it is."""
+    return not any((folder / name).is_file() for name in (CONFIG, FINETUNE)) and Record(folder, "pre-training").live
+
+
+def _no_run(folder: Path) -> str:
+    """Say why a folder has no record, and what to do."""
+    if not folder.is_dir():
+        return "no such folder; give the folder of ssmtl run, finetune, fewshot or experiment"
+    if (folder.parent / FINETUNE).is_file():
+        return f"is a part of the fine-tuning {printable(folder.parent)}; give that"
+    if starting(folder):
+        return "the run in it still reads scans; wait until it trains, or follow it with --watch"
+    return "holds no run; give the folder of ssmtl run, finetune, fewshot or experiment"

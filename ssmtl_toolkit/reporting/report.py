@@ -12,7 +12,7 @@ from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.reporting import comparisons, finetuning, pretraining, side
 from ssmtl_toolkit.reporting.origins import provenance_section
 from ssmtl_toolkit.reporting.parts import Page
-from ssmtl_toolkit.reporting.records import Record, find_record
+from ssmtl_toolkit.reporting.records import Record, find_record, starting
 from ssmtl_toolkit.reporting.render import render
 from ssmtl_toolkit.runtime.folder import REPORT
 from ssmtl_toolkit.text import printable
@@ -41,6 +41,8 @@ def report(runs: Given | Sequence[Given], *, out: Given | None = None) -> Path:
 
 def watch(run: Given, *, out: Given | None = None, every: float = EVERY) -> Path:
     """Write the report anew as long as the run is under way, then once more; the page reloads itself meanwhile."""
+    while starting(Path(run)):
+        time.sleep(every)
     while True:
         record = find_record(Path(run))
         file = _target([record], out)

@@ -200,6 +200,28 @@ def test_a_run_that_is_under_way_has_a_page_that_reloads_itself_and_watching_end
     assert "Not finished" in check_page(page).text
 
 
+def test_watching_waits_for_a_run_that_still_reads_scans(run, tmp_path):
+    (tmp_path / ".lock.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    with pytest.raises(UsageError, match="still reads scans; wait until it trains, or follow it with --watch"):
+        toolkit.report(tmp_path)
+    watching = threading.Thread(target=watch, args=(tmp_path,), kwargs={"every": 0.05})
+    watching.start()
+    time.sleep(0.2)
+    assert watching.is_alive()
+    for name in ("metrics.jsonl", "run.toml"):
+        shutil.copy(run.folder / name, tmp_path)
+    (tmp_path / ".lock.json").unlink()
+    watching.join(60)
+    assert "Not finished" in check_page(tmp_path / "report.html").text
+
+
+def test_a_folder_without_a_run_is_refused_with_what_to_give(tuned_here, tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        toolkit.report(tmp_path / "nope")
+    with pytest.raises(UsageError, match=r"is a part of the fine-tuning .*t; give that"):
+        toolkit.report(tuned_here.folder / "pretrained-0")
+
+
 def test_watching_a_finished_run_writes_its_page_once(run, ssmtl):
     done = ssmtl("report", run.folder, "--watch", "--out", "page.html")
     assert done.returncode == 0, done.stderr
