@@ -212,6 +212,14 @@ def test_a_data_list_of_monai_is_read_under_any_name(tmp_path, given):
     assert dataset_of(str(tmp_path / given)).layout() == "data list of MONAI"
 
 
+@pytest.mark.parametrize("key", ["seg", "mask", "segmentation"])
+def test_label_maps_of_a_list_may_have_other_names(tmp_path, key):
+    touch(tmp_path, "im/a.nii.gz", "la/a.nii.gz")
+    said = {"training": [{"image": "im/a.nii.gz", key: "la/a.nii.gz"}]}
+    (tmp_path / "data.json").write_text(json.dumps(said))
+    assert labels(tmp_path / "data.json") == {"a": "a.nii.gz"}
+
+
 def test_a_json_file_that_lists_no_scans_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(DataError, match=r"x\.json: lists no scans; expected `training`"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,6 +20,7 @@ from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
 _MOST_CHANNELS = 100  # of a case in separate files, to look for by name
+_LABELS = ("label", "seg", "mask", "segmentation")  # what lists call the label map
 
 
 def list_described(description: Description, choice: Choice, readers: Readers) -> list[Scan]:
@@ -47,12 +48,17 @@ def list_described(description: Description, choice: Choice, readers: Readers) -
     return scans
 
 
+def _label_of(item: Mapping[str, Any]) -> Any:
+    """The label map of an item, under the first of the names that lists have for it; None: it has none."""
+    return next((item[key] for key in _LABELS if key in item), None)
+
+
 def _table(files: _Files) -> list[Scan]:
     modality = files.description.modality(files.numbers)
     scans = []
     for case, item in files.description.document["dataset"].items():
         images = item.get("images") if isinstance(item, dict) else None
-        scan = files.scan({"image": images, "label": item.get("label")} if images else item, "dataset")
+        scan = files.scan({"image": images, "label": _label_of(item)} if images else item, "dataset")
         scans.append(replace(scan, name=printable(case), patient=printable(case), modality=modality))
     return scans
 
@@ -126,7 +132,7 @@ class _Files:
         Raises:
             DataError: it has another form, in a list that can only hold scans.
         """
-        image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (item, None)
+        image, label = (item.get("image"), _label_of(item)) if isinstance(item, dict) else (item, None)
         images = self._chosen(image)
         label = label[0] if isinstance(label, list) and len(label) == 1 else label
         if not (images and all(isinstance(text, str) and text for text in images) and isinstance(label, str | None)):
