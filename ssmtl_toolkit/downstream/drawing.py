@@ -34,10 +34,13 @@ def draw_slices(
         among = contents[scan.name].slices(config.drawn_from)
         drawn[scan.name] = tuple(choose(config.slices_per_scan, among, seed, Stream.SLICES, i))
     if not any(drawn.values()):
-        raise DataError(
-            f"none of the {len(scans)} training scans of seed {seed} has a slice to draw ({config.drawn_from}); "
-            f"choose other --classes, more --train-scans or --slices any"
-        )
+        annotated = any(contents[scan.name].annotated.any() for scan in scans)
+        found = f"has a slice to draw ({config.drawn_from})" if annotated else "has an annotated slice"
+        todo = "choose other --classes, more --train-scans or --slices any"
+        if not annotated and isinstance(config.volume, int):
+            found += f" in volume {config.volume}"
+            todo = "choose a --volume that is labelled, or say --empty-frames background"
+        raise DataError(f"none of the {len(scans)} training scans of seed {seed} {found}; {todo}")
     return drawn
 
 

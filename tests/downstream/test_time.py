@@ -119,3 +119,9 @@ def test_data_info_counts_sequences_and_proposes_a_t_in_frames(folder):
     assert info.proposals.arguments.startswith("--axis time --size 32 --task reconstruct_prev:t=2")
     (first, *_) = info.to_json()["pairs"]
     assert (first["t"], first["ms"], first["share"]) == (1, [40.0, 40.0], pytest.approx(5 / 6))
+
+
+def test_a_volume_that_nobody_labelled_is_called_so(folder, tmp_path):
+    options = {"volume": 2, "backbone": SMALL, "size": 32, "steps": 1, "test_scans": 1, "surface": False}
+    with pytest.raises(DataError, match="has an annotated slice in volume 2; choose a --volume that is labelled"):
+        ssmtl.finetune(data=str(folder), classes="ball=1", out=tmp_path / "run", cache=tmp_path / "cache", **options)
