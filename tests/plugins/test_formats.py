@@ -684,8 +684,8 @@ def test_every_odd_file_is_in_the_table(odd):
     assert {dicom if name.startswith(dicom) else name for name in files} == set(ODD)
 
 
-def test_images_and_labels_without_each_other_are_told(odd):
-    scans = list_scans(dataset_of(str(odd / "unpaired_hippocampus")), odd)
+def test_images_and_labels_without_each_other_are_told(odd, tmp_path):
+    scans = list_scans(dataset_of(str(odd / "unpaired_hippocampus")), tmp_path)
     assert [(scan.name, scan.label, bool(scan.unfit)) for scan in scans] == [
         ("hippocampus_118", None, False),
         ("hippocampus_010", None, True),

@@ -56,19 +56,20 @@ FASTER = {
 
 
 def marked(found):
-    """These cases as parameters; slow are those that train in two processes, or a network of some size repeatedly."""
+    """These cases as parameters."""
+    return [pytest.param(case, marks=marks(case), id=str(case).replace("its ", "")) for case in found]
 
-    def slow(case):
-        title = case.check.title
-        heavy = case.spec.kind == "export" or (case.spec.kind == "backbone" and "same bits" in title)
-        return heavy or "two processes" in title
 
-    return [
-        pytest.param(
-            case, marks=pytest.mark.slow if slow(case) else marked_extra(case), id=str(case).replace("its ", "")
-        )
-        for case in found
-    ]
+def marks(case):
+    """Slow are those that train in two processes, or a network of some size repeatedly; ONNX traces it anew each time.
+
+    What ONNX exports compute is compared in tests/exporting, too.
+    """
+    kind, title = case.spec.kind, case.check.title
+    if (kind, case.spec.name) == ("export", "onnx"):
+        return pytest.mark.soak
+    slow = kind == "export" or (kind == "backbone" and "same bits" in title) or "two processes" in title
+    return pytest.mark.slow if slow else marked_extra(case)
 
 
 OF_EXTRAS = ("mlflow", "tensorboard", "trackio", "wandb")  # trackers, called as the package that they need
