@@ -365,7 +365,7 @@ class TrackerSpec(Spec):
     def open(self, run: TrackedRun) -> Tracker:
         """Begin to record a run, or continue if it was resumed: `run.id` is then what it was.
 
-        Whatever it raises, also of packages that are missing: the run goes on without this tracker.
+        Whatever it raises, also of packages that are missing: the run continues without this tracker.
         """
 
 

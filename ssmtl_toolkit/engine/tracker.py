@@ -1,4 +1,4 @@
-"""What a tracker is told of a run, and in which order."""
+"""What a tracker gets to know of a run, and in which order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrackedRun:
 class Tracker:
     """Records one run. Every method may be overridden; here they do nothing.
 
-    If one of them raises, the user is warned once, and the run goes on without the tracker. None may draw random
+    If one of them raises, the user is warned once, and the run continues without the tracker. None may draw random
     numbers from the global generators of torch, NumPy and Python: equal runs give equal weights, tracked or not.
     """
 

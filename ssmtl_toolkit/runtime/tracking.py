@@ -73,7 +73,7 @@ class Tracking(Progress):
             if by_the_user(error):
                 raise
             self._open.pop(str(tracker), None)
-            self._report.note(f"--track {tracker}: {_reason(error, tracker)}; the run goes on without it")
+            self._report.note(f"--track {tracker}: {_reason(error, tracker)}; the run continues without it")
 
 
 def _picture(name: str, file: Path, tracker: Tracker) -> None:

@@ -82,7 +82,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning_and_the_weights_are_t
     warnings = [note for note in notes if "--track" in note]
     assert len(warnings) == 1
     assert reason in warnings[0]
-    assert warnings[0].endswith("; the run goes on without it")
+    assert warnings[0].endswith("; the run continues without it")
     assert calls[1:] == after
     assert digest(tracked.backbone) == digest(plain.backbone)
 
