@@ -352,7 +352,7 @@ class MetricSpec(Spec):
 
 
 class TrackerSpec(Spec):
-    """Where a run is recorded while it goes on, beside its folder.
+    """Where a run is recorded while it is running, beside its folder.
 
     Without options it must work without an account and without a network.
     """

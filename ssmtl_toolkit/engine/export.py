@@ -29,7 +29,7 @@ class Exported:
         usage: how images are prepared and what the maps mean, as JSON (`runtime/usage.py`).
         card: the same in words, and what is known of the training, in Markdown; its first line is the title.
         folder: where the weights come from: a run folder, or that of the file.
-        save: writes the toolkit's own file, without the digests of scans unless it is told to keep them.
+        save: writes the toolkit's own file, without the digests of scans unless it is asked to keep them.
     """
 
     spec: BackboneSpec

@@ -20,6 +20,7 @@ from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.experiments.table import compare, write_comparison
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
+from ssmtl_toolkit.runtime.environment import command
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
@@ -108,7 +109,7 @@ def _provenance(resolved: ResolvedExperiment) -> dict[str, Any]:
         pretrain, finetune = job.pretrain, job.finetune
         specs += [pretrain.backbone, *pretrain.tasks, pretrain.balancer] if pretrain else []
         specs += [finetune.head, *finetune.augment]
-    return provenance(specs, sorted({job.finetune.seed for job in resolved.jobs}), "", "")
+    return {"command": command()} | provenance(specs, sorted({job.finetune.seed for job in resolved.jobs}), "", "")
 
 
 class RowsFailedError(SsmtlError):

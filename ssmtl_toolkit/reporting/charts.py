@@ -69,7 +69,7 @@ class Series:
     Attributes:
         points: y by x.
         colour: of `colour`, or `GRAY`.
-        band: how far a band around it goes on each side, by x.
+        band: how far a band around it reaches on each side, by x.
     """
 
     name: str

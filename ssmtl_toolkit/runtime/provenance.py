@@ -1,11 +1,11 @@
-"""How a result came to be: command, versions, machine, seeds, data, and what to cite; for summary.json."""
+"""How a result came to be: versions, machine, seeds, data, and what to cite; for summary.json."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ssmtl_toolkit.runtime.environment import command, machine, versions
+from ssmtl_toolkit.runtime.environment import machine, versions
 from ssmtl_toolkit.specs import Spec
 
 PAPER = """@inproceedings{dong2021selfsupervised,
@@ -23,7 +23,9 @@ PAPER = """@inproceedings{dong2021selfsupervised,
 
 
 def provenance(specs: Iterable[Spec], seeds: Sequence[int], data: str, device: str) -> dict[str, Any]:
-    """Describe this process and what it used; of equal processes the same.
+    """Describe this process and what it used; of equal processes the same, also when a run is resumed.
+
+    Commands are in environment.json, one for each start.
 
     Args:
         specs: the parts whose sources are to be cited.
@@ -32,7 +34,6 @@ def provenance(specs: Iterable[Spec], seeds: Sequence[int], data: str, device: s
         device: what torch computed on, such as `cuda:0`; "": the same.
     """
     return {
-        "command": command(),
         "versions": versions(),
         "machine": machine(device),
         "seeds": list(seeds),

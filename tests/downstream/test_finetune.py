@@ -1,6 +1,7 @@
 """Fine-tuning from the command line and from Python, on scans of balls whose labels are known."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -489,3 +490,16 @@ def test_a_rare_label_value_is_named_with_its_file_and_a_negative_one_is_refused
     assert "--train-scans 9: there are only 3, all of them are used" in told.notes
     with pytest.raises(DataError, match=r"p2.nii.gz: has the label value -1 .* --ignore-value=-1"):
         train_loop(-1, "b")
+
+
+def test_a_resume_of_a_finished_fine_tuning_on_the_command_line_leaves_its_summary_as_it_is(labelled, tmp_path):
+    options = ["--data", labelled, "--backbone", SMALL, "--size", 32, "--steps", 2, "--test-scans", 2, "--no-surface"]
+    summaries, environment = [], {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "SSMTL_REPORT": "1"}
+    for arguments in ([*options, "--out", tmp_path / "ft"], ["--resume", tmp_path / "ft"]):
+        command = [sys.executable, "-m", "ssmtl_toolkit", "finetune", *map(str, arguments)]
+        subprocess.run(command, cwd=tmp_path, check=True, env=environment)
+        summaries.append((tmp_path / "ft" / "summary.json").read_bytes())
+    assert summaries[0] == summaries[1]
+    starts = json.loads((tmp_path / "ft" / "environment.json").read_text())["starts"]
+    assert [start["command"].split()[2] for start in starts] == ["--data", "--resume"]
+    assert "--resume" in (tmp_path / "ft" / "report.html").read_text()

@@ -28,6 +28,7 @@ from ssmtl_toolkit.experiments.overlays import merged
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
+from ssmtl_toolkit.runtime.environment import command
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
@@ -238,7 +239,7 @@ class Comparison:
         for arm in self.arms:
             specs += [arm.pretrain.backbone, *arm.pretrain.tasks] if arm.pretrain else []
             specs += [arm.finetune.head, *([arm.finetune.semi] if arm.finetune.semi else [])]
-        return provenance(specs, [self.config.seed], "", "")
+        return {"command": command()} | provenance(specs, [self.config.seed], "", "")
 
 
 def _about(arm: Arm) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class MyPlugin(TrackerSpec):
 
     def open(self, run: TrackedRun) -> Tracker:
         # Imported here, not at the top: `ssmtl --help` should not wait for the packages of a tracker. If one of them
-        # is missing, or anything else fails, the user is warned and the run goes on.
+        # is missing, or anything else fails, the user is warned and the run continues.
         from my_plugin.notes import Notes
 
         return Notes(run, self.digits)
