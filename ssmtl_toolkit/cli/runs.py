@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.text import clipped, counted, printable
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def command(folders: Sequence[Path], differences: bool, as_json: bool) -> None:
         rows = [[clipped(text, _LONGEST) for text in (option, *values)] for option, values in changed.items()]
         print_table(stdout(), "", [clipped(text, _LONGEST) for text in ("option", *names)], rows)
         return
-    cells = [[run.command, run.state, run.started[:10], _outcome(run)] for run in runs]
+    cells = [[run.state, run.started[:10], _outcome(run)] for run in runs]
     rows = [[name, *more] for name, more in zip(names, cells, strict=True)]
-    print_table(stdout(), "", ["run", "command", "state", "started", "outcome"], rows)
-    if first and first.score:
-        stderr().print(f"best      {first.folder}: {first.score[0]} {first.score[1]:.3f}")
+    print_table(stdout(), "", ["run", "state", "started", "outcome"], rows)
+    if first:
+        stderr().print(f"best      {printable(first.folder)}: {_outcome(first)}")
     if len(runs) > 1 and changed:
         stderr().print(f"differ    in {counted(len(changed), 'option')}; ssmtl runs --differences shows them")
 
@@ -69,10 +69,24 @@ def _names(runs: Sequence[RunInfo]) -> list[str]:
 
 
 def _outcome(run: RunInfo) -> str:
-    """The score of a fine-tuning; how many tasks of a pre-training learned."""
-    if run.score:
-        return f"{run.score[0]} {run.score[1]:.3f}"
+    """The scores of a fine-tuning; how many tasks of a pre-training learned; what it is while it has neither."""
+    if run.scores:
+        title, values = _printed(run)
+        if len(values) == 2:
+            return f"{title} {values[0]} (from scratch {values[1]})"
+        return f"{title} {values[0]}{' from scratch' if 'scratch' in run.scores else ''}"
     if not run.losses:
-        return ""
+        return {"run": "pre-training", "finetune": "fine-tuning"}.get(run.command, run.command)
     learned = sum(verdict == "learned" for _, verdict in run.losses.values())
     return f"{learned} of {counted(len(run.losses), 'task')} learned"
+
+
+def _printed(run: RunInfo) -> tuple[str, list[str]]:
+    """What the scores are called, and each; by its name alone if the metric is not installed."""
+    from ssmtl_toolkit.evaluation.formatting import mean_title, number, read_metrics
+
+    try:
+        metric = read_metrics([run.metric])[0]
+    except SsmtlError:
+        return printable(run.metric), [f"{mean:.3f}" for mean in run.scores.values()]
+    return mean_title(metric), [number(metric, mean) for mean in run.scores.values()]

@@ -17,6 +17,7 @@ from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, ENVIRONMENT, FINET
 from ssmtl_toolkit.specs import MetricSpec
 
 _DEEP = 4  # folders below the one that is listed
+_ARMS = ("pretrained", "scratch")  # the one that counts first
 _KINDS = {CONFIG: "run", FINETUNE: "finetune"}
 
 
@@ -28,7 +29,8 @@ class RunInfo:
         command: `run` or `finetune`.
         state: finished, failed, interrupted, running, or killed.
         started: when it was first started, in UTC; "": not recorded.
-        score: the metric that is compared by and its mean, of a fine-tuning that has a summary.
+        metric: what a fine-tuning with a summary is compared by, as a text form; "": nothing.
+        scores: its mean over classes and repetitions for each arm, the one that counts first.
         losses: what each task of a pre-training ended with, and the verdict on it.
         options: all options.
     """
@@ -37,9 +39,15 @@ class RunInfo:
     command: str
     state: str
     started: str
-    score: tuple[str, float] | None
+    metric: str
+    scores: Mapping[str, float]
     losses: Mapping[str, tuple[float | None, str]]
     options: Mapping[str, Any]
+
+    @property
+    def score(self) -> float | None:
+        """The mean of the arm that counts."""
+        return next(iter(self.scores.values()), None)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values; without the options."""
@@ -48,7 +56,7 @@ class RunInfo:
             "command": self.command,
             "state": self.state,
             "started": self.started,
-            "score": None if self.score is None else {"metric": self.score[0], "mean": self.score[1]},
+            "score": {"metric": _name(self.metric), "mean": self.score, "arms": dict(self.scores)} if self.scores else None,
             "tasks": {name: {"loss": loss, "verdict": verdict} for name, (loss, verdict) in self.losses.items()},
         }
 
@@ -66,13 +74,13 @@ def runs_below(folder: Path) -> list[RunInfo]:
 
 def best(runs: Sequence[RunInfo]) -> RunInfo | None:
     """The fine-tuning with the best score; None unless at least two are scored by the same metric."""
-    scored = [run for run in runs if run.score]
-    names = {run.score[0] for run in scored if run.score}
+    scored = [(run.score, run) for run in runs if run.score is not None]
+    names = {_name(run.metric) for _, run in scored}
     if len(scored) < 2 or len(names) > 1:
         return None
     metric = next((spec for spec in registry().of(MetricSpec) if spec.name in names), MetricSpec)
     sign = 1 if metric.higher_is_better else -1
-    return max(scored, key=lambda run: sign * run.score[1] if run.score else 0.0)
+    return max(scored, key=lambda pair: sign * pair[0])[1]
 
 
 def differing(runs: Sequence[RunInfo]) -> dict[str, list[str]]:
@@ -106,19 +114,22 @@ def _info(folder: Path, file: Path, command: str) -> RunInfo:
     tasks = {label: (task["loss"], task["verdict"]) for label, task in summary.get("tasks", {}).items()}
     options = tomllib.loads(file.read_text(encoding="utf-8"))
     started = starts[0].get("started", "")
-    return RunInfo(folder, command, state, started, _score(summary), tasks, options)
+    return RunInfo(folder, command, state, started, *_scores(summary), tasks, options)
 
 
-def _score(summary: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The first metric of the arm that counts, averaged over classes and repetitions."""
+def _scores(summary: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """The first metric that has a mean, and this of every arm."""
     arms = summary.get("arms") or {}
-    arm = arms.get("pretrained") or arms.get("scratch") or {}
     for metric in summary.get("metrics", ()):
-        name = metric.partition(":")[0]
-        mean = arm.get(name, {}).get("mean")
-        if isinstance(mean, int | float):
-            return name, float(mean)
-    return None
+        means = {arm: arms.get(arm, {}).get(_name(metric), {}).get("mean") for arm in _ARMS}
+        found = {arm: float(mean) for arm, mean in means.items() if isinstance(mean, int | float)}
+        if found:
+            return metric, found
+    return "", {}
+
+
+def _name(metric: str) -> str:
+    return metric.partition(":")[0]
 
 
 def _json(file: Path) -> dict[str, Any]:

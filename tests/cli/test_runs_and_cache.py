@@ -57,6 +57,18 @@ def test_the_best_is_the_one_with_the_highest_score_and_there_is_none_of_one(run
     assert best([run for run in found if run.folder.name != "e"]) is None
 
 
+def test_both_arms_are_listed_and_a_metric_that_is_not_installed_by_its_name(tmp_path, ssmtl):
+    arms = {"scratch": {"iou": {"mean": 0.5}}, "pretrained": {"iou": {"mean": 0.6127}}}
+    write_run(tmp_path / "both", "finetune.toml", summary={"metrics": ["iou"], "arms": arms})
+    arms = {"scratch": {"strange": {"mean": 7}}}
+    write_run(tmp_path / "other", "finetune.toml", summary={"metrics": ["strange:a=1"], "arms": arms})
+    write_run(tmp_path / "young", "finetune.toml")
+    shown = ssmtl("runs", tmp_path).stdout
+    assert "mIoU 0.613 (from scratch 0.500)" in shown
+    assert "strange:a=1 7.000 from scratch" in shown
+    assert "fine-tuning" in shown
+
+
 def test_of_a_metric_that_should_be_low_the_lowest_is_best(tmp_path):
     for name, value in (("far", 9.0), ("near", 2.0)):
         summary = {"metrics": ["hd95"], "arms": {"pretrained": {"hd95": {"mean": value}}}}
@@ -76,7 +88,7 @@ def test_the_list_fits_a_terminal_and_its_json_is_alone_on_stdout(runs, ssmtl, m
     done = ssmtl("runs", runs)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "1 of 1 task learned" in done.stdout
-    assert done.stderr.startswith(f"best      {runs / 'deep' / 'e'}: iou 0.600\n")
+    assert done.stderr.startswith(f"best      {runs / 'deep' / 'e'}: mIoU 0.600 from scratch\n")
     told = json.loads(ssmtl("runs", runs, "--json").stdout)
     assert told["best"] == str(runs / "deep" / "e")
     assert len(told["runs"]) == 5
