@@ -132,7 +132,7 @@ class Ensemble:
                 )
             if member.flips != self.members[0].flips:
                 names = " and ".join(printable(other.name) for other in (self.members[0], member))
-                raise UsageError(f"--tta flips: {names} were trained with different flips; give one of them to --from")
+                raise UsageError(f"--tta flips: {names} were trained with different flips; give one of them (--from)")
         return self.members[0].flips
 
 
@@ -158,7 +158,7 @@ def model_files(source: Path) -> list[Path]:
         files = [place / f"{arm}-{n}" / MODEL for place, numbers in finished.items() for n in sorted(numbers[arm])]
         if files:
             return files
-    raise UsageError(f"{printable(source)}: {_why_none(source)}; give the run folder of ssmtl finetune to --from")
+    raise UsageError(f"{printable(source)}: {_why_none(source)}; give the run folder of ssmtl finetune (--from)")
 
 
 def _places(source: Path) -> list[Path]:
@@ -218,13 +218,13 @@ def _check_agree(source: Path, members: Sequence[Member], specs: Sequence[ModelS
     ]
     if differences:
         raise UsageError(
-            f"{names} do not belong together: they differ in {'; '.join(differences)}; give one of them to --from"
+            f"{names} do not belong together: they differ in {'; '.join(differences)}; give one of them (--from)"
         )
     copies = [member.name for member in members[:-1] if member.digest == last.digest]
     if copies:
         raise UsageError(
             f"{printable(source)}: {printable(last.name)} is a copy of {printable(copies[0])} and would count twice; "
-            f"remove it, or give one of them to --from"
+            f"remove it, or give one of them (--from)"
         )
 
 

@@ -53,7 +53,7 @@ def load_backbone(
         DataError: the file is damaged or holds no backbone.
     """
     classes = () if isinstance(spec, BackboneSpec) else spec_classes(spec)
-    pretrained = Pretrained.open(Path(source), classes)
+    pretrained = Pretrained.open(_path(source), classes)
     chosen = spec if isinstance(spec, BackboneSpec) else pretrained.spec()
     if chosen is None:
         raise UsageError(f"{printable(pretrained.file)}: does not record which network it belongs to; give spec=…")
@@ -83,7 +83,13 @@ def load_model(
         UsageError: there is none, or a plugin that it needs is not installed.
         DataError: the file is damaged or holds no fine-tuned model.
     """
-    return LoadedModel(Ensemble.open(Path(source), progress or Progress(), spec_classes(spec)))
+    return LoadedModel(Ensemble.open(_path(source), progress or Progress(), spec_classes(spec)))
+
+
+def _path(source: str | os.PathLike[str]) -> Path:
+    if not source or not isinstance(source, str | os.PathLike):
+        raise UsageError(f"source is {source!r}; give a run folder or a file of weights, as text or Path")
+    return Path(source)
 
 
 class _Loaded(nn.Module):

@@ -20,6 +20,7 @@ from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.runtime.folder import ENVIRONMENT
 
+_HUB = "hf://"  # whose names are no folders
 _FOLDERS = re.compile(r"[^\s,:;=]*/(?=[^/])")  # in front of the last name of a path
 _REQUIRED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOR_DEVELOPERS = re.compile(r"extra == .dev.")
@@ -70,12 +71,14 @@ def command(words: list[str] | None = None) -> str:
 
     >>> command(["/usr/bin/ssmtl", "run", "--data", "/home/me/scans", "--task", "slice_siam:t=2"])
     'ssmtl run --data scans --task slice_siam:t=2'
+    >>> command(["ssmtl", "run", "--from", "hf://owner/name"])
+    'ssmtl run --from hf://owner/name'
     """
     program, *arguments = sys.argv if words is None else words
     path = Path(program)
     if path.stem != "ssmtl" and path.parts[-2:] != (OURS.replace("-", "_"), "__main__.py"):
         return "Python"
-    return shlex.join(["ssmtl", *(_FOLDERS.sub("", word) for word in arguments)])
+    return shlex.join(["ssmtl", *(word if _HUB in word else _FOLDERS.sub("", word) for word in arguments)])
 
 
 def versions() -> dict[str, str]:

@@ -56,9 +56,14 @@ class RunInfo:
             "command": self.command,
             "state": self.state,
             "started": self.started,
-            "score": {"metric": _name(self.metric), "mean": self.score, "arms": dict(self.scores)} if self.scores else None,
+            "score": {"metric": _name(self.metric), "mean": self.score, "arms": dict(self.scores)}
+            if self.scores
+            else None,
             "tasks": {name: {"loss": loss, "verdict": verdict} for name, (loss, verdict) in self.losses.items()},
         }
+
+    def _score_to_json(self) -> dict[str, Any]:
+        return {"metric": _name(self.metric), "mean": self.score, "arms": dict(self.scores)}
 
 
 def runs_below(folder: Path) -> list[RunInfo]:

@@ -67,7 +67,7 @@ class Pretrained:
         file = chosen_weights(source) if source.is_dir() else source
         if not file.is_file():
             what = "holds no pre-trained backbone" if source.is_dir() else "no such file or folder"
-            raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run to --from")
+            raise UsageError(f"{printable(source)}: {what}; give the folder of an ssmtl run (--from)")
         if file.suffix in PICKLED:
             return cls(file, read_tensors(file), {}, classes=classes, prefix=prefix)
         content = weights.read(file, "give the backbone.safetensors of a run")

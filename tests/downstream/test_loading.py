@@ -143,3 +143,10 @@ def test_a_backbone_of_a_notebook_is_loaded_and_predicted_with_by_its_class(tmp_
         predict(tuned, scan, out=tmp_path / "out")
     assert len(predict(tuned, scan, out=tmp_path / "out", cache=tmp_path / "cache", spec=[Tiny]).written) == 1
     assert load_model(tuned, spec=Tiny).predict_slices(blobs(4).transpose(2, 0, 1)).shape == (4, 24, 20)
+
+
+@pytest.mark.parametrize("load", [load_backbone, load_model])
+@pytest.mark.parametrize("source", [None, 3, ""])
+def test_what_is_no_path_is_refused_in_words(load, source):
+    with pytest.raises(UsageError, match="give a run folder or a file of weights"):
+        load(source)
