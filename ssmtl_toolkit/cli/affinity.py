@@ -57,7 +57,7 @@ def command(
       ssmtl affinity phantom --quick --task reconstruct_next --task denoise --task contrast
       ssmtl affinity labelled/ --task reconstruct_prev:t=5mm --task reconstruct_next:t=5mm --task contrast
     """
-    config = read_options(AffinityConfig, file, flags | tables_of(AffinityConfig, settings, file))
+    config = read_options(AffinityConfig, flags | tables_of(AffinityConfig, settings, file), file)
     if data is None:
         raise UsageError("DATA is missing: give a folder of labelled scans, or phantom")
     config.resolve()

@@ -47,7 +47,7 @@ def command(
       ssmtl evaluate --pred out/ --label labels/ --metric surface_dice:tolerance=2
       ssmtl evaluate --pred out/ --label labelled/ --overlay pictures/
     """
-    config = read_options(EvaluateConfig, file, flags)
+    config = read_options(EvaluateConfig, flags, file)
     if table_file is not None and table_file.is_dir():
         raise UsageError(f"{table_file}: is a folder; give --csv the name of a file")
     from ssmtl_toolkit.cli.console import print_json, reporting

@@ -61,7 +61,7 @@ def command(
       ssmtl fewshot labelled/ --size 128 --budget 1 --budget 4 --set pretrain.steps=600
       ssmtl fewshot labelled/ --unlabelled more/ --method ssmtl --method mine.toml
     """
-    config = read_options(FewshotConfig, file, flags | tables_of(FewshotConfig, settings, file))
+    config = read_options(FewshotConfig, flags | tables_of(FewshotConfig, settings, file), file)
     if list_only:
         _list(config, as_json)
         return

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, read_options, resumed
+from ssmtl_toolkit.cli.options import Place, folder_options, json_option, options_of, place_of, read_options
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, explain_missing_plugin
-from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import FINETUNE, dated_folder
@@ -35,28 +34,26 @@ def command(
       ssmtl finetune --from runs/first --data scans/ --head denoising:sigma=0.2
       ssmtl finetune --data labelled/ --backbone unet    # from scratch
     """
-    if resume and (out or file):
-        raise UsageError("--resume continues in its own folder with its own options; omit --out and --config")
-    source = resumed(resume, FINETUNE) if resume else file
-    config = read_options(FinetuneConfig, source, flags)
-    with explain_missing_plugin(source):
+    place = place_of(out, resume, file, FINETUNE)
+    config = read_options(FinetuneConfig, flags, *place.files)
+    with explain_missing_plugin(place.files[-1] if place.files else None):
         resolved = config.resolve()
     launch()
-    folder = resume or out or dated_folder(resolved.head.name)
     from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
-        _run(resolved, folder, cache, resume is not None, as_json)
+        _run(resolved, place, cache, as_json)
 
 
-def _run(config: ResolvedFinetune, folder: Path, cache: Path | None, resume: bool, as_json: bool) -> None:
+def _run(config: ResolvedFinetune, place: Place, cache: Path | None, as_json: bool) -> None:
     from ssmtl_toolkit.cli import folds
     from ssmtl_toolkit.cli.console import logged, print_json, reporting
     from ssmtl_toolkit.downstream.finetune import finetune  # torch is imported from here on
 
+    folder = place.folder or dated_folder(config.head.name)
     with reporting() as (console, progress):
         progress.say(f"data      {config.data}\nhead      {config.head}")
-        result = finetune(None, config, out=folder, cache=cache, resume=resume, progress=progress)
+        result = finetune(None, config, out=folder, cache=cache, resume=place.resume, progress=progress)
     if as_json:
         print_json(result.summary)
     else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -120,7 +121,7 @@ def folder_options(default: str) -> Callable[[F], F]:
         for option in (
             cache_option,
             config_option,
-            path_option("--resume", help="Resume the run in this folder."),
+            path_option("--resume", help="Resume the run in this folder; auto: the one in --out, if there is one."),
             path_option("--out", help=f"Run folder.  [default: {default}]"),
         ):
             function = option(function)
@@ -135,31 +136,59 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, cls=Sectioned, section="Files", help=text)(function)
 
 
-def read_options(config: type[C], file: Path | None, flags: dict[str, Any]) -> C:
-    """Options from a TOML file, validated on their own, overridden by the flags.
+AUTO = Path("auto")
+"""What --resume takes to continue the run in --out if there is one: the same command can be given again and again."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command trains (None: in a new folder), and the files its options are read from, the last one first."""
+
+    folder: Path | None
+    files: Sequence[Path]
+    resume: bool
+
+
+def place_of(out: Path | None, resume: Path | None, file: Path | None, config: str) -> Place:
+    """Read --out, --resume and --config together; `config` is the name of the file that identifies a run.
 
     Raises:
-        UsageError: the file or an option is wrong.
+        UsageError: they do not go together, or there is no run to resume.
     """
-    written = config.read(file) if file else {}
-    from_flags = {name: value for name, value in flags.items() if value is not None and value != ()}
-    written = {name: value for name, value in written.items() if not config.gives_way(name, from_flags)}
-    config.of(written, str(file))
-    return config.of({**written, **from_flags})
-
-
-def resumed(folder: Path, config: str) -> Path:
-    """The file with the options of the run or fine-tuning to resume; its name is `config`.
-
-    Raises:
-        UsageError: it does not exist, or cannot be accessed.
-    """
-    try:
-        exists = (folder / config).is_file()
-    except OSError:  # a name that is too long, a folder without permission
-        exists = False
-    if not exists:
+    given = [file] if file else []
+    if resume == AUTO:
+        if out is None:
+            raise UsageError("--resume auto: continues the run in --out if there is one; add --out")
+        begun = _has_run(out, config)
+        return Place(out, [*given, *([out / config] if begun else [])], begun)
+    if resume is None:
+        return Place(out, given, False)
+    if out or file:
+        raise UsageError("--resume continues in its own folder with its own options; omit --out and --config")
+    if not _has_run(resume, config):
         raise UsageError(
-            f"{printable(folder)}: there is no run to resume (no {config}); give the folder of an earlier run"
+            f"{printable(resume)}: there is no run to resume (no {config}); give the folder of an earlier run"
         )
-    return folder / config
+    return Place(resume, [resume / config], True)
+
+
+def _has_run(folder: Path, config: str) -> bool:
+    """Whether this is the folder of a run, and can be accessed."""
+    try:
+        return (folder / config).is_file()
+    except OSError:  # a name that is too long, a folder without permission
+        return False
+
+
+def read_options(config: type[C], flags: dict[str, Any], *files: Path | None) -> C:
+    """Options from TOML files, each validated on its own and overridden by those before it and by the flags.
+
+    Raises:
+        UsageError: a file or an option is wrong.
+    """
+    options = {name: value for name, value in flags.items() if value is not None and value != ()}
+    for file in filter(None, files):
+        written = {name: value for name, value in config.read(file).items() if not config.gives_way(name, options)}
+        config.of(written, str(file))
+        options = {**written, **options}
+    return config.of(options)

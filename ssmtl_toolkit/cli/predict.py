@@ -43,7 +43,7 @@ def command(
       ssmtl predict --from runs/ft scan.nii.gz more/ -o out/ --overlay
       ssmtl predict --from runs/ft/pretrained-2 images/ -o out/ --probabilities
     """
-    config = read_options(PredictConfig, file, flags)
+    config = read_options(PredictConfig, flags, file)
     if not scans:
         taken = flags["largest_component"] not in (None, "all", "none")
         hint = f"; before a scan write --largest-component=all, not {flags['largest_component']!r}" if taken else ""

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import folder_options, json_option, options_of, read_options, resumed
+from ssmtl_toolkit.cli.options import Place, folder_options, json_option, options_of, place_of, read_options
 from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
-from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY, dated_folder
 from ssmtl_toolkit.sources import Several
@@ -32,19 +31,21 @@ def command(
       ssmtl run --config runs/first/run.toml
       ssmtl run --from runs/first --data other-scans/ --task slice_siam
     """
-    config = _configure(file, out, resume, flags)
-    first = launch(config.devices, config.nodes).rank == 0
+    place = place_of(out, resume, file, CONFIG)
+    config = read_options(RunConfig, flags, *place.files)
+    with explain_missing_plugin(place.files[-1] if place.files else None):
+        resolved = config.resolve()
+    first = launch(resolved.devices, resolved.nodes).rank == 0
     from ssmtl_toolkit.runtime.interrupt import interrupts
 
     with interrupts:
-        _run(config, resume or out, cache, resume is not None, as_json, first)
+        _run(resolved, place, cache, as_json, first)
 
 
 def _run(
     config: ResolvedRun,
-    folder: Path | None,
+    place: Place,
     cache: Path | None,
-    resume: bool,
     as_json: bool,
     first: bool,
 ) -> None:
@@ -53,13 +54,13 @@ def _run(
     from ssmtl_toolkit.pretraining.verdict import DivergedError
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 
-    folder = folder or dated_folder(config.backbone.name)
+    folder = place.folder or dated_folder(config.backbone.name)
     diverged: DivergedError | None = None
     with reporting(first) as (console, progress):
         if first:
             _announce(console, config)
         try:
-            summary = pretrain(config, out=folder, cache=cache, resume=resume, progress=progress).summary
+            summary = pretrain(config, out=folder, cache=cache, resume=place.resume, progress=progress).summary
         except DivergedError as error:  # its files are written, and shown like those of any run
             diverged, summary = error, error.summary
         except InterruptedRunError as error:
@@ -73,16 +74,6 @@ def _run(
             _report(console, summary)
     if diverged:
         raise diverged
-
-
-def _configure(file: Path | None, out: Path | None, resume: Path | None, flags: dict[str, Any]) -> ResolvedRun:
-    """Options from the file or the resumed run, and the flags over them."""
-    if resume and (out or file):
-        raise UsageError("--resume continues in its own folder with its own options; omit --out and --config")
-    source = resumed(resume, CONFIG) if resume else file
-    config = read_options(RunConfig, source, flags)
-    with explain_missing_plugin(source):
-        return config.resolve()
 
 
 def _announce(console: Any, config: ResolvedRun) -> None:
