@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from ssmtl_toolkit.errors import UsageError
 
 AUTO = "auto"
+_MOST, _LONGEST = 100_000, 1e9  # slices; mm or ms: more than any scan has
+_DIGITS = 100  # Python refuses to read integers of thousands of digits
 _LENGTH = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(mm|ms)\s*")
 
 
@@ -20,14 +22,14 @@ def length_of(text: str) -> str | None:
     """Read `15mm` or `40ms` and write it as short as it goes; None if it is neither.
 
     Raises:
-        ValueError: it is not above 0.
+        ValueError: it is not above 0, or beyond all scans.
     """
     match = _LENGTH.fullmatch(text)
     if match is None:
         return None
     length = float(match[1])
-    if length <= 0:
-        raise ValueError(f"a distance in {match[2]} should be greater than 0")
+    if not 0 < length <= _LONGEST:
+        raise ValueError(f"a distance in {match[2]} should be greater than 0, and at most {_LONGEST:.0f}")
     return f"{length:.10g}{match[2]}"
 
 
@@ -38,7 +40,7 @@ def _read(value: Any) -> int | str:
         if (length := length_of(value)) is not None:
             return length
         if re.fullmatch(r"[+-]?\d+", value.strip()):
-            value = int(value)
+            value = int(value) if len(value) < _DIGITS else _MOST + 1
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(
             "should be a whole number of slices, such as 5, or millimetres, such as 15mm, in time milliseconds, such "
@@ -46,6 +48,8 @@ def _read(value: Any) -> int | str:
         )
     if value < 1:
         raise ValueError("should be greater than or equal to 1")
+    if value > _MOST:
+        raise ValueError(f"should be less than or equal to {_MOST}")
     return value
 
 
@@ -56,7 +60,7 @@ Distance = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 1},
+                {"type": "integer", "minimum": 1, "maximum": _MOST},
                 {"type": "string", "format": "millimetres"},
                 {"const": AUTO},
             ]

@@ -1,8 +1,15 @@
-"""Texts that name a place, a path or a model on a hub, where only a name is expected."""
+"""Texts that name a place: a path that can exist, or a path or a model on a hub where only a name is expected."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
+
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.text import clipped, printable
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; of Linux, macOS and Windows none allows more
 
 _PLACE = re.compile(
     r"\s*([/\\~]|\.{1,2}[/\\]|[a-z]:[/\\])|.*(://|\b(hf[-_]hub|local-dir|file):)", re.IGNORECASE | re.DOTALL
@@ -30,3 +37,32 @@ def registered_name(text: str) -> str:
     if any(c in text for c in ":/\\"):
         raise ValueError("names a model on a hub or a folder; give the name of a network of the library itself")
     return text
+
+
+class PathError(UsageError, ValueError):
+    """No file can be called so. In the validator of an option it is a ValueError, and named by it."""
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Return the path that a user or a file names, `~` at its start replaced.
+
+    Raises:
+        PathError: it is empty, too long, holds what no name can hold, or names a user that there is not.
+    """
+    name = os.fspath(text)
+    try:
+        path = Path(name).expanduser()
+        parts = [len(os.fsencode(part)) for part in path.parts]
+    except RuntimeError:
+        raise PathError(f"{_shown(name)}: names the home folder of an unknown user; check the path") from None
+    except UnicodeEncodeError:
+        raise PathError(f"{_shown(name)}: holds what is no character; check the path") from None
+    if not name or "\0" in name:
+        raise PathError(f"{_shown(name)}: {'holds a null character' if name else 'the path is empty'}; give a path")
+    if max(parts, default=0) > _LONGEST_NAME or sum(parts) + len(parts) > _LONGEST_PATH:
+        raise PathError(f"{_shown(name)}: is too long for a path of {_LONGEST_PATH} bytes, {_LONGEST_NAME} a name")
+    return path
+
+
+def _shown(name: str) -> str:
+    return repr(printable(clipped(name, 80)))

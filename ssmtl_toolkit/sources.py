@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import counted, did_you_mean, listed, nearest, printable
@@ -65,8 +66,8 @@ def _single(given: Given, base: Path | None) -> DatasetSpec:
         return _OURS[name].parse(options)
     if isinstance(given, str) and (name in _names() or _is_typo(name, text)):
         spec = registry().resolve(DatasetSpec, text)
-        return spec if base is None else spec.with_paths(lambda path: base / path.expanduser())
-    path = Path(text).expanduser() if base is None else base / Path(text).expanduser()
+        return spec if base is None else spec.with_paths(lambda path: base / user_path(path))
+    path = user_path(text) if base is None else base / user_path(text)
     if not path.exists():
         if _WILD.search(text):
             pattern = Pattern(pattern=path)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.errors import UsageError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -76,9 +77,10 @@ def _pieces(text: str) -> list[str]:
 def _read_value(text: str) -> Any:
     if text[:1] in {'"', "[", "{"}:
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"the value {text!r} is not valid JSON: {error.msg}") from None
+            return parse_json(text)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise UsageError(f"the value {text!r:.200} is not valid JSON: {reason}") from None
     return _WORDS.get(text, text)
 
 
@@ -96,6 +98,11 @@ def printable(text: str | os.PathLike[str]) -> str:
     'new\\nline \\x1b[31m \\udcff 心臓.nii.gz'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fspath(text))
+
+
+def printable_lines(text: str) -> str:
+    """Escape the same in a text of several lines, and let them be lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def clipped(text: str, width: int) -> str:

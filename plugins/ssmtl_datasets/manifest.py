@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssmtl_datasets.naming import stem
 from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.documents import read_toml
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Mask, Scan
 from ssmtl_toolkit.text import did_you_mean, printable
@@ -130,11 +130,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return read_toml(file)
     except (OSError, ValueError) as error:  # ValueError: not TOML, not UTF-8, a number of over 4300 digits
         raise DataError(f"{printable(file)}: cannot be read as TOML ({error})") from None
-    except RecursionError:
-        raise DataError(f"{printable(file)}: is nested too deeply to be read as TOML") from None
 
 
 def _check_columns(where: str, columns: list[str]) -> None:

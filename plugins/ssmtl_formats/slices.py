@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ssmtl_toolkit.data.slicing import Axis
 from ssmtl_toolkit.data.source import FileError, naming_file
 from ssmtl_toolkit.data.values import sanitise_voxels
 from ssmtl_toolkit.data.volume import DIRECTIONS, Header, Volume
+from ssmtl_toolkit.documents import read_toml
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
@@ -166,7 +166,7 @@ def _settings(picture: Path, notes: list[str]) -> _Settings:
         return _Settings()
     with naming_file(file):
         try:
-            settings = _Settings.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
+            settings = _Settings.model_validate(read_toml(file))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.specs import BackboneSpec, ExportSpec
 from ssmtl_toolkit.text import printable
 
@@ -92,9 +94,12 @@ def _of_size(size: Any) -> dict[str, str]:
 def _of_plans(file: Path, configuration: str) -> dict[str, str]:
     """The network of a configuration in nnU-Net's plans."""
     try:
-        found = json.loads(file.expanduser().read_text(encoding="utf-8"))["configurations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _network(file, read_json(user_path(file))["configurations"], configuration)
+    except (OSError, LookupError, TypeError, AttributeError, UnicodeDecodeError, JSONDecodeError) as error:
         raise ValueError(f"{printable(file)}: cannot be read as nnU-Net's plans ({type(error).__name__})") from error
+
+
+def _network(file: Path, found: dict[str, Any], configuration: str) -> dict[str, str]:
     if configuration not in found or "architecture" not in found[configuration]:
         known = ", ".join(name for name in found if "architecture" in found[name])
         raise ValueError(f"{printable(file)}: has no configuration {configuration!r} with a network; it has {known}")

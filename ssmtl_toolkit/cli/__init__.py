@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import signal
 import sys
 import threading
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from ssmtl_toolkit.cli.streams import discard, open_streams, show
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained
 
@@ -107,38 +108,48 @@ def cli(ctx: click.Context, debug: bool, plugin: tuple[str, ...]) -> None:
     """
 
 
-def main(args: list[str] | None = None) -> Any:
+def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line; errors of ours become one message on stderr and an exit code."""
     arguments = sys.argv[1:] if args is None else args
     global debug
     debug = "--debug" in arguments
-    if debug:  # before or after the subcommand
-        arguments = [arg for arg in arguments if arg != "--debug"]
+    open_streams()
+    try:
+        code = _run([arg for arg in arguments if arg != "--debug"])  # before or after the subcommand
+        sys.stdout.flush()
+    except Exception as error:
+        if debug and not isinstance(error, BrokenPipeError):
+            raise
+        code = _explain(error)
+        discard()
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         arguments = _without_plugin_files(arguments)
         with _telling_ctrl_c():
             code = cli.main(args=arguments, prog_name="ssmtl", standalone_mode=False)
-            sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _leave("interrupted, nothing more was saved", 130)
+        show("interrupted, nothing more was saved")
+        return 130
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except SsmtlError as error:
-        if debug:
-            raise
-        _leave(str(error), error.exit_code)
-    except BrokenPipeError:  # `ssmtl … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except Exception as error:
-        if debug:
-            raise
-        _leave(
-            f"{type(error).__name__}: {error}\nthis is not expected; run again with --debug for the traceback",
-            1,
-        )
-    sys.exit(code if isinstance(code, int) else 0)
+        text = io.StringIO()
+        error.show(text)
+        show(text.getvalue().rstrip("\n"))
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Show an error that has ended a command, and return its exit code."""
+    if isinstance(error, BrokenPipeError):  # `ssmtl … | head`
+        return 141
+    if isinstance(error, SsmtlError):
+        show(f"error: {error}" if error.exit_code <= 128 else str(error))
+        return error.exit_code
+    show(f"error: {type(error).__name__}: {error}\nthis is not expected; run again with --debug for the traceback")
+    return 1
 
 
 def _without_plugin_files(arguments: list[str]) -> list[str]:
@@ -176,11 +187,3 @@ def _telling_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    encoding = sys.stderr.encoding or "ascii"
-    kind = "" if code > 128 else "error: "
-    safe = f"{kind}{message}\n".encode(encoding, "backslashreplace").decode(encoding)
-    sys.stderr.write(safe)
-    sys.exit(code)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ssmtl_toolkit.cli.once import OnceGroup
+from ssmtl_toolkit.cli.options import PATH
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import counted, printable
 
@@ -18,7 +19,7 @@ def command() -> None:
     """Whatever is deleted from it is made again from the scans when it is needed."""
 
 
-_place = click.option("--cache", type=click.Path(path_type=Path), help="Its folder.  [default: user's cache]")
+_place = click.option("--cache", type=PATH, help="Its folder.  [default: user's cache]")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

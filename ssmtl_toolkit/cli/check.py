@@ -10,7 +10,7 @@ import click
 
 from ssmtl_toolkit import cli
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import complete_parts
+from ssmtl_toolkit.cli.options import PATH, complete_parts
 from ssmtl_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("check", cls=OnceCommand)
 @click.argument("name", shell_complete=complete_parts)
-@click.option("--example", type=click.Path(path_type=Path), help="A file or folder of this format, to try a reader on.")
+@click.option("--example", type=PATH, help="A file or folder of this format, to try a reader on.")
 @click.option("--only", metavar="WORDS", help="Only the checks whose titles contain these words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(name: str, example: Path | None, only: str | None, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def command(name: str, example: Path | None, only: str | None, as_json: bool) ->
       ssmtl plugins check bids:DIR,suffix=T1w
     """
     from ssmtl_toolkit import testing
-    from ssmtl_toolkit.cli.console import print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, print_text, stderr
 
     if example is not None and not example.exists():
         raise UsageError(f"{example}: no such file or folder; check --example")
@@ -53,9 +53,9 @@ def command(name: str, example: Path | None, only: str | None, as_json: bool) ->
         rows.append(_checked(case))
         problem = rows[-1]["problem"]
         if not as_json:
-            click.echo(f"{'BROKEN' if problem else 'ok    '}  {case.check.title}")
+            print_text(f"{'BROKEN' if problem else 'ok    '}  {case.check.title}")
             if problem:
-                click.echo(f"        {'the same' if problem in reported else problem}")
+                print_text(f"        {'the same' if problem in reported else problem}")
         reported.add(problem)
     failed = sum(not row["passed"] for row in rows)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,34 @@ from rich.table import Column, Table
 
 from ssmtl_toolkit.runtime import progress as engine_progress
 from ssmtl_toolkit.runtime.lines import Lines
+from ssmtl_toolkit.text import printable_lines
 
 _GAP = 2  # between the columns of a table
 
 
+class PlainConsole(Console):
+    """Takes texts as they are: nothing in them is markup, and what a terminal would act on is escaped."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*[printable_lines(item) if isinstance(item, str) else item for item in objects], **how)
+
+
 def stderr() -> Console:
-    """A console on stderr that takes texts as they are."""
-    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    """A console for messages."""
+    return PlainConsole(stderr=True)
 
 
 def stdout() -> Console:
-    """The same on stdout, for tables that are the result."""
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    """A console for tables that are the result."""
+    return PlainConsole()
+
+
+def print_text(text: str) -> None:
+    """Print a result of several lines on stdout; what a terminal would act on is escaped."""
+    print(printable_lines(text))  # not click.echo: it writes UTF-8 where only ASCII is wanted
 
 
 def print_json(content: Any) -> None:
@@ -38,9 +53,9 @@ def print_json(content: Any) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A plain table; cells are never markup."""
-    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    grid = Table(title=printable_lines(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(printable_lines(column), overflow="fold")
     for row in rows:
         grid.add_row(*[_plain(cell) for cell in row])
     return grid
@@ -49,7 +64,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
 def _plain(cell: str) -> Any:
     from rich.text import Text
 
-    return Text(cell)
+    return Text(printable_lines(cell))
 
 
 def print_table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -102,7 +117,7 @@ class RichProgress(Lines):
 
     def show(self, step: int, speed: str, losses: str) -> None:
         if self._bars:
-            self._bars.update(self._task, losses=f"{speed}  {losses}")
+            self._bars.update(self._task, losses=printable_lines(f"{speed}  {losses}"))
         else:
             super().show(step, speed, losses)
 
@@ -140,7 +155,6 @@ def reporting(to_a_person: bool = True) -> Iterator[tuple[Console, engine_progre
     Yields:
         The console on stderr, and the progress to pass on.
     """
-    _replace_unprintable()
     console = stderr()
     progress = RichProgress(console) if to_a_person else engine_progress.Progress()
     try:
@@ -160,10 +174,3 @@ def logged(console: Console, folder: Path) -> Iterator[None]:
     finally:
         LogFile(folder).write(console.export_text())
         console.record = False
-
-
-def _replace_unprintable() -> None:
-    """Never fail on a character that the terminal's encoding lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")

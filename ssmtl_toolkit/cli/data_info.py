@@ -48,7 +48,7 @@ def command(
       ssmtl data info scans/
       ssmtl data info scans/ 'more/*/t1.nii.gz' --deep --json
     """
-    from ssmtl_toolkit.cli.console import print_json, stderr
+    from ssmtl_toolkit.cli.console import print_json, print_text, stderr
     from ssmtl_toolkit.config import check_pattern
     from ssmtl_toolkit.inspection.info import data_info
     from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -70,7 +70,7 @@ def command(
     if as_json:
         print_json(info.to_json())
     else:
-        click.echo(str(info))
+        print_text(str(info))
     for problem in info.stops[:1]:
         stderr().print(f"{len(info.stops)} of the problems would stop ssmtl {problem.stops}")
     return 3 if info.stops else 0

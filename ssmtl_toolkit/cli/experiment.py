@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import cache_option, complete, json_option, path_option
+from ssmtl_toolkit.cli.options import PATH, cache_option, complete, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config.tracking import Tracking
+from ssmtl_toolkit.documents import parse_toml
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import ResolvedExperiment
 from ssmtl_toolkit.experiments.reading import read_experiment
@@ -61,7 +61,7 @@ def shared_options(function: F) -> F:
 
 
 @click.command("experiment", cls=OnceCommand)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @shared_options
 def command(
     file: Path,
@@ -111,8 +111,8 @@ def _setting(text: str) -> tuple[str, Any]:
     if not (equals and all(key.split("."))):
         raise UsageError(f"--set {text!r}: write KEY=VALUE, such as pretrain.epochs=10")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key, parse_toml(f"value = {value}")["value"]
+    except ValueError:
         return key, value
 
 

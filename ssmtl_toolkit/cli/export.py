@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import complete, json_option, path_option
+from ssmtl_toolkit.cli.options import PATH, complete, json_option, path_option
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import ExportSpec
 
 
 @click.command("export", cls=OnceCommand)
-@click.argument("source", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN", type=PATH)
 @click.option("--to", metavar="SPEC", shell_complete=complete("export"), help="What for, e.g. onnx, smp, hf:push=me/x.")
 @path_option("--out", help="Folder to write.  [default: RUN/export/SPEC]")
 @json_option

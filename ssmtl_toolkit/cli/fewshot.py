@@ -111,7 +111,7 @@ def compare_and_show(
     compare: Callable[..., Any], show: Callable[[Any, dict[str, Any]], None], report: Path, as_json: bool
 ) -> None:
     """Call `compare(progress=…)` and show the summary of what it gives, also if some of its trainings failed."""
-    from ssmtl_toolkit.cli.console import logged, print_json, reporting
+    from ssmtl_toolkit.cli.console import logged, print_json, print_text, reporting
     from ssmtl_toolkit.experiments.fewshot.execution import TrialsFailedError
 
     failed: TrialsFailedError | None = None
@@ -125,7 +125,7 @@ def compare_and_show(
     else:
         with logged(console, report.parent):
             show(console, summary)
-        click.echo(report)
+        print_text(str(report))
     if failed:
         raise failed
 

@@ -16,8 +16,22 @@ from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.config.base import Alone
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.places import PathError, user_path
 from ssmtl_toolkit.specs import DatasetSpec, Spec
 from ssmtl_toolkit.text import printable
+
+
+class PathType(click.Path):
+    """A path that can exist; `~` is replaced also where the shell leaves it, as in --out=~/runs."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(user_path(value), param, ctx)
+        except PathError as error:
+            self.fail(str(error), param, ctx)
+
+
+PATH = PathType(path_type=Path)
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=Config)
@@ -83,7 +97,7 @@ def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
         return click.Choice([str(choice) for choice in get_args(kind[0])])
     if kind[0] in (int, float) and str not in kind:
         return click.INT if kind[0] is int else click.FLOAT
-    return click.Path(path_type=Path) if kind[0] is Path else click.STRING
+    return PATH if kind[0] is Path else click.STRING
 
 
 def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -107,7 +121,7 @@ def complete_parts(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def path_option(*names: str, **how: Any) -> Callable[[F], F]:
     """Decorate a command with an option for a file or folder."""
-    return click.option(*names, cls=Sectioned, section="Files", type=click.Path(path_type=Path), **how)
+    return click.option(*names, cls=Sectioned, section="Files", type=PATH, **how)
 
 
 cache_option = path_option("--cache", help="Folder for prepared slices.  [default: user's cache]")

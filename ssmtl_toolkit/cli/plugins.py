@@ -11,7 +11,7 @@ import click
 
 from ssmtl_toolkit.cli.check import command as check
 from ssmtl_toolkit.cli.once import OnceGroup
-from ssmtl_toolkit.cli.options import complete_parts
+from ssmtl_toolkit.cli.options import PATH, complete_parts
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import HOOKS, OURS, Entry, Registry, registry
 from ssmtl_toolkit.text import clipped, did_you_mean
@@ -35,7 +35,7 @@ def list_(kind: str | None, as_json: bool) -> None:
 
     Parts of other distributions than the toolkit are followed by its name. What is cut short: see plugins show.
     """
-    from ssmtl_toolkit.cli.console import print_json, stderr, stdout
+    from ssmtl_toolkit.cli.console import print_json, print_text, stderr, stdout
 
     plugins = registry()
     rows = [row for row in _rows(plugins) if kind in (None, row["kind"])]
@@ -43,7 +43,7 @@ def list_(kind: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"specs": rows, "broken": broken})
         return
-    click.echo("\n".join(_lines(rows, stdout().width)))
+    print_text("\n".join(_lines(rows, stdout().width)))
     for plugin in broken:
         stderr().print(
             f"warning: plugin {plugin['plugin']!r} of {plugin['distribution']} did not load: {plugin['error']}"
@@ -78,7 +78,7 @@ def show(name: str, as_json: bool) -> None:
 @command.command("new", short_help="Write a working plugin package to start from.")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS[:-1]), required=True, help="What it adds.")
-@click.option("--out", type=click.Path(path_type=Path), default=".", help="Where to create the folder NAME.")
+@click.option("--out", type=PATH, default=".", help="Where to create the folder NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def new(name: str, kind: str, out: Path, as_json: bool) -> None:
     """Write a plugin package NAME to start from: a small working part, with its tests.

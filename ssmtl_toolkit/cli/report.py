@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import json_option, path_option
+from ssmtl_toolkit.cli.options import PATH, json_option, path_option
 from ssmtl_toolkit.errors import UsageError
 
 
 @click.command("report", cls=OnceCommand)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=PATH)
 @path_option("--out", help="The file.  [default: report.html in the run's folder]")
 @click.option("--watch", "follow", is_flag=True, help="Write it anew while the run is under way; Ctrl-C ends it.")
 @json_option

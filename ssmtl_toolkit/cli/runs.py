@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
+from ssmtl_toolkit.cli.options import PATH
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.text import clipped, counted, printable
 
@@ -19,7 +20,7 @@ _LONGEST = 24  # characters of an option's value
 
 
 @click.command("runs", cls=OnceCommand)
-@click.argument("folders", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", metavar="[DIR]...", nargs=-1, type=PATH)
 @click.option("--differences", is_flag=True, help="Show in which options they differ, and no other.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(folders: Sequence[Path], differences: bool, as_json: bool) -> None:

@@ -29,6 +29,7 @@ from ssmtl_toolkit.config.schedules import Constant, Schedule, read_schedule
 from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.data.slicing import Prepare
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.registry import OURS, registry, to_get
 from ssmtl_toolkit.sources import Several, dataset_of
 from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
@@ -292,7 +293,7 @@ def explain_missing_plugin(file: Path | None) -> Iterator[None]:
 
 def absolute(path: Path | None) -> Path | None:
     """Make a path absolute, so that a configuration means the same in any folder; an address hf://… stays."""
-    return path if path is None or str(path).startswith("hf:/") else path.expanduser().absolute()
+    return path if path is None or str(path).startswith("hf:/") else user_path(path).absolute()
 
 
 def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:
@@ -305,6 +306,6 @@ def with_absolute_paths(dataset: DatasetSpec) -> DatasetSpec:
             raise UsageError(
                 f"{printable(path)}: the path is not UTF-8 and cannot be written down; rename it"
             ) from None
-        return path.expanduser().absolute()
+        return user_path(path).absolute()
 
     return dataset.with_paths(change)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.documents import parse_json, parse_toml, read_text
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import printable
 
@@ -22,12 +21,12 @@ def read_toml(file: Path, what: str) -> dict[str, Any]:
         UsageError: it cannot be read, or is not TOML; JSON and YAML are called by their names.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{printable(file)}: cannot be read as {what}: {error}") from None
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         problem = f"cannot be read as {what}: {error}"
         if other := _other_format(text, file.suffix.lower()):
             problem = f"is {other}, and {what} is TOML: a line such as size = 128 for each option"
@@ -38,8 +37,8 @@ def _other_format(text: str, suffix: str) -> str:
     """Return "JSON", "YAML", or "" for neither."""
     text = text.lstrip("\ufeff \t\r\n")
     if text.startswith(("{", "[")) or suffix == ".json":
-        with contextlib.suppress(ValueError, RecursionError):
-            json.loads(text)
+        with contextlib.suppress(ValueError):
+            parse_json(text)
             return "JSON"
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     alike = [bool(_YAML.match(line)) for line in lines]

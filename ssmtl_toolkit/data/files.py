@@ -17,6 +17,7 @@ from typing import Any
 import xxhash
 from filelock import BaseFileLock, FileLock, Timeout
 
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.text import printable
 
 _BLOCK = 1 << 20
@@ -139,8 +140,8 @@ class DigestMemo:
 
     def _load(self) -> dict[str, list[Any]]:
         try:
-            known = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # a memo that is missing or damaged only costs time
+            known = read_json(self._file)
+        except (OSError, ValueError):  # a memo that is missing or damaged only costs time
             return {}
         return {k: v for k, v in known.items() if _is_whole(k, v)} if isinstance(known, dict) else {}
 

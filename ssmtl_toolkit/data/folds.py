@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Split
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, listed, printable
@@ -37,7 +37,7 @@ class Folds:
         if not file.is_file():
             raise UsageError(f"{printable(file)}: no such file; make one by ssmtl data split --folds 5")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             if isinstance(content, dict):
                 raise UsageError(f"{printable(file)}: is a split, not a list of folds; omit --fold")
             folds = tuple((_names(fold["train"]), _names(fold["val"])) for fold in content)

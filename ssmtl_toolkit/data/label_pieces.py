@@ -23,6 +23,7 @@ from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.sealed import Sealed, checksum_of
 from ssmtl_toolkit.data.slicing import EmptyFrames
 from ssmtl_toolkit.data.source import naming_scan
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
@@ -58,7 +59,7 @@ class AboutLabels:
     @classmethod
     def of(cls, text: str) -> AboutLabels:
         """Read what was written as JSON."""
-        content = json.loads(text)
+        content = parse_json(text)
         names = {name: tuple(values) for name, values in content.pop("names").items()}
         listed: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in content.items()}
         return cls(names=names, **listed)

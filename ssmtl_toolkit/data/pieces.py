@@ -19,6 +19,7 @@ from ssmtl_toolkit.data.sealed import Sealed, checksum_of
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.source import naming_scan
 from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
@@ -53,7 +54,7 @@ class About:
     @classmethod
     def of(cls, text: str) -> About:
         """Read what `write` has written."""
-        found = json.loads(text)
+        found = parse_json(text)
         sides = tuple(found["sides"]) if found.get("sides") else None
         return cls(**{**found, "notes": tuple(found["notes"]), "sides": sides})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from ssmtl_toolkit.data.patients import suggestion
 from ssmtl_toolkit.data.seeds import Stream, step_seed
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import listed, printable
@@ -69,7 +69,7 @@ class Split:
         if not file.is_file():
             raise UsageError(f"{printable(file)}: no such file; make one by ssmtl data split")
         try:
-            given = json.loads(file.read_text(encoding="utf-8"))
+            given = read_json(file)
             if isinstance(given, list) and given:
                 raise UsageError(
                     f"{printable(file)}: is a list of folds, as nnU-Net's splits_final.json; choose one by --fold 0, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, write_json
 from ssmtl_toolkit.data.folds import Folds, make_folds
 from ssmtl_toolkit.data.split import Split
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import folded
 from ssmtl_toolkit.evaluation.formatting import read_metrics
@@ -179,5 +179,5 @@ def _of_fold(place: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(file)
     return content

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.downstream.ensemble import Member
 from ssmtl_toolkit.downstream.model import TODO, Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.repetition import Arm, Repetitions
@@ -48,8 +48,8 @@ def _assess(done: Repetitions, arm: Arm) -> dict[str, Any]:
 def _kept(file: Path) -> dict[str, Any]:
     """What an earlier start has written; empty if it is missing or damaged."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(file)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

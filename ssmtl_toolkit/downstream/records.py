@@ -18,6 +18,7 @@ from ssmtl_toolkit.config import PredictConfig, Role
 from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.data.writing import writing
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.text import listed, printable
 
@@ -53,13 +54,13 @@ def read_records(out: Path) -> dict[str, Record]:
     """
     file = out / PREDICTION
     try:
-        files = json.loads(file.read_text(encoding="utf-8")).get("files")
+        files = read_json(file).get("files")
         if files is None:
             return {name: Record(model="") for name in _predictions(out)}
         return {name: Record.model_validate(record) for name, record in files.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
         raise DataError(
             f"{printable(file)}: cannot be read ({type(error).__name__}), so it is not known which model wrote the "
             f"predictions beside it; choose another --out, or remove them and this file"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.downstream import convergence
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.evaluation import statistics
@@ -16,8 +16,7 @@ from ssmtl_toolkit.runtime.provenance import provenance
 def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what summary.json holds; `together` is what `assess_ensembles` returns."""
     scores: dict[str, list[Any]] = {
-        arm: [json.loads((done.folder / f"{arm}-{seed}" / SCORES).read_text("utf-8")) for seed in done.seeds]
-        for arm in done.arms
+        arm: [read_json(done.folder / f"{arm}-{seed}" / SCORES) for seed in done.seeds] for arm in done.arms
     }
     targets, metrics = done.material.targets, done.metrics
     summary: dict[str, Any] = {

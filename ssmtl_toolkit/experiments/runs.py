@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from ssmtl_toolkit.config import Config, ResolvedFinetune, ResolvedRun, Role
 from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.split import Split
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError
@@ -238,5 +238,5 @@ def _read(file: Path) -> dict[str, Any]:
     """The summary of a finished run; empty if there is none."""
     if not file.is_file():
         return {}
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(file)
     return content

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.folder import SCORES, SUMMARY
 from ssmtl_toolkit.runtime.provenance import sources
@@ -137,7 +137,7 @@ def _results(file: Path) -> Iterator[str]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

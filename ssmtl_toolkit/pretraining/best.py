@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.pretraining.probe import DICE, IOU, Probe
 from ssmtl_toolkit.pretraining.saving import Saver
 from ssmtl_toolkit.runtime.folder import BEST
@@ -77,8 +77,8 @@ class BestStep:
         """The step of the file; None if it cannot be read."""
         try:
             with safe_open(self.file, "pt") as opened:
-                return int(json.loads((opened.metadata() or {})["ssmtl"])["step"])
-        except (OSError, SafetensorError, ValueError, KeyError):
+                return int(parse_json((opened.metadata() or {})["ssmtl"])["step"])
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError):
             return None
 
 

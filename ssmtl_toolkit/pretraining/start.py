@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.foreign import foreign
@@ -80,7 +80,7 @@ def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: P
 def earlier(folder: Path) -> list[str]:
     """Digests of the scans that the weights had seen before this run, as `load` returned them and a run keeps them."""
     try:
-        seen: list[str] = json.loads((folder / TRANSFER).read_text(encoding="utf-8"))[_SEEN]
+        seen: list[str] = read_json(folder / TRANSFER)[_SEEN]
     except (OSError, ValueError, KeyError):
         return []
     return seen

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ssmtl_toolkit.data.files import atomic_write
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.reporting.parts import Picture
 
 _TILE, _GAP, _TITLE = 128, 2, 20  # pixels of a tile's longer side at most, between tiles, above them
@@ -149,7 +150,7 @@ def read_png(file: Path) -> tuple[Image.Image | None, dict[str, Any]]:
     try:
         with Image.open(file) as image:
             image.load()
-            about = json.loads(image.text.get(_KEY, "null"))  # type: ignore[attr-defined]
+            about = parse_json(image.text.get(_KEY, "null"))  # type: ignore[attr-defined]
     except (OSError, ValueError, AttributeError):
         return None, {}
     return (image, about) if isinstance(about, dict) else (None, {})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from ssmtl_toolkit.documents import read_json, read_toml
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, HOLDER, SUMMARY
 from ssmtl_toolkit.text import printable
@@ -47,8 +46,8 @@ class Record:
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of it; empty if it is missing or not ours."""
         try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            content = read_json(self.folder / name)
+        except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -69,7 +68,7 @@ class Record:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return read_toml(file)
     except (OSError, ValueError):
         return {}
 

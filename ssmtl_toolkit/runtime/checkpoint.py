@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssmtl_toolkit.data.files import digest, share, sync
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.text import printable, shortened
@@ -100,7 +101,7 @@ def load(path: Path) -> Checkpoint:
         DataError: something is missing, damaged or not ours.
     """
     try:
-        about = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        about = read_json(path / _MANIFEST)
         if about.pop("digest") != _digest_of(about) or path.name != _name(about["step"]):
             raise DataError(f"{path}: {_MANIFEST} is damaged (its digest differs, or it is another step's)")
         if type(about["step"]) is not int or about["step"] < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.runtime.folder import ENVIRONMENT
 
@@ -138,7 +138,7 @@ def now() -> str:
 def _read(file: Path) -> dict[str, Any]:
     """What the file holds; nothing if it does not exist or is not ours."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError):
         return {}
     known = isinstance(content, dict) and re.fullmatch(r"[0-9a-f]{16}", str(content.get("id")))

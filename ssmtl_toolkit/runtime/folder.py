@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.text import printable
 
@@ -173,7 +173,7 @@ def _locked(folder: Path, tries: int = 20) -> FileLock:
 def _holder(folder: Path) -> str:
     """Which process holds the folder, if it is recorded."""
     try:
-        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        holder = read_json(folder / HOLDER)
         return f" ({int(holder['pid'])} on {printable(str(holder['host']))})"
     except (OSError, ValueError, TypeError, KeyError):
         return ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssmtl_toolkit.documents import read_json, read_toml
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, ENVIRONMENT, FINETUNE, LOCK, SUMMARY
 from ssmtl_toolkit.specs import MetricSpec
@@ -117,7 +116,7 @@ def _info(folder: Path, file: Path, command: str) -> RunInfo:
     if state != "finished":
         state = "running" if _is_held(folder) else "killed" if state == "running" else state
     tasks = {label: (task["loss"], task["verdict"]) for label, task in summary.get("tasks", {}).items()}
-    options = tomllib.loads(file.read_text(encoding="utf-8"))
+    options = read_toml(file)
     started = starts[0].get("started", "")
     return RunInfo(folder, command, state, started, *_scores(summary), tasks, options)
 
@@ -140,7 +139,7 @@ def _name(metric: str) -> str:
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     return content if isinstance(content, dict) else {}
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import atomic_write
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.text import printable
 
@@ -69,8 +70,8 @@ class Weights:
             DataError: it is not JSON.
         """
         try:
-            metadata = json.loads(self.text or "{}")
-        except (ValueError, RecursionError) as error:
+            metadata = parse_json(self.text or "{}")
+        except ValueError as error:
             raise DataError(
                 f"{printable(self.file)}: its metadata is not JSON ({type(error).__name__}); train again"
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_datasets.channels import Choice
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -163,11 +163,9 @@ def _file(root: Path) -> Path | None:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return read_json(file)
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(file)}: cannot be read as JSON ({error}); fix it, or move it away") from None
-    except RecursionError:
-        raise DataError(f"{printable(file)}: is nested too deeply to be read as JSON; move it away") from None
 
 
 def _is_ours(document: Mapping[str, Any]) -> bool:

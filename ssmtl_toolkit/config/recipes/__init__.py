@@ -8,6 +8,7 @@ from typing import Any
 
 from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.text import did_you_mean, printable
 
 DEFAULT = "strong"
@@ -49,7 +50,7 @@ def read_recipe(given: str) -> dict[str, Any]:
 def _read(name: str) -> dict[str, Any]:
     """The content of one file."""
     bundled = name in names()
-    place = files(__name__) / f"{name}.toml" if bundled else Path(name).expanduser()
+    place = files(__name__) / f"{name}.toml" if bundled else user_path(name)
     if not place.is_file():
         known = f"known: {', '.join(names())}"
         raise UsageError(f"no recipe {printable(name)}{did_you_mean(name, names())} ({known}, or a .toml file)")

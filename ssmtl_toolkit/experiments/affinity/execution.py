@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from filelock import FileLock
 from ssmtl_toolkit.config import AffinityConfig, with_absolute_paths
 from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments.affinity.comparing import agreements, matrices, mixes
 from ssmtl_toolkit.experiments.affinity.looking import Labels, Look, looks_at
@@ -176,7 +176,7 @@ class _Mixes:
             if not file.is_file():
                 runs.progress.say(f"cheap scores of {run.name}")
                 write_json(file, looks_at(run, job.pretrain, labels, runs.cache))
-        looks: Mapping[str, Look] = json.loads(file.read_text(encoding="utf-8"))
+        looks: Mapping[str, Look] = read_json(file)
         return looks
 
     def _length(self) -> str:

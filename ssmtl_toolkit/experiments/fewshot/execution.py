@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from ssmtl_toolkit.config import Budget, FewLabels, FewshotConfig, with_absolute
 from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.documents import read_toml
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.fewshot.arms import Arm, arms_of
 from ssmtl_toolkit.experiments.fewshot.comparing import Line, Scores, compare, verdict
@@ -118,7 +118,7 @@ def fewshot(
 def quickened(config: F, file: Path) -> F:
     """The options that are given, over those of a file."""
     given = {name: getattr(config, name) for name in config.model_fields_set}
-    return config.of(merged(tomllib.loads(file.read_text(encoding="utf-8")), given, str(file)))
+    return config.of(merged(read_toml(file), given, str(file)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.experiments.definition import Table
 from ssmtl_toolkit.experiments.overlays import read_document
+from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.text import did_you_mean, printable
 
 BUNDLED = Path(__file__).parent / "methods.toml"
@@ -87,7 +88,7 @@ def _method(id: str, table: Any, t: int | str, file: Path) -> Method:
         raise UsageError("\n".join(_explain(e, where) for e in error.errors())) from None
     weights = method.weights
     if weights and not weights.startswith("package:"):
-        weights = str((file.parent / Path(weights).expanduser()).absolute())
+        weights = str((file.parent / user_path(weights)).absolute())
     tasks = tuple(task.replace("{t}", str(t)) for task in method.tasks)
     return method.model_copy(update={"name": method.name or id, "tasks": tasks, "weights": weights})
 
