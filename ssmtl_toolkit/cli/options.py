@@ -28,7 +28,8 @@ class PathType(click.Path):
         try:
             return super().convert(user_path(value), param, ctx)
         except PathError as error:
-            self.fail(str(error), param, ctx)
+            name = f"{max(param.opts, key=len)} " if isinstance(param, click.Option) else ""
+            raise UsageError(f"{name}{error}") from None
 
 
 PATH = PathType(path_type=Path)
