@@ -65,4 +65,4 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def _shown(name: str) -> str:
-    return repr(printable(clipped(name, 80)))
+    return f"'{printable(clipped(name, 400))}'"
