@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any, NoReturn
 
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.text import printable
+
+SLOW, LONGEST = 10.0, 60.0
+"""After how many seconds an import is reported, and after how many it is given up."""
 
 
 class CtrlC(KeyboardInterrupt):
@@ -53,3 +61,67 @@ def foreign(part: str, passing: type[Exception] | tuple[type[Exception], ...] = 
         if isinstance(error, (SsmtlError, passing)) or by_the_user(error):
             raise
         raise SsmtlError(f"{part} failed: {explained(error)}") from error
+
+
+@contextlib.contextmanager
+def guarded(what: str, *, watched: bool = True) -> Iterator[None]:
+    """While code of a plugin is imported: what it prints is no result of ours.
+
+    If it is `watched`, it can neither end the process by os._exit, nor take longer than `LONGEST`.
+    """
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as watch:
+        if watched:
+            watch.enter_context(_without_exit())
+            watch.enter_context(_time_limit(what))
+        yield
+
+
+class TooSlowError(BaseException):
+    """An import was given up; no Exception, which the code that is interrupted may catch."""
+
+
+@contextlib.contextmanager
+def _without_exit() -> Iterator[None]:
+    """Make os._exit raise, in this process; in its children it is how they end."""
+    really, process = os._exit, os.getpid()
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() != process:
+            really(status)
+        raise SystemExit(f"os._exit({status})")
+
+    exits: Any = os
+    exits._exit = leave
+    try:
+        yield
+    finally:
+        exits._exit = really
+
+
+def tell_slow(what: str, seconds: float) -> None:
+    """Say on stderr whose import is slow, and how to do without it."""
+    sys.stderr.write(f"{printable(what)} has been importing for {seconds:.0f} s; ssmtl --no-plugins does without it\n")
+
+
+@contextlib.contextmanager
+def _time_limit(what: str) -> Iterator[None]:
+    """Report code that is slow, and interrupt it after a while; Python can do so in its main thread only."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer") or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        yield
+        return
+    began = time.monotonic()
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        seconds = time.monotonic() - began
+        if seconds >= LONGEST:
+            raise TooSlowError(f"its import takes more than {LONGEST:g} s")
+        tell_slow(what, seconds)
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SLOW, SLOW)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import click
@@ -21,10 +23,10 @@ import pluggy
 
 from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
-from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.foreign import by_the_user
+from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.foreign import LONGEST, SLOW, by_the_user, ctrl_c, guarded, tell_slow
 from ssmtl_toolkit.places import names_a_place
-from ssmtl_toolkit.specs import BackboneSpec, Spec
+from ssmtl_toolkit.specs import BackboneSpec, Spec, stamp
 from ssmtl_toolkit.text import did_you_mean, printable
 
 S = TypeVar("S", bound=Spec)
@@ -68,58 +70,52 @@ class Entry:
 class Registry:
     """All spec classes of the installed plugins, by kind and name, and their commands by name."""
 
-    def __init__(self, points: list[EntryPoint]) -> None:
+    def __init__(self, points: list[EntryPoint], failed: Mapping[tuple[str, str], str] = MappingProxyType({})) -> None:
+        """`failed` says why plugins, by distribution and name, cannot even be imported in this process."""
         self.plugins: list[Plugin] = []
         self.entries: dict[tuple[str, str], Entry] = {}
         self.commands: dict[str, tuple[click.Command, Plugin]] = {}
+        loaded = []
         for point in sorted(points, key=lambda p: (_distribution(p) != OURS, _distribution(p), p.name)):
-            parts, error = Parts([], []), ""
-            try:
-                with contextlib.redirect_stdout(sys.stderr):  # what it prints is not our result
-                    parts = _parts_of(point.load(), point.name)
-            except BaseException as problem:  # a broken plugin must not disable the others
-                if by_the_user(problem):
-                    raise
-                error = printable(f"{type(problem).__name__}: {problem}")
-            plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?", error)
-            self._add_plugin(plugin, parts)
+            plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?")
+            reason = failed.get((plugin.distribution, plugin.name), "")
+            loaded.append((replace(plugin, error=reason), Parts([], [])) if reason else _loaded(plugin, point))
+        for plugin, parts in _apart(loaded):
+            self._add(plugin, parts)
 
     def add_file(self, file: Path) -> None:
         """Load a plugin from a file of Python code that is no package; as of a script, its folder can be imported from.
 
         Raises:
-            UsageError: it does not exist, has the name of something else, or cannot be loaded.
+            UsageError: it does not exist, has the name of something else, claims a name that is taken, or cannot be
+                loaded.
         """
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with guarded(f"--plugin {printable(file)}"):
                 parts = _parts_of(_module_of(file), file.stem)
         except BaseException as problem:
             if isinstance(problem, UsageError) or by_the_user(problem):
                 raise
-            reason = printable(f"{type(problem).__name__}: {problem}")
-            raise UsageError(f"--plugin {printable(file)}: cannot be loaded: {reason}") from problem
-        self._add_plugin(Plugin(file.stem, file.name, ""), parts)
+            raise UsageError(f"--plugin {printable(file)}: cannot be loaded: {_said(problem)}") from problem
+        plugin = Plugin(file.stem, file.name, "")
+        owners: dict[tuple[str, str], tuple[object, Plugin]] = {
+            **{key: (entry.spec, entry.plugin) for key, entry in self.entries.items()},
+            **{("command", name): owner for name, owner in self.commands.items()},
+        }
+        for key, part in parts.claims().items():
+            known, owner = owners.get(key, (part, plugin))
+            if known is not part:
+                raise UsageError(f"--plugin {printable(file)}: {_claimed(key, [owner, plugin])}")
+        self._add(plugin, parts)
 
-    def _add_plugin(self, plugin: Plugin, parts: Parts) -> None:
+    def _add(self, plugin: Plugin, parts: Parts) -> None:
         self.plugins.append(plugin)
         for spec in parts.specs:
-            self._add(spec, plugin)
+            self.entries[spec.kind, spec.name] = Entry(spec, plugin)
+            if plugin.distribution != OURS:
+                stamp(spec, str(plugin))
         for command in parts.commands:
-            first, owner = self.commands.setdefault(command.name or "", (command, plugin))
-            if first is not command:
-                raise SsmtlError(
-                    f"two plugins claim the command {command.name!r}: {owner} and {plugin}; uninstall one of them"
-                )
-
-    def _add(self, spec: type[Spec], plugin: Plugin) -> None:
-        first = self.entries.setdefault((spec.kind, spec.name), Entry(spec, plugin))
-        if first.spec is not spec:
-            raise SsmtlError(
-                f"two plugins claim the {spec.kind} {spec.name!r}: {first.plugin} (entry point {first.plugin.name!r}) "
-                f"and {plugin} (entry point {plugin.name!r}); uninstall or rename "
-                f"{'it in ' + plugin.distribution if first.plugin.distribution == OURS else 'one of them'} "
-                f"(SSMTL_DISABLE_PLUGINS=1 disables all that are not bundled)"
-            )
+            self.commands[str(command.name)] = command, plugin
 
     @property
     def broken(self) -> list[Plugin]:
@@ -206,10 +202,101 @@ class Registry:
 @cache
 def registry() -> Registry:
     """Load the installed plugins, once. `SSMTL_DISABLE_PLUGINS=1` disables those that are not bundled."""
+    return Registry(_points(), _fatal)
+
+
+_fatal: dict[tuple[str, str], str] = {}
+"""Why plugins, by distribution and name, must not be imported in this process."""
+
+
+def try_apart() -> None:
+    """Before `registry()` is first called: import each plugin that is not bundled in a process of its own.
+
+    So one that ends the process in a way that Python cannot catch, or never returns, is named like any that fails.
+    """
+    points = [point for point in _points() if _distribution(point) != OURS]
+    command = [sys.executable, "-c", f"import sys; from {__name__} import try_alone; try_alone(*sys.argv[1:])"]
+    processes = [
+        subprocess.Popen([*command, point.name, point.value], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for point in points
+    ]
+    for point, process in zip(points, processes, strict=True):
+        if problem := _how_it_ended(process, point):
+            _fatal[_distribution(point), point.name] = problem
+
+
+_ALIVE = b"\nstill here: "
+
+
+def try_alone(name: str, value: str) -> None:
+    """Import the plugin of this entry point, and say what it raised, and that this process is still there."""
+    signal.signal(signal.SIGINT, ctrl_c)
+    plugin, _ = _loaded(Plugin(name, "?", "?"), EntryPoint(name, value, GROUP))
+    os.write(1, _ALIVE + plugin.error.encode())
+
+
+def _how_it_ended(process: subprocess.Popen[bytes], point: EntryPoint) -> str:
+    """Wait for a process of `try_apart`; why its plugin cannot be imported, or ""."""
+    said = b""
+    for seconds in (SLOW, LONGEST):
+        try:
+            said, _ = process.communicate(timeout=seconds)
+            break
+        except subprocess.TimeoutExpired:
+            tell_slow(f"plugin {point.name!r} of {_distribution(point)}", seconds)
+    else:
+        process.kill()
+        process.communicate()
+        return f"its import takes more than {LONGEST:g} s, and cannot be interrupted"
+    _, alive, error = said.rpartition(_ALIVE)
+    code = process.returncode
+    ended = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    return error.decode() if alive else f"its import ends the process, {ended}"
+
+
+def _points() -> list[EntryPoint]:
     points = list(entry_points(group=GROUP))
-    if _switched_off():
-        points = [p for p in points if _distribution(p) == OURS]
-    return Registry(points)
+    return [p for p in points if _distribution(p) == OURS] if _switched_off() else points
+
+
+def _loaded(plugin: Plugin, point: EntryPoint) -> tuple[Plugin, Parts]:
+    """Import a plugin and ask its hooks; a broken one must not disable the others."""
+    try:
+        with guarded(f"plugin {plugin.name!r} of {plugin}", watched=plugin.distribution != OURS):
+            return plugin, _parts_of(point.load(), point.name)
+    except BaseException as problem:
+        if by_the_user(problem):
+            raise
+        return replace(plugin, error=_said(problem)), Parts([], [])
+
+
+def _said(problem: BaseException) -> str:
+    """All that an exception says, in one line."""
+    return printable(" ".join([f"{type(problem).__name__}:", *str(problem).split()]).removesuffix(":"))
+
+
+def _apart(loaded: Sequence[tuple[Plugin, Parts]]) -> Iterator[tuple[Plugin, Parts]]:
+    """Fail each plugin that claims what a bundled one has; of several others with one name all, for none is meant."""
+    claims: dict[tuple[str, str], dict[int, Plugin]] = defaultdict(dict)
+    for plugin, parts in loaded:
+        for key, part in parts.claims().items():
+            claims[key][id(part)] = plugin
+    for plugin, parts in loaded:
+        taken = next((key for key in parts.claims() if len(claims[key]) > 1), None)
+        if taken is None or plugin.distribution == OURS:
+            yield plugin, parts
+        else:
+            yield replace(plugin, error=_claimed(taken, list(claims[taken].values()))), Parts([], [])
+
+
+def _claimed(key: tuple[str, str], plugins: Sequence[Plugin]) -> str:
+    """Why plugins that claim one name are not loaded, and what to do."""
+    owners = [f"{plugin} (entry point {plugin.name!r})" for plugin in plugins]
+    bundled = plugins[0].distribution == OURS
+    return (
+        f"two plugins claim the {key[0]} {key[1]!r}: {' and '.join(owners)}; uninstall or rename "
+        f"{f'it in {plugins[-1].distribution}' if bundled else 'one of them'}"
+    )
 
 
 def _without_weights(text: str) -> str:
@@ -265,6 +352,11 @@ class Parts(NamedTuple):
     specs: list[type[Spec]]
     commands: list[click.Command]
 
+    def claims(self) -> dict[tuple[str, str], object]:
+        """Each part by its kind and name."""
+        specs: dict[tuple[str, str], object] = {(spec.kind, spec.name): spec for spec in self.specs}
+        return specs | {("command", str(command.name)): command for command in self.commands}
+
 
 def _parts_of(module: ModuleType, plugin: str) -> Parts:
     """Check all that the hooks in a module return."""
@@ -291,6 +383,8 @@ def _parts_of(module: ModuleType, plugin: str) -> Parts:
                 if inspect.isabstract(spec):
                     missing = ", ".join(sorted(spec.__abstractmethods__))
                     raise TypeError(f"{spec.__qualname__} does not define {missing}")
+                if any((spec.kind, spec.name) == (other.kind, other.name) for other in specs if other is not spec):
+                    raise TypeError(f"it has two classes for the {spec.kind} {spec.name!r}; rename one")
                 specs.append(spec)
     return Parts(specs, _commands_of(manager))
 

@@ -119,6 +119,20 @@ class Spec(BaseModel):
         return "options: " + ", ".join(cls.model_fields) if cls.model_fields else "it has no options"
 
 
+_ORIGIN = "_origin"  # of a class that is not bundled: its distribution and version
+
+
+def stamp(cls: type[Spec], origin: str) -> None:
+    """Remember which distribution and version a class comes from, for errors."""
+    setattr(cls, _ORIGIN, origin)
+
+
+def named(spec: Spec) -> str:
+    """What errors call a part: `task 'slice_siam:t=2'`, and for one that is not bundled ` of its-package 1.0`."""
+    origin = vars(type(spec)).get(_ORIGIN, "")
+    return f"{spec.kind} {str(spec)!r}{f' of {spec_text.printable(origin)}' if origin else ''}"
+
+
 def _read_weight(value: Any) -> float | str:
     if value == "auto":
         return "auto"

@@ -1,18 +1,21 @@
 """Plugins: found by entry point, described from their specs, and a broken one does not disable the others."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from types import ModuleType
 
 import pytest
 
 from helpers.plugin_files import bundled_points, plugin
-from ssmtl_toolkit import SsmtlError, UsageError, hookspecs
+from ssmtl_toolkit import UsageError, foreign, hookspecs
 from ssmtl_toolkit import registry as registry_module
 from ssmtl_toolkit.cli import plugins as plugins_cli
 from ssmtl_toolkit.registry import HOOKS, Registry, registry
-from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec, TaskSpec, check_needs
+from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec, TaskSpec, check_needs, named
 
 BUNDLED = {
     "task": {"reconstruct_prev", "reconstruct_next", "slice_siam", "moco_v2"},
@@ -83,12 +86,93 @@ def test_a_broken_plugin_is_reported_and_the_rest_works(tmp_path, monkeypatch, c
     assert told in capsys.readouterr().err
 
 
-def test_two_plugins_that_claim_one_name_are_both_named(tmp_path, monkeypatch):
+def test_of_two_plugins_that_claim_one_name_neither_is_loaded_and_both_are_named(tmp_path, monkeypatch):
     points = [plugin(tmp_path, monkeypatch, name, TASK.format(name="mine")) for name in ("clash_a", "clash_b")]
-    with pytest.raises(SsmtlError) as error:
-        Registry([*bundled_points(), *points])
-    for part in ("task 'mine'", "dist-clash-a 7.0", "dist-clash-b 7.0"):
+    found = Registry([*bundled_points(), *points, plugin(tmp_path, monkeypatch, "other", TASK.format(name="other"))])
+    assert [broken.name for broken in found.broken] == ["clash_a", "clash_b"]
+    with pytest.raises(UsageError) as error:
+        found.find(TaskSpec, "mine")
+    for part in ("task 'mine'", "dist-clash-a 7.0", "dist-clash-b 7.0", "uninstall or rename one of them"):
         assert part in str(error.value)
+    assert found.find(TaskSpec, "other")
+    assert found.find(TaskSpec, "slice_siam")
+
+
+def test_a_class_that_two_entry_points_register_is_no_clash(tmp_path, monkeypatch):
+    point = plugin(tmp_path, monkeypatch, "same", TASK.format(name="mine"))
+    again = EntryPoint("again", "same", "ssmtl")._for(point.dist)
+    assert Registry([*bundled_points(), point, again]).broken == []
+
+
+def test_one_plugin_with_two_classes_of_one_name_is_broken(tmp_path, monkeypatch):
+    body = TASK.format(name="mine").replace("return [Mine]", "return [Mine, type('Other', (Mine,), {'name': 'mine'})]")
+    (broken,) = Registry([plugin(tmp_path, monkeypatch, "twice", body)]).broken
+    assert "it has two classes for the task 'mine'" in broken.error
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("import os; os._exit(0)", "SystemExit: os._exit(0)"),
+        ("while True:\n try:\n  import time; time.sleep(60)\n except Exception: pass", "takes more than 0.2 s"),
+        (
+            "raise ValueError('red \\x1b[31m\\x07\\nline')",
+            "ValueError: red \\x1b[31m\\x07 line",
+        ),
+    ],
+)
+def test_whatever_a_plugin_does_at_import_the_rest_works(tmp_path, monkeypatch, capsys, body, told):
+    monkeypatch.setattr(foreign, "SLOW", 0.1)
+    monkeypatch.setattr(foreign, "LONGEST", 0.2)
+    exits, handler = os._exit, signal.getsignal(signal.SIGALRM)
+    found = Registry([*bundled_points(), plugin(tmp_path, monkeypatch, f"odd_{len(body)}", body)])
+    (broken,) = found.broken
+    assert told in broken.error
+    assert found.find(TaskSpec, "slice_siam")
+    assert (os._exit, signal.getsignal(signal.SIGALRM)) == (exits, handler)
+    if "sleep" in body:
+        name = f"plugin {broken.name!r} of {broken.distribution} 7.0"
+        assert f"{name} has been importing for 0 s; ssmtl --no-plugins does without it" in capsys.readouterr().err
+
+
+def test_a_plugin_may_fork_at_import(tmp_path, monkeypatch):
+    body = "import os\nif os.fork() == 0: os._exit(0)\nassert os.wait()[1] == 0\n" + TASK.format(name="mine")
+    assert Registry([plugin(tmp_path, monkeypatch, "forks", body)]).broken == []
+
+
+def install(folder, name, body):
+    """Write a package that Python finds installed where its folder is on the path."""
+    metadata = folder / f"dist_{name}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(body)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: dist-{name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[ssmtl]\n{name} = {name}\n")
+
+
+def test_plugins_list_names_what_would_end_any_process_and_no_plugins_does_without(ssmtl_process, tmp_path):
+    install(tmp_path / "site", "segfault", "import ctypes; ctypes.string_at(0)")
+    install(tmp_path / "site", "interrupt", "raise KeyboardInterrupt")
+    install(tmp_path / "site", "good", TASK.format(name="mine"))
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    done = ssmtl_process("plugins", "list", "--json", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert {row["distribution"]: row["error"] for row in listed["broken"]} == {
+        "dist-segfault": "its import ends the process, by signal 11",
+        "dist-interrupt": "KeyboardInterrupt",
+    }
+    assert ("task", "mine", "dist-good") in {(row["kind"], row["name"], row["distribution"]) for row in listed["specs"]}
+    assert ssmtl_process("plugins", "show", "mine", PYTHONPATH=path).returncode == -signal.SIGSEGV
+    for arguments in (("--no-plugins", "plugins", "show", "mine"), ("plugins", "show", "mine", "--no-plugins")):
+        done = ssmtl_process(*arguments, PYTHONPATH=path)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+
+
+def test_a_part_that_is_not_bundled_is_named_with_its_distribution(tmp_path, monkeypatch):
+    point = plugin(tmp_path, monkeypatch, "third_party_n", TASK.format(name="mine"))
+    found = Registry([*bundled_points(), point])
+    assert named(found.resolve(TaskSpec, "mine")) == "task 'mine' of dist-third-party-n 7.0"
+    assert named(found.resolve(TaskSpec, "slice_siam:t=2")) == "task 'slice_siam:t=2'"
 
 
 def test_plugins_that_are_not_bundled_can_be_left_out():
@@ -110,10 +194,12 @@ def test_what_a_plugin_prints_is_no_result(tmp_path, monkeypatch, capsys):
     assert (out, err) == ("", "hello\n")
 
 
-def test_a_plugin_that_takes_a_bundled_name_is_the_one_to_go(tmp_path, monkeypatch):
+def test_a_plugin_that_takes_a_bundled_name_is_the_one_that_is_not_loaded(tmp_path, monkeypatch):
     point = plugin(tmp_path, monkeypatch, "takes", TASK.format(name="slice_siam"))
-    with pytest.raises(SsmtlError, match="uninstall or rename it in dist-takes"):
-        Registry([*bundled_points(), point])
+    found = Registry([*bundled_points(), point])
+    (broken,) = found.broken
+    assert "uninstall or rename it in dist-takes" in broken.error
+    assert found.find(TaskSpec, "slice_siam").__module__ == "ssmtl_slice_siam"
 
 
 def test_a_name_that_is_not_found_says_that_plugins_are_switched_off(monkeypatch):

@@ -37,6 +37,9 @@ COMMANDS = {
 """What each command does: shown in lists of commands, and first in its own help, before its docstring."""
 
 
+SWITCH = "SSMTL_DISABLE_PLUGINS"
+"""The environment variable that means the same as --no-plugins."""
+
 debug = False
 """Whether tracebacks are shown (--debug)."""
 
@@ -99,8 +102,9 @@ def _ends_early(error: Exception) -> bool:
 @click.version_option(package_name="ssmtl-toolkit", prog_name="ssmtl")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--plugin", metavar="FILE.py", multiple=True, help="Load a plugin from a file too; repeatable.")
+@click.option("--no-plugins", is_flag=True, help="Load no installed plugins but the bundled ones.")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool, plugin: tuple[str, ...]) -> None:
+def cli(ctx: click.Context, debug: bool, plugin: tuple[str, ...], no_plugins: bool) -> None:
     """Self-supervised multi-task pre-training on stacks of medical slices.
 
     \b
@@ -126,6 +130,9 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
+    if "--no-plugins" in arguments:
+        arguments = [arg for arg in arguments if arg != "--no-plugins"]
+        os.environ[SWITCH] = "1"  # for the processes that this one starts, too
     try:
         arguments = _without_plugin_files(arguments)
         with _telling_ctrl_c():

@@ -13,8 +13,8 @@ from ssmtl_toolkit.cli.check import command as check
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH, complete_parts
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import HOOKS, OURS, Entry, Registry, registry
-from ssmtl_toolkit.text import clipped, did_you_mean
+from ssmtl_toolkit.registry import HOOKS, OURS, Entry, Registry, registry, try_apart
+from ssmtl_toolkit.text import clipped, did_you_mean, printable
 
 KINDS = [*(kind.kind for kind in HOOKS.values()), "command"]
 
@@ -37,6 +37,7 @@ def list_(kind: str | None, as_json: bool) -> None:
     """
     from ssmtl_toolkit.cli.console import print_json, print_text, stderr, stdout
 
+    try_apart()
     plugins = registry()
     rows = [row for row in _rows(plugins) if kind in (None, row["kind"])]
     broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in plugins.broken]
@@ -127,11 +128,11 @@ def _rows(plugins: Registry) -> list[dict[str, Any]]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    doc = (entry.spec.__doc__ or "").strip().splitlines()
+    doc = printable((entry.spec.__doc__ or "").strip().partition("\n")[0])
     return {
         "kind": entry.spec.kind,
         "name": entry.spec.name,
-        "help": doc[0] if doc else "",
+        "help": doc,
         "distribution": entry.plugin.distribution,
         "version": entry.plugin.version,
     }

@@ -19,7 +19,7 @@ from ssmtl_toolkit.data.uneven import to_make_even, unevenness
 from ssmtl_toolkit.data.volume import Stack, Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import PreparationSpec
+from ssmtl_toolkit.specs import PreparationSpec, named
 from ssmtl_toolkit.text import sizes_text
 
 REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
@@ -221,7 +221,7 @@ def _stage(spec: PreparationSpec, stack: Stack, size: int) -> Stage:
     Raises:
         SsmtlError: it fails, or what it returns does not fit together.
     """
-    with foreign(f"preparation {str(spec)!r}"):
+    with foreign(named(spec)):
         stage = spec.prepare(stack, size)
         grid = stack.grid if stage.lattice is None else stage.lattice.grid
         slices = stage.stack.slices

@@ -13,10 +13,12 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.engine.augmentation import Augmenter
+from ssmtl_toolkit.engine.contract import check_loss, check_output
 from ssmtl_toolkit.engine.semi import PseudoLabels, SemiOutput, SemiStep
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.specs import named
 
 
 class Learner(nn.Module):
@@ -35,13 +37,14 @@ class Learner(nn.Module):
         assert config.semi is not None
         self._spec, self._fabric, self._augmenter = config.semi, fabric, augmenter
         self._model = [model]  # in a list: its weights are not ours
-        with foreign(f"building semi {str(config.semi)!r}"):
+        with foreign(f"building {named(config.semi)}"):
             self.method = config.semi.build()
         self._labels = [str(task) for task in unlabelled.tasks]
+        self._named = {str(task): named(task) for task in unlabelled.tasks}
         self._weights = [task.given_weight for task in unlabelled.tasks]
         self.tasks = nn.ModuleList()
         for task in unlabelled.tasks:
-            with foreign(f"building task {str(task)!r}"):
+            with foreign(f"building {named(task)}"):
                 self.tasks.append(task.build(model.backbone))
         self._load = unlabelled.loader(config, seed, fabric.device)
         self._first, self._steps = config.labelled_steps, config.steps
@@ -52,8 +55,8 @@ class Learner(nn.Module):
         if step < self._first:
             return None
         batch = self._load(step - self._first)
-        with foreign(f"semi {str(self._spec)!r}, step {step + 1},"), self._fabric.autocast():
-            return _checked(self.method(self.seen(batch, step, teach)), batch.anchor)
+        with foreign(f"{named(self._spec)}, step {step + 1},"), self._fabric.autocast():
+            return _checked(named(self._spec), self.method(self.seen(batch, step, teach)), batch.anchor)
 
     @property
     def model(self) -> Downstream:
@@ -79,28 +82,28 @@ class Learner(nn.Module):
         encode = SharedEncoder(self.model.backbone)
         outputs, made = {}, dict[Hashable, Any]()
         for label, weight, task in zip(self._labels, self._weights, self.tasks, strict=True):
-            output: TaskOutput = task(Step(batch, encode, batch.companions.get(label, {}), made))
+            output = task(Step(batch, encode, batch.companions.get(label, {}), made))
+            output = check_output(self._named[label], output, batch.anchor)
             outputs[label] = output._replace(loss=weight * output.loss)
         return outputs
 
 
-def _checked(output: Any, image: Tensor) -> SemiOutput:
+def _checked(part: str, output: Any, image: Tensor) -> SemiOutput:
     """What a method gives for slices (N, C, H, W).
 
     Raises:
         SsmtlError: it is no scalar loss, or pseudo labels of another shape or type.
     """
     if not isinstance(output, SemiOutput):
-        raise SsmtlError(f"its forward gives {type(output).__name__}; give SemiOutput(loss, pseudo)")
-    if not isinstance(output.loss, Tensor) or output.loss.ndim:
-        raise SsmtlError(f"its loss is {_described(output.loss)}; give a scalar, the mean over the batch")
+        raise SsmtlError(f"{part}: its forward gives {type(output).__name__}; give SemiOutput(loss, pseudo)")
+    check_loss(part, output.loss, image, trained=False)
     if isinstance(output.pseudo, PseudoLabels):
         wanted = (len(image), *image.shape[2:])
         for name, tensor, kind in zip(PseudoLabels._fields, output.pseudo, (torch.int64, torch.bool), strict=True):
             if not isinstance(tensor, Tensor) or tuple(tensor.shape) != wanted or tensor.dtype != kind:
-                raise SsmtlError(f"its pseudo.{name} is {_described(tensor)}; give {wanted} of {kind}")
+                raise SsmtlError(f"{part}: its pseudo.{name} is {_described(tensor)}; give {wanted} of {kind}")
     elif output.pseudo is not None:
-        raise SsmtlError(f"its pseudo is {_described(output.pseudo)}; give PseudoLabels(labels, sure), or None")
+        raise SsmtlError(f"{part}: its pseudo is {_described(output.pseudo)}; give PseudoLabels(labels, sure), or None")
     return output
 
 

@@ -25,6 +25,7 @@ from ssmtl_toolkit.downstream.parts import Parts
 from ssmtl_toolkit.downstream.pseudo import LOSS, PseudoWatch
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.engine.augmentation import Augmenter
+from ssmtl_toolkit.engine.contract import check_loss, is_out_of_memory
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import Part
 from ssmtl_toolkit.foreign import foreign
@@ -33,6 +34,7 @@ from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.specs import named
 
 
 @dataclass
@@ -203,6 +205,7 @@ class Loop:
         rows = self.examples.drawn(step, config.batch_size, self.seed)
         image, target = self.augmenter.labelled(*self.examples.batch(rows, self.fabric.device))
         loss = self.model.loss(self._maps(self.model.head.degrade(image)), target)
+        check_loss(named(config.head), loss, image)
         more = self._unlabelled(step)
         self.fabric.backward(sum(more, loss))
         if config.clip is not None:
@@ -237,10 +240,8 @@ class Loop:
         try:
             maps: Tensor = self.module(image)
         except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise SsmtlError(
-                    f"not enough GPU memory for {len(image)} slices; try a smaller --batch-size"
-                ) from error
+            if is_out_of_memory(error):
+                raise SsmtlError(f"not enough memory for {len(image)} slices; try a smaller --batch-size") from error
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UsageError(
                 f"the network cannot be trained on {config.batch_size} slices of {config.size} x {config.size} "

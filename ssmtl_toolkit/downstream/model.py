@@ -34,7 +34,7 @@ from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.runtime.about import Model, restored_slicing, slicing_about
 from ssmtl_toolkit.runtime.checkpoint import check_tensors
 from ssmtl_toolkit.runtime.usage import Answer, Usage
-from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec
+from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec, named
 from ssmtl_toolkit.text import counted, printable
 
 TODO = "it is not a model of ssmtl finetune; give the run folder of a fine-tuning"
@@ -86,14 +86,14 @@ class ModelSpec:
     @property
     def named(self) -> str:
         """What is named if the network fails."""
-        return f"head {str(self.head)!r} on backbone {str(self.backbone)!r}"
+        return f"{named(self.head)} on {named(self.backbone)}"
 
     def build(self) -> Downstream:
         """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
-        with foreign(f"building backbone {str(self.backbone)!r}"):
+        with foreign(f"building {named(self.backbone)}"):
             backbone = self.backbone.build(self.channels)
         meaning = self.meaning
-        with foreign(f"building head {str(self.head)!r}"):
+        with foreign(f"building {named(self.head)}"):
             return Downstream(backbone, self.head.build(backbone, meaning.maps if meaning else 0), meaning)
 
     def usage(self, cuts: Iterable[tuple[str, float]] = ()) -> Usage:

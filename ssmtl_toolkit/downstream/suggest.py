@@ -30,7 +30,7 @@ from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, open_store
 from ssmtl_toolkit.runtime.transfer import Pretrained
-from ssmtl_toolkit.specs import DatasetSpec, Scan
+from ssmtl_toolkit.specs import DatasetSpec, Scan, named
 from ssmtl_toolkit.text import counted, printable, shortened
 
 _BATCH = 16
@@ -209,7 +209,7 @@ def pooled_features(
 def _network(pretrained: Pretrained) -> Backbone:
     spec = pretrained.spec()
     assert spec is not None, "its metadata were checked"
-    with foreign(f"building backbone {str(spec)!r}"), hub(allowed=False):
+    with foreign(f"building {named(spec)}"), hub(allowed=False):
         backbone = spec.build(pretrained.channels or 1)
     pretrained.load_into(backbone)
     return backbone

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import AugmentationSpec, Change
+from ssmtl_toolkit.specs import AugmentationSpec, Change, named
 
 
 class Augmentation:
@@ -65,7 +65,7 @@ class Augmenter:
     def __init__(self, specs: Sequence[AugmentationSpec]) -> None:
         self._built: list[tuple[AugmentationSpec, Augmentation]] = []
         for spec in specs:
-            with foreign(f"building augmentation {str(spec)!r}"):
+            with foreign(f"building {named(spec)}"):
                 self._built.append((spec, spec.build()))
 
     def __bool__(self) -> bool:
@@ -141,7 +141,7 @@ class Augmenter:
             chosen = self._chosen(spec, len(given)).to(given.device)
             if len(chosen):
                 old = given[chosen]
-                with foreign(f"augmentation {str(spec)!r}"):
+                with foreign(named(spec)):
                     new = getattr(augmentation, what)(old)
                     _check_shape(f"{what}()", new, old)
                 given = given.index_copy(0, chosen, new.to(given.dtype))
@@ -157,7 +157,7 @@ class Augmenter:
             chosen = self._chosen(spec, len(image)).to(image.device)
             partner = torch.randperm(len(image)).to(image.device)
             if len(chosen):
-                with foreign(f"augmentation {str(spec)!r}"):
+                with foreign(named(spec)):
                     mixed, mixed_target = augmentation.batch(image, target, partner)
                     _check_shape("batch()", mixed, image)
                     _check_shape("batch(), of targets,", mixed_target, target)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import BackboneSpec, TaskSpec
+from ssmtl_toolkit.specs import BackboneSpec, TaskSpec, named
 
 
 def check_buildable(backbone: BackboneSpec, tasks: Sequence[TaskSpec] = ()) -> None:
@@ -18,8 +18,8 @@ def check_buildable(backbone: BackboneSpec, tasks: Sequence[TaskSpec] = ()) -> N
         SsmtlError: start weights cannot be downloaded, or a plugin fails.
     """
     with torch.random.fork_rng(devices=[]):
-        with foreign(f"building backbone {str(backbone)!r}"):
+        with foreign(f"building {named(backbone)}"):
             network = backbone.build(1)
         for task in tasks:
-            with foreign(f"building task {str(task)!r}"):
+            with foreign(f"building {named(task)}"):
                 task.build(network)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from ssmtl_toolkit.engine.auto_weight import AutoWeights
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
+from ssmtl_toolkit.engine.contract import Untouched, check_loss, check_output
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.features import PARTS, Feature, meeting_of, parts_of
 from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
+from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec, named
 
 Watch = Callable[[Mapping[str, Tensor], Shared], None]
 """Sees the losses of a batch and what they share, while their graph is there."""
@@ -26,10 +27,12 @@ class MultiTask(nn.Module):
     Parts that no task reads are not trained: with MoCo V2 alone the decoder stays as it was made.
 
     Attributes:
+        named: what errors call each task, by its label, and the balancer, by "".
         running: the label of the task whose forward is under way, or failed; None outside of all.
         balancing: whether the balancer's forward is under way, or failed.
     """
 
+    named: Mapping[str, str] = {}
     running: str | None = None
     balancing: bool = False
 
@@ -58,22 +61,25 @@ class MultiTask(nn.Module):
 
         Their order is backbone, tasks, balancer.
         """
-        with foreign(f"building backbone {str(backbone)!r}"):
+        with foreign(f"building {named(backbone)}"):
             network = backbone.build(channels)
         modules = {}
         for task in tasks:
-            with foreign(f"building task {str(task)!r}"):
+            with foreign(f"building {named(task)}"):
                 modules[str(task)] = task.build(network)
         _check_apart(network, modules)
         trained = parts_of(feature for task in tasks for feature in task.needs)
         for part in PARTS:
             if part not in trained:
                 network.get_submodule(part).requires_grad_(False)
-        with foreign(f"building balancer {str(balancer)!r}"):
+        with foreign(f"building {named(balancer)}"):
             weighing = balancer.build({str(task): _weighted(task) for task in tasks})
         meeting = meeting_of(feature for task in tasks if task.weight for feature in task.needs)
         auto = balancer.weighs and any(task.weight == "auto" for task in tasks)
-        return cls(network, modules, weighing, meeting, AutoWeights({str(t): t for t in tasks}) if auto else None)
+        weights = AutoWeights({str(task): task for task in tasks}) if auto else None
+        model = cls(network, modules, weighing, meeting, weights)
+        model.named = {"": named(balancer)} | {str(task): named(task) for task in tasks}
+        return model
 
     def forward(
         self, batch: Batch, watch: Watch | None = None, measure: bool = False
@@ -92,6 +98,7 @@ class MultiTask(nn.Module):
             watch(losses, shared)
         self.balancing = True
         total = self.balancer(losses, shared)
+        check_loss(self.named.get("", "the balancer"), total, batch.anchor)
         self.balancing = False
         return total, outputs
 
@@ -99,13 +106,13 @@ class MultiTask(nn.Module):
         """Each task's output, by label."""
         outputs: dict[str, TaskOutput] = {}
         made: dict[Hashable, Any] = {}
+        untouched = Untouched(batch, encode)
         for label, task in zip(self.labels, self.tasks, strict=True):
             self.running, self.balancing = label, False
             output = task(Step(batch, encode, batch.companions.get(label, {}), made))
-            if not isinstance(output, TaskOutput):
-                given = type(output).__name__
-                raise SsmtlError(f"task {label!r}: its forward gives {given}; give TaskOutput(loss, metrics, pairs)")
-            outputs[label] = output
+            part = self.named.get(label, f"task {label!r}")
+            untouched.check(part)
+            outputs[label] = check_output(part, output, batch.anchor)
         self.running = None
         return outputs
 

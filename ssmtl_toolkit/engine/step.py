@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.engine.backbone import Backbone, Features
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.features import Feature
+from ssmtl_toolkit.features import FEATURES, Feature
 from ssmtl_toolkit.text import did_you_mean
 
 T = TypeVar("T")
@@ -234,6 +234,16 @@ class SharedEncoder:
                 self._backbone(image),
             )  # keeping the image keeps its id from being reused
         return self._done[key][1]
+
+    def made(self) -> list[Tensor]:
+        """All features of all images, as far as they were read."""
+        done = [features for _, features in self._done.values()]
+        return [
+            one
+            for features in done
+            for feature in FEATURES.keys() & vars(features)
+            for one in features.tensors(feature)
+        ]
 
     def maps(self, feature: Feature) -> list[list[Tensor]]:
         """For each image that was encoded with gradient, the maps of this feature, as far as they were read."""

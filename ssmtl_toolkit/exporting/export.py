@@ -23,7 +23,7 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.specs import ExportSpec, Spec
+from ssmtl_toolkit.specs import ExportSpec, Spec, named
 from ssmtl_toolkit.text import printable
 
 README, USAGE = "README.md", "usage.json"
@@ -101,7 +101,7 @@ def write(target: ExportSpec, exported: Exported, folder: Path) -> float:
     Raises:
         SsmtlError: the library computes something else.
     """
-    with foreign(f"export {str(target)!r}"), _quiet():
+    with foreign(named(target)), _quiet():
         opening = target.write(exported, folder)
         (folder / USAGE).write_text(json.dumps(exported.usage, indent=2) + "\n", encoding="utf-8")
         title, _, rest = exported.card.partition("\n")

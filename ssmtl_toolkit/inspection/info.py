@@ -19,7 +19,7 @@ from ssmtl_toolkit.inspection.seeing import Seeing, Seen
 from ssmtl_toolkit.runtime.results import Rows, Shown
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 from ssmtl_toolkit.sources import Given, Several, dataset_of
-from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.specs import Scan, named
 from ssmtl_toolkit.text import counted
 
 _SAMPLE = 4  # scans whose voxels are read for the proposals without `deep`
@@ -174,7 +174,7 @@ def data_info(
     pixels = size or (proposed_size(usable) if usable else 0)
     seen = _looked_at(seeing, seen, pixels, deep)
     used = _used(seen)
-    with foreign(f"dataset {str(dataset)!r}, asked for its layout,"):
+    with foreign(f"{named(dataset)}, asked for its layout,"):
         layout = dataset.layout()
     return DataInfo(
         data="  ".join(map(str, dataset.of if isinstance(dataset, Several) else (dataset,))),

@@ -16,7 +16,7 @@ from ssmtl_toolkit.inspection.distance import ENOUGH, suitable_distances
 from ssmtl_toolkit.pretraining.pairs import Stacks
 from ssmtl_toolkit.runtime.folder import CONFIG
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import TaskSpec
+from ssmtl_toolkit.specs import TaskSpec, named
 
 _MOST_SCANS = 64  # whose slices are compared, spread over all
 
@@ -57,7 +57,7 @@ def fit_tasks(config: ResolvedRun, store: SliceStore, progress: Progress) -> Res
     """
     slices, tasks = StoredSlices(store), []
     for task in config.tasks:
-        with foreign(f"task {str(task)!r}, asked which options suit the slices,"):
+        with foreign(f"{named(task)}, asked which options suit the slices,"):
             tasks.append(task.fitted(slices))
         changed = [f"{name}={value}" for name, value in tasks[-1] if value != getattr(task, name)]
         if changed:

@@ -14,6 +14,7 @@ from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import PARTS, Feature, Part
 from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.specs import named
 
 _FEWEST_PLACES = 2  # pixels along a side of the deepest maps: fewer show no places
 
@@ -45,7 +46,7 @@ def try_once(model: MultiTask, config: ResolvedRun) -> str:
     backbone = model.backbone
     buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
     backbone.train()
-    with foreign(f"backbone {str(config.backbone)!r}"):
+    with foreign(named(config.backbone)):
         features = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
         _check_channels(backbone, features, config.trained)
         note = _too_small(features, config)

@@ -41,7 +41,7 @@ from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.recording import Recorder
 from ssmtl_toolkit.runtime.results import Result, Rows
 from ssmtl_toolkit.runtime.scans import default_cache, list_scans, measured, prepare, reading_of
-from ssmtl_toolkit.specs import Scan, TaskSpec
+from ssmtl_toolkit.specs import Scan, TaskSpec, named
 from ssmtl_toolkit.text import counted, printable
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _hold_folder(folder: Path, resume: bool, fabric: Fabric, others: bool) -> It
 def chosen_scans(config: ResolvedRun, cache: Path, progress: Progress) -> list[Scan]:
     """List the scans to pre-train on: all, or those of other patients than a split's validation and test."""
     scans = list_scans(config.data, cache, progress.note, in_time=config.in_time)
-    with foreign(f"dataset {str(config.data)!r}, asked for its layout,"):
+    with foreign(f"{named(config.data)}, asked for its layout,"):
         layout = config.data.layout()
     if layout:
         progress.say(f"layout    {printable(layout)}")
@@ -248,7 +248,7 @@ def make_plan(store: SliceStore, tasks: Sequence[TaskSpec], progress: Progress) 
                     f"choose a smaller t or another --axis"
                 )
     for task in tasks:
-        with foreign(f"task {str(task)!r}, asked for its remarks,"):
+        with foreign(f"{named(task)}, asked for its remarks,"):
             remarks = list(task.remarks(len(plan.anchors)))
         for remark in remarks:
             progress.note(remark)
@@ -316,7 +316,7 @@ def _check_units(store: SliceStore, tasks: Sequence[TaskSpec]) -> None:
 
 def _companions(task: TaskSpec, spacing: float, overlap: int) -> Mapping[str, Sequence[int]]:
     """The offsets of a task's companions, without those of `overlap` slices or fewer, unless that is 0."""
-    with foreign(f"task {str(task)!r}, asked for its companions at {spacing:g} mm,"):
+    with foreign(f"{named(task)}, asked for its companions at {spacing:g} mm,"):
         companions = task.companions(spacing)
     if not overlap:
         return companions

@@ -27,6 +27,7 @@ from ssmtl_toolkit.pretraining.labelled import Half, Labelled
 from ssmtl_toolkit.pretraining.ridge import Ridge, resized
 from ssmtl_toolkit.pretraining.watch import leaving_no_trace, uncompiled
 from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.specs import named
 
 IOU, DICE = "probe/iou", "probe/dice"
 """The keys of a probe in metrics.jsonl: means over the classes."""
@@ -68,7 +69,7 @@ class Probe:
         with leaving_no_trace(self.backbone), uncompiled(self.config), torch.no_grad():
             self.backbone.eval()
             seed_all(step_seed(self.config.seed, Stream.PROBE), self.fabric.device)
-            with foreign(f"backbone {str(self.config.backbone)!r}, probed in eval mode,"):
+            with foreign(f"{named(self.config.backbone)}, probed in eval mode,"):
                 counts = self._counts()
         self.seconds += time.perf_counter() - began
         return {} if counts is None else self._scores(counts)

@@ -14,6 +14,7 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
+from ssmtl_toolkit.specs import named
 from ssmtl_toolkit.text import counted, printable
 
 _SEEN = "seen"  # in transfer.json
@@ -52,7 +53,7 @@ def check(start: Pretrained, config: ResolvedRun, progress: Progress) -> None:
     Raises:
         UsageError: too few of them fit.
     """
-    with foreign(f"building backbone {str(config.backbone)!r}"):
+    with foreign(f"building {named(config.backbone)}"):
         start.check_fits(config.backbone, start.channels or 1, config.min_transfer)
     if start.about:
         made = {name: value for name, value in config.slicing if value != Slicing.model_fields[name].default}

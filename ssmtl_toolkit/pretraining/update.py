@@ -20,6 +20,7 @@ from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.engine.auto_weight import MEASURED
 from ssmtl_toolkit.engine.backbone import Features
 from ssmtl_toolkit.engine.balancer import PairMeans, Shared
+from ssmtl_toolkit.engine.contract import is_out_of_memory
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
@@ -27,6 +28,7 @@ from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.log import RunningMeans
+from ssmtl_toolkit.specs import named
 
 
 class Updater:
@@ -68,7 +70,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if feedback != "nothing":
             after = self._again(step, buffers) if feedback == "change" else None
-            with foreign(f"balancer {str(self.config.balancer)!r}, updated after step {step + 1},"):
+            with foreign(f"{named(self.config.balancer)}, updated after step {step + 1},"):
                 self.model.balancer.updated(before.get(), after)
         self._norms = norms.get() if norms else {}
 
@@ -120,14 +122,18 @@ class Updater:
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """Say what to do if the GPU's memory is not enough."""
+        """Say what to do if the memory is not enough."""
         config = self.config
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            which = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+            task = f" in {self.model.named[self.model.running]}" if self.model.running else ""
             raise SsmtlError(
-                f"not enough GPU memory for {config.batch_size} slices of {config.size} x {config.size} "
-                f"pixels; try a smaller --batch-size with --accumulate, or --precision bf16"
+                f"not enough {which} for {config.batch_size} slices of {config.size} x {config.size} "
+                f"pixels{task}; try a smaller --batch-size with --accumulate, or --precision bf16"
             ) from error
 
     @contextmanager
@@ -135,24 +141,27 @@ class Updater:
         """Name the part in whose code an error arises; a task with its pairs: batch norm wants more than one."""
         try:
             yield
-        except (torch.OutOfMemoryError, SsmtlError):
+        except SsmtlError:
             raise
         except BaseException as error:
+            if is_out_of_memory(error):
+                raise
             label, usual = self.model.running, isinstance(error, RuntimeError | ValueError)
             if by_the_user(error) or (usual and label is None and self.fabric.world_size > 1):  # a rank may be gone
                 raise
             at = f"failed in step {step + 1}"
             if label is None:
-                part = f"balancer {str(self.config.balancer)!r}" if self.model.balancing else "the backward pass"
+                part = named(self.config.balancer) if self.model.balancing else "the backward pass"
                 raise SsmtlError(f"{part} {at}: {explained(error)}") from error
             if not usual and _in_backbone(error):
-                raise SsmtlError(f"backbone {str(self.config.backbone)!r} {at}: {explained(error)}") from error
+                raise SsmtlError(f"{named(self.config.backbone)} {at}: {explained(error)}") from error
             companions = batch.companions.get(label, {}).values()
             pairs = min((len(companion.image) for companion in companions), default=len(batch.anchor))
             number = f"{pairs} pair{'' if pairs == 1 else 's'}"
             few = f"; a larger --batch-size makes such batches rarer; the task must take {number}" if pairs < 2 else ""
             on = f"on a batch of {len(batch.anchor)} slices with {number}"
-            raise SsmtlError(f"task {label!r} {at} {on}: {explained(error, few)}") from error
+            part = self.model.named.get(label, f"task {label!r}")
+            raise SsmtlError(f"{part} {at} {on}: {explained(error, few)}") from error
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -69,7 +69,7 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / _STATE)
+        save_file(weights.apart(tensors), temporary / _STATE)
         share(temporary / _STATE)
         sync(temporary / _STATE)
         manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}

@@ -16,7 +16,7 @@ from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.progress import Progress
-from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan
+from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan, named
 from ssmtl_toolkit.text import counted, printable, shortened
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def list_scans(
     if cache.is_dir():
         use_cache(cache)
     try:
-        with foreign(f"dataset {str(dataset)!r}, asked for its scans,", passing=OSError):
+        with foreign(f"{named(dataset)}, asked for its scans,", passing=OSError):
             scans = dataset.scans(cache, installed_readers(in_time=in_time))
             for remark in dataset.remarks(scans):
                 note(remark)

@@ -78,6 +78,18 @@ class Weights:
         return metadata if isinstance(metadata, dict) else {}
 
 
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, contiguous, and those that share memory (tied weights) copied."""
+    kept: dict[str, Tensor] = {}
+    used: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        kept[name] = own.clone() if place in used else own
+        used.add(place)
+    return kept
+
+
 def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors and `about`, whole or not at all; equal content gives equal bytes.
 
@@ -85,7 +97,7 @@ def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         SsmtlError: a tensor is not finite.
         OSError: the disk is full or not writable.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept = apart(tensors)
     if broken := _not_finite(kept):
         raise SsmtlError(f"{printable(file)}: not written: {broken}; lower the learning rate and train again")
     metadata = {_FORMAT: "pt", _ABOUT: json.dumps(about, allow_nan=False)}

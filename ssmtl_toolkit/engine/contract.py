@@ -1,0 +1,90 @@
+"""What a trainer takes of parts that it calls: checks of each step that wait for no device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
+from ssmtl_toolkit.errors import SsmtlError
+
+
+def check_loss(part: str, loss: object, like: Tensor, *, trained: bool = True) -> None:
+    """Refuse a loss that cannot be descended; `like` is on the device where it should be, `trained` if it should be.
+
+    Raises:
+        SsmtlError: naming the part, with what it gave.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        raise SsmtlError(f"{part}: its loss is {described(loss)}; give a scalar tensor of real numbers, such as a mean")
+    if loss.device != like.device:
+        raise SsmtlError(f"{part}: its loss is on {loss.device}, the batch on {like.device}; keep it there")
+    if trained and torch.is_grad_enabled() and not loss.requires_grad:
+        raise SsmtlError(f"{part}: its loss has no gradient; do not detach it, nor make it by .item()")
+
+
+def check_output(part: str, output: object, like: Tensor, *, trained: bool = True) -> TaskOutput:
+    """Refuse what a task must not give for a batch.
+
+    Raises:
+        SsmtlError: naming the task, with what it gave.
+    """
+    if not isinstance(output, TaskOutput):
+        given = type(output).__name__
+        raise SsmtlError(f"{part}: its forward gives {given}; give TaskOutput(loss, metrics, pairs)")
+    loss, metrics, pairs = output
+    check_loss(part, loss, like, trained=trained)
+    if not isinstance(metrics, Mapping):
+        raise SsmtlError(f"{part}: its metrics are {described(metrics)}; give scalar tensors by name")
+    for name, value in metrics.items():
+        if not isinstance(value, Tensor) or value.ndim or value.is_complex() or value.device != like.device:
+            raise SsmtlError(
+                f"{part}: its metric {name!r} is {described(value)}; give a scalar tensor on {like.device}"
+            )
+    if not isinstance(pairs, int) or isinstance(pairs, bool) or pairs < 0:
+        raise SsmtlError(f"{part}: its pairs are {described(pairs)}; give the number that the loss is a mean over")
+    return output
+
+
+def described(value: object) -> str:
+    """A value as errors show it: the shape, type and device of a tensor, what it is otherwise."""
+    if isinstance(value, Tensor):
+        shape = f"shape {tuple(value.shape)}" if value.ndim else "a scalar"
+        return f"a tensor ({shape}, {str(value.dtype).removeprefix('torch.')}, on {value.device})"
+    text = repr(value) if isinstance(value, str | int | float | complex | None) else ""
+    return f"{text[:40]} ({type(value).__name__})" if text else f"a {type(value).__name__}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this says that there is not enough memory, of the GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+class Untouched:
+    """Notices that a task writes into what it shares with others: the batch, and features that are made already."""
+
+    def __init__(self, batch: Batch, encode: SharedEncoder) -> None:
+        self._batch, self._encode = batch, encode
+        self._versions = {id(tensor): tensor._version for _, tensor in self._tensors()}
+
+    def check(self, part: str) -> None:
+        """Refuse what was written since the last check.
+
+        Raises:
+            SsmtlError: naming the task, and into what it wrote.
+        """
+        for name, tensor in self._tensors():
+            if tensor._version != self._versions.setdefault(id(tensor), tensor._version):
+                raise SsmtlError(
+                    f"{part}: writes into {name}, which other tasks read; make a copy first, such as tensor.clone()"
+                )
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        batch = self._batch
+        companions = [one.image for by_name in batch.companions.values() for one in by_name.values()]
+        named = [("slices of the batch", tensor) for tensor in (batch.anchor, batch.clean, *companions)]
+        named += [(f"position.{name}", tensor) for name, tensor in vars(batch.position).items()]
+        named += [("features", tensor) for tensor in self._encode.made()]
+        return [(name, tensor) for name, tensor in named if not tensor.is_inference()]

@@ -1,0 +1,194 @@
+"""What a task must not give or do in a step is refused at once, in one line that names it."""
+
+import re
+from typing import ClassVar
+
+import pytest
+import torch
+from pydantic import Field
+from torch import nn
+
+import ssmtl_toolkit
+from helpers.small import SMALL
+from ssmtl_toolkit.engine.balancer import Balancer
+from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.specs import BalancerSpec, TaskSpec, stamp
+from ssmtl_toolkit.testing.sample import batch_for, multitask
+
+
+def written(tensor, change, loss):
+    """Write into a tensor, and give what is right otherwise."""
+    with torch.no_grad():
+        change(tensor)
+    return TaskOutput(loss, pairs=8)
+
+
+GIVEN = {
+    "right": lambda step, loss: TaskOutput(loss, {"m": loss.detach()}, 8),
+    "double": lambda step, loss: TaskOutput(loss.double(), {"m": loss.detach()}, 8),
+    "negative": lambda step, loss: TaskOutput(loss - 9, {"m": loss.detach()}, 8),
+    "tuple": lambda step, loss: (loss,),
+    "float": lambda step, loss: TaskOutput(1.0),
+    "none": lambda step, loss: TaskOutput(None),
+    "vector": lambda step, loss: TaskOutput(loss.expand(3)),
+    "complex": lambda step, loss: TaskOutput(loss + 0j),
+    "int": lambda step, loss: TaskOutput(torch.tensor(3)),
+    "detached": lambda step, loss: TaskOutput(loss.detach()),
+    "elsewhere": lambda step, loss: TaskOutput(loss.to("meta")),
+    "metric vector": lambda step, loss: TaskOutput(loss, {"m": loss.detach().expand(3)}),
+    "metric float": lambda step, loss: TaskOutput(loss, {"m": 1.0}),
+    "metric complex": lambda step, loss: TaskOutput(loss, {"m": loss.detach() + 0j}),
+    "metric elsewhere": lambda step, loss: TaskOutput(loss, {"m": loss.detach().to("meta")}),
+    "metric list": lambda step, loss: TaskOutput(loss, [loss]),
+    "pairs text": lambda step, loss: TaskOutput(loss, pairs="5\x1b[31m"),
+    "pairs negative": lambda step, loss: TaskOutput(loss, pairs=-1),
+    "pairs float": lambda step, loss: TaskOutput(loss, pairs=2.5),
+    "pairs tensor": lambda step, loss: TaskOutput(loss, pairs=torch.tensor(3)),
+    "pairs bool": lambda step, loss: TaskOutput(loss, pairs=True),
+    "writes anchor": lambda step, loss: written(step.anchor, torch.Tensor.zero_, loss),
+    "writes companion": lambda step, loss: written(step.companion("next").image, torch.Tensor.zero_, loss),
+    "writes position": lambda step, loss: written(step.position.index, torch.Tensor.zero_, loss),
+    "writes features": lambda step, loss: written(step.features().pooled.detach(), torch.Tensor.zero_, loss),
+}
+REFUSED = {
+    "tuple": "its forward gives tuple; give TaskOutput(loss, metrics, pairs)",
+    "float": "its loss is 1.0 (float); give a scalar tensor",
+    "none": "its loss is None (NoneType)",
+    "vector": "its loss is a tensor (shape (3,), float32, on cpu)",
+    "complex": "its loss is a tensor (a scalar, complex64, on cpu)",
+    "int": "its loss is a tensor (a scalar, int64, on cpu)",
+    "detached": "its loss has no gradient",
+    "elsewhere": "its loss is on meta, the batch on cpu",
+    "metric vector": "its metric 'm' is a tensor (shape (3,)",
+    "metric float": "its metric 'm' is 1.0 (float)",
+    "metric complex": "its metric 'm' is a tensor (a scalar, complex64",
+    "metric elsewhere": "its metric 'm' is a tensor (a scalar, float32, on meta)",
+    "metric list": "its metrics are a list",
+    "pairs text": r"its pairs are '5\x1b[31m' (str)",
+    "pairs negative": "its pairs are -1 (int)",
+    "pairs float": "its pairs are 2.5 (float)",
+    "pairs tensor": "its pairs are a tensor",
+    "pairs bool": "its pairs are True (bool)",
+    "writes anchor": "writes into slices of the batch, which other tasks read",
+    "writes companion": "writes into slices of the batch",
+    "writes position": "writes into position.index",
+    "writes features": "writes into features, which other tasks read",
+}
+
+
+class Given(TaskSpec):
+    """Gives what it is told to."""
+
+    name: ClassVar[str] = "given"
+    needs: ClassVar = frozenset({"pooled"})
+    metrics: ClassVar = ("m",)
+
+    what: str = Field("right", description="What.")
+
+    def companions(self, spacing):
+        return {"next": (1,)}
+
+    def build(self, backbone):
+        return GivenModule(self.what, backbone.pooled_channels)
+
+
+class Reads(Given):
+    """Stands before the other and has read all features."""
+
+    name: ClassVar[str] = "reads"
+
+
+class GivenModule(nn.Module):
+    def __init__(self, what, channels):
+        super().__init__()
+        self.what, self.judge, self.tied = what, nn.Linear(channels, 1), nn.Linear(channels, 1)
+        if what == "tied":
+            self.tied.weight = self.judge.weight
+            halves = torch.zeros(10)
+            self.register_buffer("first", halves[:6])
+            self.register_buffer("second", halves[4:])
+
+    def forward(self, step):
+        loss = (self.judge(step.features().pooled) + self.tied(step.features().pooled)).float().square().mean()
+        return GIVEN.get(self.what, GIVEN["right"])(step, loss)
+
+
+stamp(Given, "given-parts 1.0")
+
+
+def forward(what, **options):
+    tasks = [Reads(), Given(what=what)]
+    return multitask(tasks, **options).train()(batch_for(tasks))
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_task_must_not_give_or_do_is_refused_and_named_with_its_distribution(what):
+    with pytest.raises(SsmtlError, match=re.escape(REFUSED[what])) as error:
+        forward(what)
+    assert " of given-parts 1.0: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("what", sorted(GIVEN.keys() - REFUSED.keys()))
+def test_what_a_task_may_give_is_taken(what):
+    total, outputs = forward(what)
+    assert set(outputs) == {"reads", f"given:what={what}" if what != "right" else "given"}
+    total.backward()
+
+
+def test_evaluating_without_gradient_is_no_mistake_of_the_task():
+    with torch.no_grad():
+        forward("right")
+    with torch.inference_mode():
+        forward("right")
+
+
+class Vector(BalancerSpec):
+    """Gives a vector."""
+
+    name: ClassVar[str] = "vector"
+
+    def build(self, tasks):
+        return VectorModule()
+
+
+class VectorModule(Balancer):
+    def forward(self, losses, shared):
+        return torch.stack(list(losses.values()))
+
+
+def test_a_balancer_that_gives_no_scalar_is_named():
+    with pytest.raises(SsmtlError, match=r"^balancer 'vector': its loss is a tensor \(shape \(2,\)"):
+        forward("right", balancer=Vector())
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (KeyError("x"), "given-parts 1.0 failed in step 1 on a batch of 4 slices with 4 pairs: KeyError: 'x'"),
+        (MemoryError(), "not enough memory for 4 slices of 32 x 32 pixels in task 'given:what=raises' of given-parts"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory for 4 slices"),
+    ],
+)
+def test_what_a_task_raises_in_a_run_is_told_in_a_line(scans, tmp_path, monkeypatch, raised, told):
+    def raises(step, loss):
+        raise raised
+
+    monkeypatch.setitem(GIVEN, "raises", raises)
+    with pytest.raises(SsmtlError, match=re.escape(told)):
+        train(scans, tmp_path / "r", "raises")
+
+
+def test_tied_weights_and_overlapping_buffers_are_saved_and_resumed(scans, tmp_path):
+    options = {"checkpoint_every": 2, "log_every": 1}
+    whole = train(scans, tmp_path / "whole", "tied", steps=4, **options)
+    train(scans, tmp_path / "parts", "tied", steps=2, **options)
+    resumed = train(scans, tmp_path / "parts", "tied", steps=4, resume=True, **options)
+    assert whole.summary["tasks"] == resumed.summary["tasks"]
+
+
+def train(scans, out, what, **options):
+    usual = {"data": str(scans), "backbone": SMALL, "size": 32, "batch_size": 4, "steps": 2}
+    tasks = [Given(what=what)]
+    return ssmtl_toolkit.pretrain(out=out, cache=out.parent / "cache", tasks=tasks, **{**usual, **options})
