@@ -98,9 +98,13 @@ class MultiTask(nn.Module):
             watch(losses, shared)
         self.balancing = True
         total = self.balancer(losses, shared)
-        check_loss(self.named.get("", "the balancer"), total, batch.anchor)
+        check_loss(self.called(""), total, batch.anchor)
         self.balancing = False
         return total, outputs
+
+    def called(self, label: str) -> str:
+        """What errors call a task, or for "" the balancer."""
+        return self.named.get(label, f"task {label!r}" if label else "the balancer")
 
     def outputs(self, batch: Batch, encode: SharedEncoder) -> dict[str, TaskOutput]:
         """Each task's output, by label."""
@@ -110,7 +114,7 @@ class MultiTask(nn.Module):
         for label, task in zip(self.labels, self.tasks, strict=True):
             self.running, self.balancing = label, False
             output = task(Step(batch, encode, batch.companions.get(label, {}), made))
-            part = self.named.get(label, f"task {label!r}")
+            part = self.called(label)
             untouched.check(part)
             outputs[label] = check_output(part, output, batch.anchor)
         self.running = None

@@ -70,7 +70,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if feedback != "nothing":
             after = self._again(step, buffers) if feedback == "change" else None
-            with foreign(f"{named(self.config.balancer)}, updated after step {step + 1},"):
+            with foreign(f"{self.model.called('')}, updated after step {step + 1},"):
                 self.model.balancer.updated(before.get(), after)
         self._norms = norms.get() if norms else {}
 
@@ -130,7 +130,7 @@ class Updater:
             if not is_out_of_memory(error):
                 raise
             which = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
-            task = f" in {self.model.named[self.model.running]}" if self.model.running else ""
+            task = f" in {self.model.called(self.model.running)}" if self.model.running else ""
             raise SsmtlError(
                 f"not enough {which} for {config.batch_size} slices of {config.size} x {config.size} "
                 f"pixels{task}; try a smaller --batch-size with --accumulate, or --precision bf16"
@@ -151,7 +151,7 @@ class Updater:
                 raise
             at = f"failed in step {step + 1}"
             if label is None:
-                part = named(self.config.balancer) if self.model.balancing else "the backward pass"
+                part = self.model.called("") if self.model.balancing else "the backward pass"
                 raise SsmtlError(f"{part} {at}: {explained(error)}") from error
             if not usual and _in_backbone(error):
                 raise SsmtlError(f"{named(self.config.backbone)} {at}: {explained(error)}") from error
@@ -160,8 +160,7 @@ class Updater:
             number = f"{pairs} pair{'' if pairs == 1 else 's'}"
             few = f"; a larger --batch-size makes such batches rarer; the task must take {number}" if pairs < 2 else ""
             on = f"on a batch of {len(batch.anchor)} slices with {number}"
-            part = self.model.named.get(label, f"task {label!r}")
-            raise SsmtlError(f"{part} {at} {on}: {explained(error, few)}") from error
+            raise SsmtlError(f"{self.model.called(label)} {at} {on}: {explained(error, few)}") from error
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -126,7 +126,7 @@ BROKEN = [
         for title, (fault, told) in {
             **RUNS,
             "its companions are whole offsets, the same whenever asked": ("offset 0", "'other' has the offset [0]"),
-            "it leaves the slices that it is given as they are": ("in place", "work on a copy"),
+            "it leaves the slices that it is given as they are": ("in place", "writes into slices of the batch"),
             "it takes slices of two channels as it takes those of one": ("one channel", "take backbone.in_channels"),
             "it does not keep the backbone as a part of itself": ("keeps the backbone", "are the backbone's own"),
             "an anchor without companion changes nothing": ("ignores rows", "companion.of"),
@@ -140,7 +140,7 @@ BROKEN = [
     *[
         (BrokenTask(fault=fault), "its loss is a finite scalar, beside the metrics that it names", told)
         for fault, told in {
-            "not a scalar": "the loss has shape (8,), not ()",
+            "not a scalar": "its loss is a tensor (shape (8,)",
             "not finite": "the loss is inf",
             "below its floor": "is below its floor 0",
             "gives a tensor": "its forward gives Tensor; give TaskOutput",
@@ -151,7 +151,7 @@ BROKEN = [
     (
         BrokenTask(fault="moves positions"),
         "it leaves the slices that it is given as they are",
-        "it changes positions in place",
+        "writes into position.index",
     ),
     *[
         (BrokenTracker(fault=fault), title, told)
@@ -263,7 +263,7 @@ BROKEN = [
         for title, (fault, told) in {
             **RUNS,
             "a resumed run that accumulates batches ends with the same bits": ("counts outside", "resumed"),
-            "the total is a finite scalar": ("not a scalar", "the total has shape (3,)"),
+            "the total is a finite scalar": ("not a scalar", "its loss is a tensor (shape (3,)"),
             "gradient reaches the backbone and every task": ("forgets a task", "each loss must be part of the total"),
             "a task's weight counts": ("ignores weights", "balance weight x loss"),
             "a batch in which a task has no pairs does no harm, nor to the next one": ("means of nothing", "is nan"),
