@@ -283,7 +283,7 @@ def test_list_and_show_print_json_alone_on_stdout(ssmtl):
     assert t == {
         "name": "t",
         "type": "integer or millimetres or auto",
-        "bounds": ">= 1",
+        "bounds": ">= 1, <= 100000",
         "default": "5",
         "help": t["help"],
     }
