@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.text import printable
 
@@ -84,11 +85,10 @@ def write_plugin(name: str, kind: str, out: Path) -> Written:
     replace = _replacer(name, kind)
     unfinished = out / f".{name}.{os.getpid()}.part"
     try:
-        unfinished.mkdir()
-        files = [_write(file, unfinished / replace(place), replace) for place, file in templates(kind)]
-        unfinished.rename(folder)
-    except OSError as error:
-        raise SsmtlError(f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out") from error
+        with writable(folder, "choose another --out"):
+            unfinished.mkdir()
+            files = [_write(file, unfinished / replace(place), replace) for place, file in templates(kind)]
+            unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     written = sorted(folder / file.relative_to(unfinished) for file in files)

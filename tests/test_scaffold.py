@@ -243,4 +243,5 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch, fault, seen):
     assert len(written) == 4
     assert list(tmp_path.iterdir()) == []
     if seen is SsmtlError:
-        assert "slice-order: cannot be written (No space left on device); choose another --out" in str(error.value)
+        assert "slice-order: cannot be written (No space left on device, " in str(error.value)
+        assert "MiB free); free some space, or choose another --out" in str(error.value)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from ssmtl_toolkit.cli.streams import discard, open_streams, show
+from ssmtl_toolkit.disk import unusable
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained
 
@@ -156,6 +157,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, SsmtlError):
         show(f"error: {error}" if error.exit_code <= 128 else str(error))
         return error.exit_code
+    if isinstance(error, OSError) and error.errno and error.filename is not None:
+        show(f"error: {unusable(error)}")
+        return 1
     show(f"error: {type(error).__name__}: {error}\nthis is not expected; run again with --debug for the traceback")
     return 1
 

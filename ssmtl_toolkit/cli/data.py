@@ -12,7 +12,7 @@ from ssmtl_toolkit.cli.data_info import command as info
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH, cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
-from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.text import counted
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
 
     They are CT of the chest or MRI of the heart, in OUT/images; their labels are in OUT/labels.
     """
+    from ssmtl_toolkit.disk import writable
     from ssmtl_toolkit.registry import registry
     from ssmtl_toolkit.specs import DatasetSpec
 
@@ -57,10 +58,8 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
     spec = registry().find(DatasetSpec, "phantom").parse(f"patients={patients},modality={modality},seed={seed}")
     if not isinstance(spec, Writable):
         raise UsageError(f"dataset 'phantom' of {registry().origin(spec)['distribution']} cannot be written to files")
-    try:
+    with writable(out):
         files = spec.write(out)
-    except OSError as error:
-        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     click.echo(f"wrote {counted(len(files), 'scan')} to {out}/images and their labels to {out}/labels", err=True)
     click.echo(out)
 

@@ -13,7 +13,7 @@ from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import config_option, json_option, options_of, path_option, read_options
 from ssmtl_toolkit.config import EvaluateConfig
 from ssmtl_toolkit.config.scoring import DEFAULTS
-from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.evaluation import formatting
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import counted
@@ -69,15 +69,15 @@ def _write(file: Path, result: dict[str, Any], metrics: Sequence[MetricSpec]) ->
 
     scores = dict.fromkeys([*DEFAULTS["labels"], *(metric.name for metric in metrics)])
     columns = ["tp", "fp", "fn", *scores, "penalised"]
-    try:
-        with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-            rows = csv.writer(stream)
-            rows.writerow(["scan", "class", *columns])
-            for scan in result["scans"]:
-                for name, values in scan["classes"].items():
-                    rows.writerow([_inert(scan["name"]), _inert(name), *(values.get(column) for column in columns)])
-    except OSError as error:
-        raise SsmtlError(f"{file}: cannot be written ({error.strerror}); choose another --csv") from error
+    with (
+        atomic_write(file, "choose another --csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        rows = csv.writer(stream)
+        rows.writerow(["scan", "class", *columns])
+        for scan in result["scans"]:
+            for name, values in scan["classes"].items():
+                rows.writerow([_inert(scan["name"]), _inert(name), *(values.get(column) for column in columns)])
 
 
 def _inert(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import xxhash
 from filelock import BaseFileLock, FileLock, Timeout
 
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.text import printable
 
@@ -27,21 +28,34 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, todo: str = "choose another folder", what: str = "") -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving it is synced to disk and takes the place of `path`.
 
     After an error the temporary file is gone and `path` is as it was.
+
+    Raises:
+        UnwritableError: `what` cannot be written, and what to do; as `writable`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        yield temporary
-        share(temporary)
-        sync(temporary)
-        temporary.replace(path)
+    with writable(path, todo, what):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            share(temporary)
+            sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def remove_halves(folder: Path, *patterns: str) -> None:
+    """Remove what writers that were killed have left in `folder`; to be called by whoever alone may write there."""
+    for half in (file for pattern in patterns for file in folder.glob(pattern)):
+        with contextlib.suppress(OSError):
+            half.unlink()
 
 
 def real(path: Path) -> Path:
@@ -108,7 +122,7 @@ def checksum(*parts: bytes | memoryview) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, whole or not at all; raises what `atomic_write` does."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -168,6 +182,7 @@ class DigestMemo:
             if self._new:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(f"{self._file}.lock", timeout=_PATIENCE):
+                    remove_halves(self._file.parent, f".{self._file.name}.*-*.part")
                     write_json(self._file, {**self._load(), **self._new})
         except (OSError, Timeout) as error:
             return f"{printable(self._file)}: could not be written ({error}); the next start reads all scans again"

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ssmtl_toolkit.data.classes import Classes
-from ssmtl_toolkit.data.writing import writing
+from ssmtl_toolkit.data.files import atomic_write
 
 # Okabe and Ito's colours, which also people with a colour vision deficiency can tell apart; black is left out.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -65,7 +65,7 @@ def overlay(
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * size[0], i // columns * size[1]))
     sheet.paste(legend, (0, rows * size[1]))
-    with writing(path, "overlay") as temporary:
+    with atomic_write(path, what="the overlay ") as temporary:
         sheet.save(temporary, format="PNG")
 
 

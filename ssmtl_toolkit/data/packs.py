@@ -15,9 +15,9 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, holding
+from ssmtl_toolkit.data.files import DigestMemo, Waiting, atomic_write, holding, remove_halves
 from ssmtl_toolkit.data.pieces import Piece
-from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.text import printable
 
 _MOST_WORKERS = 8
@@ -70,16 +70,15 @@ def mapped(pieces: Sequence[Piece], shape: Shape, cache: Path, memo: DigestMemo,
     def whole() -> bool:
         return pack.exists() and memo(pack, _checked) == f"{size} bytes, whole"
 
-    try:
+    with writable(pack, "choose another --cache", "the cache "):
         if not whole():
             pack.parent.mkdir(parents=True, exist_ok=True)
             with holding(Path(f"{pack}.lock"), waiting):
                 if not whole():  # no other process has made it meanwhile
                     if pack.exists():
                         waiting.note(f"{printable(pack)}: is damaged, and made anew")
+                    remove_halves(pack.parent, f".{pack.name}.*-*.part")
                     _write_pack(pack, pieces, shape, waiting)
-    except OSError as error:
-        raise SsmtlError(f"{pack}: the cache cannot be written ({error}); choose another --cache") from error
     memo.save()
     return torch.from_file(str(pack), shared=False, size=size // 2, dtype=torch.float16).reshape(shape)
 
@@ -87,7 +86,10 @@ def mapped(pieces: Sequence[Piece], shape: Shape, cache: Path, memo: DigestMemo,
 def _write_pack(pack: Path, pieces: Sequence[Piece], shape: Shape, waiting: Waiting) -> None:
     """Write the slices, then a checksum of them and of the pack's name: exchanged packs are noticed."""
     total = xxhash.xxh3_128(pack.name.encode())
-    with atomic_write(pack) as temporary, temporary.open("wb") as file:  # plain writes: a full disk is an error
+    with (
+        atomic_write(pack, "choose another --cache", "the cache ") as temporary,
+        temporary.open("wb") as file,
+    ):  # plain writes: a full disk is an error
         for piece in pieces:
             data = np.ascontiguousarray(_padded(piece.slices(waiting), shape)).data.cast("B")
             total.update(data)

@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ssmtl_toolkit.data.files import Waiting, atomic_write, checksum, holding
-from ssmtl_toolkit.errors import DataError, SsmtlError
+from ssmtl_toolkit.data.files import Waiting, atomic_write, checksum, holding, remove_halves
+from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
 ROOMS = ("slices", "labels", "levels", "contents")
-"""The folders of the cache that hold sealed files."""
+"""The folders of the cache that hold sealed files, in folders of their own."""
+LOCK = ".lock"
+"""The file in such a folder that is held by whoever writes there."""
+HALVES = (".*.safetensors.*-*.part", ".tmp??????")
+"""What writers leave there that are killed; the last are files of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Sealed:
         return array if checksum_of(array) == expected else None
 
     def write(self, arrays: Mapping[str, NDArray[Any]], about: str) -> None:
-        """Write the file, whole or not at all."""
-        with atomic_write(self.file) as temporary:
+        """Write the file, whole or not at all; to be called by `make`'s argument."""
+        with atomic_write(self.file, "choose another --cache", "the cache ") as temporary:
             save_file(dict(arrays), temporary, {"about": about, "seal": self._seal(about)})
 
     def make(self, make: Callable[[], None], waiting: Waiting, unless: Callable[[], bool] = lambda: False) -> None:
@@ -64,15 +69,12 @@ class Sealed:
         Raises:
             SsmtlError: the cache cannot be written.
         """
-        try:
+        with writable(self.file.parent, "choose another --cache", "the cache "):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with holding(self.file.parent / ".lock", waiting):
+            with holding(self.file.parent / LOCK, waiting):
+                remove_halves(self.file.parent, *HALVES)
                 if not unless():
                     make()
-        except (OSError, SafetensorError) as error:
-            raise SsmtlError(
-                f"{self.file.parent}: the cache cannot be written ({error}); choose another --cache"
-            ) from error
 
     def found(self, make: Callable[[], None], waiting: Waiting, what: str) -> str:
         """What the file says of itself; it is made first if it does not exist, or is damaged, with a note of `what`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -12,16 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ssmtl_toolkit.data.files import DigestMemo, Waiting
+from ssmtl_toolkit.data.files import DigestMemo, Waiting, remove_halves
 from ssmtl_toolkit.data.memory import free_memory
 from ssmtl_toolkit.data.packs import bytes_of, in_memory, mapped, workers
 from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Extent
-from ssmtl_toolkit.data.sealed import ROOMS
+from ssmtl_toolkit.data.sealed import HALVES, LOCK, ROOMS
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
@@ -29,7 +29,6 @@ from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, printable, shortened
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
-_OLD_PART_SECONDS = 24 * 3600
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
 
 
@@ -227,7 +226,7 @@ def prepare_scans(
     scans = [scan for scan in scans if not scan.unfit]
     memo = DigestMemo(cache / "digests.json")
     pieces: dict[int, Piece] = {}
-    _remove_old_parts(cache)
+    _remove_halves(cache)
 
     def find(i: int) -> None:
         pieces[i] = find_piece(scans[i], readers, slicing, cache, memo, waiting, read)
@@ -268,13 +267,16 @@ def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callabl
     return bad
 
 
-def _remove_old_parts(cache: Path) -> None:
-    """Remove what builds that were killed have left behind."""
-    patterns = (*(f"{room}/*/{name}" for room in ROOMS for name in (".*.part", ".tmp*")), "packs/.*.part")
-    for part in (file for pattern in patterns for file in cache.glob(pattern)):
-        with contextlib.suppress(OSError):  # another process may be quicker
-            if time.time() - part.stat().st_mtime > _OLD_PART_SECONDS:
-                part.unlink()
+def _remove_halves(cache: Path) -> None:
+    """Remove what builds that were killed have left behind, except where another process is writing."""
+    halves = {half.parent for room in ROOMS for name in HALVES for half in cache.glob(f"{room}/*/{name}")}
+    places: list[tuple[Path, Path, tuple[str, ...]]] = [(folder / LOCK, folder, HALVES) for folder in halves]
+    for half in (cache / "packs").glob(".*.f16.*-*.part"):
+        pack = half.name[1:].rpartition(".f16.")[0]
+        places.append((half.with_name(f"{pack}.f16.lock"), half.parent, (half.name,)))
+    for lock, folder, patterns in places:
+        with contextlib.suppress(OSError, Timeout), FileLock(lock, blocking=False):
+            remove_halves(folder, *patterns)
 
 
 def unusable(bad: Sequence[Skipped], total: int, what: str = "scans") -> DataError:

@@ -20,7 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from ssmtl_toolkit.data.files import atomic_write
 from ssmtl_toolkit.data.volume import Volume
-from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import printable
 
 _SUFFIXES = (".nii", ".nii.gz")
@@ -66,33 +67,13 @@ def write_like(path: Path, array: NDArray[Any], volume: Volume, *, what: str) ->
     if array.dtype.name not in _TYPES:
         raise ValueError(f"expected an array of {', '.join(_TYPES)}, got {array.dtype.name}")
     header = _header(array, volume, what)
-    with writing(path, what) as temporary, _opened(temporary, zipped=path.name.lower().endswith(".gz")) as stream:
+    with (
+        atomic_write(path, what=f"the {what} ") as temporary,
+        _opened(temporary, zipped=path.name.lower().endswith(".gz")) as stream,
+    ):
         stream.write(header.binaryblock + bytes(4))  # four zeros: no extensions follow
         for block in _blocks(array):
             stream.write(block.data)
-
-
-@contextlib.contextmanager
-def writing(path: Path, what: str) -> Iterator[Path]:
-    """Give a temporary path as `replacing` does, and say what is wrong where it cannot be written.
-
-    Raises:
-        SsmtlError: naming `path`, `what`, the reason and what to do.
-    """
-    try:
-        with atomic_write(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise SsmtlError(f"{printable(path)}: the {what} cannot be written: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    todo = "choose another folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        todo = "free some space or choose another folder"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        todo = "allow writing there or choose another folder"
-    return f"{printable(error.strerror or str(error))}; {todo}"
 
 
 @contextlib.contextmanager
@@ -188,14 +169,11 @@ def scratch_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path) -> Ite
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     with contextlib.ExitStack() as stack:
-        try:
+        with writable(folder, what=f"{size / 2**30:.2f} GiB of intermediate results "):
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
             _reserve(file.fileno(), size)
             array: np.memmap[Any, Any] = np.memmap(file, dtype, "r+", shape=shape, order="F")
-        except OSError as error:
-            needed = f"{size / 2**30:.2f} GiB for intermediate results"
-            raise SsmtlError(f"{printable(folder)}: has no place for {needed}: {_reason(error)}") from error
         yield array
 
 

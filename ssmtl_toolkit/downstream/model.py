@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +26,7 @@ from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
-from ssmtl_toolkit.errors import DataError, SsmtlError
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import weights
@@ -118,10 +117,7 @@ class ModelSpec:
             "contrasts": list(self.contrasts),
             **about,
         }
-        try:
-            weights.write(file, model.state_dict(), said)
-        except (OSError, SafetensorError) as error:
-            raise SsmtlError(f"{file}: cannot be written: {error}; free or choose another disk") from error
+        weights.write(file, model.state_dict(), said)
 
     @classmethod
     def load(cls, file: Path, specs: Iterable[type[Spec]] = ()) -> tuple[ModelSpec, Downstream]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssmtl_toolkit.config import PredictConfig, Role
-from ssmtl_toolkit.data.files import digest
+from ssmtl_toolkit.data.files import digest, write_json
 from ssmtl_toolkit.data.finding import PREDICTION
-from ssmtl_toolkit.data.writing import writing
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.documents import read_json
-from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.text import listed, printable
 
 _EVERY = 2.0  # seconds between two writes: what a kill loses is predicted again
@@ -206,12 +205,8 @@ class Records:
 
     def _write(self) -> None:
         """Put our records beside those that other processes have written meanwhile."""
-        try:
+        with writable(self.out, "choose another --out"):
             self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SsmtlError(
-                f"{printable(self.out)}: cannot be created ({error.strerror}); choose another --out"
-            ) from error
         with _alone(self.out):
             records = read_records(self.out)
             for name in self._given_up:
@@ -219,9 +214,7 @@ class Records:
                     records.pop(name)
                     records |= {name: self.before[name]} if name in self.before else {}
             merged = {name: record.model_dump() for name, record in sorted({**records, **self._mine}.items())}
-            with writing(self.out / PREDICTION, "list of predictions") as temporary:
-                content = {**self.about, "digest": self.model, "files": merged}
-                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_json(self.out / PREDICTION, {**self.about, "digest": self.model, "files": merged})
         self._written = time.monotonic()
 
 

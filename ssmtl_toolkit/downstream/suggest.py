@@ -234,14 +234,15 @@ def write_manifest(file: Path, suggestions: Sequence[Suggestion]) -> None:
     channels = max(len(of[0].scan.paths) for of in by_scan.values())
     images = ["image", *(f"image_{number}" for number in range(2, channels + 1))]
     try:
-        with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        with (
+            atomic_write(file, "choose another --out") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
             table = csv.writer(stream, lineterminator="\n")
             table.writerow([*images, "label", "patient", "modality", "slices"])
             for scan, of in ((of[0].scan, of) for of in by_scan.values()):
                 paths = [os.path.relpath(path.absolute(), file.absolute().parent) for path in scan.paths]
                 slices = " ".join(str(number) for number in sorted(one.slice for one in of))
                 table.writerow([*paths, "", scan.patient, scan.modality, slices])
-    except OSError as error:
-        raise SsmtlError(f"{printable(file)}: cannot be written ({error.strerror}); choose another --out") from error
     except UnicodeEncodeError:
         raise SsmtlError(f"{printable(file)}: a path or patient is not UTF-8; rename it") from None

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.pairing import Pair
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import printable
@@ -29,14 +30,11 @@ class Overlays:
         """
         self.folder, self.metric, self.readers = folder, metric, readers
         self._drawn: list[tuple[float, Path]] = []
-        try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{printable(folder)}: is a file; give --overlay the name of a folder")
+        with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            empty = not any(folder.iterdir())
-        except FileExistsError:
-            raise UsageError(f"{printable(folder)}: is a file; give --overlay the name of a folder") from None
-        except OSError as error:
-            raise SsmtlError(f"{printable(folder)}: cannot be made ({error.strerror})") from error
-        if not empty:
+        if any(folder.iterdir()):
             raise UsageError(f"{printable(folder)}: is not empty; choose another folder for --overlay")
 
     def draw(

@@ -75,10 +75,7 @@ class Runs:
         """
         file = (self.out / "splits" / f"{short_digest(split.to_json())}.json").absolute()
         if not file.is_file():
-            try:
-                write_json(file, split.to_json())
-            except OSError as error:
-                raise SsmtlError(f"{self.out}: cannot be written ({error.strerror}); choose another --out") from error
+            write_json(file, split.to_json())
         return file
 
     def run(self, jobs: Sequence[Job], until: float = math.inf) -> dict[str, str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.files import atomic_write
-from ssmtl_toolkit.errors import SsmtlError
 
 
 def write_texts(out: Path, name: str, texts: Mapping[str, str]) -> None:
@@ -16,12 +15,9 @@ def write_texts(out: Path, name: str, texts: Mapping[str, str]) -> None:
     Raises:
         SsmtlError: the disk is full or not writable.
     """
-    try:
-        for suffix, text in texts.items():
-            with atomic_write(out / f"{name}.{suffix}") as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SsmtlError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    for suffix, text in texts.items():
+        with atomic_write(out / f"{name}.{suffix}", "choose another --out") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 Shown = tuple[str, Sequence[str], Sequence[Sequence[str]]]

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.engine.export import Exported
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.exporting.opening import opened
@@ -152,12 +153,11 @@ def _written(folder: Path) -> Iterator[Path]:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{printable(folder)}: already exists and is not empty; choose another --out")
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        if folder.is_dir():
-            folder.rmdir()
-        unfinished.rename(folder)
-    except OSError as error:
-        raise SsmtlError(f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out") from error
+        with writable(folder, "choose another --out"):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if folder.is_dir():
+                folder.rmdir()
+            unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

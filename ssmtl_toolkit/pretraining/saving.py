@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
 
 from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.pretraining.start import earlier
@@ -52,11 +52,11 @@ class Saver:
         def write() -> None:
             folder, content = self.folder / CHECKPOINTS, {"step": step, "scans": self.store.fingerprint, **about}
             checkpoint.save(folder, self.model, self.optimizer, content, keep=self.config.keep)
-            self.backbone(step)
 
         if self.saved != step:
             self.on_first_rank(write)
-        self.saved = step
+            self.saved = step
+            self.on_first_rank(functools.partial(self.backbone, step))
 
     def snapshots(self, step: int, seen: Callable[[int], int]) -> None:
         """Keep the backbone if this step completes one of the epochs to keep it after.
@@ -87,15 +87,17 @@ class Saver:
 
     def on_first_rank(self, write: Callable[[], None]) -> None:
         """Write something on the first rank; all ranks learn whether that succeeded."""
-        problem = ""
+        problem, kind = "", SsmtlError
         if self.fabric.is_global_zero:
             try:
                 write()
+            except UnwritableError as error:
+                problem, kind = f"{error}; {self.last_good()}", UnwritableError
             except SsmtlError as error:
                 problem = str(error)
-        problem = self.fabric.broadcast(problem)
+        problem, kind = self.fabric.broadcast((problem, kind))
         if problem:
-            raise SsmtlError(problem)
+            raise kind(problem)
 
     def _check_finite(self, step: int) -> None:
         for name, tensor in self.model.state_dict().items():
@@ -106,10 +108,7 @@ class Saver:
                 )
 
     def _write(self, file: Path, step: int, more: Mapping[str, Any] = MappingProxyType({})) -> None:
-        try:
-            checkpoint.save_backbone(file, self.model.backbone, {**self._about(step), **more})
-        except (OSError, SafetensorError) as error:
-            raise SsmtlError(f"{file}: cannot be written: {error}; {self.last_good()}") from error
+        checkpoint.save_backbone(file, self.model.backbone, {**self._about(step), **more})
 
     def _heads(self, step: int) -> None:
         """Write the parts of tasks that answer with pictures, so that those of other slices can be drawn later."""
@@ -122,10 +121,7 @@ class Saver:
         if not tensors:
             return
         about = {"version": our_version(), "tasks": self._about_tasks(), "step": step, "seed": self.config.seed}
-        try:
-            weights.write(self.folder / HEADS, tensors, about)
-        except (OSError, SafetensorError) as error:
-            raise SsmtlError(f"{self.folder / HEADS}: cannot be written: {error}; {self.last_good()}") from error
+        weights.write(self.folder / HEADS, tensors, about)
 
     def _about_tasks(self) -> list[dict[str, Any]]:
         return [registry().origin(task) for task in self.config.tasks]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
 from ssmtl_toolkit.data.files import atomic_write, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
+from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
@@ -135,18 +137,12 @@ class Trainer:
         tell_pairs(self.stacks, self.config.tasks, self.pairs, self.progress)
 
     def _begin(self) -> None:
-        try:
-            with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
-                temporary.write_text(self.config.write(), encoding="utf-8")
-            if self.transfer:
-                write_json(self.folder / TRANSFER, self.transfer)
-            if dropped := self.log.cut(self.step or -1):  # before the first step nothing stays
-                self.progress.note(
-                    f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped"
-                )
-        except OSError as error:
-            place = error.filename or self.folder
-            raise SsmtlError(f"{place}: cannot be written ({error.strerror}); free the disk or the path") from error
+        with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
+            temporary.write_text(self.config.write(), encoding="utf-8")
+        if self.transfer:
+            write_json(self.folder / TRANSFER, self.transfer)
+        if dropped := self.log.cut(self.step or -1):  # before the first step nothing stays
+            self.progress.note(f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped")
 
     def _resume(self) -> None:
         latest = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
@@ -223,9 +219,11 @@ class Trainer:
             last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
             watched = self.watch.measure(self.step) if self.watch and self.step in self.watch.steps else {}
             if last or save or watched or logs_after(self.step, self.config.log_every):
-                self._flush(watched)
+                with self._tolerated(last):
+                    self._flush(watched)
                 if last or save:
-                    self._save()
+                    with self._tolerated(last):
+                        self._save()
             self._leave_if_asked()
         if first_step is None and self.fabric.is_global_zero:
             self.saver.backbone(self.step)  # killed between its last checkpoint and this file, it has an older one
@@ -288,6 +286,16 @@ class Trainer:
         if self.best:
             about["probe"] = self.best.probe.labelled.fingerprint
         self.saver.checkpoint(self.step, {**about, "seconds": self._seconds(), "length": self.steps})
+
+    @contextlib.contextmanager
+    def _tolerated(self, last: bool) -> Iterator[None]:
+        """What cannot be written now may be written later, unless this is the `last` time: the training continues."""
+        try:
+            yield
+        except UnwritableError as error:
+            if last:
+                raise
+            self.progress.note(f"{error}; the training continues")
 
     def _epochs_after(self, step: int) -> int:
         """How many epochs are complete after so many steps."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssmtl_toolkit.data.files import atomic_write
-from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.reporting import comparisons, finetuning, pretraining, side
 from ssmtl_toolkit.reporting.origins import provenance_section
 from ssmtl_toolkit.reporting.parts import Page
@@ -55,11 +55,8 @@ def watch(run: Given, *, out: Given | None = None, every: float = EVERY) -> Path
 def write(records: Sequence[Record], file: Path, reload: int | None = None) -> Path:
     """Write one page."""
     page = _page(records[0], reload) if len(records) == 1 else _side_by_side(records, file)
-    try:
-        with atomic_write(file) as temporary:
-            temporary.write_text(render(page), encoding="utf-8")
-    except OSError as error:
-        raise SsmtlError(f"{printable(file)}: cannot be written ({error.strerror}); choose another --out") from error
+    with atomic_write(file, "choose another --out") as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
     return file
 
 

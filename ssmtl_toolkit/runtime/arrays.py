@@ -15,7 +15,8 @@ import tomli_w
 import xxhash
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.scans import default_cache
@@ -92,15 +93,14 @@ def from_arrays(
         raise UsageError(f"{printable(target)}: is not empty; choose another folder")
     writing = target if folder is not None else target / f".{os.getpid()}.part"
     try:
-        digest = _write_all(reading, volumes, labels, classes, writing)
-        if folder is None:
-            target = target / digest
-            if target.exists():
-                shutil.rmtree(writing)
-            else:
-                writing.rename(target)
-    except OSError as error:
-        raise SsmtlError(f"{printable(target)}: cannot be written ({error}); choose another folder") from error
+        with writable(target):
+            digest = _write_all(reading, volumes, labels, classes, writing)
+            if folder is None:
+                target = target / digest
+                if target.exists():
+                    shutil.rmtree(writing)
+                else:
+                    writing.rename(target)
     finally:
         if folder is None:
             shutil.rmtree(writing, ignore_errors=True)

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssmtl_toolkit.data.files import digest, share, sync
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.documents import read_json
-from ssmtl_toolkit.errors import DataError, SsmtlError
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.runtime import weights
 from ssmtl_toolkit.text import printable, shortened
 
@@ -67,25 +68,22 @@ def save(
     moments, groups = _optimizer_state(optimizer)
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | moments | dict(more or {})
     try:
+        with writable(target, what="the checkpoint "):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file(weights.apart(tensors), temporary / _STATE)
+            share(temporary / _STATE)
+            sync(temporary / _STATE)
+            manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}
+            signed = {**manifest, "digest": _digest_of(manifest)}
+            (temporary / _MANIFEST).write_text(json.dumps(signed, indent=1), encoding="utf-8")
+            sync(temporary / _MANIFEST)
+            sync(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            sync(folder)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights.apart(tensors), temporary / _STATE)
-        share(temporary / _STATE)
-        sync(temporary / _STATE)
-        manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}
-        signed = {**manifest, "digest": _digest_of(manifest)}
-        (temporary / _MANIFEST).write_text(json.dumps(signed, indent=1), encoding="utf-8")
-        sync(temporary / _MANIFEST)
-        sync(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise SsmtlError(
-            f"{target}: the checkpoint could not be written: {error}; free or choose another disk, "
-            f"then resume from the last one with --resume"
-        ) from error
     others = [path for path in _all(folder) if path != target]
     before = [path for path in others if path < target]
     stale = [path for path in others if path > target]  # damaged ones, which the run resumed before

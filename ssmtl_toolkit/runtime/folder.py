@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.text import printable
@@ -45,6 +46,7 @@ FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER = (
 )
 ENSEMBLE = "ensemble-{}.json"  # of an arm
 FOLDS, FOLD = "splits_final.json", "fold-{}"  # of a cross-validation: the list of its folds, and the folder of one
+_TODO = "choose another --out"
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (
@@ -55,7 +57,7 @@ _FILES = (
 _REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files
 _HALF_FILE = re.compile(
     _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))
-    + r"|metrics\.part|\.tmp[0-9A-Za-z]{6}"  # the last is how safetensors names its own
+    + r"|\.tmp[0-9A-Za-z]{6}"  # so safetensors names its own
 )
 _HALF_FOLDER = re.compile(r"\.step-\d{8,}\.part")
 _EMPTY = re.compile(rf"\.lock|\.lock\.json|{_REPLACING.format('|'.join(map(re.escape, (CONFIG, FINETUNE, HOLDER))))}")
@@ -109,24 +111,23 @@ def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[No
     """
     created: list[Path] = []
     try:
-        if resume or not (folder / config).is_file():  # otherwise it may be a live run: its lock knows
-            _check(folder, resume, config)
-        created = [place for place in (folder, *folder.parents) if not place.exists()]
-        lock = _locked(folder)
+        with writable(folder, _TODO):
+            if resume or not (folder / config).is_file():  # otherwise it may be a live run: its lock knows
+                _check(folder, resume, config)
+            created = [place for place in (folder, *folder.parents) if not place.exists()]
+            lock = _locked(folder)
     except Timeout:
         raise SsmtlError(
             f"{printable(folder)}: another process{_holder(folder)} is training in this folder; wait for it or stop it"
         ) from None
-    except OSError as error:
+    except OSError:
         _remove_empty(created)
-        raise _unusable(folder, error) from error
+        raise
     try:
-        try:
+        with writable(folder, _TODO):
             _check(folder, resume, config)
             write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             _remove_leftovers(folder)
-        except OSError as error:
-            raise _unusable(folder, error) from error
         yield
     finally:
         _tidy(folder, created)
@@ -177,10 +178,6 @@ def _holder(folder: Path) -> str:
         return f" ({int(holder['pid'])} on {printable(str(holder['host']))})"
     except (OSError, ValueError, TypeError, KeyError):
         return ""
-
-
-def _unusable(folder: Path, error: OSError) -> SsmtlError:
-    return SsmtlError(f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out")
 
 
 def _remove_leftovers(folder: Path) -> None:

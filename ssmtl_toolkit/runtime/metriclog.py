@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ssmtl_toolkit.data.files import atomic_write
+from ssmtl_toolkit.disk import writable
 
 
 class MetricLog:
@@ -17,11 +19,27 @@ class MetricLog:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._waiting: list[str] = []
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line."""
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line; one that cannot be written waits for the next.
+
+        Raises:
+            UnwritableError: it cannot be written.
+        """
+        self._waiting.append(json.dumps(record) + "\n")
+        with (
+            writable(self.file),
+            self.file.open("ab", buffering=0) as file,
+        ):  # a buffer would be written when it is closed
+            end, text = file.tell(), "".join(self._waiting).encode()
+            try:
+                while text:
+                    text = text[file.write(text) :]
+            except OSError:
+                file.truncate(end)  # no half line
+                raise
+        self._waiting.clear()
 
     def records(self) -> list[dict[str, Any]]:
         """Read all whole lines; lines that no run of ours has written are skipped."""
@@ -42,9 +60,8 @@ class MetricLog:
         """Drop the lines after `step`, which a resumed run will write again; returns how many others are not ours."""
         records, others = self._read()
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
-        temporary = self.file.with_suffix(".part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.file)  # noqa: PTH105 - says what it does
+        with atomic_write(self.file) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
         return others
 
     def losses(self, label: str) -> tuple[list[float], float | None]:

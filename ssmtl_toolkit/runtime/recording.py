@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 
 from ssmtl_toolkit.config import Config
+from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.tracker import State, TrackedRun
 from ssmtl_toolkit.foreign import by_the_user
 from ssmtl_toolkit.runtime.environment import Environment
@@ -44,8 +45,8 @@ class Recorder(Together):
         try:
             environment.begin(str(device))
             self._environment = environment
-        except OSError as error:
-            self.note(f"{self._folder}: environment.json cannot be written ({error.strerror})")
+        except UnwritableError as error:
+            self.note(str(error))
         options = shared_options(config)
         run = TrackedRun(self._folder, self._folder.absolute().name, environment.id, self._kind, options)
         self._tracking.begin(track, run)
@@ -68,8 +69,8 @@ class Recorder(Together):
         if self._environment:
             try:
                 self._environment.end(state)
-            except OSError:
-                return
+            except UnwritableError as error:
+                self.note(str(error))
 
     def _pictures(self) -> list[Path]:
         """The pictures that were drawn into folders of the run."""

@@ -1,13 +1,12 @@
 """The slice store: decoded once, found again, made anew only for what changed, whole or not there."""
 
-import os
 import shutil
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from helpers.small import blobs, write_scan
 from helpers.stores import OPTIONS, listed
@@ -114,15 +113,22 @@ def test_a_half_written_or_damaged_cache_file_is_made_anew(scans, tmp_path, read
     assert torch.equal(first.slices, again.slices)
 
 
-def test_leftovers_of_a_killed_build_are_removed_after_a_day_and_never_believed(scans, tmp_path):
+def test_leftovers_of_a_killed_build_are_removed_at_once_except_where_another_process_writes(scans, tmp_path):
     build(scans, tmp_path / "cache")
-    folder = next((tmp_path / "cache" / "slices").iterdir())
-    old, new = folder / ".x.safetensors.abc.part", folder / ".y.safetensors.abc.part"
-    old.write_bytes(b"half"), new.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    folder, busy, *_ = (tmp_path / "cache" / "slices").iterdir()
+    packs = tmp_path / "cache" / "packs"
+    packs.mkdir()
+    names = (".x.safetensors.1-2.part", ".tmpAbc123")
+    left = [folder / name for name in names] + [packs / ".abc.f16.1-2.part"]
+    others = [busy / name for name in names] + [packs / ".def.f16.1-2.part"]
+    for file in (*left, *others):
+        file.write_bytes(b"half")
+    with FileLock(busy / ".lock"), FileLock(packs / "def.f16.lock"):
+        build(scans, tmp_path / "cache")
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in others)
     build(scans, tmp_path / "cache")
-    assert not old.exists()
-    assert new.exists()  # it may be another process's, at work
+    assert not any(file.exists() for file in others)
 
 
 def test_scans_that_cannot_be_read_are_all_named_before_anything_starts(scans, tmp_path):

@@ -64,7 +64,11 @@ def test_a_run_that_was_killed_while_it_wrote_resumes_at_once(ssmtl, run, name):
 
 
 def test_what_other_writers_left_half_written_is_removed_too(run):
-    half = [run / "metrics.part", run / ".tmpA1b2C3", run / "checkpoints" / ".step-00000003.part" / "state.safetensors"]
+    half = [
+        run / ".metrics.jsonl.1-2.part",
+        run / ".tmpA1b2C3",
+        run / "checkpoints" / ".step-00000003.part" / "state.safetensors",
+    ]
     half += [run / "pretrained-0" / ".model.safetensors.1-2.part", run / "scratch-12" / ".tmpabcdef"]
     half += [run / "pretrained-0" / "checkpoints" / ".step-00000003.part" / "manifest.json"]
     for file in half:
@@ -237,11 +241,12 @@ def test_an_out_that_cannot_be_a_folder_is_one_line(ssmtl, tmp_path, command):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_file_that_cannot_be_written_as_a_run_starts_is_named(ssmtl, run):
-    (run / "metrics.part").mkdir()
+def test_a_file_that_cannot_be_written_is_named(ssmtl, run):
+    (run / "summary.json").unlink()
+    (run / "summary.json").mkdir()
     done = ssmtl("run", "--resume", run, "--steps", 3)
     assert done.returncode == 1
-    assert f"error: {run}/metrics.part: cannot be written (Is a directory)" in done.stderr
+    assert f"error: {run}/summary.json: cannot be written (Is a directory)" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
