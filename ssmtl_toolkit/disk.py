@@ -1,12 +1,15 @@
-"""What is said when a file or folder cannot be written: which, why, how much space is free, and what to do."""
+"""What is half written, by whom, and what is said when a file cannot be written: which, why, and what to do."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from ssmtl_toolkit.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_HOST = hashlib.sha256(socket.gethostname().encode(errors="surrogateescape")).hexdigest()[:8]
+_HALF = re.compile(rf"\..+\.{_HOST}-(\d+)-\d+\.part")
+_tidied: set[Path] = set()  # folders in which this process has removed what others had left
 _IN_WORDS = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust say it, such as safetensors
 
 
@@ -45,6 +51,35 @@ def writable(place: Path, todo: str = "choose another folder", what: str = "") -
         raise UnwritableError(
             f"{printable(place)}: {what}cannot be written ({_reason(place, number)}); {_todo(number, todo)}"
         ) from error
+
+
+def half_of(path: Path) -> Path:
+    """Where this thread writes what takes the place of `path` when it is whole; the dead have left nothing there."""
+    if path.parent not in _tidied:
+        remove_halves_of_the_dead(path.parent)
+        _tidied.add(path.parent)
+    return path.with_name(f".{path.name[:80]}.{_HOST}-{os.getpid()}-{threading.get_ident()}.part")
+
+
+def remove_halves_of_the_dead(folder: Path) -> None:
+    """Remove the files and folders that processes of this machine have left half written here, and are gone."""
+    with contextlib.suppress(OSError):
+        for half in [half for half in folder.iterdir() if _is_dead(_HALF.fullmatch(half.name))]:
+            if half.is_dir():
+                shutil.rmtree(half, ignore_errors=True)
+            else:
+                half.unlink(missing_ok=True)
+
+
+def _is_dead(half: re.Match[str] | None) -> bool:
+    try:
+        if half is not None:
+            os.kill(int(half[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 def unusable(error: OSError) -> str:

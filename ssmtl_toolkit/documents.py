@@ -29,6 +29,18 @@ def read_json(file: Path) -> Any:
     return parse_json(read_text(file))
 
 
+def read_result(file: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that a run of ours has written; {} if it is missing, damaged, or has not all these keys.
+
+    Whoever needs it makes it again then.
+    """
+    try:
+        content = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and content.keys() >= set(keys) else {}
+
+
 def read_toml(file: Path) -> dict[str, Any]:
     """Read a file of TOML in UTF-8.
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.disk import half_of, writable
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.text import printable
@@ -83,7 +83,7 @@ def write_plugin(name: str, kind: str, out: Path) -> Written:
     if os.path.lexists(folder):
         raise UsageError(f"{printable(folder)}: already exists; choose another name or --out")
     replace = _replacer(name, kind)
-    unfinished = out / f".{name}.{os.getpid()}.part"
+    unfinished = half_of(folder)
     try:
         with writable(folder, "choose another --out"):
             unfinished.mkdir()

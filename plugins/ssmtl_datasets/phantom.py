@@ -7,7 +7,6 @@ middle of the chest at the height of the heart; the heart has its own frame with
 from __future__ import annotations
 
 import gzip
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from ssmtl_datasets.anatomy import LABELS, Layer, chest, heart
 from ssmtl_datasets.shapes import Field, Point, Range, rotation, smooth_field, warp
+from ssmtl_toolkit.data.files import atomic_write
 
 Modality = Literal["ct", "mri"]
 
@@ -137,10 +137,8 @@ def _write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -
     file.set_qform(affine, code=1)
     file.set_sform(affine, code=1)
     file.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(gzip.compress(file.to_bytes(), compresslevel=1, mtime=0))
-    unfinished.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(gzip.compress(file.to_bytes(), compresslevel=1, mtime=0))
 
 
 def _generator(patient: int, modality: Modality, seed: int) -> Generator:

@@ -23,11 +23,11 @@ def read_toml(file: Path, what: str) -> dict[str, Any]:
     try:
         text = read_text(file)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{printable(file)}: cannot be read as {what}: {error}") from None
+        raise UsageError(f"{printable(file)}: cannot be read as {what} ({error}); correct or restore it") from None
     try:
         return parse_toml(text)
     except ValueError as error:
-        problem = f"cannot be read as {what}: {error}"
+        problem = f"cannot be read as {what} ({error}); correct or restore it"
         if other := _other_format(text, file.suffix.lower()):
             problem = f"is {other}, and {what} is TOML: a line such as size = 128 for each option"
         raise UsageError(f"{printable(file)}: {problem}") from None

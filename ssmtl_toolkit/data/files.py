@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import xxhash
 from filelock import BaseFileLock, FileLock, Timeout
 
-from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.disk import half_of, writable
 from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.text import printable
 
@@ -36,7 +35,7 @@ def atomic_write(path: Path, todo: str = "choose another folder", what: str = ""
     Raises:
         UnwritableError: `what` cannot be written, and what to do; as `writable`.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.part")
+    temporary = half_of(path)
     with writable(path, todo, what):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.files import write_json
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.downstream.ensemble import Member
 from ssmtl_toolkit.downstream.model import TODO, Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.repetition import Arm, Repetitions
@@ -34,7 +33,7 @@ def _assess(done: Repetitions, arm: Arm) -> dict[str, Any]:
         "metrics": [metric.full() for metric in done.metrics],
     }
     file = done.folder / ENSEMBLE.format(arm)
-    kept = _kept(file)
+    kept = read_result(file, "scores")
     if {key: kept.get(key) for key in identity} == identity:
         return kept
     done.progress.say(f"{arm}, ensemble of {len(read)} models")
@@ -43,15 +42,6 @@ def _assess(done: Repetitions, arm: Arm) -> dict[str, Any]:
     content = {**identity, "scores": done.material.targets.assess(predictor, test, done.metrics)}
     write_json(file, content)
     return content
-
-
-def _kept(file: Path) -> dict[str, Any]:
-    """What an earlier start has written; empty if it is missing or damaged."""
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _restored(model_spec: ModelSpec, read: weights.Weights) -> Downstream:

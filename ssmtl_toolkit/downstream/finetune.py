@@ -15,7 +15,7 @@ from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.files import atomic_write, digest, write_json
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import Split
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.downstream.cross_validation import cross_validate
 from ssmtl_toolkit.downstream.ensemble_scores import assess_ensembles
 from ssmtl_toolkit.downstream.gather import Gathering
@@ -201,7 +201,12 @@ def _check_unlabelled(now: Mapping[str, Any], folder: Path) -> None:
     Raises:
         UsageError: the repetitions in the folder have learned from others.
     """
-    then = read_json(folder / UNLABELLED)
+    then = read_result(folder / UNLABELLED, *now)
+    if not then:
+        raise DataError(
+            f"{printable(folder / UNLABELLED)}: is damaged; remove it to continue with the unlabelled scans as they "
+            f"are now, or start a new run"
+        )
     if then["fingerprint"] != now["fingerprint"]:
         raise UsageError(
             f"{folder}: cannot be resumed with other unlabelled scans: there are {counted(now['scans'], 'scan')} with "
@@ -222,7 +227,9 @@ def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:
     """Refuse to put repetitions side by side that are scored by different metrics."""
     now = {metric.name: metric.full() for metric in metrics}
     for file in sorted(folder.glob(f"*/{SCORES}")):
-        scores = read_json(file)
+        scores = read_result(file, "mean")
+        if not scores:  # damaged: that repetition is done again
+            continue
         then = {text.partition(":")[0]: text for text in scores.get("metrics", scores["mean"])}
         exact = "metrics" in scores  # version 0.1 wrote the names only
         if then != now if exact else set(then) != set(now):
@@ -238,8 +245,7 @@ def _other_files(config: FinetuneConfig, before: FinetuneConfig, folder: Path) -
     same = set()
     source = config.source and (chosen_weights(config.source) if config.source.is_dir() else config.source)
     if source and source.is_file() and (folder / TRANSFER).is_file():
-        report = read_json(folder / TRANSFER)
-        same |= {"source"} if report["sha256"] == digest(source) else set()
+        same |= {"source"} if read_result(folder / TRANSFER).get("sha256") == digest(source) else set()
     if config.split and config.fold is None and config.split.is_file() and (folder / SPLIT).is_file():
         ours, theirs = Split.read(config.split), Split.read(folder / SPLIT)
         same |= {"split"} if all(getattr(ours, part) == getattr(theirs, part) for part in splitting.PARTS) else set()

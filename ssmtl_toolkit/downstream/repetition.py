@@ -18,6 +18,7 @@ from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.downstream import drawing
 from ssmtl_toolkit.downstream.examples import Examples, turns_of
 from ssmtl_toolkit.downstream.gather import Material
@@ -26,17 +27,19 @@ from ssmtl_toolkit.downstream.loop import Loop
 from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
+from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.reporting.cases import Cases
 from ssmtl_toolkit.reporting.ending import report_wanted
-from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CASES, CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import MetricSpec
-from ssmtl_toolkit.text import shortened
+from ssmtl_toolkit.text import printable, shortened
 
+_KEYS = ("metrics", "mean", "scans", "rule", "training")  # of the scores of a repetition
 _SHOWN = 5  # lines about metrics that failed
 
 Arm = Literal["pretrained", "scratch"]
@@ -100,7 +103,7 @@ class Repetitions:
         """Train and test one network, unless that is done."""
         folder = self.folder / f"{arm}-{seed}"
         keeper = self._keeper(folder / CHECKPOINTS, arm, seed, examples)
-        if not ((folder / SCORES).is_file() and (folder / MODEL).is_file()):
+        if not is_finished(folder, self.progress):
             folder.mkdir(exist_ok=True)
             started = time.perf_counter()
             model = self._start(arm, seed)
@@ -169,3 +172,19 @@ class Repetitions:
         rows = drawing.store_rows(examples.store, slices)
         check = Checking(self.config.batch_size, self.fabric, self.config.seed)
         return material.targets.validator(model, examples, rows, check)
+
+
+def is_finished(folder: Path, progress: Progress) -> bool:
+    """Whether a repetition is done; one whose files are damaged, which is noted, is done again."""
+    model, scores = folder / MODEL, folder / SCORES
+    if not (scores.is_file() and model.is_file()):
+        return False
+    if not read_result(scores, *_KEYS):
+        progress.note(f"{printable(scores)}: is damaged; {folder.name} is trained again")
+        return False
+    try:
+        weights.read(model, f"{folder.name} is trained again")
+    except DataError as error:
+        progress.note(str(error))
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from ssmtl_toolkit.config import Config, ResolvedFinetune, ResolvedRun, Role
 from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.split import Split
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.downstream.finetune import finetune
 from ssmtl_toolkit.engine.building import check_buildable
 from ssmtl_toolkit.errors import DataError, SsmtlError
@@ -74,7 +75,7 @@ class Runs:
             SsmtlError: the folder cannot be written.
         """
         file = (self.out / "splits" / f"{short_digest(split.to_json())}.json").absolute()
-        if not file.is_file():
+        if read_result(file) != json.loads(json.dumps(split.to_json())):  # missing, or damaged
             write_json(file, split.to_json())
         return file
 
@@ -203,8 +204,8 @@ class Runs:
         """The summaries of a job's runs, as `finetune` and `pretrain`; empty if they are not finished."""
         run = self.pretraining(job)
         return {
-            "finetune": _read(self.finetuning(job) / SUMMARY),
-            "pretrain": {} if run is None else _read(run / SUMMARY),
+            "finetune": read_result(self.finetuning(job) / SUMMARY),
+            "pretrain": {} if run is None else read_result(run / SUMMARY),
         }
 
 
@@ -218,22 +219,15 @@ def _is_pretrained(folder: Path) -> bool:
     Raises:
         DivergedError: it is, and diverged.
     """
-    refuse_diverged(folder, _read(folder / SUMMARY))
-    return (folder / SUMMARY).is_file()
+    summary = read_result(folder / SUMMARY, "tasks")
+    refuse_diverged(folder, summary)
+    return bool(summary) and chosen_backbone(folder).is_file()
 
 
 def _repetitions(folder: Path) -> int:
-    return len(_read(folder / SUMMARY).get("seeds", ()))
+    return len(read_result(folder / SUMMARY, "arms", "metrics").get("seeds", ()))
 
 
 def _identity(config: Config) -> dict[str, Any]:
     """The options that make a run what it is; where its files are and what it is computed on do not count."""
     return config.of_roles(Role.NUMBERS, Role.EXTENT)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The summary of a finished run; empty if there is none."""
-    if not file.is_file():
-        return {}
-    content: dict[str, Any] = read_json(file)
-    return content

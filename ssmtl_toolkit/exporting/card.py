@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.folder import SCORES, SUMMARY
 from ssmtl_toolkit.runtime.provenance import sources
@@ -125,19 +125,11 @@ def _training(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _results(file: Path) -> Iterator[str]:
-    scores = _json(file.with_name(SCORES))
+    scores = read_result(file.with_name(SCORES))
     if scores.get("mean"):
         rows = [f"| {name} | {value:.4g} |" for name, value in scores["mean"].items() if isinstance(value, int | float)]
         yield "## Scores on the test scans of its fine-tuning\n\n| metric | mean |\n|---|---|\n" + "\n".join(rows)
-    tasks = _json(file.with_name(SUMMARY)).get("tasks")
+    tasks = read_result(file.with_name(SUMMARY)).get("tasks")
     if tasks:
         rows = [f"| `{label}` | {task['loss']:.4g} | {task.get('verdict', '')} |" for label, task in tasks.items()]
         yield "## Losses at the end of the pre-training\n\n| task | loss | verdict |\n|---|---|---|\n" + "\n".join(rows)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

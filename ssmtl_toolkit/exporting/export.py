@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.disk import half_of, writable
 from ssmtl_toolkit.engine.export import Exported
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.exporting.opening import opened
@@ -149,7 +149,7 @@ def _written(folder: Path) -> Iterator[Path]:
         UsageError: `folder` is not empty.
         SsmtlError: it cannot be written.
     """
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    unfinished = half_of(folder)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{printable(folder)}: already exists and is not empty; choose another --out")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssmtl_toolkit.config import ResolvedRun
 from ssmtl_toolkit.data.slicing import Slicing
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.foreign import foreign
@@ -80,8 +80,5 @@ def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: P
 
 def earlier(folder: Path) -> list[str]:
     """Digests of the scans that the weights had seen before this run, as `load` returned them and a run keeps them."""
-    try:
-        seen: list[str] = read_json(folder / TRANSFER)[_SEEN]
-    except (OSError, ValueError, KeyError):
-        return []
+    seen: list[str] = read_result(folder / TRANSFER).get(_SEEN, [])
     return seen

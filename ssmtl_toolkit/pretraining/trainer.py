@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -141,8 +142,8 @@ class Trainer:
             temporary.write_text(self.config.write(), encoding="utf-8")
         if self.transfer:
             write_json(self.folder / TRANSFER, self.transfer)
-        if dropped := self.log.cut(self.step or -1):  # before the first step nothing stays
-            self.progress.note(f"{self.log.file}: {dropped} of its lines do not belong to this run, and were dropped")
+        if problem := self.log.cut(self.step or -1):  # before the first step nothing stays
+            self.progress.note(problem)
 
     def _resume(self) -> None:
         latest = checkpoint.newest(self.folder / CHECKPOINTS, self.progress.note)
@@ -274,13 +275,15 @@ class Trainer:
                     f"task {name.removesuffix('/loss')!r}: its loss is {value} by step {self.step}; "
                     f"{self.saver.last_good()}; try a lower --lr, --clip 1 or --precision 32"
                 )
-        if self.fabric.is_global_zero and means:
+        if means:
             record = {"step": self.step, "epoch": self._epoch, **means, **extra, **watched}
-            self.log.append(record)
-            self.progress.logged(record)
+            self.saver.on_first_rank(functools.partial(self.log.append, record))
+            if self.fabric.is_global_zero:
+                self.progress.logged(record)
 
     def _save(self) -> None:
-        """Write checkpoint and backbone."""
+        """Write checkpoint and backbone; the log of their steps is on the disk before."""
+        self.saver.on_first_rank(self.log.sync)
         options, versions = self.config.of_roles(Role.NUMBERS), self._versions()
         about = {**self._machine(), "options": options, "versions": versions}
         if self.best:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssmtl_toolkit.documents import read_json, read_toml
+from ssmtl_toolkit.documents import read_result, read_toml
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, HOLDER, SUMMARY
 from ssmtl_toolkit.text import printable
@@ -45,11 +45,7 @@ class Record:
 
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of it; empty if it is missing or not ours."""
-        try:
-            content = read_json(self.folder / name)
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_result(self.folder / name)
 
     @property
     def live(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import tomli_w
 import xxhash
 from numpy.typing import NDArray
 
-from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.disk import half_of, writable
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.caching import use_cache
@@ -91,7 +90,7 @@ def from_arrays(
         use_cache(default_cache())
     if folder is not None and target.exists() and any(target.iterdir()):
         raise UsageError(f"{printable(target)}: is not empty; choose another folder")
-    writing = target if folder is not None else target / f".{os.getpid()}.part"
+    writing = target if folder is not None else half_of(target / "volumes")
     try:
         with writable(target):
             digest = _write_all(reading, volumes, labels, classes, writing)

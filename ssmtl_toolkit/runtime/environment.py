@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.data.files import write_json
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.registry import OURS, our_version, registry
 from ssmtl_toolkit.runtime.folder import ENVIRONMENT
 
@@ -137,9 +137,6 @@ def now() -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     """What the file holds; nothing if it does not exist or is not ours."""
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    known = isinstance(content, dict) and re.fullmatch(r"[0-9a-f]{16}", str(content.get("id")))
+    content = read_result(file, "id", "starts")
+    known = re.fullmatch(r"[0-9a-f]{16}", str(content.get("id")))
     return content if known and isinstance(content.get("starts"), list) else {}

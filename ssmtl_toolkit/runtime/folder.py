@@ -54,7 +54,7 @@ _FILES = (
     *(FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER, ENVIRONMENT),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )
-_REPLACING = r"\.(?:{})\.\d+-\d+\.part"  # as `data.files.atomic_write` names its temporary files
+_REPLACING = r"\.(?:{})\.(?:[0-9a-f]{{8}}-)?\d+-\d+\.part"  # as `disk.half_of` names them, and earlier builds did
 _HALF_FILE = re.compile(
     _REPLACING.format("|".join([*map(re.escape, _FILES), r"epoch-\d{4,}\.safetensors"]))
     + r"|\.tmp[0-9A-Za-z]{6}"  # so safetensors names its own

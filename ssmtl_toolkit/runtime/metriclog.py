@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssmtl_toolkit.data.files import atomic_write
+from ssmtl_toolkit.data.files import atomic_write, sync
 from ssmtl_toolkit.disk import writable
 
 
@@ -56,13 +56,22 @@ class MetricLog:
             record is None and bool(line.strip()) for record, line in zip(parsed[:-1], lines, strict=False)
         )
 
-    def cut(self, step: int) -> int:
-        """Drop the lines after `step`, which a resumed run will write again; returns how many others are not ours."""
+    def cut(self, step: int) -> str:
+        """Drop the lines after `step`, which a resumed run will write again; returns what is wrong with the others."""
         records, others = self._read()
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+        lost = step > 0 and all(record["step"] != step for record in records)
         with atomic_write(self.file) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
-        return others
+        if lost:  # a line is written before each checkpoint
+            return f"{self.file}: its lines up to step {step} are damaged or missing; losses are told of those it has"
+        return f"{self.file}: {others} of its lines do not belong to this run, and were dropped" if others else ""
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        if self.file.exists():
+            with writable(self.file):
+                sync(self.file)
 
     def losses(self, label: str) -> tuple[list[float], float | None]:
         """A task's losses in the order of steps, and the one of the first step, before any update."""

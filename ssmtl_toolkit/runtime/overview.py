@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ssmtl_toolkit.documents import read_json, read_toml
+from ssmtl_toolkit.documents import read_result, read_toml
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, ENVIRONMENT, FINETUNE, LOCK, SUMMARY
 from ssmtl_toolkit.specs import MetricSpec
@@ -110,7 +110,7 @@ def _folders(folder: Path, deep: int) -> Iterator[Path]:
 
 
 def _info(folder: Path, file: Path, command: str) -> RunInfo:
-    summary, environment = _json(folder / SUMMARY), _json(folder / ENVIRONMENT)
+    summary, environment = read_result(folder / SUMMARY), read_result(folder / ENVIRONMENT)
     starts = environment.get("starts") or [{}]
     state = starts[-1].get("state") or ("finished" if summary else "killed")
     if state != "finished":
@@ -134,13 +134,6 @@ def _scores(summary: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
 
 def _name(metric: str) -> str:
     return metric.partition(":")[0]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    content = read_json(file)
-    return content if isinstance(content, dict) else {}
 
 
 def _is_held(folder: Path) -> bool:

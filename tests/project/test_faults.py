@@ -3,6 +3,7 @@
 `make soak` tries every n; `SSMTL_STRIDE=7` every seventh.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -25,29 +26,38 @@ TUNE = (*TUNE, "--steps", 2, "--batch-size", 2, "--no-surface", "--recipe", "pap
 EXPERIMENT = """
 title = "two rows"
 [pretrain]
-data = "{data}/images"
 size = 32
 batch_size = 4
 steps = 2
-tasks = ["reconstruct_next:t=1"]
-backbone = "unet:encoder=plain,width=4"
 [finetune]
-data = "{data}"
 classes = "big=10,small=20"
 train_scans = 1
 slices_per_scan = 2
-test_scans = 1
 steps = 2
 batch_size = 2
 surface = false
-recipe = "paper"
 seeds = 1
-[[row]]
+recipe = "paper"
+[split]
+train = 2
+test = 1
+[rows.scratch]
+name = "from scratch"
+backbone = "unet:encoder=plain,width=4"
+[rows.ours]
 name = "pre-trained"
-[[row]]
-name = "scratch"
-pretrain = false
+backbone = "unet:encoder=plain,width=4"
+tasks = ["reconstruct_next:t=1"]
 """
+DAMAGES = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "noise": lambda content: hashlib.sha512(content).digest(),
+    "other": lambda content: b"{}",
+    "list": lambda content: b"[]",
+    "deep": lambda content: b"[" * 100_000,
+    "missing": lambda content: None,
+}
 TIMES = {"seconds", "seconds_to_first_step", "images_per_second", "digest", "started", "ended"}
 NOT_COMPARED = {"log.txt", "environment.json", "report.html", ".lock"}
 
@@ -58,6 +68,7 @@ class Place:
 
     base: Path
     forks: Forks
+    tries: int = 0
 
     @property
     def tried(self) -> Path:
@@ -71,7 +82,7 @@ class Place:
             "run": (*RUN, *TASKS, "--data", data / "images", *cached),
             "finetune": (*TUNE, "--data", data, "--from", self.base / "run" / "out", *cached),
             "predict": ("predict", data / "images", "--from", self.base / "tuned" / "out", "--existing", "skip", *out),
-            "experiment": ("experiment", self.base / "experiment.toml", *cached),
+            "experiment": ("experiment", self.base / "experiment.toml", "--data", data, *cached),
             "evaluate": ("evaluate", "--pred", data / "labels", "--label", data / "labels", *csv),
         }
         return commands[name]
@@ -115,6 +126,32 @@ class Place:
         wrong += [f"leaves {half} for ever" for half in halves(folder)]
         return [f"{name}, {fault} {at} ({' '.join(ended.failed[:1])}): {text}" for text in wrong]
 
+    def damaged(self, name: str, expected: dict[str, str], kinds: list[str], files: str = "out/**/*") -> list[str]:
+        """What is wrong with the same command after damage to a file of a whole one: each file, in each way."""
+        whole, wrong = self.base / f"whole-{name}", []
+        self.whole(name)
+        self.tried.rename(whole)
+        kept = sorted(file.relative_to(whole) for file in whole.glob(files) if file.is_file())
+        for file, kind in itertools.product(kept, kinds):
+            shutil.copytree(whole, self.fresh(), dirs_exist_ok=True)
+            content = DAMAGES[kind]((whole / file).read_bytes())
+            (self.tried / file).unlink()
+            if content is not None:
+                (self.tried / file).write_bytes(content)
+            ended = self.forks.run(*self.again(name, self.tried))
+            if ended.returncode == 0:
+                found = results(self.tried)
+                different = sorted(one for one in {*found, *expected} if found.get(one) != expected.get(one))
+                if f"{self.tried / file}: its lines up to step" in ended.stderr:  # a log cannot be made again
+                    different = [one for one in different if one not in (str(file), "out/summary.json")]
+                different = [one for one in different if "checkpoints" not in file.parts or one != str(file)]
+                wrong += [f"{name}, {file} {kind}: differs: {one}" for one in different]
+            elif "not expected" in ended.stderr or str(self.tried) not in ended.said or ";" not in ended.said:
+                wrong.append(f"{name}, {file} {kind}: {ended.stderr[-300:]}")
+            self.tries += 1
+        shutil.rmtree(whole)
+        return wrong
+
 
 def _ending(ended, fault, folder):
     """What is wrong with the end of a command and its last line."""
@@ -143,7 +180,8 @@ def results(folder: Path) -> dict[str, str]:
     for file in sorted(file for file in folder.rglob("out*/**/*") if file.is_file() and file.name not in NOT_COMPARED):
         content = file.read_bytes().replace(str(folder).encode(), b"")
         if file.suffix == ".json":
-            content = json.dumps(_timeless(json.loads(content))).encode()
+            with contextlib.suppress(ValueError):  # an older checkpoint may stay damaged
+                content = json.dumps(_timeless(json.loads(content))).encode()
         if file.suffix != ".lock":
             made[file.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
     return made
@@ -164,22 +202,24 @@ def halves(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
     """Make the place for some commands."""
-    base, forks = tmp_path_factory.mktemp("faults"), []
+    places = {}
 
-    def place(*names: str) -> Place:
-        for i, name in enumerate("abc"):
-            write_pair(base / "data", name, slices=6, seed=i)
-        (base / "experiment.toml").write_text(EXPERIMENT.format(data=base / "data"))
-        made = Place(base, None)
+    def place(name: str) -> Place:
+        if name in places:
+            return places[name]
+        base = tmp_path_factory.mktemp(name)
+        for i, patient in enumerate("abc"):
+            write_pair(base / "data", patient, slices=6, seed=i)
+        (base / "experiment.toml").write_text(EXPERIMENT)
+        made = places[name] = Place(base, None)
         before = {"run": (), "finetune": ("run",), "predict": ("run", "finetune"), "experiment": (), "evaluate": ()}
-        first = [(made.command(name, base / {"run": "run", "finetune": "tuned"}[name])) for name in before[names[0]]]
-        made.forks = Forks(base, *first, made.command(names[0], base / "warm"))
-        forks.append(made.forks)
+        first = [(made.command(name, base / {"run": "run", "finetune": "tuned"}[name])) for name in before[name]]
+        made.forks = Forks(base, *first, made.command(name, base / "warm"))
         return made
 
     yield place
-    for each in forks:
-        each.close()
+    for made in places.values():
+        made.forks.close()
 
 
 @pytest.mark.slow
@@ -190,6 +230,26 @@ def test_a_run_in_which_some_operation_fails_says_so_and_resumes_to_the_same_bit
     assert tried.keys() == FAULTS.keys()
     wrong = [place.broken("run", fault, round(share * total), expected) for fault, share in tried.items()]
     assert list(itertools.chain(*wrong)) == []
+
+
+@pytest.mark.slow
+def test_a_run_of_which_some_file_is_damaged_is_repaired_or_says_which_one(make):
+    place = make("run")
+    expected, _ = place.whole("run")
+    assert place.damaged("run", expected, ["noise"], "out/*") == []
+    assert place.damaged("run", expected, ["other"], "out/*.json*") == []
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["run", "finetune", "predict", "experiment"])
+def test_every_file_of_a_command_may_be_damaged(make, name):
+    place = make(name)
+    expected, _ = place.whole(name)
+    wrong, before = [], place.tries
+    wrong = place.damaged(name, expected, list(DAMAGES))
+    print(f"\n{name}: {place.tries - before} damaged files, {len(wrong)} wrong")
+    assert wrong == []
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from filelock import FileLock
 from ssmtl_toolkit.config import AffinityConfig, with_absolute_paths
 from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.files import write_json
-from ssmtl_toolkit.documents import read_json
+from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments.affinity.comparing import agreements, matrices, mixes
 from ssmtl_toolkit.experiments.affinity.looking import Labels, Look, looks_at
@@ -173,11 +173,10 @@ class _Mixes:
         name = short_digest(patients, str(labels.classes), labels.slices, labels.seed, contents)
         file = runs.out / "looks" / f"{run.name}-{name}.json"
         with FileLock(runs.lock(file.stem)):
-            if not file.is_file():
+            if not read_result(file):
                 runs.progress.say(f"cheap scores of {run.name}")
                 write_json(file, looks_at(run, job.pretrain, labels, runs.cache))
-        looks: Mapping[str, Look] = read_json(file)
-        return looks
+        return read_result(file)
 
     def _length(self) -> str:
         """How long each mix is pre-trained."""

@@ -50,7 +50,7 @@ def convert(file: Path, backbone: BackboneSpec, channels: int, out: Path) -> Non
     Raises:
         DataError: the file cannot be read, or its tensors are not those of the encoder.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from ssmtl_toolkit.data.files import atomic_write
     from ssmtl_toolkit.runtime.external import read_tensors
@@ -58,7 +58,7 @@ def convert(file: Path, backbone: BackboneSpec, channels: int, out: Path) -> Non
     encoder = backbone.build(in_channels=channels).encoder.state_dict()
     tensors = match(read_tensors(file), encoder, f"{printable(file)}: backbone {backbone}")
     with atomic_write(out) as temporary:
-        save_file({f"encoder.{name}": tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        temporary.write_bytes(save({f"encoder.{name}": tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def match(given: Mapping[str, Tensor], encoder: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
