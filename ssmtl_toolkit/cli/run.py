@@ -52,6 +52,7 @@ def _run(
     from ssmtl_toolkit.cli.console import logged, print_json, reporting
     from ssmtl_toolkit.pretraining.pretrain import pretrain  # torch is imported from here on
     from ssmtl_toolkit.pretraining.verdict import DivergedError
+    from ssmtl_toolkit.runtime.heartbeat import LostRankError
     from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 
     folder = place.folder or dated_folder(config.backbone.name)
@@ -63,10 +64,10 @@ def _run(
             summary = pretrain(config, out=folder, cache=cache, resume=place.resume, progress=progress).summary
         except DivergedError as error:  # its files are written, and shown like those of any run
             diverged, summary = error, error.summary
-        except InterruptedRunError as error:
-            if first:
+        except (InterruptedRunError, LostRankError) as error:
+            if error.speaks if isinstance(error, LostRankError) else first:
                 raise
-            raise click.exceptions.Exit(error.exit_code) from None  # the first process has reported it
+            raise click.exceptions.Exit(error.exit_code) from None  # another process has reported it
     if first and as_json:
         print_json(summary)
     elif first:

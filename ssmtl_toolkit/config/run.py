@@ -63,7 +63,17 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
             *("clip", "seed"),
         ),
         "Machine": (
-            *("precision", "accelerator", "devices", "nodes", "strategy", "store", "channels_last", "compile"),
+            *(
+                "precision",
+                "accelerator",
+                "devices",
+                "nodes",
+                "strategy",
+                "rank_timeout",
+                "store",
+                "channels_last",
+                "compile",
+            ),
         ),
         "Probe": ("probe", "probe_every", "probe_slices"),
         "Output": ("checkpoint_every", "keep", "snapshot_every", "log_every", "gradient_norms", "report", "track"),
@@ -114,6 +124,9 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
     nodes: Annotated[int, Role.MACHINE] = Field(1, ge=1, description="Number of machines.")
     strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Role.MACHINE] = Field(
         "auto", description="How several devices share the work (Lightning Fabric)."
+    )
+    rank_timeout: Annotated[float, Role.MACHINE] = Field(
+        600.0, gt=0, le=1800, description="Seconds that one of several processes may hang before all are ended."
     )
     store: Annotated[Literal["auto", "disk", "ram", "gpu"], Role.MACHINE] = Field(
         "auto", description="Where slices are kept while training; auto: the fastest place they fit in."

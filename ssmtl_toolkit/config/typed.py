@@ -57,6 +57,7 @@ class RunOptions(TypedDict, total=False):
     devices: int
     nodes: int
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+    rank_timeout: float
     store: Literal["auto", "disk", "ram", "gpu"]
     channels_last: Literal["auto", "on", "off"]
     compile: bool

@@ -35,6 +35,7 @@ from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.device import agree, connect, make_fabric
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, chosen_backbone, hold_folder
+from ssmtl_toolkit.runtime.heartbeat import heartbeat
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
@@ -115,7 +116,10 @@ def pretrain(
         progress.note(f"under balancer {resolved.balancer.name!r} weights cancel out; weight=auto changes nothing")
     others = launch(resolved.devices, resolved.nodes).started
     fabric = make_fabric(resolved, progress, resolved.devices, resolved.nodes, resolved.strategy)
-    with interrupts, _hold_folder(folder, resume, fabric, others), record:
+    watched = heartbeat(fabric, resolved.rank_timeout, f"resume with: ssmtl run --resume {printable(folder)}")
+    with interrupts, _hold_folder(folder, resume, fabric, others), record, contextlib.ExitStack() as stack:
+        if others:
+            stack.enter_context(watched)
         if resume:
             resolved = as_begun(resolved, folder)
             _check_same(resolved, folder)
@@ -134,6 +138,7 @@ def pretrain(
         if not others:
             connect(fabric)
             agree(fabric)
+            stack.enter_context(watched)
         trainer = Trainer(fabric, resolved, store, plan, folder, progress, held_out, labelled, start)
         trainer.start(resume)
         if fabric.is_global_zero:

@@ -25,6 +25,7 @@ from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.pretraining.best import BestStep
 from ssmtl_toolkit.pretraining.labelled import Labelled
+from ssmtl_toolkit.pretraining.leaving import Leaving
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pairs import Stacks, pairs_json, tell_pairs
 from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
@@ -40,6 +41,7 @@ from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, TRANSFER
+from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.runtime.metriclog import MetricLog
@@ -110,6 +112,7 @@ class Trainer:
         if labelled:
             probe = Probe(fabric, config, self.model.backbone, labelled, self.steps)
             self.best = BestStep(probe, self.saver, self.log, progress)
+        self.leaving = Leaving(fabric)
         self.step = 0
         self.started = time.perf_counter()
         self.seconds_before = 0.0  # of the sessions that this one resumes, up to their last checkpoint
@@ -248,6 +251,7 @@ class Trainer:
             self.schedule.step(self.step)
         self.update(self.step)
         self.step += 1
+        position.moved(lambda: f"after step {self.step}")
 
     def _probe(self) -> None:
         if self.best:
@@ -305,12 +309,7 @@ class Trainer:
         return step * self.images_per_step // len(self.plan.anchors)
 
     def _leave_if_asked(self) -> None:
-        number = interrupts.number
-        if self.fabric.world_size > 1:
-            if self.step % min(self.config.log_every, 10):
-                return  # asking the other ranks at every step would cost too much
-            mine = torch.tensor(float(number), device=self.fabric.device)
-            number = int(self.fabric.all_reduce(mine, reduce_op="max"))  # type: ignore[arg-type]
+        number = self.leaving.asked_by(self.step)
         if number and self.step < self.steps:
             self._flush()
             self._save()

@@ -27,6 +27,7 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.specs import named
 
@@ -89,11 +90,18 @@ class Updater:
         with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1), self._memory():
             batch = self._batch(step, part)
             with self._task(step, batch):
+                position.moved(lambda: self._place(step))
                 measure = self.model.auto is not None and part == 0 and step + 1 in MEASURED
                 loss, outputs = self.wrapped(batch, norms, measure) if norms or measure else self.wrapped(batch)
+                position.moved(lambda: f"backward pass of step {step + 1}")
                 self.fabric.backward(loss / config.accumulate)
         by_label: dict[str, TaskOutput] = outputs
         return by_label
+
+    def _place(self, step: int) -> str:
+        """Where in a forward pass this process is."""
+        label = self.model.running
+        return f"task {label!r} in step {step + 1}" if label else f"step {step + 1}"
 
     def _batch(self, step: int, part: int) -> Batch:
         """A batch of this update; torch's generators are seeded for it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -27,6 +29,7 @@ from ssmtl_toolkit.runtime.progress import Progress
 
 _FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
 _PARENT = "SSMTL_PARENT"  # which process starts the others of a run on this machine
+_LAST_SECONDS = 5.0  # for the other processes to end after the first one
 _FABRIC_ENVIRONMENT = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment, "Fabric": LightningEnvironment}
 
 
@@ -60,6 +63,9 @@ def make_fabric(
 def connect(fabric: Fabric) -> None:
     """Start the other processes of a run, if it has any, and join them; they exit when this one is gone.
 
+    Fabric's own observer of the processes that it starts would kill this one, even while it saves, when one of them
+    fails; `heartbeat` watches them instead.
+
     Raises:
         UsageError: what the launcher says about them does not fit devices and nodes.
         SsmtlError: they cannot be reached.
@@ -78,7 +84,27 @@ def connect(fabric: Fabric) -> None:
         ) from error
     finally:
         del os.environ[_PARENT]
-    atexit.register(_disconnect)
+    if children := _taken_over(fabric):
+        atexit.register(_end, children)
+    atexit.register(_disconnect)  # this one first
+
+
+def _taken_over(fabric: Fabric) -> list[subprocess.Popen[bytes]]:
+    """The processes that Fabric has started; its observer, which shares the list, sees none and ends."""
+    shared: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    children = shared.copy()
+    shared.clear()
+    return children
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Leave no process behind: wait for those that are about to end, and kill those that hang."""
+    until = time.monotonic() + _LAST_SECONDS
+    for child in children:
+        try:
+            child.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
 def _disconnect() -> None:
@@ -94,6 +120,7 @@ def _leave_with(parent: int) -> None:
     """Wait for the end of the process that started this one; without it a collective would wait for half an hour."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    sys.stderr.write(f"error: rank 0 (process {parent}) ended without a message: killed, or out of memory\n")
     os._exit(1)
 
 

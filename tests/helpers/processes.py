@@ -2,6 +2,8 @@
 
 import os
 import select
+import subprocess
+from pathlib import Path
 from typing import TextIO
 
 
@@ -29,3 +31,10 @@ def wait_until_gone(pid: int, seconds: float) -> bool:
         return bool(select.select([descriptor], [], [], seconds)[0])
     finally:
         os.close(descriptor)
+
+
+def second_rank(first: subprocess.Popen[str]) -> int:
+    """The process that the first of two ranks has started."""
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    (other,) = [int(child) for child in children if b"ssmtl_toolkit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return other

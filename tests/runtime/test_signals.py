@@ -8,12 +8,11 @@ import subprocess
 import sys
 import termios
 import threading
-from pathlib import Path
 
 import pytest
 
 import ssmtl_toolkit as toolkit
-from helpers.processes import read_until, wait_until_gone
+from helpers.processes import read_until, second_rank, wait_until_gone
 from helpers.small import SMALL
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
@@ -148,12 +147,6 @@ def two_ranks(scans, tmp_path):
     options = ("--devices", "2", "--accelerator", "cpu")
     process = subprocess.Popen(command(scans, tmp_path, *options), stderr=subprocess.PIPE, text=True)
     return process, read_until(process.stderr, "step ")
-
-
-def second_rank(process):
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (other,) = [int(child) for child in children if b"ssmtl_toolkit" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return other
 
 
 @pytest.mark.slow
