@@ -32,6 +32,13 @@ LEFTOVERS = [
     {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "RANK": "1", "LOCAL_RANK": "1"},
     {"RANK": "", "LOCAL_RANK": "-1"},
 ]
+NO_LAUNCHER_OF_OURS = [
+    {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},  # mpirun
+    {"PMI_RANK": "1", "PMI_SIZE": "2"},
+    {"PMIX_RANK": "1", "JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"},
+    {"RANK": "1", "WORLD_SIZE": "-1"},
+    {"RANK": "7", "WORLD_SIZE": "1", "PET_NODE_RANK": "1"},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +97,7 @@ def holder(tmp_path):
 @pytest.mark.parametrize("command", ["run", "finetune"])
 def test_a_folder_that_is_held_is_refused_whatever_the_environment_says(ssmtl, monkeypatch, holder, tmp_path, command):
     before = sorted(tmp_path.joinpath("r").rglob("*"))
-    for variables in ({}, *LEFTOVERS):
+    for variables in ({}, *LEFTOVERS, *NO_LAUNCHER_OF_OURS):
         setenv(monkeypatch, variables)
         done = ssmtl(command, "--data", "phantom:patients=3", "--steps", 1, "--out", "r")
         assert done.returncode == 1

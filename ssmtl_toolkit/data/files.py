@@ -95,7 +95,7 @@ def holding(file: Path, waiting: Waiting) -> Iterator[None]:
     while not _acquired(lock):
         waiting.check()
         if time.monotonic() > until:
-            waiting.note(f"{printable(file)}: this lock is held by another reader; waiting for it")
+            waiting.note(f"{printable(file)}: this lock is held by another process; waiting for it")
             until = math.inf
     try:
         yield

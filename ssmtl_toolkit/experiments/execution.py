@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.split import Split
@@ -89,7 +87,7 @@ def experiment(
         runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress, trackers)
         jobs, reasons = _with_patients(resolved, runs)
         failed = runs.run([jobs[job.id] for job in wanted])
-        with FileLock(runs.lock(resolved.name)):  # the last to write has seen all that is done
+        with runs.in_turn(resolved.name):  # the last to write has seen all that is done
             results = {id: {**runs.results(job), "failed": failed.get(id, "")} for id, job in jobs.items()}
             summary = compare(resolved, results, reasons) | {"provenance": _provenance(resolved)}
             write_comparison(runs.out, resolved.name, summary, resolved.write())

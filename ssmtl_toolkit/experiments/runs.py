@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.config import Config, ResolvedFinetune, ResolvedRun, Role
 from ssmtl_toolkit.config.tracking import grouped
-from ssmtl_toolkit.data.files import write_json
+from ssmtl_toolkit.data.files import Waiting, holding, write_json
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.downstream.finetune import finetune
@@ -173,6 +173,17 @@ class Runs:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def in_turn(self, name: str) -> Iterator[None]:
+        """Hold `name` for this process, after others that do; waiting can be interrupted, and is noted if it is long.
+
+        Raises:
+            InterruptedRunError: a signal has come.
+        """
+        waiting = Waiting(lambda: interrupts.check("rerun the command to resume"), self.progress.note)
+        with holding(self.lock(name), waiting):
+            yield
 
     def lock(self, name: str) -> Path:
         """The file by which processes agree on who works at `name`."""

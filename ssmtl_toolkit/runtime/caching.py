@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssmtl_toolkit.data.files import Waiting, holding
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.text import printable
 
@@ -29,7 +30,7 @@ _SORTS = {
 _entered: dict[Path, FileLock] = {}
 
 
-def use_cache(cache: Path) -> None:
+def use_cache(cache: Path, waiting: Waiting = Waiting()) -> None:  # noqa: B008 - frozen
     """Say that this process uses the cache, until it ends, so that nothing is deleted from it meanwhile.
 
     A cache that cannot be written is used without; nobody can clean it either.
@@ -39,7 +40,7 @@ def use_cache(cache: Path) -> None:
         return
     with contextlib.suppress(OSError):
         (cache / _USERS).mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / _DOOR):
+        with holding(cache / _DOOR, waiting):
             lock = FileLock(cache / _USERS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
             lock.acquire(blocking=False)
             _entered[place] = lock
@@ -122,7 +123,7 @@ def _alone(cache: Path) -> Iterator[None]:
         SsmtlError: one does.
     """
     try:
-        with FileLock(cache / _DOOR):
+        with holding(cache / _DOOR, Waiting()):
             if busy := users(cache):
                 raise SsmtlError(
                     f"{printable(cache)}: is in use by process {', '.join(map(str, busy))}; nothing was deleted; wait "

@@ -120,6 +120,7 @@ def _leave_with(parent: int) -> None:
     """Wait for the end of the process that started this one; without it a collective would wait for half an hour."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    time.sleep(_LAST_SECONDS)  # in which the training ends by itself, and says why
     sys.stderr.write(f"error: rank 0 (process {parent}) ended without a message: killed, or out of memory\n")
     os._exit(1)
 

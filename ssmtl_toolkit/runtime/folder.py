@@ -99,6 +99,28 @@ def chosen_weights(folder: Path) -> Path:
     return models[0] if models else chosen_backbone(folder)
 
 
+_NETWORK = re.compile(
+    r"nfs4?|cifs|smb\w*|lustre|gpfs|beegfs|ceph|afs|panfs|orangefs|fuse\.(sshfs|s3fs|gcsfuse|rclone|glusterfs|juicefs)"
+)
+
+
+def network_file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The type of the network file system that a folder is on; "": it is on none, or that is not known."""
+    places = {folder.resolve(), *folder.resolve().parents}
+    try:
+        rows = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+    except OSError:
+        return ""
+    here = [(len(place), i, kind) for i, (_, place, kind, *_) in enumerate(rows) if _unescaped(place) in places]
+    kind = max(here)[2] if here else ""
+    return kind if _NETWORK.fullmatch(kind) else ""
+
+
+def _unescaped(place: str) -> Path:
+    """The path in a line of /proc/mounts."""
+    return Path(place.replace("\\040", " "))
+
+
 @contextlib.contextmanager
 def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[None]:
     """Hold the run folder, identified by its file `config`, for this process; a second run in it is refused.

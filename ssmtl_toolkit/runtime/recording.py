@@ -14,12 +14,14 @@ from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.tracker import State, TrackedRun
 from ssmtl_toolkit.foreign import by_the_user
 from ssmtl_toolkit.runtime.environment import Environment
+from ssmtl_toolkit.runtime.folder import network_file_system
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 from ssmtl_toolkit.runtime.lines import Lines
 from ssmtl_toolkit.runtime.logfile import LogFile
 from ssmtl_toolkit.runtime.progress import Progress, Together
 from ssmtl_toolkit.runtime.tracking import Tracking, numbers, shared_options
 from ssmtl_toolkit.specs import TrackerSpec
+from ssmtl_toolkit.text import printable
 
 
 class Recorder(Together):
@@ -56,6 +58,11 @@ class Recorder(Together):
         self._scores = numbers(tree)
 
     def __enter__(self) -> Self:
+        if kind := network_file_system(self._folder):
+            self.note(
+                f"{printable(self._folder)}: is on a network file system ({kind}), where other machines may not see "
+                f"its lock; start no second run in it from there"
+            )
         return self
 
     def __exit__(

@@ -49,7 +49,7 @@ def list_scans(
         SsmtlError: the cache cannot be written.
     """
     if cache.is_dir():
-        use_cache(cache)
+        use_cache(cache, waiting_with(note))
     try:
         with foreign(f"{named(dataset)}, asked for its scans,", passing=OSError):
             scans = dataset.scans(cache, installed_readers(in_time=in_time))
@@ -70,14 +70,19 @@ def installed_readers(*, in_time: bool = False) -> Readers:
 
 def waiting_for(progress: Progress) -> Waiting:
     """What a start does while it waits, before anything is trained: it can be interrupted, and its notes are shown."""
-    return Waiting(lambda: interrupts.check("nothing was trained yet"), progress.note)
+    return waiting_with(progress.note)
+
+
+def waiting_with(note: Callable[[str], None]) -> Waiting:
+    """The same, with other notes."""
+    return Waiting(lambda: interrupts.check("nothing was trained yet"), note)
 
 
 def reading_of(slicing: Slicing, cache: Path, progress: Progress) -> Reading:
     """How a command reads scans, by all installed readers."""
     from ssmtl_toolkit.data.reading import Reading
 
-    use_cache(cache)
+    use_cache(cache, waiting_for(progress))
     return Reading.of(installed_readers(in_time=slicing.in_time), slicing, cache, waiting_for(progress))
 
 
@@ -125,10 +130,9 @@ def prepare(
     """
     from ssmtl_toolkit.data.store import prepare_scans  # torch, which listing and reading do not need
 
-    use_cache(cache)
-    progress.preparing(sum(not scan.unfit for scan in scans))
-
     waiting = waiting_for(progress)
+    use_cache(cache, waiting)
+    progress.preparing(sum(not scan.unfit for scan in scans))
 
     def on_scan(name: str) -> None:
         progress.prepared(name)

@@ -280,7 +280,7 @@ def test_who_waits_for_a_lock_of_the_cache_says_so_and_can_be_interrupted(scans,
             tmp_path / "cache",
             waiting=Waiting(check=check, note=notes.append),
         )
-    assert any(".lock: this lock is held by another reader" in note for note in notes)
+    assert any(".lock: this lock is held by another process" in note for note in notes)
     for lock in locks:
         lock.release()
 

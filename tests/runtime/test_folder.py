@@ -11,7 +11,7 @@ import pytest
 
 import ssmtl_toolkit
 from ssmtl_toolkit import SsmtlError, UsageError
-from ssmtl_toolkit.runtime.folder import dated_folder, hold_folder
+from ssmtl_toolkit.runtime.folder import dated_folder, hold_folder, network_file_system
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 from ssmtl_toolkit.runtime.progress import Progress
 
@@ -289,3 +289,17 @@ def test_a_run_without_a_folder_gets_one_of_its_own_also_within_the_same_second(
         folders[-1].mkdir(parents=True)
     names = ["20261127-120000-unet", "20261127-120000-unet-2", "20261127-120000-unet-3"]
     assert folders == [Path("runs", name) for name in names]
+
+
+def test_a_network_file_system_is_known_by_the_table_of_mounts(tmp_path):
+    (tmp_path / "a b" / "run").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a b")
+    table = tmp_path / "mounts"
+    inner = str(tmp_path / "a b").replace(" ", "\\040")
+    table.write_text(f"/dev/sda1 / ext4 rw 0 0\nhost:/x {tmp_path} nfs4 rw 0 0\n/dev/sdb1 {inner} xfs rw 0 0\n")
+    assert network_file_system(tmp_path / "new" / "run", table) == "nfs4"
+    assert network_file_system(tmp_path / "a b" / "run", table) == ""
+    assert network_file_system(tmp_path / "link", table) == ""
+    table.write_text(f"{table.read_text()}//host/share {inner} cifs rw 0 0\n")
+    assert network_file_system(tmp_path / "link" / "run", table) == "cifs"
+    assert network_file_system(tmp_path, tmp_path / "missing") == ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -54,32 +55,68 @@ def test_a_process_is_dead_when_it_has_ended_even_if_nobody_has_asked_for_its_ex
     assert not _Rank(1, "elsewhere", process.pid, ("127.0.0.1", 1)).is_dead()
 
 
-@pytest.mark.slow
-def test_a_rank_that_hangs_is_named_and_ended_and_the_run_resumes_with_the_same_bits(scans, tmp_path):
-    options = ("--steps", 90000, "--rank-timeout", TIMEOUT, "--out", "cut")
+def start_and_strike(scans, tmp_path, number, on, delay=0.0):
+    """Start a run of two ranks, or resume it, and send a signal to one of them after its next checkpoint.
+
+    Returns the process that got it, what was said, the exit code, and how many seconds later all were gone.
+    """
+    out = ("--resume", "cut") if (tmp_path / "cut").exists() else ("--out", "cut")
+    before = newest(tmp_path / "cut").step if out[0] == "--resume" else 0
+    options = ("--steps", 90000, "--rank-timeout", TIMEOUT, *out)
     process = subprocess.Popen(command(scans, tmp_path, *options), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    told = read_until(process.stderr, "step 1/")
-    wait_for(tmp_path / "cut" / "checkpoints" / "step-00000005")
-    other = second_rank(process)
-    os.kill(other, signal.SIGSTOP)
+    told = read_until(process.stderr, "step ")
+    wait_for(tmp_path / "cut" / "checkpoints" / f"step-{before + 5:08d}")
+    time.sleep(delay)
+    struck = (process.pid, second_rank(process))[on]
+    os.kill(struck, number)
     clock = time.monotonic()
     told += process.communicate(timeout=60)[1]
-    assert time.monotonic() - clock < TIMEOUT + 15, told
-    assert process.returncode == 1, told
-    assert re.search(rf"error: rank 1 \(process {other} on .*\) did not answer for {TIMEOUT} s; resume with: ", told)
-    assert "not expected" not in told
-    assert wait_until_gone(other, seconds=1)
-    saved = checkpoint.newest(tmp_path / "cut" / "checkpoints", pytest.fail).step
+    return struck, told, process.returncode, time.monotonic() - clock
 
+
+def newest(folder):
+    return checkpoint.newest(folder / "checkpoints", pytest.fail)
+
+
+def assert_equal_to_one_that_was_never_stopped(scans, tmp_path):
+    """Two ranks finish the run, and do the whole of another."""
+    steps = newest(tmp_path / "cut").step + 4
     (tmp_path / "two.py").write_text(ON_TWO)
     places = {"data": str(scans), "cache": str(tmp_path / "cache"), "tasks": [TASK]}
-    given = json.dumps([places, {**OPTIONS, "steps": saved + 4}, "cut"])
-    subprocess.run([sys.executable, "two.py", given], cwd=tmp_path, check=True, capture_output=True, timeout=200)
-    whole, cut = (checkpoint.newest(tmp_path / name / "checkpoints", pytest.fail) for name in ("whole", "cut"))
-    assert cut.step == saved + 4
+    given = json.dumps([places, {**OPTIONS, "steps": steps}, "cut"])
+    subprocess.run([sys.executable, "two.py", given], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    whole, cut = newest(tmp_path / "whole"), newest(tmp_path / "cut")
+    assert cut.step == steps
     assert set(whole.tensors) == set(cut.tensors)
     assert all(torch.equal(tensor, cut.tensors[name]) for name, tensor in whole.tensors.items())
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_named_and_ended_and_the_run_resumes_with_the_same_bits(scans, tmp_path):
+    other, told, code, seconds = start_and_strike(scans, tmp_path, signal.SIGSTOP, on=1)
+    assert code == 1, told
+    assert seconds < TIMEOUT + 15, told
+    assert re.search(rf"error: rank 1 \(process {other} on .*\) did not answer for {TIMEOUT} s; resume with: ", told)
+    assert "not expected" not in told
+    assert wait_until_gone(other, seconds=1)
+    assert_equal_to_one_that_was_never_stopped(scans, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+def test_two_ranks_of_which_one_is_killed_again_and_again_end_with_the_same_bits(scans, tmp_path, seed):
+    chance = random.Random(seed)
+    for _ in range(3):
+        on = chance.randrange(2)
+        _, told, code, seconds = start_and_strike(scans, tmp_path, signal.SIGKILL, on, chance.uniform(0, 1))
+        assert code == (1 if on else -signal.SIGKILL), told
+        assert f"error: rank {on} (process " in told
+        assert "ended without a message" in told
+        assert seconds < 10, told
+    assert_equal_to_one_that_was_never_stopped(scans, tmp_path)
+    print("3 kills, equal bits")
 
 
 @pytest.mark.slow
@@ -101,5 +138,5 @@ def test_whatever_becomes_of_a_rank_all_end_soon_and_the_last_checkpoint_is_good
     assert took < TIMEOUT + 15, told
     named = f"task 'odd_rank:how={how}" if how in ("raise", "sys.exit") else f"rank {on} (process "
     assert named in told, told
-    assert checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail).step == 5
+    assert newest(tmp_path / "r").step == 5
     print(f"{how} on rank {on} by {launcher}: all ended after {took:.1f} s")

@@ -10,13 +10,18 @@ import termios
 import threading
 
 import pytest
+from filelock import FileLock
 
 import ssmtl_toolkit as toolkit
 from helpers.processes import read_until, second_rank, wait_until_gone
 from helpers.small import SMALL
+from ssmtl_toolkit.experiments.runs import Runs
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.scans import list_scans
+from ssmtl_toolkit.specs import DatasetSpec
 
 HEARD = [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 FLAGS = ("--backbone", SMALL, "--size", "32", "--batch-size", "4", "--task", "reconstruct_prev:t=1", "--log-every", "1")
@@ -169,3 +174,15 @@ def test_a_signal_to_the_second_of_two_ranks_saves_and_both_leave(scans, tmp_pat
     assert process.returncode == 128 + signal.SIGUSR1, told
     assert told.count("stopped by SIGUSR1") == 1
     assert checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail).step > 0
+
+
+def test_waiting_for_a_lock_that_another_process_does_not_release_is_ended_by_one_signal(tmp_path):
+    runs = Runs(tmp_path / "e", tmp_path / "cache", Progress(), ())
+    (tmp_path / "cache").mkdir()
+    door = FileLock(tmp_path / "cache" / ".door.lock")
+    with FileLock(runs.lock("table")), door, interrupts:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(InterruptedRunError, match="stopped by Ctrl-C; rerun the command"), runs.in_turn("table"):
+            pytest.fail("it did not wait")
+        with pytest.raises(InterruptedRunError, match="stopped by Ctrl-C; nothing was trained"):
+            list_scans(registry().resolve(DatasetSpec, "phantom:patients=1"), tmp_path / "cache")

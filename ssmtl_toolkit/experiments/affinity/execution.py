@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from filelock import FileLock
-
 from ssmtl_toolkit.config import AffinityConfig, with_absolute_paths
 from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.data.files import write_json
@@ -134,7 +132,7 @@ class _Mixes:
             except SsmtlError as error:
                 not_scored[f"cheap scores of {arm}, pre-training {number + 1}"] = str(error)
         summary = self._summary(found, looks) | {"not_scored": not_scored}
-        with FileLock(runs.lock(NAME)):
+        with runs.in_turn(NAME):
             write_report(runs.out, summary, f"# data: {self.comparison.dataset}\n{self.config.write()}")
             report_at_end(runs.out, self.config.report, runs.progress)
         if failed:
@@ -172,7 +170,7 @@ class _Mixes:
         contents = runs.contents.labels(self.comparison.dataset)
         name = short_digest(patients, str(labels.classes), labels.slices, labels.seed, contents)
         file = runs.out / "looks" / f"{run.name}-{name}.json"
-        with FileLock(runs.lock(file.stem)):
+        with runs.in_turn(file.stem):
             if not read_result(file):
                 runs.progress.say(f"cheap scores of {run.name}")
                 write_json(file, looks_at(run, job.pretrain, labels, runs.cache))

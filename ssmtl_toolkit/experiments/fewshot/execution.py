@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from filelock import FileLock
-
 from ssmtl_toolkit.config import Budget, FewLabels, FewshotConfig, with_absolute_paths
 from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.config.signatures import takes
@@ -197,7 +195,7 @@ class Comparison:
 
     def _write(self, failed: Mapping[str, str]) -> dict[str, Any]:
         """Write what is done; the last process to write has seen all of it."""
-        with FileLock(self.runs.lock(NAME)):
+        with self.runs.in_turn(NAME):
             lines = self.lines()
             summary = self._summary(lines) | {"failed": dict(failed)}
             write_report(self.runs.out, summary, lines, f"# data: {self.dataset}\n{self._options().write()}")
