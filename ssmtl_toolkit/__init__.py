@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
-from ssmtl_toolkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ssmtl_toolkit.config import (
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.experiments.execution import Compared, experiment
     from ssmtl_toolkit.experiments.fewshot.execution import Fewshot, fewshot
     from ssmtl_toolkit.exporting.export import Export, export
+    from ssmtl_toolkit.hookspecs import hookimpl
     from ssmtl_toolkit.inspection.info import DataInfo, data_info
     from ssmtl_toolkit.pretraining.pretrain import Run, pretrain
     from ssmtl_toolkit.reporting.report import report
@@ -54,6 +54,7 @@ _LAZY = {
     "fewshot": "ssmtl_toolkit.experiments.fewshot.execution",
     "finetune": "ssmtl_toolkit.downstream.finetune",
     "from_arrays": "ssmtl_toolkit.runtime.arrays",
+    "hookimpl": "ssmtl_toolkit.hookspecs",
     "load_backbone": "ssmtl_toolkit.downstream.loading",
     "load_model": "ssmtl_toolkit.downstream.loading",
     "predict": "ssmtl_toolkit.downstream.predict",
