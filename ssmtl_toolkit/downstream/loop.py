@@ -30,6 +30,7 @@ from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import Part
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.pretraining.verdict import rises_without_end
+from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
@@ -99,12 +100,13 @@ class Loop:
             UsageError: the optimizer cannot be made.
         """
         self.model, self.examples, self.config, self.seed, self.fabric = model, examples, config, seed, fabric
+        keep_memory(fabric.device)
         self.augmenter = Augmenter(config.augment)
         self.parts = Parts(model, config, pretrained)
         self.learner = Learner(config, unlabelled, model, fabric, seed, self.augmenter) if unlabelled else None
         self.watch = PseudoWatch(classes)
         self.learned = nn.ModuleDict({"model": model, "semi": self.learner}) if self.learner else model
-        self.optimizer = make_optimizer(config.optimizer, self._groups(), config.lr, config.weight_decay)
+        self.optimizer = make_optimizer(config.optimizer, self._groups(), config.lr, config.weight_decay, fabric.device)
         self.schedule = config.schedule.build(self.optimizer, config.steps)
         self.module, self.wrapped = fabric.setup(model, self.optimizer)
         self.average = WeightAverage(model, config.average) if config.average else None

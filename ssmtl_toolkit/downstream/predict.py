@@ -39,6 +39,7 @@ from ssmtl_toolkit.downstream.model import Predictor
 from ssmtl_toolkit.downstream.predicted import Predicted
 from ssmtl_toolkit.downstream.records import Records
 from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.notebook import default_progress
@@ -100,6 +101,7 @@ def predict(
         for item in jobs.skipped:
             progress.note(f"skipped: {item.reason}")
         fabric, models = make_fabric(config, progress), call.ensemble.models
+        keep_memory(fabric.device)
         predictor = Predictor(call.model_spec, models, fabric, config.batch_size, call.flips)
         return _Prediction(predictor, call, records, digests(cache), progress).run(jobs)
 

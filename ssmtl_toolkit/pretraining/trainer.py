@@ -39,6 +39,7 @@ from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
 from ssmtl_toolkit.registry import OURS
 from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, origin
+from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, TRANSFER
 from ssmtl_toolkit.runtime.heartbeat import position
@@ -73,6 +74,7 @@ class Trainer:
         start: Pretrained | None = None,
     ) -> None:
         self.fabric, self.config, self.folder, self.progress = fabric, config, folder, progress
+        keep_memory(fabric.device)
         self.plan = plan
         self.stacks = Stacks(store)
         self.pairs = self.stacks.pairs_of(config.tasks)
@@ -87,8 +89,7 @@ class Trainer:
         if config.compile:
             compile_parts(self.model.backbone, {feature for task in config.tasks for feature in task.needs})
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        fused = fabric.device.type in {"cpu", "cuda"}
-        optimizer = make_optimizer(config.optimizer, trained, config.lr, config.weight_decay, fused=fused)
+        optimizer = make_optimizer(config.optimizer, trained, config.lr, config.weight_decay, fabric.device)
         self.schedule = config.schedule.build(optimizer, self.steps)
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()

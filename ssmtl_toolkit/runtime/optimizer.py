@@ -12,6 +12,8 @@ from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.foreign import explained
 from ssmtl_toolkit.text import did_you_mean, printable
 
+_FUSED = ("cpu", "cuda")  # devices that update all parameters by one kernel
+
 
 def check_optimizer(name: str) -> None:
     """Refuse the name of an optimizer that timm does not have.
@@ -34,10 +36,9 @@ def make_optimizer(
     parameters: Iterable[torch.nn.Parameter] | Sequence[dict[str, Any]],
     lr: float,
     weight_decay: float,
-    *,
-    fused: bool = False,
+    device: torch.device,
 ) -> torch.optim.Optimizer:
-    """Make an optimizer of parameters, or of groups of them with their own rates; one kernel a step where it can.
+    """Make an optimizer of parameters, or of groups of them with their own rates; fused where it can be.
 
     Raises:
         UsageError: timm has none of this name, or it needs a package or a GPU that is missing.
@@ -46,7 +47,7 @@ def make_optimizer(
 
     check_optimizer(name)
     takes = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
-    more: dict[str, Any] = {"fused": True} if fused and "fused" in takes else {}
+    more: dict[str, Any] = {"fused": True} if device.type in _FUSED and "fused" in takes else {}
     try:
         return create_optimizer_v2(parameters, opt=name, lr=lr, weight_decay=weight_decay, **more)
     except (ImportError, AssertionError, TypeError, ValueError, RuntimeError) as error:

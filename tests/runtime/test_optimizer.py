@@ -67,15 +67,18 @@ def test_parts_with_other_rates_keep_their_ratio():
     ("name", "cls"), [("adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
 def test_an_optimizer_is_made_by_its_name(name, cls):
-    optimizer = make_optimizer(name, [torch.nn.Parameter(torch.zeros(2))], 3e-4, 0.1)
+    optimizer = make_optimizer(name, [torch.nn.Parameter(torch.zeros(2))], 3e-4, 0.1, torch.device("cpu"))
     assert type(optimizer) is cls
-    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (3e-4, 0.1)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (
+        3e-4,
+        0.1,
+    )
 
 
 def test_one_kernel_a_step_is_asked_for_where_there_is_one():
     parameter = [torch.nn.Parameter(torch.zeros(2))]
-    assert make_optimizer("adam", parameter, 1e-3, 0, fused=True).defaults["fused"] is True
-    make_optimizer("lion", parameter, 1e-3, 0, fused=True)  # has none
+    assert make_optimizer("adam", parameter, 1e-3, 0, torch.device("cpu")).defaults["fused"] is True
+    make_optimizer("lion", parameter, 1e-3, 0, torch.device("cpu"))  # has none
 
 
 def test_an_optimizer_that_is_not_there_names_the_nearest():
