@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -25,13 +25,12 @@ from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.foreign import LONGEST, SLOW, by_the_user, ctrl_c, guarded, tell_slow
+from ssmtl_toolkit.installed import GROUP, OURS, distribution_of, others, points, switched_off
 from ssmtl_toolkit.places import names_a_place
 from ssmtl_toolkit.specs import BackboneSpec, Spec, stamp
 from ssmtl_toolkit.text import did_you_mean, printable
 
 S = TypeVar("S", bound=Spec)
-GROUP = "ssmtl"
-OURS = "ssmtl-toolkit"
 UNREGISTERED = "an unregistered class"
 
 
@@ -76,8 +75,8 @@ class Registry:
         self.entries: dict[tuple[str, str], Entry] = {}
         self.commands: dict[str, tuple[click.Command, Plugin]] = {}
         loaded = []
-        for point in sorted(points, key=lambda p: (_distribution(p) != OURS, _distribution(p), p.name)):
-            plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "?")
+        for point in sorted(points, key=lambda p: (distribution_of(p) != OURS, distribution_of(p), p.name)):
+            plugin = Plugin(point.name, distribution_of(point), point.dist.version if point.dist else "?")
             reason = failed.get((plugin.distribution, plugin.name), "")
             loaded.append((replace(plugin, error=reason), Parts([], [])) if reason else _loaded(plugin, point))
         for plugin, parts in _apart(loaded):
@@ -141,7 +140,7 @@ class Registry:
         known = {spec.name: spec for spec in self.of(kind)}
         if name not in known:
             broken = "".join(f"\nplugin {p.name!r} of {p} did not load: {p.error}" for p in self.broken)
-            names = ", ".join([*known, "plugins are switched off" if _switched_off() else "more with plugins"])
+            names = ", ".join([*known, "plugins are switched off" if switched_off() else "more with plugins"])
             raise UsageError(f"no {kind.kind} named {name!r}{did_you_mean(name, known)} (known: {names}){broken}")
         return known[name]
 
@@ -202,7 +201,7 @@ class Registry:
 @cache
 def registry() -> Registry:
     """Load the installed plugins, once. `SSMTL_DISABLE_PLUGINS=1` disables those that are not bundled."""
-    return Registry(_points(), _fatal)
+    return Registry(points(), _fatal)
 
 
 _fatal: dict[tuple[str, str], str] = {}
@@ -214,7 +213,7 @@ def try_apart() -> None:
 
     So one that ends the process in a way that Python cannot catch, or never returns, is named like any that fails.
     """
-    points = [point for point in _points() if _distribution(point) != OURS]
+    points = others()
     command = [sys.executable, "-c", f"import sys; from {__name__} import try_alone; try_alone(*sys.argv[1:])"]
     processes = [
         subprocess.Popen([*command, point.name, point.value], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -222,7 +221,7 @@ def try_apart() -> None:
     ]
     for point, process in zip(points, processes, strict=True):
         if problem := _how_it_ended(process, point):
-            _fatal[_distribution(point), point.name] = problem
+            _fatal[distribution_of(point), point.name] = problem
 
 
 _ALIVE = b"\nstill here: "
@@ -243,7 +242,7 @@ def _how_it_ended(process: subprocess.Popen[bytes], point: EntryPoint) -> str:
             said, _ = process.communicate(timeout=seconds)
             break
         except subprocess.TimeoutExpired:
-            tell_slow(f"plugin {point.name!r} of {_distribution(point)}", seconds)
+            tell_slow(f"plugin {point.name!r} of {distribution_of(point)}", seconds)
     else:
         process.kill()
         process.communicate()
@@ -252,11 +251,6 @@ def _how_it_ended(process: subprocess.Popen[bytes], point: EntryPoint) -> str:
     code = process.returncode
     ended = f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return error.decode() if alive else f"its import ends the process, {ended}"
-
-
-def _points() -> list[EntryPoint]:
-    points = list(entry_points(group=GROUP))
-    return [p for p in points if _distribution(p) == OURS] if _switched_off() else points
 
 
 def _loaded(plugin: Plugin, point: EntryPoint) -> tuple[Plugin, Parts]:
@@ -315,14 +309,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield from (text for pair in value.items() for part in pair for text in _texts(part))
     elif isinstance(value, list):
         yield from (text for part in value for text in _texts(part))
-
-
-def _switched_off() -> bool:
-    return os.environ.get("SSMTL_DISABLE_PLUGINS", "") not in {"", "0"}
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "?"
 
 
 def to_get(origin: str) -> str:

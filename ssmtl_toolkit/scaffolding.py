@@ -20,7 +20,8 @@ from pathlib import Path
 
 from ssmtl_toolkit.disk import half_of, writable
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.text import printable
 
 TEMPLATES = Path(__file__).with_name("scaffold")

@@ -41,6 +41,7 @@ COMMANDS = {
 
 SWITCH = "SSMTL_DISABLE_PLUGINS"
 """The environment variable that means the same as --no-plugins."""
+_REGISTRY = "ssmtl_toolkit.registry"
 
 debug = False
 """Whether tracebacks are shown (--debug)."""
@@ -87,6 +88,10 @@ class LazyGroup(click.Group):
 
 def _of_plugins() -> dict[str, click.Command]:
     """The commands of plugins, by name; those that are called as one of ours are left out."""
+    from ssmtl_toolkit.installed import others
+
+    if not others() and _REGISTRY not in sys.modules:  # then there are none, and --help need not load what is bundled
+        return {}
     from ssmtl_toolkit.registry import registry
 
     return {name: command for name, (command, _) in registry().commands.items() if name not in COMMANDS}

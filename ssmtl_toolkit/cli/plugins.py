@@ -13,7 +13,8 @@ from ssmtl_toolkit.cli.check import command as check
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH, complete_parts
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.registry import HOOKS, OURS, Entry, Registry, registry, try_apart
+from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.registry import HOOKS, Entry, Registry, registry, try_apart
 from ssmtl_toolkit.text import clipped, did_you_mean, printable
 
 KINDS = [*(kind.kind for kind in HOOKS.values()), "command"]

@@ -29,8 +29,9 @@ from ssmtl_toolkit.config.schedules import Constant, Schedule, read_schedule
 from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.data.slicing import Prepare
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.installed import OURS
 from ssmtl_toolkit.places import user_path
-from ssmtl_toolkit.registry import OURS, registry, to_get
+from ssmtl_toolkit.registry import registry, to_get
 from ssmtl_toolkit.sources import Several, dataset_of
 from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
 from ssmtl_toolkit.text import did_you_mean, printable

@@ -17,7 +17,8 @@ from ssmtl_toolkit.data.postprocess import enclosing
 from ssmtl_toolkit.engine.metric import Box, Comparison, Counts, Masks, PooledComparison
 from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import defined, mean, spread
-from ssmtl_toolkit.registry import OURS, registry
+from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import MetricSpec
 
 RULE = (

@@ -23,6 +23,7 @@ from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.installed import OURS
 from ssmtl_toolkit.pretraining.best import BestStep
 from ssmtl_toolkit.pretraining.labelled import Labelled
 from ssmtl_toolkit.pretraining.leaving import Leaving
@@ -36,7 +37,6 @@ from ssmtl_toolkit.pretraining.start import load
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
-from ssmtl_toolkit.registry import OURS
 from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.allocator import keep_memory

@@ -17,7 +17,8 @@ from typing import Any
 
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.documents import read_result
-from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime.folder import ENVIRONMENT
 
 _HUB = "hf://"  # whose names are no folders

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ssmtl_toolkit.errors import DataError
-from ssmtl_toolkit.registry import OURS, our_version, registry
+from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime.checkpoint import Checkpoint
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import Spec

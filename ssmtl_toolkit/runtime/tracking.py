@@ -14,8 +14,9 @@ from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.config.tracking import Tracking as Option
 from ssmtl_toolkit.engine.tracker import State, TrackedRun, Tracker
 from ssmtl_toolkit.foreign import by_the_user, in_one_line
+from ssmtl_toolkit.installed import OURS
 from ssmtl_toolkit.places import names_a_place
-from ssmtl_toolkit.registry import OURS, registry
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TrackerSpec
 

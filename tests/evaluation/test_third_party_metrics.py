@@ -13,7 +13,7 @@ import ssmtl_toolkit as toolkit
 from helpers.plugin_files import bundled_points, plugin
 from helpers.small import SMALL
 from ssmtl_toolkit import UsageError
-from ssmtl_toolkit import registry as registering
+from ssmtl_toolkit import installed as finding
 from ssmtl_toolkit.config import EvaluateConfig
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.engine.metric import Comparison
@@ -93,10 +93,10 @@ AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 def installed(tmp_path, monkeypatch):
     """The package `dist-mismatches 7.0`, beside the bundled plugins."""
     point = plugin(tmp_path, monkeypatch, "mismatches", PLUGIN)
-    monkeypatch.setattr(registering, "entry_points", lambda group: [*bundled_points(), point])
+    monkeypatch.setattr(finding, "entry_points", lambda group: [*bundled_points(), point])
     registry.cache_clear()
     yield
-    monkeypatch.setattr(registering, "entry_points", entry_points)
+    monkeypatch.setattr(finding, "entry_points", entry_points)
     registry.cache_clear()
 
 

@@ -26,7 +26,7 @@ ROOMS = [  # each imports those above it, and none below
     ["documents"],
     ["text"],
     ["places"],
-    ["disk", "distance", "features", "foreign", "launch"],
+    ["disk", "distance", "features", "foreign", "installed", "launch"],
     ["specs"],
     ["hookspecs"],
     ["registry"],
