@@ -55,6 +55,7 @@ from ssmtl_toolkit.text import duration
 
 _TIMED = 3  # steps after the first, from which the time to go is estimated
 _LONG = 1800  # seconds to go that are worth a note
+_MOST_LOST = 3  # checkpoints in a row that may fail to be written
 _SMALL = 32  # pixels that images should have at least
 
 
@@ -297,11 +298,14 @@ class Trainer:
 
     @contextlib.contextmanager
     def _tolerated(self, last: bool) -> Iterator[None]:
-        """What cannot be written now may be written later, unless this is the `last` time: the training continues."""
+        """What cannot be written now may be written later: the training continues.
+
+        Unless this is the `last` time, or so many checkpoints were lost that too much would be.
+        """
         try:
             yield
         except UnwritableError as error:
-            if last:
+            if last or self.step - max(self.saver.saved, 0) >= _MOST_LOST * self.config.checkpoint_every:
                 raise
             self.progress.note(f"{error}; the training continues")
 

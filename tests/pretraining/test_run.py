@@ -23,6 +23,7 @@ from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.registry import Plugin, registry
 from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
 
 SMALL = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 4}
@@ -527,3 +528,27 @@ def test_an_error_inside_a_task_is_told_with_the_task_and_what_shows_where(scans
     monkeypatch.setattr(NormedModule, "error", UsageError("told by the task itself"))
     with pytest.raises(UsageError, match=r"^told by the task itself$"):
         pretrain(scans, tmp_path / "c", tasks=tasks)
+
+
+class NoRoom(Progress):
+    """Puts a file where checkpoints would go, after the first step."""
+
+    def __init__(self, folder):
+        self.folder, self.notes = folder, []
+
+    def stepped(self, step):
+        if step == 1:
+            (self.folder / "checkpoints").write_text("mine")
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_checkpoints_that_cannot_be_written_are_noted_and_the_third_in_a_row_ends_the_training(scans, tmp_path):
+    out, options = tmp_path / "r", {"tasks": ["reconstruct_next:t=1"], "steps": 9, "checkpoint_every": 2}
+    progress = NoRoom(out)
+    with pytest.raises(SsmtlError, match=r"step-00000006: the checkpoint cannot be written \(.+there is no checkpoint"):
+        ssmtl_toolkit.pretrain(data=str(scans), out=out, cache=tmp_path / "c", progress=progress, **SMALL, **options)
+    lost = [note for note in progress.notes if note.endswith("; the training continues")]
+    assert [f"step-{step:08d}: the checkpoint" in note for step, note in zip((2, 4), lost, strict=True)] == [True, True]
+    assert (out / "checkpoints").read_text() == "mine"

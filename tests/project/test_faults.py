@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,26 @@ def test_a_run_in_which_some_operation_fails_says_so_and_resumes_to_the_same_bit
 
 
 @pytest.mark.slow
+def test_a_read_only_cache_with_all_slices_works_and_what_cannot_be_written_is_refused_before_the_first_step(make):
+    place = make("run")
+    expected, _ = place.whole("run")
+    cache, out = place.tried / "cache", place.tried / "out"
+    shutil.rmtree(out)
+    ended = place.forks.run(*place.command("run", place.tried), below=cache, fault="read-only", at=1)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.failed
+    assert results(place.tried) == expected
+    for below, what in ((out, "out: cannot be written"), (cache, "the cache cannot be written")):
+        place.fresh()
+        ended = place.forks.run(*place.command("run", place.tried), below=below, fault="read-only", at=1)
+        assert ended.returncode == 1
+        assert what in ended.said
+        assert "Read-only file system" in ended.said
+        assert "step 1" not in ended.stderr
+        assert not out.exists()
+
+
+@pytest.mark.slow
 def test_a_run_of_which_some_file_is_damaged_is_repaired_or_says_which_one(make):
     place = make("run")
     expected, _ = place.whole("run")
@@ -250,6 +271,28 @@ def test_every_file_of_a_command_may_be_damaged(make, name):
     wrong = place.damaged(name, expected, list(DAMAGES))
     print(f"\n{name}: {place.tries - before} damaged files, {len(wrong)} wrong")
     assert wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["run", "finetune", "predict", "experiment", "evaluate"])
+def test_commands_that_are_killed_again_and_again_end_with_the_same_results(make, name):
+    """At random operations, five times in a row; `SSMTL_KILLS=1000` kills so often in all."""
+    place, chance, kills = make(name), random.Random(name), 0
+    expected, total = place.whole(name, "kill")
+    while kills < int(os.environ.get("SSMTL_KILLS", "100")) / 5:
+        folder, command = place.fresh(), place.command(name, place.tried)
+        for _ in range(5):
+            at = chance.randint(1, total)
+            ended = place.forks.run(*command, below=folder, fault="kill", at=at)
+            command = place.again(name, folder)
+            kills += ended.returncode == -9
+            assert ended.returncode in (-9, 0), ended.stderr
+        ended = place.forks.run(*command)
+        assert ended.returncode == 0, ended.stderr
+        assert results(folder) == expected
+        assert halves(folder) == []
+    print(f"\n{name}: {kills} kills")
 
 
 @pytest.mark.slow
