@@ -68,7 +68,7 @@ def _single(given: Given, base: Path | None) -> DatasetSpec:
         spec = registry().resolve(DatasetSpec, text)
         return spec if base is None else spec.with_paths(lambda path: base / user_path(path))
     path = user_path(text) if base is None else base / user_path(text)
-    if not path.exists():
+    if not _exists(path):
         if _WILD.search(text):
             pattern = Pattern(pattern=path)
             if base is None:
@@ -79,9 +79,16 @@ def _single(given: Given, base: Path | None) -> DatasetSpec:
     return registry().find(DatasetSpec, "folder").model_validate({"root": path})
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder without permission
+        return False
+
+
 def _is_typo(name: str, text: str) -> bool:
     """Whether a text looks like a dataset with options whose name is misspelt: `find` then says so."""
-    return ":" in text and not Path(text).exists() and bool(did_you_mean(name, _names()))
+    return ":" in text and not _exists(Path(text)) and bool(did_you_mean(name, _names()))
 
 
 def _names() -> list[str]:
@@ -247,7 +254,10 @@ class Pattern(DatasetSpec):
             DataError: there is none.
         """
         inside = str(self.pattern.relative_to(self.base))
-        found = sorted(path for path in self.base.glob(inside) if not path.name.startswith("."))
+        try:
+            found = sorted(path for path in self.base.glob(inside) if not path.name.startswith("."))
+        except ValueError as error:  # `**` beside other characters
+            raise DataError(f"{printable(self.pattern)}: is no pattern ({error}); check it") from None
         folders = {path for path in found if path.is_dir()}
         found = [path for path in found if folders.isdisjoint(path.parents)]
         if not found:

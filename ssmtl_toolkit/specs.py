@@ -102,6 +102,8 @@ class Spec(BaseModel):
             return cls.model_validate(named)
         except ValidationError as error:
             raise UsageError("\n".join(cls._explain(e) for e in error.errors())) from None
+        except UnicodeEncodeError as error:  # pydantic fails to say what is wrong with such a text
+            raise UsageError(f"{cls.name}: {error.object!r:.200} is no text in UTF-8") from None
 
     @classmethod
     def _explain(cls, error: Any) -> str:

@@ -32,6 +32,7 @@ _MAGIC = (
     ),
     *((128, b"DICM"), (344, b"n+1\0"), (4, b"n+2\0")),
 )
+_LONGEST_LINE = 500  # of a field; one of over 1000 bytes that it does not understand ends ITK, and the process
 _MOST_LINES = 10_000  # in a header; Slicer writes some for each segment
 
 
@@ -47,6 +48,8 @@ def header_lines(source: Source) -> Iterator[str]:
         line = source.line().decode("utf-8", "replace")
         if not line:
             return
+        if "\0" in line:  # where ITK takes the line to end
+            raise FileError(f"has a null character in its header; {AGAIN}")
         yield line
     raise FileError(f"has a header without an end; {AGAIN}")
 
@@ -72,7 +75,11 @@ def _nrrd_fields(source: Source) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in header_lines(source):
         name, sign, value = line.partition(":")
-        if sign and not line.startswith("#") and not value.startswith("="):  # `name:=value` is free text
+        if line.startswith("#") or value.startswith("="):  # `name:=value` is free text
+            continue
+        if name != "content" and len(line.encode()) > _LONGEST_LINE:
+            raise FileError(f"has a header line of {len(line)} characters, {printable(line[:40])!r}…; {AGAIN}")
+        if sign:
             fields[name.replace(" ", "").lower()] = value.strip()
     return fields
 

@@ -41,6 +41,7 @@ _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
 
 _DATA = ("data", "unlabelled", "probe")  # options that are a dataset each
+_LISTS = ("tasks", "augment", "prepare", "metrics", "track")  # options that are specs
 _SPECS = ("backbone", "balancer", "head", "semi", *_DATA)  # options that are a spec each
 
 
@@ -138,6 +139,14 @@ class Config(BaseModel):
             raise ValueError("expected a spec or its text, such as 'name:option=value'")
         return value
 
+    @field_validator(*_LISTS, mode="before", check_fields=False)
+    @classmethod
+    def _only_specs_or_texts(cls, value: Any) -> Any:
+        for item in value if isinstance(value, list | tuple) else ():
+            if not isinstance(item, str | Spec | type):
+                raise ValueError("expected specs or their texts, such as 'name:option=value'")
+        return value
+
     @field_serializer(*_SPECS, check_fields=False)
     def _text(self, spec: Spec | str | None) -> str | list[str] | None:
         if isinstance(spec, Several):
@@ -155,6 +164,8 @@ class Config(BaseModel):
             return cls.model_validate(dict(options))
         except ValidationError as error:
             raise UsageError("\n".join(cls._explain(e, origin) for e in error.errors())) from None
+        except UnicodeEncodeError as error:  # pydantic fails to say what is wrong with such a text
+            raise UsageError(f"{origin}: {error.object!r:.200} is no text in UTF-8") from None
 
     @classmethod
     def _explain(cls, error: Any, origin: str) -> str:

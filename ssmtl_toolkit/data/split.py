@@ -80,7 +80,7 @@ class Split:
             if not any(parts.values()) or given.keys() - {*PARTS, "patient", "slices"}:
                 raise ValueError(f"its keys are {', '.join(given)}")
             return cls(**parts, pattern=given.get("patient"), slices=slices)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"{printable(file)}: is not a split ({error}); expected lists of patients named train, validation, test"
             ) from None

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssmtl_toolkit.data.files import atomic_write
-from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.foreign import in_one_line
 from ssmtl_toolkit.reporting import comparisons, finetuning, pretraining, side
 from ssmtl_toolkit.reporting.origins import provenance_section
 from ssmtl_toolkit.reporting.parts import Page
 from ssmtl_toolkit.reporting.records import Record, find_record, starting
 from ssmtl_toolkit.reporting.render import render
 from ssmtl_toolkit.runtime.folder import REPORT
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import listed, printable
 
 EVERY = 5.0  # seconds between two looks at a run that is under way
 
@@ -54,9 +55,13 @@ def watch(run: Given, *, out: Given | None = None, every: float = EVERY) -> Path
 
 def write(records: Sequence[Record], file: Path, reload: int | None = None) -> Path:
     """Write one page."""
-    page = _page(records[0], reload) if len(records) == 1 else _side_by_side(records, file)
+    try:
+        page = render(_page(records[0], reload) if len(records) == 1 else _side_by_side(records, file))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        places = listed((printable(record.folder) for record in records), 3)
+        raise DataError(f"{places}: a file of it is damaged or was changed by hand ({in_one_line(error)})") from error
     with atomic_write(file, "choose another --out") as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return file
 
 

@@ -116,7 +116,7 @@ class Description:
             name, numbers = (key, value) if isinstance(value, int | list) else (value, key)
             try:
                 values = [int(number) for number in (numbers if isinstance(numbers, list) else [numbers])]
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 shown = printable(f"{key!r:.100}: {value!r:.100}")
                 raise DataError(f"{self.where}: label {shown} has no integer value; fix it") from None
             classes[str(name)] = tuple(sorted(values, key=lambda number: number not in first))

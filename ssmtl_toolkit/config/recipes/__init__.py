@@ -43,6 +43,8 @@ def read_recipe(given: str) -> dict[str, Any]:
         seen.append(name)
         own = _read(name)
         name = own.pop("recipe", None)
+        if not isinstance(name, str | None):
+            raise UsageError(f"recipe {printable(seen[-1])}: its `recipe` is {name!r:.100}; give a name or a path")
         options = {**own, **options}
     return options
 
