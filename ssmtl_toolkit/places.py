@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextvars import ContextVar
 from pathlib import Path
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.text import clipped, printable
+
+outside_allowed: ContextVar[bool] = ContextVar("outside_allowed", default=False)
+"""Whether a dataset.json or manifest may name files outside of its folder (--allow-outside)."""
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; of Linux, macOS and Windows none allows more
 
@@ -50,6 +54,8 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         PathError: it is empty, too long, holds what no name can hold, or names a user that there is not.
     """
     name = os.fspath(text)
+    if not name or "\0" in name:
+        raise PathError(f"{_shown(name)}: {'holds a null character' if name else 'the path is empty'}; give a path")
     try:
         path = Path(name).expanduser()
         parts = [len(os.fsencode(part)) for part in path.parts]
@@ -57,8 +63,6 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         raise PathError(f"{_shown(name)}: names the home folder of an unknown user; check the path") from None
     except UnicodeEncodeError:
         raise PathError(f"{_shown(name)}: holds what is no character; check the path") from None
-    if not name or "\0" in name:
-        raise PathError(f"{_shown(name)}: {'holds a null character' if name else 'the path is empty'}; give a path")
     if max(parts, default=0) > _LONGEST_NAME or sum(parts) + len(parts) > _LONGEST_PATH:
         raise PathError(f"{_shown(name)}: is too long for a path of {_LONGEST_PATH} bytes, {_LONGEST_NAME} a name")
     return path

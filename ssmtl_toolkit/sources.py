@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.data.files import real
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.places import user_path
+from ssmtl_toolkit.places import outside_allowed, user_path
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import counted, did_you_mean, listed, nearest, printable
@@ -42,7 +42,9 @@ def dataset_of(given: Given | Iterable[Given], base: Path | None = None) -> Data
         DataError: a path does not exist, or a pattern matches nothing.
     """
     if isinstance(given, str | os.PathLike | DatasetSpec):
-        return _single(given, base)
+        spec = _single(given, base)
+        allow = outside_allowed.get() and "outside" in type(spec).model_fields
+        return spec.model_copy(update={"outside": True}) if allow else spec
     if not isinstance(given, list | tuple):
         raise UsageError(
             f"expected a path, a dataset or its text, such as 'phantom:patients=4', or a list of these, got "

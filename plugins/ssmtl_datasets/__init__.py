@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.data.readers import Readers
 
 
+_OUTSIDE = "Take files outside of the folder of a manifest or dataset.json too (--allow-outside)."
+
+
 class Folder(DatasetSpec):
     """A file, or all scans below a folder; with labels from `images` + `labels`, Decathlon and nnU-Net folders.
 
@@ -41,6 +44,7 @@ class Folder(DatasetSpec):
         "each file is a scan of its own.",
     )
     public: bool = Field(True, description="Recognise public data sets as downloaded; no: use the general rules.")
+    outside: bool = Field(False, description=_OUTSIDE)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -54,7 +58,7 @@ class Folder(DatasetSpec):
         from ssmtl_datasets.manifest import list_manifest
 
         if self._is_manifest():
-            return list_manifest(self.root)
+            return list_manifest(self.root, outside=self.outside)
         scans = self._layout().scans(readers, self._choice())
         return [replace(scan, contrasts=()) for scan in scans] if self.channels is None else scans
 
@@ -79,7 +83,7 @@ class Folder(DatasetSpec):
     def _layout(self) -> Layout:
         from ssmtl_datasets.layouts import recognise
 
-        return recognise(self.root, public=self.public)
+        return recognise(self.root, public=self.public, outside=self.outside)
 
     def _choice(self) -> Choice:
         if self.channels == "all":
@@ -101,11 +105,12 @@ class Manifest(DatasetSpec):
     positional: ClassVar[str | None] = "file"
 
     file: Path = Field(description="A .csv file (a header, then a line per scan) or .toml file ([[scan]] tables).")
+    outside: bool = Field(False, description=_OUTSIDE)
 
     def scans(self, cache: Path, readers: Readers) -> list[Scan]:
         from ssmtl_datasets.manifest import list_manifest
 
-        return list_manifest(self.file)
+        return list_manifest(self.file, outside=self.outside)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         from ssmtl_datasets.manifest import classes_of

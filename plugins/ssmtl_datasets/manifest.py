@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_datasets.naming import stem
-from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.data.files import is_below, real
 from ssmtl_toolkit.documents import read_toml
 from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.specs import Mask, Scan
 from ssmtl_toolkit.text import did_you_mean, printable
 
@@ -22,8 +23,8 @@ _MASK = "mask:"  # begins the column of a structure's mask, whose name follows
 _SLICES = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def list_manifest(file: Path) -> list[Scan]:
-    """List the scans of a manifest in its order; paths are relative to its folder.
+def list_manifest(file: Path, *, outside: bool = False) -> list[Scan]:
+    """List the scans of a manifest in its order; paths are relative to its folder, and below it unless `outside`.
 
     Raises:
         DataError: naming the file and the line or table that cannot be used.
@@ -33,6 +34,8 @@ def list_manifest(file: Path) -> list[Scan]:
     values = mask_values(file, rows)
     for where, row in rows:
         scan = _scan(file, where, row, values)
+        if not outside:
+            _check_below(file.parent, where, scan)
         key = real(scan.path)
         if key in scans:
             raise DataError(f"{where}: the image {printable(scan.path)} is listed twice; list it once")
@@ -201,14 +204,24 @@ def _text(where: str, column: str, value: Any) -> str:
 def _path(file: Path, what: str, text: str) -> Path:
     """Return the path that `text` names, relative to the folder of the manifest."""
     try:
-        path = file.parent / Path(text).expanduser()
+        path = file.parent / user_path(text)
         exists = path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, no such user
+    except (OSError, ValueError) as error:  # too long, a null character, no such user
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise DataError(f"{what} {printable(text[:200])!r} is not a valid path ({reason})") from None
     if not exists:
         raise DataError(f"{what} {printable(path)} does not exist; paths are relative to the manifest")
     return path
+
+
+def _check_below(folder: Path, where: str, scan: Scan) -> None:
+    """Refuse files outside of the manifest's folder: whoever wrote it may have been a stranger."""
+    for path in (*scan.paths, *scan.label_paths):
+        if not is_below(real(path), real(folder)):
+            raise DataError(
+                f"{where}: {printable(path)} is outside of the manifest's folder, {printable(folder)}; move the "
+                f"manifest, or, if you trust who wrote it, add --allow-outside"
+            )
 
 
 def _name(file: Path, image: Path) -> str:

@@ -19,6 +19,7 @@ from ssmtl_toolkit.cli.streams import discard, open_streams, show
 from ssmtl_toolkit.disk import unusable
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained
+from ssmtl_toolkit.places import outside_allowed
 
 COMMANDS = {
     "run": "Pre-train a backbone on unlabelled scans.",
@@ -42,6 +43,8 @@ COMMANDS = {
 SWITCH = "SSMTL_DISABLE_PLUGINS"
 """The environment variable that means the same as --no-plugins."""
 _REGISTRY = "ssmtl_toolkit.registry"
+
+_ANYWHERE = ("--debug", "--allow-outside")  # flags that stand before or after the subcommand
 
 debug = False
 """Whether tracebacks are shown (--debug)."""
@@ -110,8 +113,9 @@ def _ends_early(error: Exception) -> bool:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--plugin", metavar="FILE.py", multiple=True, help="Load a plugin from a file too; repeatable.")
 @click.option("--no-plugins", is_flag=True, help="Load no installed plugins but the bundled ones.")
+@click.option("--allow-outside", is_flag=True, help="Let dataset.json and manifests name files elsewhere.")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool, plugin: tuple[str, ...], no_plugins: bool) -> None:
+def cli(ctx: click.Context, debug: bool, plugin: tuple[str, ...], no_plugins: bool, allow_outside: bool) -> None:
     """Self-supervised multi-task pre-training on stacks of medical slices.
 
     \b
@@ -124,9 +128,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if args is None else args
     global debug
     debug = "--debug" in arguments
+    outside_allowed.set("--allow-outside" in arguments)
     open_streams()
     try:
-        code = _run([arg for arg in arguments if arg != "--debug"])  # before or after the subcommand
+        code = _run([arg for arg in arguments if arg not in _ANYWHERE])
         sys.stdout.flush()
     except Exception as error:
         if debug and not isinstance(error, BrokenPipeError):

@@ -206,6 +206,7 @@ def suggest(
     if patient is not None:
         check_pattern(patient)
     dataset = dataset_of(data)
+    from ssmtl_toolkit.data.files import is_below, real
     from ssmtl_toolkit.downstream.suggest import suggest as choose  # torch is imported from here on
     from ssmtl_toolkit.downstream.suggest import write_manifest
     from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -227,6 +228,8 @@ def suggest(
         print_json({"manifest": str(out), "slices": [one.to_json() for one in chosen]})
         return
     _show_suggestions(console, chosen)
+    if not all(is_below(real(path), real(out.parent)) for one in chosen for path in one.scan.paths):
+        console.print(f"note: {out} names scans outside of its folder: add --allow-outside where you give it as data")
     click.echo(out)
 
 

@@ -62,6 +62,11 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_below(path: Path, root: Path) -> bool:
+    """Whether a path is below a folder, by its name."""
+    return path.absolute().is_relative_to(root.absolute()) or path.is_relative_to(real(root))
+
+
 def share(path: Path) -> None:
     """Give a file the permissions of any new file; safetensors makes its own readable by the owner alone."""
     path.chmod(0o666 & ~_UMASK)

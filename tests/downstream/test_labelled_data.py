@@ -225,11 +225,11 @@ def test_a_manifest_may_name_its_scans_which_files_of_other_folders_share_names(
     (tmp_path / "below").mkdir()
     file = tmp_path / "below" / "scans.csv"
     file.write_text("image,name\n../p1/t1.nii.gz,first\n../p2/t1.nii.gz,../../more/second\n../p3/t1.nii.gz,\n")
-    names = [scan.name for scan in listed(Manifest(file=file), tmp_path)]
+    names = [scan.name for scan in listed(Manifest(file=file, outside=True), tmp_path)]
     assert names == ["first", "more/second", "p3/t1"]  # files are written below a folder, whatever it is called
     file.write_text("image,name\n../p1/t1.nii.gz,same\n../p2/t1.nii.gz,same\n")
     with pytest.raises(DataError, match="two images are both called 'same'"):
-        listed(Manifest(file=file), tmp_path)
+        listed(Manifest(file=file, outside=True), tmp_path)
 
 
 @given(st.sets(st.integers(0, 500), min_size=1))
@@ -266,7 +266,7 @@ def test_annotated_slices_of_a_manifest_alone_are_trained_on_and_scored(labelled
         lines.append(f"{image},{labelled / 'labels' / image.name},p{i // 2},4-5")
     (tmp_path / "m.csv").write_text("\n".join(lines))
     options = ["--from", pretrained, "--steps", 1, "--test-scans", 2, "--no-surface", "--out", "f", "--json"]
-    done = ssmtl("finetune", "--data", tmp_path / "m.csv", *options)
+    done = ssmtl("finetune", "--data", tmp_path / "m.csv", *options, "--allow-outside")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["training_slices"] == [16]

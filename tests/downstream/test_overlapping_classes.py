@@ -105,7 +105,7 @@ def test_a_probe_takes_the_parts_of_overlapping_classes(labelled, tmp_path):
     manifest.write_text("\n".join(lines))
     run = toolkit.pretrain(
         data=str(labelled),
-        probe=str(manifest),
+        probe=f"manifest:{manifest},outside=true",
         backbone=SMALL,
         size=32,
         steps=4,

@@ -146,9 +146,10 @@ def test_the_manifest_is_read_by_split_and_finetune_once_labels_are_filled_in(
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
-    assert ssmtl("data", "split", "m.csv", "--out", "split.json").returncode == 0
+    assert ssmtl("data", "split", "m.csv", "--out", "split.json").returncode == 3
+    assert ssmtl("data", "split", "m.csv", "--out", "split.json", "--allow-outside").returncode == 0
     tune = ("finetune", "--data", "m.csv", "--from", pretrained, "--steps", 1, "--no-surface", "--split", "split.json")
-    done = ssmtl(*tune, "--slices", "any", "--out", "tuned")
+    done = ssmtl("--allow-outside", *tune, "--slices", "any", "--out", "tuned")
     assert done.returncode == 0, done.stderr
     drawn = json.loads((tmp_path / "tuned" / "split.json").read_text())
     number = {row["patient"]: 0 for row in rows}
@@ -243,7 +244,8 @@ def test_names_of_files_with_commas_and_several_folders_survive(pretrained, ssmt
         shutil.rmtree(tmp_path / "all" / patient / "labels")
     done = ssmtl("data", "suggest", "all", "--from", pretrained, "--slices", 6, "--out", "lists/m.csv")
     assert done.returncode == 0, done.stderr
-    listed = dataset_of(str(tmp_path / "lists" / "m.csv")).scans(tmp_path, None)
+    assert "m.csv names scans outside of its folder: add --allow-outside" in done.stderr
+    listed = dataset_of(f"manifest:{tmp_path}/lists/m.csv,outside=true").scans(tmp_path, None)
     assert {str(scan.path.resolve().relative_to(tmp_path)) for scan in listed} <= {
         "all/one, two/images/t1.nii.gz", "all/three/images/t1.nii.gz",
     }  # fmt: skip

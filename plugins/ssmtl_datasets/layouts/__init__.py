@@ -46,6 +46,7 @@ class Described:
     """A dataset.json or a data list: Medical Segmentation Decathlon, nnU-Net raw, MONAI."""
 
     description: Description
+    outside: bool = False
 
     @classmethod
     def of(cls, root: Path) -> Self | None:
@@ -57,7 +58,7 @@ class Described:
         """List the scans that it describes."""
         from ssmtl_datasets.layouts.described import list_described
 
-        return list_described(self.description, choice, readers)
+        return list_described(self.description, choice, readers, outside=self.outside)
 
     def classes(self) -> Mapping[str, tuple[int, ...]]:
         """Return its `labels`."""
@@ -188,8 +189,10 @@ class Anything:
 _KINDS: Sequence[type[Layout]] = (Described, Public, Pairs, Anything)
 
 
-def recognise(root: Path, *, public: bool = True) -> Layout:
+def recognise(root: Path, *, public: bool = True, outside: bool = False) -> Layout:
     """Return what a file or folder is; without `public`, no public data set by the names of its files.
+
+    `outside`: a dataset.json may name files outside of its folder.
 
     Raises:
         DataError: there is none, or it cannot be read.
@@ -197,4 +200,5 @@ def recognise(root: Path, *, public: bool = True) -> Layout:
     if not root.is_file():
         check(root)
     kinds = [kind for kind in _KINDS if public or kind is not Public]
-    return next(layout for kind in kinds if (layout := kind.of(root)) is not None)
+    layout = next(layout for kind in kinds if (layout := kind.of(root)) is not None)
+    return replace(layout, outside=outside) if isinstance(layout, Described) else layout

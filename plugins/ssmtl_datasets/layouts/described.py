@@ -13,7 +13,7 @@ from ssmtl_datasets.channels import Choice, contrast_of, numbered, scan_of
 from ssmtl_datasets.folder import walk
 from ssmtl_datasets.layouts.description import Description, is_list, is_split, is_table
 from ssmtl_datasets.naming import stem
-from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.data.files import is_below, real
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
@@ -23,14 +23,16 @@ _MOST_CHANNELS = 100  # of a case in separate files, to look for by name
 _LABELS = ("label", "seg", "mask", "segmentation")  # what lists call the label map
 
 
-def list_described(description: Description, choice: Choice, readers: Readers) -> list[Scan]:
+def list_described(description: Description, choice: Choice, readers: Readers, *, outside: bool = False) -> list[Scan]:
     """List the scans, labelled ones first; entries that cannot be used are listed as unfit.
+
+    `outside`: files may be outside of the folder of the description.
 
     Raises:
         DataError: the description is malformed, or none of its scans can be used.
     """
     numbers, document = description.numbers(choice), description.document
-    files = _Files(description, numbers, readers)
+    files = _Files(description, numbers, readers, outside)
     scans = _lists(files)
     if is_table(document.get("dataset")):
         scans += _table(files)
@@ -112,7 +114,7 @@ def _with_distinct_names(scans: list[Scan], root: Path) -> list[Scan]:
 
 @dataclass(frozen=True)
 class _Files:
-    """Finds the files that a description names, in its own folder only: its author may be anybody.
+    """Finds the files that a description names, in its own folder unless `outside`: its author may be anybody.
 
     `numbers` are the channels that are used; (): all of them.
     """
@@ -120,6 +122,7 @@ class _Files:
     description: Description
     numbers: tuple[int, ...]
     readers: Readers
+    outside: bool = False
 
     @property
     def root(self) -> Path:
@@ -184,7 +187,7 @@ class _Files:
     def _unfit(self, text: str) -> str:
         """Say why a file cannot be used; "" if it can."""
         shown = printable(text if len(text) <= 200 else f"{text[:200]}…")
-        if not _is_below(Path(os.path.normpath(self.root / text)), self.root):
+        if not self.outside and not is_below(Path(os.path.normpath(self.root / text)), self.root):
             return self._outside(shown)
         try:
             paths = self._files(text).values()
@@ -193,18 +196,14 @@ class _Files:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             return f"{self.description.where}: {shown!r} is not a valid path ({reason})"
-        return "" if all(_is_below(real(path), real(self.root)) for path in paths) else self._outside(shown)
+        inside = self.outside or all(is_below(real(path), real(self.root)) for path in paths)
+        return "" if inside else self._outside(shown)
 
     def _outside(self, shown: str) -> str:
         return (
-            f"{self.description.where}: {shown!r} leads out of this folder; copy the file into it, or list it in "
-            f"a manifest (.csv)"
+            f"{self.description.where}: {shown!r} leads out of this folder; copy the file into it, or, if you trust "
+            f"who wrote this, add --allow-outside"
         )
-
-
-def _is_below(path: Path, root: Path) -> bool:
-    """Whether `path` is below `root`, by name."""
-    return path.absolute().is_relative_to(root.absolute()) or path.is_relative_to(real(root))
 
 
 def _of_part(files: _Files, part: str) -> Iterator[Scan]:

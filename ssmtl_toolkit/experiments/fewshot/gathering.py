@@ -19,8 +19,8 @@ from ssmtl_toolkit.downstream.unlabelled import UnlabelledGathering
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.experiments.contents import short_digest
 from ssmtl_toolkit.experiments.runs import Runs
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import installed_readers, measured
-from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 
 
@@ -117,7 +117,8 @@ def write_manifest(scans: Sequence[Scan], name: str, runs: Runs) -> DatasetSpec:
         content = {"classes": values, "scan": tables} if values else {"scan": tables}
         with atomic_write(file) as temporary:
             temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
-    return dataset_of(str(file))
+    found: DatasetSpec = registry().find(DatasetSpec, "manifest").model_validate({"file": file, "outside": True})
+    return found
 
 
 def _labels(scan: Scan) -> dict[str, Any]:
