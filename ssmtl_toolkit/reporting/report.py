@@ -59,7 +59,10 @@ def write(records: Sequence[Record], file: Path, reload: int | None = None) -> P
         page = render(_page(records[0], reload) if len(records) == 1 else _side_by_side(records, file))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         places = listed((printable(record.folder) for record in records), 3)
-        raise DataError(f"{places}: a file of it is damaged or was changed by hand ({in_one_line(error)})") from error
+        raise DataError(
+            f"the report cannot be drawn ({in_one_line(error)}): a file of {places} is damaged or was changed by hand, "
+            f"or a plugin gives what it should not; ssmtl --debug shows where"
+        ) from error
     with atomic_write(file, "choose another --out") as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return file
