@@ -145,7 +145,8 @@ class Place:
                 different = sorted(one for one in {*found, *expected} if found.get(one) != expected.get(one))
                 if f"{self.tried / file}: its lines up to step" in ended.stderr:  # a log cannot be made again
                     different = [one for one in different if one not in (str(file), "out/summary.json")]
-                if name == "experiment" or "checkpoints" in file.parts:  # what is finished, or older, is not read again
+                unread = name == "finetune" and file.name in {"metrics.jsonl", "transfer.json"}
+                if unread or name == "experiment" or "checkpoints" in file.parts:  # of what is finished, or older
                     different = [one for one in different if one != str(file)]
                 wrong += [f"{name}, {file} {kind}: differs: {one}" for one in different]
             elif "not expected" in ended.stderr or str(self.tried) not in ended.said or ";" not in ended.said:
