@@ -8,8 +8,17 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import Place, folder_options, json_option, options_of, place_of, read_options
+from ssmtl_toolkit.cli.options import (
+    Place,
+    folder_options,
+    json_option,
+    options_of,
+    path_option,
+    place_of,
+    read_options,
+)
 from ssmtl_toolkit.config import ResolvedRun, RunConfig, explain_missing_plugin
+from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.runtime.folder import BACKBONE, CONFIG, SUMMARY, dated_folder
 from ssmtl_toolkit.sources import Several
@@ -19,9 +28,16 @@ from ssmtl_toolkit.text import counted, printable, shortened
 @click.command("run", cls=OnceCommand)
 @options_of(RunConfig, {"tasks": "task", "head": "for", "source": "from"})
 @folder_options("runs/DATE-TIME-BACKBONE")
+@path_option("--replay", help="Repeat the step that ended the run in this folder, and say what goes bad first.")
 @json_option
 def command(
-    file: Path | None, out: Path | None, resume: Path | None, cache: Path | None, as_json: bool, **flags: Any
+    replay: Path | None,
+    file: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    cache: Path | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Without --data it trains on the embedded phantom. Repeat --task for several tasks or distances:
 
@@ -31,6 +47,10 @@ def command(
       ssmtl run --config runs/first/run.toml
       ssmtl run --from runs/first --data other-scans/ --task slice_siam
     """
+    if replay is not None:
+        given = {**flags, "config": file, "out": out, "resume": resume}
+        _replay(replay, as_json, [name for name, value in given.items() if value not in (None, ())])
+        return
     place = place_of(out, resume, file, CONFIG)
     config = read_options(RunConfig, flags, *place.files)
     with explain_missing_plugin(place.files[-1] if place.files else None):
@@ -40,6 +60,23 @@ def command(
 
     with interrupts:
         _run(resolved, place, cache, as_json, first)
+
+
+def _replay(place: Path, as_json: bool, given: list[str]) -> None:
+    """Show what of a kept step is not finite."""
+    if given:
+        raise UsageError(f"--replay repeats a step with the options of its run; omit --{given[0].replace('_', '-')}")
+    from ssmtl_toolkit.cli.console import print_json
+    from ssmtl_toolkit.pretraining.replay import replay
+
+    found = replay(place)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"step {found['step']}")
+    for label, loss in found["losses"].items():
+        click.echo(f"  {label}: loss {loss}")
+    click.echo(f"not finite first: {found['first']}")
 
 
 def _run(

@@ -92,6 +92,11 @@ class Descent(BaseModel):
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay; for Adam it is L2.")
     clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
+    on_nan: Annotated[str, Role.RECORD] = Field(
+        "stop",
+        pattern=r"^(stop|skip:[1-9]\d{0,5})$",
+        description="A step whose loss or gradient is not finite: stop; skip:3: skip it, up to 3 in a row.",
+    )
 
     @field_validator("augment", mode="before")
     @classmethod

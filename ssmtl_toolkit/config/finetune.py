@@ -72,7 +72,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
         "Network": ("source", "prefix", "backbone", "head", "freeze", "transfer", "min_transfer"),
         "Training": (
             *("recipe", "augment", "sampling", "steps", "batch_size", "optimizer", "lr", "schedule", "weight_decay"),
-            *("clip", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
+            *("clip", "on_nan", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
             *("check_every", "seed", "seeds", "baseline"),
         ),
         "Machine": ("precision", "accelerator"),

@@ -60,7 +60,7 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
                 "schedule",
                 "weight_decay",
             ),
-            *("clip", "seed"),
+            *("clip", "on_nan", "seed"),
         ),
         "Machine": (
             *(

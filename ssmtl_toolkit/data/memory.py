@@ -14,22 +14,22 @@ import numpy as np
 from ssmtl_toolkit.data.source import FileError
 from ssmtl_toolkit.text import sizes_text
 
-_CGROUP = Path("/sys/fs/cgroup")
-_LIMITS = (  # of control groups, version 2 and 1: what may be used, and what is
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
+_CGROUP, _OURS, _MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/meminfo")
+_LIMITS = {  # of control groups, version 2 and 1: what may be used, what is, and what of that are files' contents
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 NARROWED = ("uint32", "int64", "uint64", "float64")  # `values.clean` makes 32 bits of these
 
 
 def free_memory() -> int:
     """Bytes of RAM that are free or can be freed, in this container or job."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = _machine_memory() // 2
-    return min([free, *(limit - used for limit, used in _cgroups())])
+    return max(0, min([free, *(limit - used for limit, used in _cgroups())]))
 
 
 def whole_memory() -> int:
@@ -45,12 +45,41 @@ def _machine_memory() -> int:
 
 
 def _cgroups() -> list[tuple[int, int]]:
-    """Limit and use of memory in the control groups that have a limit."""
+    """Limit and use of memory in the control groups of this process that have a limit, and in those around them."""
     found = []
-    for limit, used in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-            found.append((int((_CGROUP / limit).read_text()), int((_CGROUP / used).read_text())))
+    for controller, (limit, used, files) in _LIMITS.items():
+        for folder in _folders(controller):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+                now = int((folder / used).read_text()) - _in_files(folder, files)
+                found.append((int((folder / limit).read_text()), now))
     return found
+
+
+def _folders(controller: str) -> list[Path]:
+    """The folder of this process's group, as far as it is to be seen here, and all above it.
+
+    A container sees its own group as the uppermost one; a job of SLURM or systemd is a folder far below.
+    """
+    try:
+        lines = [line.split(":", 2) for line in _OURS.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        lines = []
+    top = _CGROUP / controller
+    paths = [line[2].lstrip("/") for line in lines if len(line) == 3 and controller in line[1].split(",")]
+    inner = [top / path for path in paths if ".." not in Path(path).parts]
+    return list(
+        dict.fromkeys(
+            place for path in [*inner, top] for place in (path, *path.parents) if top in (place, *place.parents)
+        )
+    )
+
+
+def _in_files(folder: Path, name: str) -> int:
+    """Bytes of a group's use that are file contents, which the kernel drops when memory is wanted."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = map(str.split, (folder / "memory.stat").read_text().splitlines())
+        return next(int(line[1]) for line in lines if line[:1] == [name])
+    return 0
 
 
 def check_memory(shape: Sequence[int], dtype: np.dtype[Any], scaled: bool = False) -> None:

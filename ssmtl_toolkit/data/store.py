@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, remove_halves
@@ -26,10 +28,12 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import counted, printable, shortened
+from ssmtl_toolkit.text import counted, listed, printable, shortened
 
 Placement = Literal["auto", "disk", "ram", "gpu"]
 _PART_OF_MEMORY = 0.5  # what the store may take of the memory that is free
+
+_SHOWN = 4  # scans, and slices of each, that are named
 
 
 @dataclass(frozen=True)
@@ -360,3 +364,14 @@ def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
     place = (piece.scan, piece.key, piece.digests, start, about.count)
     return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides, about.frames)
+
+
+def slices_told(scans: Sequence[StoredScan], rows: NDArray[Any]) -> str:
+    """Which slices of which scans these rows of a store are: `a.nii.gz (slices 3, 7)`."""
+    starts = np.array([scan.start for scan in scans])
+    place = np.searchsorted(starts, np.unique(rows), side="right") - 1
+    told = []
+    for i in np.unique(place):
+        slices = [str(row - starts[i]) for row in np.unique(rows)[place == i]]
+        told.append(f"{printable(scans[i].scan.name)} (slices {listed(slices, _SHOWN)})")
+    return listed(told, _SHOWN)

@@ -65,11 +65,12 @@ class RepetitionKeeper:
             losses, semi = list(kept.get(_LOSSES, ())), (list(kept.get(_SEMI, ())), kept.get(_COUNTS))
             average = self._weights(latest, _AVERAGE, model) if self.config.average else {}
             best = latest.about["best"]
+            skipped = [int(step) for step in latest.about.get("skipped", ())]
             if best is None:
-                return Progressed(latest.step, losses, None, average, semi)
+                return Progressed(latest.step, losses, None, average, semi, skipped)
             weights = self._weights(latest, _BEST, model)
             best_yet = float(best["score"]), int(best["step"]), weights
-            return Progressed(latest.step, losses, best_yet, average, semi)
+            return Progressed(latest.step, losses, best_yet, average, semi, skipped)
 
     @staticmethod
     def _weights(latest: checkpoint.Checkpoint, prefix: str, model: Downstream) -> dict[str, Tensor]:
@@ -122,6 +123,7 @@ class RepetitionKeeper:
             "options": self.config.of_roles(Role.NUMBERS),
             "repetition": self._repetition(),
             "versions": self._versions(),
+            "skipped": at.skipped,
             **self.machine,
         }
         checkpoint.save(self.folder, learned, optimizer, about, keep=2, more=tensors)

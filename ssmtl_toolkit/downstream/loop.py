@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from torch.func import functional_call
 
 from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.data.seeds import step_seed
+from ssmtl_toolkit.data.store import slices_told
 from ssmtl_toolkit.downstream.average import WeightAverage
 from ssmtl_toolkit.downstream.convergence import Convergence
 from ssmtl_toolkit.downstream.examples import Examples
@@ -32,10 +32,15 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.pretraining.verdict import rises_without_end
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.runtime.health import GRADIENT, BadStep, Health, allowed_skips
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import named
+from ssmtl_toolkit.text import counted
+
+_LABELLED = "fine-tuning/loss"
+_TOLD = 3  # skipped updates that are noted one by one
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Progressed:
         best: the best validation score, its step and its weights.
         average: the moving average of the weights, if there is one.
         semi: the losses on unlabelled slices that no line holds yet, and the counts of pseudo labels (or None).
+        skipped: the updates that were not done, as their loss or gradient was not finite.
     """
 
     step: int = 0
@@ -55,6 +61,7 @@ class Progressed:
     best: tuple[float, int, dict[str, Tensor]] | None = None
     average: dict[str, Tensor] = field(default_factory=dict)
     semi: tuple[list[Tensor], Tensor | None] = field(default_factory=lambda: ([], None))
+    skipped: list[int] = field(default_factory=list)
 
     def is_done(self, config: ResolvedFinetune) -> bool:
         """Whether all steps are done, or nothing improved in `patience` checks since unlabelled slices are used."""
@@ -110,6 +117,7 @@ class Loop:
         self.schedule = config.schedule.build(self.optimizer, config.steps)
         self.module, self.wrapped = fabric.setup(model, self.optimizer)
         self.average = WeightAverage(model, config.average) if config.average else None
+        self.health = Health(self.optimizer, self._moved, fabric.device, allowed_skips(config.on_nan))
 
     def run(
         self,
@@ -132,20 +140,26 @@ class Loop:
         at = keeper.load(self.model, self.learned, self.optimizer) if keeper else Progressed()
         at.average = self._averaged(at)
         self.watch.counts = at.semi[1]
+        self.health.skipped = at.skipped
         metrics = MetricLog(log)
         metrics.cut(at.step)
         progress.training(at.step, config.steps, config.batch_size)
         self.parts.train_mode(at.step)
         while not at.is_done(config):
             with foreign(f"fine-tuning of {config.head} on {config.backbone}, step {at.step + 1},"):
-                loss, of_unlabelled = self._update(at.step)
-            at.losses.append(loss)
-            at.semi = ([*at.semi[0], *of_unlabelled], self.watch.counts)
+                losses = self._update(at.step)
+            if isinstance(losses, BadStep):
+                self._skip(losses, progress)
+            else:
+                at.losses.append(losses[0])
+                at.semi = ([*at.semi[0], *losses[1:]], self.watch.counts)
             at.step += 1
             progress.stepped(at.step)
             last = at.step == config.steps
             checked = validate is not None and (at.step % config.check_every == 0 or last)
             if at.step % config.log_every == 0 or last or checked:
+                if bad := self.health.settle():
+                    raise self._ended_by(bad)
                 record = {**_record(at), **self.watch.record()}
                 at.semi = ([], None)
                 if checked and validate is not None:
@@ -159,7 +173,7 @@ class Loop:
 
     def _summed_up(self, at: Progressed, records: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
         """What `run` returns, by the lines of metrics.jsonl."""
-        losses = [record["fine-tuning/loss"] for record in records if "fine-tuning/loss" in record]
+        losses = [record[_LABELLED] for record in records if _LABELLED in record]
         if rises_without_end(losses):
             rise = f"from {losses[0]:.3g} to {losses[-1]:.3g}"
             progress.note(f"the loss of the fine-tuning rises without end, {rise}; try a lower --lr")
@@ -172,6 +186,7 @@ class Loop:
             "validation": score,
             "convergence": converged and asdict(converged),
         }
+        done |= {"skipped_steps": self.health.skipped} if self.health.skipped else {}
         return done | self._judged(records, progress)
 
     def _judged(self, records: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
@@ -196,9 +211,15 @@ class Loop:
             self.average.load(at.average)
         return self.average.tensors
 
-    def _update(self, step: int) -> tuple[Tensor, list[Tensor]]:
-        """Do the update after `step` others; returns its loss, and that of unlabelled slices if they are used."""
+    def _update(self, step: int) -> list[Tensor] | BadStep:
+        """Do the update after `step` others; returns its loss, and that of unlabelled slices if they are used.
+
+        Or the update that is not finite: this one, which has then changed nothing, or on a GPU an earlier one.
+        """
         config = self.config
+        if bad := self.health.begin():
+            return bad
+        counts = self.watch.counts
         if step and step == config.frozen_steps:
             self.parts.train_mode(step)
         if self.schedule is not None:
@@ -210,13 +231,44 @@ class Loop:
         check_loss(named(config.head), loss, image)
         more = self._unlabelled(step)
         self.fabric.backward(sum(more, loss))
+        losses = {_LABELLED: loss, **({LOSS: more[0]} if more else {})}
+        if bad := self.health.check(step + 1, losses, self.learned.parameters()):
+            self.wrapped.zero_grad(set_to_none=True)
+            self.watch.counts = counts
+            return bad
         if config.clip is not None:
             self.fabric.clip_gradients(self.learned, self.wrapped, max_norm=config.clip, error_if_nonfinite=False)
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(step + 1)
-        return loss.detach(), [one.detach() for one in more]
+        return [one.detach() for one in (loss, *more)]
+
+    def _moved(self) -> list[Tensor]:
+        """What an update changes beside what the optimizer does: buffers, and what `--semi` adds."""
+        return [*self.learned.buffers(), *(self.learner.parameters() if self.learner else ())]
+
+    def _skip(self, bad: BadStep, progress: Progress) -> None:
+        """Do without an update that is not finite, or end the training by it."""
+        if not self.health.skips or self.health.too_many(bad.step):
+            raise self._ended_by(bad)
+        if len(self.health.skipped) <= _TOLD:
+            more = "; the next are counted only" if len(self.health.skipped) == _TOLD else ""
+            progress.note(f"{self._what(bad)}: skipped{more}")
+
+    def _ended_by(self, bad: BadStep) -> SsmtlError:
+        skips = self.health.skips
+        before = f"; {counted(skips, 'step')} before it skipped" if skips else "; --on-nan skip:3 skips such steps"
+        return SsmtlError(f"{self._what(bad)}{before}; try a lower --lr, --clip 1 or --precision 32")
+
+    def _what(self, bad: BadStep) -> str:
+        """What of an update is not finite, and which labelled slices it saw."""
+        names = {_LABELLED: "the loss", LOSS: "the loss on unlabelled slices"}
+        losses = [names[name] for name in bad.losses]
+        value = bad.values[bad.losses[0] if losses else GRADIENT]
+        what = f"{losses[0]} is {value}" if losses else f"the gradient is {value} though the loss is finite"
+        rows = self.examples.drawn(bad.step - 1, self.config.batch_size, self.seed)
+        return f"step {bad.step}: {what}, on {slices_told(self.examples.store.scans, rows)}"
 
     def _unlabelled(self, step: int) -> list[Tensor]:
         """The loss on unlabelled slices, if they are used in the update after `step` others."""
@@ -274,14 +326,10 @@ class Loop:
 
 def _record(at: Progressed) -> dict[str, Any]:
     """A line of metrics.jsonl on the steps since the last one."""
-    means = {"fine-tuning/loss": float(torch.stack(at.losses).mean())}
+    means = {_LABELLED: float(torch.stack(at.losses).mean())} if at.losses else {}
     at.losses.clear()
     if at.semi[0]:
         means[LOSS] = float(torch.stack(at.semi[0]).mean())
-    for name, mean in means.items():
-        if not math.isfinite(mean):
-            of = "the loss on unlabelled slices" if name == LOSS else "the loss"
-            raise SsmtlError(f"{of} is {mean} by step {at.step}; try a lower --lr, --clip 1 or --precision 32")
     return {"step": at.step, **means}
 
 

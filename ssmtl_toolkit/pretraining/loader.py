@@ -34,6 +34,11 @@ class Loader:
         self.augmenter = augmenter
 
     def __call__(self, index: int) -> Batch:
+        batch = self.plain(index)
+        return self.augmenter.unlabelled(batch) if self.augmenter else batch
+
+    def plain(self, index: int) -> Batch:
+        """The same before augmentation."""
         draw = self.sampler.draw(index)
         sizes = [len(draw.anchors), *(len(rows) for rows, _ in draw.companions)]
         rows = np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)])
@@ -50,8 +55,7 @@ class Loader:
             for label, names in self.sampler.plan.columns.items()
         }
         seed = step_seed(self.sampler.seed, index)
-        batch = Batch(anchor, named, self._position(draw.anchors), seed, first=index % self.accumulate == 0)
-        return self.augmenter.unlabelled(batch) if self.augmenter else batch
+        return Batch(anchor, named, self._position(draw.anchors), seed, first=index % self.accumulate == 0)
 
     def _position(self, anchors: Rows) -> Position:
         places = self.sampler.plan.places(anchors)

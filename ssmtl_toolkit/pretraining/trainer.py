@@ -11,19 +11,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
 from ssmtl_toolkit.data.files import atomic_write, write_json
 from ssmtl_toolkit.data.sampling import Plan, Sampler
-from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
+from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan, slices_told
 from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.pretraining import badstep
 from ssmtl_toolkit.pretraining.best import BestStep
 from ssmtl_toolkit.pretraining.labelled import Labelled
 from ssmtl_toolkit.pretraining.leaving import Leaving
@@ -42,6 +44,7 @@ from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, TRANSFER
+from ssmtl_toolkit.runtime.health import GRADIENT, BadStep
 from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.runtime.log import RunningMeans
@@ -51,11 +54,12 @@ from ssmtl_toolkit.runtime.progress import Pace, Progress
 from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import TaskSpec
-from ssmtl_toolkit.text import duration
+from ssmtl_toolkit.text import counted, duration, printable
 
 _TIMED = 3  # steps after the first, from which the time to go is estimated
 _LONG = 1800  # seconds to go that are worth a note
 _MOST_LOST = 3  # checkpoints in a row that may fail to be written
+_TOLD = 3  # skipped steps that are noted one by one
 _SMALL = 32  # pixels that images should have at least
 
 
@@ -116,6 +120,7 @@ class Trainer:
             self.best = BestStep(probe, self.saver, self.log, progress)
         self.leaving = Leaving(fabric)
         self.step = 0
+        self._not_finite: set[str] = set()  # metrics that were, which is noted once
         self.started = time.perf_counter()
         self.seconds_before = 0.0  # of the sessions that this one resumes, up to their last checkpoint
         self.summary: dict[str, Any] = {}
@@ -160,6 +165,8 @@ class Trainer:
             raise UsageError(f"{self.folder}: already has {latest.step} steps, more than the {self.steps} requested")
         checkpoint.restore(latest, self.model, self.optimizer.optimizer)
         self.step = self.saver.saved = latest.step
+        with checkpoint.reading(latest):
+            self.update.health.skipped = [int(step) for step in latest.about.get("skipped", ())]
         self.seconds_before = latest.about.get("seconds", 0.0)
         self.progress.note(f"resumes after step {latest.step}")
 
@@ -251,9 +258,54 @@ class Trainer:
     def _update(self) -> None:
         if self.schedule is not None:
             self.schedule.step(self.step)
-        self.update(self.step)
+        if bad := self.update(self.step):
+            self._skip(bad)
         self.step += 1
         position.moved(lambda: f"after step {self.step}")
+
+    def _skip(self, bad: BadStep) -> None:
+        """Do without a step that is not finite, which has changed nothing, or end the run by it."""
+        health = self.update.health
+        if not health.skips or health.too_many(bad.step):
+            raise self._ended_by(bad)
+        if len(health.skipped) <= _TOLD:
+            more = "; the next are counted only" if len(health.skipped) == _TOLD else ""
+            self.progress.note(f"{self._what(bad)}: skipped{more}")
+
+    def _ended_by(self, bad: BadStep) -> SsmtlError:
+        """The error for a step that is not finite, which is kept in the folder."""
+
+        def keep() -> None:
+            try:
+                badstep.keep(self.folder, self.update, bad.step)
+            except OSError as error:
+                self.progress.note(f"{self.folder}: the step could not be kept ({error.strerror})")
+
+        self.saver.on_first_rank(keep)
+        skips = self.update.health.skips
+        before = f"; {counted(skips, 'step')} before it skipped" if skips else ""
+        ways = "" if skips else f", --resume {printable(self.folder)} --on-nan skip:3 does without such steps"
+        return SsmtlError(
+            f"{self._what(bad)}{before}; {self.saver.last_good()}; ssmtl run --replay {printable(self.folder)} says "
+            f"what goes bad first{ways}; try a lower --lr, --clip 1 or --precision 32"
+        )
+
+    def _what(self, bad: BadStep) -> str:
+        """What of a step is not finite, and which slices it saw."""
+        rows = np.concatenate(
+            [
+                rows
+                for part in range(self.config.accumulate)
+                for draw in [self.load.sampler.draw((bad.step - 1) * self.config.accumulate + part)]
+                for rows in (draw.anchors, *(rows for rows, _ in draw.companions))
+            ]
+        )
+        losses = bad.losses
+        what = f"the gradient is {bad.values[GRADIENT]} though all losses are finite"
+        if losses:
+            others = f", and {len(losses) - 1} more" if len(losses) > 1 else ""
+            what = f"{self.model.called(losses[0])}: its loss is {bad.values[losses[0]]}{others}"
+        return f"step {bad.step}: {what}, on {slices_told(self.store.scans, rows)}"
 
     def _probe(self) -> None:
         if self.best:
@@ -264,10 +316,9 @@ class Trainer:
             self.samples.look(self.step)
 
     def _flush(self, watched: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Write a line of metrics, also of the slices `watched`.
-
-        A loss that is not a number ends the run before it reaches a checkpoint.
-        """
+        """Write a line of metrics, also of the slices `watched`."""
+        if bad := self.update.health.settle():
+            raise self._ended_by(bad)
         means, extra = self.running_means.means(), self.update.extra_metrics()
         for name, value in extra.items():
             if name.endswith("/weight") and not math.isfinite(value):
@@ -275,23 +326,30 @@ class Trainer:
                     f"balancer {str(self.config.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
                     f"{value} by step {self.step}; {self.saver.last_good()}; try --balancer fixed"
                 )
-        for name, value in means.items():
-            if name.endswith("/loss") and not math.isfinite(value):
-                raise SsmtlError(
-                    f"task {name.removesuffix('/loss')!r}: its loss is {value} by step {self.step}; "
-                    f"{self.saver.last_good()}; try a lower --lr, --clip 1 or --precision 32"
-                )
+        for name in [name for name, value in means.items() if not math.isfinite(value)]:
+            del means[name]
+            if name not in self._not_finite:
+                self.progress.note(f"metric {name!r} is not finite by step {self.step}; such values are not logged")
+            self._not_finite.add(name)
         if means:
-            record = {"step": self.step, "epoch": self._epoch, **means, **extra, **watched}
+            record = {"step": self.step, "epoch": self._epoch, **means, **extra, **watched, **self._skipped_since()}
             self.saver.on_first_rank(functools.partial(self.log.append, record))
             if self.fabric.is_global_zero:
                 self.progress.logged(record)
+
+    def _skipped_since(self) -> dict[str, int]:
+        """How many steps were skipped since the last line of metrics."""
+        skipped = self.update.health.skipped
+        last = self.log.records()[-1:] if skipped else []
+        number = sum(step > record["step"] for record in last for step in skipped) if last else len(skipped)
+        return {"skipped": number} if number else {}
 
     def _save(self) -> None:
         """Write checkpoint and backbone; the log of their steps is on the disk before."""
         self.saver.on_first_rank(self.log.sync)
         options, versions = self.config.of_roles(Role.NUMBERS), self._versions()
         about = {**self._machine(), "options": options, "versions": versions}
+        about |= {"skipped": skipped} if (skipped := self.update.health.skipped) else {}
         if self.best:
             about["probe"] = self.best.probe.labelled.fingerprint
         self.saver.checkpoint(self.step, {**about, "seconds": self._seconds(), "length": self.steps})
@@ -352,6 +410,7 @@ class Trainer:
                 "skipped": [item.to_json() for item in self._skipped()],
                 "notes": [{"scan": s.scan.name, "note": note} for s in self.store.scans for note in s.notes],
             },
+            "skipped_steps": self.update.health.skipped,
             "blank_slices": sum(scan.blank for scan in self.store.scans),
             "features": features,
             "provenance": self._provenance(),

@@ -27,6 +27,7 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.runtime.device import seed_all
+from ssmtl_toolkit.runtime.health import BadStep, Health, allowed_skips
 from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.specs import named
@@ -52,18 +53,32 @@ class Updater:
         assert isinstance(model, MultiTask)
         self.model = model
         self._norms: dict[str, Tensor] = {}
+        skips = allowed_skips(config.on_nan)
+        self.health = Health(optimizer.optimizer, self._moved, fabric.device, skips)
 
-    def __call__(self, step: int) -> None:
-        """Do the update after `step` others: forward and backward of `accumulate` batches, then Adam."""
+    def __call__(self, step: int) -> BadStep | None:
+        """Do the update after `step` others: forward and backward of `accumulate` batches, then Adam.
+
+        Returns the step whose losses or gradient are not finite, if that is known now: this one, which has then changed
+        nothing, or on a GPU an earlier one, after which no weight was changed.
+        """
+        if bad := self.health.begin():
+            return bad
         feedback = self.model.balancer.feedback
         norms = GradientNorms(self.weights) if self._shows_norms(step + 1) else None
         buffers = self._buffers() if feedback == "change" else {}
-        before = PairMeans()
+        before, parts = PairMeans(), []
         for part in range(self.config.accumulate):
             outputs = self._descend(step, part, norms)
-            self.running_means.add(outputs)
+            parts.append(outputs)
             if feedback != "nothing":
                 _add(before, outputs)
+        losses = {k: torch.stack([one[k].loss.detach() for one in parts]).sum() for k in self.model.labels}
+        if bad := self.health.check(step + 1, losses, self.model.parameters()):
+            self.optimizer.zero_grad(set_to_none=True)
+            return bad
+        for outputs in parts:
+            self.running_means.add(outputs)
         if self.config.clip is not None:
             clip = self.config.clip
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=clip, error_if_nonfinite=False)
@@ -74,6 +89,7 @@ class Updater:
             with foreign(f"{self.model.called('')}, updated after step {step + 1},"):
                 self.model.balancer.updated(before.get(), after)
         self._norms = norms.get() if norms else {}
+        return None
 
     def extra_metrics(self) -> dict[str, float]:
         """What the log records of the last update besides losses, where known.
@@ -169,6 +185,10 @@ class Updater:
             few = f"; a larger --batch-size makes such batches rarer; the task must take {number}" if pairs < 2 else ""
             on = f"on a batch of {len(batch.anchor)} slices with {number}"
             raise SsmtlError(f"{self.model.called(label)} {at} {on}: {explained(error, few)}") from error
+
+    def _moved(self) -> list[Tensor]:
+        """What a step changes beside what the optimizer does: buffers, and the tasks' own (momentum encoders)."""
+        return [*self.model.buffers(), *self.model.tasks.parameters()]
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -30,6 +30,7 @@ BACKBONE, CONFIG, METRICS, SUMMARY, CHECKPOINTS = (
 SNAPSHOTS = "snapshots"
 SAMPLES = "samples"  # pictures of fixed slices
 CASES = "cases"  # pictures of the worst and the best test scans
+BAD_STEP = "bad-step.safetensors"  # the step whose loss or gradient was not finite
 HEADS = "heads.safetensors"  # the pretext tasks' own parts, as of the last step
 REPORT = "report.html"
 LOG, ENVIRONMENT = "log.txt", "environment.json"
@@ -50,7 +51,7 @@ _TODO = "choose another --out"
 LOCK, HOLDER = ".lock", ".lock.json"  # who holds the folder is recorded in a file of its own: a lock's may be emptied
 
 _FILES = (
-    *(CONFIG, BACKBONE, HEADS, BEST, METRICS, SUMMARY, REPORT),
+    *(CONFIG, BACKBONE, HEADS, BEST, BAD_STEP, METRICS, SUMMARY, REPORT),
     *(FINETUNE, SPLIT, UNLABELLED, MODEL, SCORES, TRANSFER, FOLDS, HOLDER, ENVIRONMENT),
     *map(ENSEMBLE.format, ("pretrained", "scratch")),
 )

@@ -90,15 +90,15 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, finite: bool = True) -> None:
     """Write tensors and `about`, whole or not at all; equal content gives equal bytes.
 
     Raises:
-        SsmtlError: a tensor is not finite.
+        SsmtlError: a tensor is not finite, and all should be.
         OSError: the disk is full or not writable.
     """
     kept = apart(tensors)
-    if broken := _not_finite(kept):
+    if finite and (broken := _not_finite(kept)):
         raise SsmtlError(f"{printable(file)}: not written: {broken}; lower the learning rate and train again")
     metadata = {_FORMAT: "pt", _ABOUT: json.dumps(about, allow_nan=False)}
     content = _ordered(save(kept, {**metadata, _DIGEST: _digest(kept, metadata)}))
@@ -107,12 +107,13 @@ def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
             stream.write(piece)
 
 
-def read(file: Path, todo: str) -> Weights:
+def read(file: Path, todo: str, *, finite: bool = True) -> Weights:
     """Read a weights file, ours or foreign.
 
     Args:
         file: the file.
         todo: what to give instead, for the errors.
+        finite: whether all numbers must be.
 
     Raises:
         DataError: it is damaged, not safetensors, not finite, or ours without its digest.
@@ -129,7 +130,7 @@ def read(file: Path, todo: str) -> Weights:
     computed = _digest(tensors, metadata)
     if saved or any(key.startswith(_ABOUT) for key in metadata):
         _check_ours(file, metadata, saved, computed)
-    if broken := _not_finite(tensors):
+    if finite and (broken := _not_finite(tensors)):
         raise DataError(f"{printable(file)}: {broken}; the training that wrote it failed, or it is damaged: {todo}")
     return Weights(file, tensors, computed, metadata.get(_ABOUT, ""))
 
