@@ -46,6 +46,12 @@ def test_every_pointer_of_the_method_leads_somewhere():
         assert missing == [], f"{file} has no {missing}"
 
 
+def test_every_test_that_the_page_on_faults_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) > 40
+    assert [name for file, name in named if name not in names_of(ROOT / file)] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_to_a_file(document):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
