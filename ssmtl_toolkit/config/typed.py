@@ -51,6 +51,7 @@ class RunOptions(TypedDict, total=False):
     schedule: str
     weight_decay: float
     clip: float | None
+    on_nan: str
     seed: int
     precision: Literal["auto", "32", "bf16"]
     accelerator: str
@@ -117,6 +118,7 @@ class FinetuneOptions(TypedDict, total=False):
     schedule: str
     weight_decay: float
     clip: float | None
+    on_nan: str
     average: float
     encoder_lr: float | None
     decoder_lr: float | None
