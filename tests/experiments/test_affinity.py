@@ -66,7 +66,7 @@ def _check_patients(found, labelled, tmp_path):
     manifests = list((found.folder / "splits").glob("*.toml"))
     assert len(manifests) == 2
     for file in manifests:
-        patients = {scan.patient for scan in list_scans(dataset_of(str(file)), tmp_path)}
+        patients = {scan.patient for scan in list_scans(dataset_of(f"manifest:{file},outside=true"), tmp_path)}
         assert patients == set("abcde") - test - set(scored)
     assert test
     assert not test & set(scored)
