@@ -214,6 +214,13 @@ class TaskSpec(Spec):
         """What to do if the final means of loss and `metrics` show that all slices got the same features, or ""."""
         return ""
 
+    def if_solved_at_once(self) -> str:
+        """What to change if its metric `accuracy`, of picking a view among others, is near 1 before it has learned.
+
+        "" for a task that picks no view.
+        """
+        return ""
+
     @abstractmethod
     def build(self, backbone: Backbone) -> nn.Module:
         """Make the task's module: `forward(step: Step) -> TaskOutput`. It must not keep the backbone as a submodule."""

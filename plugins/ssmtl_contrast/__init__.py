@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssmtl_contrast.module import Contrast as ContrastModule
     from ssmtl_toolkit.engine.backbone import Backbone
 
+ALIKE = "its views are all but equal: omit --augment for the default, or give more of it"
 _SHARE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 
 
@@ -66,6 +67,9 @@ class Contrast(TaskSpec):
     dim: int = Field(128, ge=1, description="Length of the projected features.")
     temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
 
+    def if_solved_at_once(self) -> str:
+        return ALIKE
+
     def build(self, backbone: Backbone) -> ContrastModule:
         from ssmtl_contrast.module import Contrast as ContrastModule
 
@@ -87,6 +91,9 @@ class DenseContrast(TaskSpec):
     points: int = Field(64, ge=1, description="Most points that are drawn in a slice.")
     dim: int = Field(128, ge=1, description="Length of the projected features.")
     temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
+
+    def if_solved_at_once(self) -> str:
+        return ALIKE
 
     def build(self, backbone: Backbone) -> DenseContrastModule:
         from ssmtl_contrast.dense import DenseContrast as DenseContrastModule

@@ -47,6 +47,11 @@ class MocoV2(TaskSpec):
     def warm_up(self) -> int:
         return self.queue  # until then some negatives are random vectors, which are easily recognised
 
+    def if_solved_at_once(self) -> str:
+        if self.bn_groups == 1:
+            return "a key may be known by the batch-norm statistics that it shares with its query: use bn_groups=2"
+        return "its views are all but equal"
+
     def build(self, backbone: Backbone) -> MocoV2Module:
         from ssmtl_moco.module import MocoV2 as MocoV2Module
 

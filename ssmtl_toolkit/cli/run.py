@@ -142,7 +142,8 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
     rows = [_row(label, task, held_out) for label, task in summary["tasks"].items()]
     console.print(table("", columns, rows))
     for label, task in summary["tasks"].items():
-        console.print(f"{label}: {task['verdict']}: {task['because']}")
+        for word, because in {task["verdict"]: task["because"], **task["warnings"]}.items():
+            console.print(f"{label}: {word}: {because}")
     if summary["probe"]:
         from ssmtl_toolkit.pretraining.best import told
 

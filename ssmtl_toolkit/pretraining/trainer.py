@@ -24,6 +24,7 @@ from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
+from ssmtl_toolkit.features import Feature
 from ssmtl_toolkit.installed import OURS
 from ssmtl_toolkit.pretraining import badstep
 from ssmtl_toolkit.pretraining.best import BestStep
@@ -35,7 +36,9 @@ from ssmtl_toolkit.pretraining.preflight import goes_on_gpu, try_once
 from ssmtl_toolkit.pretraining.probe import Probe
 from ssmtl_toolkit.pretraining.samples import Samples
 from ssmtl_toolkit.pretraining.saving import Saver
+from ssmtl_toolkit.pretraining.spread import feature_spreads
 from ssmtl_toolkit.pretraining.start import load
+from ssmtl_toolkit.pretraining.symptoms import first_accuracy, gradient_looks, gradient_shares, symptoms
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
 from ssmtl_toolkit.pretraining.watch import HeldOut, Watch
@@ -103,7 +106,10 @@ class Trainer:
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
         weights = {str(task): task.given_weight for task in config.tasks}
-        self.update = Updater(fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights)
+        looks = gradient_looks(config.tasks, self.steps, config.log_every)
+        self.update = Updater(
+            fabric, config, self.wrapped, self.optimizer, self.load, self.running_means, weights, looks
+        )
         self.held_out = held_out
         self.watch = None
         if held_out and len(held_out.plan.anchors):
@@ -387,6 +393,7 @@ class Trainer:
 
     def _sum_up(self, images_per_second: float, first_step: float) -> None:
         features = self.samples.features() if self.samples else None
+        spreads = feature_spreads(self.fabric, self.config, self.model, self.store, self.plan)
         if not self.fabric.is_global_zero:
             return
         self.summary = {
@@ -394,7 +401,7 @@ class Trainer:
             "backbone": str(self.config.backbone),
             "steps": self.step,
             "epochs": round(self.step * self.images_per_step / len(self.plan.anchors), 3),
-            "tasks": {str(task): self._final(task) for task in self.config.tasks},
+            "tasks": self._tasks(spreads),
             "images_per_second": round(images_per_second, 1),
             "seconds": self._seconds(),
             "seconds_to_first_step": round(first_step, 2),
@@ -422,15 +429,23 @@ class Trainer:
         specs = [config.data, config.backbone, *config.tasks, config.balancer, *config.augment]
         return provenance(specs, [config.seed], self.store.fingerprint, str(self.fabric.device))
 
-    def _final(self, task: TaskSpec) -> dict[str, Any]:
+    def _tasks(self, spreads: Mapping[Feature, float]) -> dict[str, Any]:
+        """What became of each task, by label."""
+        shares = gradient_shares(self.log, self.config.tasks, self.step)
+        return {str(task): self._final(task, spreads, shares) for task in self.config.tasks}
+
+    def _final(self, task: TaskSpec, spreads: Mapping[Feature, float], shares: Mapping[str, float]) -> dict[str, Any]:
         label = str(task)
-        history = History.of(self.log, task, self.step, self.images_per_step)
+        history = History.of(self.log, task, self.step, self.images_per_step, spreads)
         verdict = judge(task, history, self.pairs[label].hint if label in self.pairs else "")
         means = {"loss": history.means.get("loss"), "baseline": best_trivial(task, history.means)} | history.means
         watched = {"held_out": None, "seen": None} if history.watched is None else history.watched.to_json(task)
         auto = self.model.auto.values() if self.model.auto else {}
         means |= {"auto_weight": auto[label]} if label in auto else {}
-        return {**means, **watched, "verdict": verdict.word, "because": verdict.because}
+        accuracy = None if self.transfer else first_accuracy(self.log, task, self.images_per_step)
+        usable = {} if verdict.word == "collapsed" else shares  # of constant features there is no gradient
+        warnings = symptoms(task, history.means, usable, accuracy, self.config.balancer.weighs)
+        return {**means, **watched, "verdict": verdict.word, "because": verdict.because, "warnings": warnings}
 
     def _skipped(self) -> list[Skipped]:
         idle = [self.store.scans[i] for i in self.plan.idle]

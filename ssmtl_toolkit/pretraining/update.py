@@ -6,7 +6,7 @@ its own pairs) amount to, whether they have equally many pairs or not. Balancers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from traceback import walk_tb
 
@@ -45,14 +45,18 @@ class Updater:
         load: Loader,
         running_means: RunningMeans,
         weights: Mapping[str, float],
+        looks: Container[int] = (),
     ) -> None:
-        """`wrapped` and `optimizer` come from `fabric.setup` of a `MultiTask`; `weights` are its tasks' own."""
+        """`wrapped` and `optimizer` come from `fabric.setup` of a `MultiTask`; `weights` are its tasks' own.
+
+        In the steps `looks` gradients are measured, whatever --gradient-norms says.
+        """
         self.fabric, self.config, self.load, self.running_means = fabric, config, load, running_means
         self.wrapped, self.optimizer, self.weights = wrapped, optimizer, weights
         model = wrapped.module
         assert isinstance(model, MultiTask)
         self.model = model
-        self._norms: dict[str, Tensor] = {}
+        self.looks, self._norms = looks, dict[str, Tensor]()
         skips = allowed_skips(config.on_nan)
         self.health = Health(optimizer.optimizer, self._moved, fabric.device, skips)
 
@@ -198,7 +202,7 @@ class Updater:
             buffer.copy_(buffers[name])
 
     def _shows_norms(self, step: int) -> bool:
-        return self.config.gradient_norms and logs_after(step, self.config.log_every)
+        return step in self.looks or (self.config.gradient_norms and logs_after(step, self.config.log_every))
 
 
 def logs_after(step: int, every: int) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.features import PARTS, Feature, parts_of
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.specs import TaskSpec
 
@@ -32,6 +33,8 @@ _CLEARLY = 0.02  # share of the distance from the best trivial answer to the flo
 _PART = 0.6  # of the gain on slices that were trained on must be left on others, or they were memorised
 _GAP = 0.05  # share of that distance by which the two gains must differ for it
 
+_HARDLY = 1e-3  # of a trivial answer's size: below it by less is no gain, though the floor may be as near
+_CONSTANT = 0.01  # spread below which features are the same for all slices; of training tasks 0.06 was the least seen
 _OTHER = 0.2  # share of that distance by which a gain in eval mode and one in training mode must differ to be told
 
 
@@ -99,6 +102,7 @@ class History:
         steps: updates done.
         anchors: how many anchors had been trained on before that last tenth.
         watched: what was measured on held-out slices; None without any.
+        spreads: of the backbone's features over different slices, at the end; empty if not measured.
     """
 
     losses: Sequence[float]
@@ -107,15 +111,18 @@ class History:
     steps: int
     anchors: float
     watched: Watched | None = None
+    spreads: Mapping[Feature, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, log: MetricLog, task: TaskSpec, steps: int, images_per_step: int) -> Self:
+    def of(
+        cls, log: MetricLog, task: TaskSpec, steps: int, images_per_step: int, spreads: Mapping[Feature, float]
+    ) -> Self:
         """Read the log of a training of so many steps."""
         label = str(task)
         losses, untrained = log.losses(label)
         means = log.final(label, ("loss", *task.metrics))
         anchors = (1 - log.LAST) * steps * images_per_step
-        return cls(losses, untrained, means, steps, anchors, Watched.of(log, task))
+        return cls(losses, untrained, means, steps, anchors, Watched.of(log, task), spreads)
 
 
 def best_trivial(task: TaskSpec, means: Mapping[str, float]) -> str | None:
@@ -134,6 +141,8 @@ def judge(task: TaskSpec, history: History, hint: str = "") -> Verdict:
         return Verdict("diverged", f"{reason}; try a lower --lr or --clip 1")
     if history.steps < FEW_STEPS:
         return Verdict("too short to tell", f"{history.steps} of at least {FEW_STEPS} steps")
+    if reason := _constant(task, history.spreads):
+        return Verdict("collapsed", f"{reason}; try a lower --lr, or --clip 1")
     if history.anchors < task.warm_up():
         return Verdict("too short to tell", f"it can be judged once {task.warm_up()} slices have been trained on")
     if todo := task.collapsed(means):
@@ -197,8 +206,9 @@ def _gain(task: TaskSpec, means: Mapping[str, float]) -> float:
 
 
 def _share(task: TaskSpec, trivial: float, loss: float) -> float:
-    possible = trivial - task.floor
-    return (trivial - loss) / possible if possible > 0 else 0.0
+    possible, distance = trivial - task.floor, trivial - loss
+    hardly = 0 <= distance < _HARDLY * abs(trivial)
+    return 0.0 if possible <= 0 or hardly else distance / possible
 
 
 def _against(task: TaskSpec, means: Mapping[str, float]) -> str:
@@ -247,6 +257,15 @@ def _divergence(task: TaskSpec, history: History) -> str:
     if loss > _RISING_FAR * scale and rises_without_end(history.losses):
         return f"its loss rises without end, to {loss:.4g}"
     return ""
+
+
+def _constant(task: TaskSpec, spreads: Mapping[Feature, float]) -> str:
+    """Why the features that the task reads hardly depend on the slice; empty if they do."""
+    feature = PARTS[parts_of(task.needs)[-1]]  # of the last part that it reads
+    spread = spreads.get(feature, 1.0)
+    if spread >= _CONSTANT:
+        return ""
+    return f"the {feature} features are the same for all slices (they differ by {100 * spread:.2g} % of their size)"
 
 
 def rises_without_end(losses: Sequence[float]) -> bool:

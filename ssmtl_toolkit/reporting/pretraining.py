@@ -20,6 +20,9 @@ TONES: Mapping[str, Tone] = {
     "worse than trivial": "bad",
     "collapsed": "bad",
     "diverged": "bad",
+    "starves": "bad",
+    "solved at once": "bad",
+    "below its floor": "bad",
     "too short to tell": "fair",
     "no pairs": "fair",
 }
@@ -53,8 +56,9 @@ def _verdicts(record: Record) -> list[Part]:
     if not summary:
         return [Text("The verdicts are given at the end of the training.", "fair")]
     parts: list[Part] = [
-        Text(f"{label}: {task['verdict']}: {task['because']}.", TONES.get(task["verdict"], "plain"))
+        Text(f"{label}: {word}: {because}.", TONES.get(word, "plain"))
         for label, task in summary["tasks"].items()
+        for word, because in {task["verdict"]: task["because"], **task.get("warnings", {})}.items()
     ]
     rows = [_row(label, task) for label, task in summary["tasks"].items()]
     heads = ["task", "verdict", "loss", "trivial", "held-out loss", "held-out trivial"]
