@@ -250,7 +250,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_done(ssmtl, folders, 
 
 def test_something_else_than_a_metric_is_refused():
     for wrong in ("mismatch", [3], {"mismatch": 1}):
-        with pytest.raises(UsageError, match="metrics: expected .* or their texts"):
+        with pytest.raises(UsageError, match=r"metrics: expected .* or their texts"):
             EvaluateConfig.of({"metrics": wrong})
 
 
