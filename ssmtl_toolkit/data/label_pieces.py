@@ -28,7 +28,7 @@ from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import printable
 
-_FORMAT = 1  # of the files here, and of how labels are checked and cut
+_FORMAT = 2  # of the files here, and of how labels are checked and cut; 1 had no digest of the scan
 
 _Codes = NDArray[np.unsignedinteger[Any]]
 
@@ -44,6 +44,7 @@ class AboutLabels:
         annotated: whether an annotated voxel has it.
         names: what the file calls its classes, with the values of each; {} if it does not.
         channels: how many the scan has.
+        scan: digest of its voxels.
         codes, shown: checksums of the arrays.
     """
 
@@ -52,6 +53,7 @@ class AboutLabels:
     annotated: tuple[bool, ...]
     names: dict[str, tuple[int, ...]]
     channels: int
+    scan: str
     notes: tuple[str, ...]
     codes: str
     shown: str
@@ -208,6 +210,7 @@ def _make(scan: Scan, reading: Reading, sealed: Sealed, ignore_affine: bool, emp
         annotated=tuple((annotated[:-1] > 0).tolist()),
         names=dict(names),
         channels=sliced.channels,
+        scan=volume.digest,
         notes=valued.notes,
         codes=checksum_of(arrays["codes"]),
         shown=checksum_of(arrays["shown"]),

@@ -18,6 +18,7 @@ _EQUAL_NEIGHBOURS = 0.75
 _EQUAL_IF_FEW = 0.25  # scans of counted decays come to 0.1
 _SLICES = 32  # so many tell
 _FRAMES = 4  # looked at of a scan in time
+_AT_ONCE = 1 << 22  # voxels that are counted: each takes 16 bytes meanwhile
 
 
 def looks_like_labels(volume: Volume) -> str:
@@ -58,7 +59,11 @@ def _whole_values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if array.dtype.kind == "f" and (array != np.rint(array)).any():
         return np.empty(0), np.empty(0)
     if high - low < 1 << 22:
-        occurring = np.bincount((array.astype(np.int64) - int(low)).ravel(order="K"))
+        occurring = np.zeros(int(high - low) + 1, np.int64)
+        step = max(1, _AT_ONCE // array[..., 0].size)
+        for k in range(0, array.shape[-1], step):
+            above = np.subtract(array[..., k : k + step], low, dtype=np.float64).astype(np.int64)
+            occurring += np.bincount(above.ravel(order="K"), minlength=len(occurring))
         steps = np.flatnonzero(occurring)
         values, counts = steps + low, occurring[steps]
     else:  # too wide to count

@@ -37,6 +37,7 @@ class About:
         voxels: checksum of the slices, their shape and type.
         sides: rows and columns of the slices, where these are not of the size that was asked for.
         frames: how many slices each sequence in time has; None: all slices are one sequence, along an axis of space.
+        scan: digest of the scan's voxels; "" in pieces that version 0.1 has made.
         like_labels: why the scan looks like a label map, "" where it does not.
     """
 
@@ -50,6 +51,7 @@ class About:
     voxels: str
     sides: tuple[int, int] | None = None
     frames: int | None = None
+    scan: str = ""
 
     @classmethod
     def of(cls, text: str) -> About:
@@ -156,6 +158,7 @@ def _make(volume: Volume, scan: Scan, slicing: Slicing, sealed: Sealed) -> None:
         voxels=checksum_of(made.slices),
         sides=made.sides,
         frames=made.frames,
+        scan=volume.digest,
     )
     sealed.write({"slices": made.slices}, about.write())
 

@@ -291,16 +291,16 @@ def unusable(bad: Sequence[Skipped], total: int, what: str = "scans") -> DataErr
 
 
 def _without_copies(pieces: Iterable[Piece]) -> tuple[list[Piece], list[Skipped]]:
-    """Leave out files with the same content as an earlier one: links, copies."""
-    first: dict[tuple[str, ...], Piece] = {}
+    """Leave out scans with the same voxels as an earlier one: links, copies, and what was compressed or saved again."""
+    first: dict[str, Piece] = {}
     same = []
     for piece in pieces:
-        there = first.setdefault(piece.digests, piece)
+        there = first.setdefault(piece.about.scan or piece.about.voxels, piece)
         if there is not piece:
             same.append(
                 Skipped(
                     piece.scan.name,
-                    f"{printable(piece.scan.path)}: same content as {printable(there.scan.path)}",
+                    f"{printable(piece.scan.path)}: has the same voxels as {printable(there.scan.path)}",
                 )
             )
     return list(first.values()), same

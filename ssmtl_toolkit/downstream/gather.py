@@ -99,7 +99,7 @@ class Gathering:
         training = _once([scan for repetition in drawn for scan in repetition])
         validation, test = (split.of(scans, part) for part in ("validation", "test"))
         used = _once([*training, *validation, *test])
-        test_seen = self._refuse_copies(used, test)
+        test_seen = self._seen_before(test)
         targets = self._targets(used)
         contents = self._look(used, targets, {scan.name for scan in [*training, *validation]})
         self._check_channels(used, contents)
@@ -162,20 +162,10 @@ class Gathering:
         """The given slices of every repetition; they are reused in turn if there are more repetitions."""
         return [split.slices[i % len(split.slices)] for i in range(len(self.seeds))]
 
-    def _refuse_copies(self, scans: Sequence[Scan], test: Sequence[Scan]) -> int | None:
-        """Refuse a scan that appears under two names, and count the test scans that the pre-training has seen."""
-        memo = DigestMemo(self.cache / "digests.json")
-        known: dict[tuple[str, ...], Scan] = {}
-        for scan in scans:
-            digests = tuple(self.readers.digest(path, memo) for path in scan.paths)
-            if digests in known:
-                raise DataError(
-                    f"{printable(scan.path)}: is the same scan as {printable(known[digests].path)}; remove one of them"
-                )
-            known[digests] = scan
-        memo.save()
-        names = {scan.name for scan in test}
-        tested = {scan: digests for digests, scan in known.items() if scan.name in names}
+    def _seen_before(self, test: Sequence[Scan]) -> int | None:
+        """Count the test scans that the pre-training has seen; refuse it if it was chosen by their labels."""
+        memo = self.reading.memo
+        tested = {scan: digests_of(scan, self.readers, memo) for scan in test}
         self._refuse_probed(tested)
         seen = self.pretrained.scans if self.pretrained else frozenset()
         return sum(_overlap(digests, seen) for digests in tested.values()) if seen else None
@@ -242,11 +232,19 @@ class Gathering:
         if read and (note := targets.settle(list(read.values()))):
             self.progress.note(note)
         contents: dict[str, SliceContents] = {}
+        known: dict[str, Scan] = {}
         for i, scan in read.items():
             try:
-                contents[scan.name] = targets.look(scan)
+                found = targets.look(scan)
             except DataError as error:
                 bad[i] = Skipped(scan.name, str(error))
+                continue
+            same = known.setdefault(found.scan, scan)
+            if same is scan:
+                contents[scan.name] = found
+            else:
+                reason = f"is the same scan as {printable(same.path)}, voxel by voxel; remove one of them"
+                bad[i] = Skipped(scan.name, f"{printable(scan.path)}: {reason}")
         ordered = [bad[i] for i in sorted(bad)]
         if ordered and not self.config.skip_bad:
             raise unusable(ordered, len(scans), targets.what)
@@ -297,6 +295,14 @@ class Gathering:
 def _once(scans: Sequence[Scan]) -> list[Scan]:
     """Each scan once, in the order of first appearance."""
     return list({scan.name: scan for scan in scans}.values())
+
+
+def digests_of(scan: Scan, readers: Readers, memo: DigestMemo) -> list[str]:
+    """Those of its files; none if one cannot be read: preparing it says why."""
+    try:
+        return [readers.digest(path, memo) for path in scan.paths]
+    except DataError:
+        return []
 
 
 def _overlap(digests: Sequence[str], seen: Collection[str]) -> bool:

@@ -28,7 +28,7 @@ from ssmtl_toolkit.reporting.panels import panel
 from ssmtl_toolkit.runtime.interrupt import interrupts
 from ssmtl_toolkit.specs import MetricSpec, Output, Scan
 
-_FORMAT = 1  # of what is cached of a scan's contents
+_FORMAT = 2  # of what is cached of a scan's contents; 1 had no digest of the scan
 
 RULE = (
     "PSNR and SSIM of each slice by itself, normalised and of the network's size; data range: largest minus smallest "
@@ -145,8 +145,9 @@ def _contents(scan: Scan, reading: Reading) -> SliceContents:
         with naming_scan(scan.path):
             stack = Sliced.of(volume, reading.slicing).stack
         varied = (stack.slices.min(axis=(2, 3)) < stack.slices.max(axis=(2, 3))).any(axis=1)
-        sealed.write({}, json.dumps({"varied": varied.tolist(), "channels": stack.slices.shape[1]}))
+        about = {"varied": varied.tolist(), "channels": stack.slices.shape[1], "scan": volume.digest}
+        sealed.write({}, json.dumps(about))
 
     found = json.loads(sealed.found(make, reading.waiting, f"the contents of {scan.name}"))
     varied = np.array(found["varied"], bool)
-    return SliceContents(np.ones(len(varied), bool), varied[:, None], found["channels"])
+    return SliceContents(np.ones(len(varied), bool), varied[:, None], found["channels"], found["scan"])

@@ -85,7 +85,7 @@ class LabelTargets(Targets):
         shown = piece.shown()
         owned = [np.isin(meant.indices, np.flatnonzero(members)) for members in self.classes.members]
         shows = np.stack([shown[:, codes].any(axis=1) for codes in (meant.indices != IGNORE, *owned)], axis=1)
-        return SliceContents(shows[:, 0], shows[:, 1:], piece.about.channels)
+        return SliceContents(shows[:, 0], shows[:, 1:], piece.about.channels, piece.about.scan)
 
     def _note(self, notes: Iterable[str]) -> None:
         self.notes += [note for note in notes if note not in self.notes]

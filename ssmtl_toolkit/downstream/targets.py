@@ -36,11 +36,13 @@ class SliceContents:
         annotated: (S,), whether any of its pixels is annotated.
         classes: (S, number of classes), which of them it shows.
         channels: how many the scan has.
+        scan: digest of its voxels.
     """
 
     annotated: NDArray[np.bool_]
     classes: NDArray[np.bool_]
     channels: int
+    scan: str
 
     def slices(self, which: str) -> list[int]:
         """The slices to draw from: those that show a class, or all annotated ones."""

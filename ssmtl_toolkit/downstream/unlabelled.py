@@ -17,7 +17,7 @@ from ssmtl_toolkit.data.sampling import Plan, Sampler
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.split import part_by_patient
 from ssmtl_toolkit.data.store import Skipped, SliceStore, StoredScan
-from ssmtl_toolkit.downstream.gather import Material
+from ssmtl_toolkit.downstream.gather import Material, digests_of
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.pretrain import make_plan
@@ -92,11 +92,10 @@ class UnlabelledGathering:
         every = self._usable()
         parts = self._parts(every)
         store = self._stored(self._chosen(every, parts))
-        if self.config.unlabelled:
-            again = self._saved_again(store)
-            parts |= again
-            if again and not self.config.transductive:
-                store = self._stored(self._chosen(every, parts))
+        again = self._saved_again(store)
+        parts |= again
+        if again and not self.config.transductive:
+            store = self._stored(self._chosen(every, parts))
         stored = {scan.scan.name for scan in store.scans}
         seen = Counter(part for name, part in parts.items() if name in stored)
         tasks, held_out = self.config.pretext_tasks, 0 if self.config.transductive else len(parts)
@@ -128,7 +127,7 @@ class UnlabelledGathering:
         }
         parts = {}
         for scan in scans:
-            by_content = (contents[one] for one in _digests(scan, readers, memo) if one in contents)
+            by_content = (contents[one] for one in digests_of(scan, readers, memo) if one in contents)
             part = part_by_patient(scan, patients, self.material.split.pattern) or next(by_content, None)
             if part is not None:
                 parts[scan.name] = part
@@ -170,6 +169,8 @@ class UnlabelledGathering:
         scans = {part: getattr(self.material, part) for part in _HELD}
         of_part = {scan.name: part for part in _HELD for scan in scans[part]}
         every = [scan for part in _HELD for scan in scans[part]]
+        if not every:
+            return {}
         read = self.material.reading.decoded.scan
         others = open_store(every, self.slicing, self.cache, Progress(), skip_bad=True, label_maps="note", read=read)
         return {
@@ -193,14 +194,6 @@ class UnlabelledGathering:
         without = f", without {unlabelled.held_out} of validation and test patients" if unlabelled.held_out else ""
         used = f"{counted(len(unlabelled.store.scans), 'scan')}, {counted(len(unlabelled.store.slices), 'slice')}"
         self.progress.say(f"unlabelled  {used}{without}")
-
-
-def _digests(scan: Scan, readers: Readers, memo: DigestMemo) -> list[str]:
-    """Those of its files; none if one cannot be read: preparing it says why."""
-    try:
-        return [readers.digest(path, memo) for path in scan.paths]
-    except DataError:
-        return []
 
 
 def _are_same(store: SliceStore, scan: StoredScan, others: SliceStore, other: StoredScan) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -65,7 +64,7 @@ def look_at(volume: Volume, axis: Cut, size: int) -> Look:
         high=float(array.max()),
         usual=(low, high),
         whole=array.dtype.kind in "iub" or bool((sample == np.rint(sample)).all()),
-        digest=_digest(array),
+        digest=volume.digest,
         blank=int(blank.sum()),
         nearly_blank=int(nearly.sum()),
         like_labels=looks_like_labels(volume),
@@ -86,10 +85,3 @@ def _resized(slices: NDArray[Any], size: int) -> tuple[NDArray[np.float32], NDAr
                 deviations[s, c] = plane.std(dtype=np.float64)
                 resized[s, c] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
     return resized, deviations
-
-
-def _digest(array: NDArray[Any]) -> str:
-    total = xxhash.xxh3_128(str(array.shape).encode())
-    for plane in np.moveaxis(array, -1, 0):
-        total.update(np.ascontiguousarray(plane, np.float32).data)
-    return str(total.hexdigest())

@@ -21,6 +21,13 @@ def reason(array, slice_axis=2):
     return looks_like_labels(Volume(np.asarray(array), np.eye(4), (1.0, 1.0, 1.0), slice_axis))
 
 
+def test_whole_numbers_of_any_height_are_counted():
+    high = np.full((12, 12, 12), np.finfo(np.float32).max)
+    assert reason(high) == "1 whole values"
+    low = np.where(CT.label > 0, 1, 0) - 2**31
+    assert reason(low.astype(np.int32)) == "2 whole values"
+
+
 def windowed(low, high):
     return np.rint(np.clip((CT.image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 

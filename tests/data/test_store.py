@@ -216,10 +216,14 @@ def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
 def test_copies_and_links_of_a_scan_count_once(scans, tmp_path):
     shutil.copy(scans / "p0.nii.gz", scans / "zz_copy.nii.gz")
     (scans / "zz_link.nii.gz").symlink_to(scans / "p1.nii.gz")
+    image = nib.load(scans / "p2.nii.gz")
+    again = nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+    again.header["descrip"] = b"saved again"
+    nib.save(again, scans / "zz_plain.nii")
     store = build(scans, tmp_path / "cache")
     assert len(store.scans) == 4
-    assert sorted(item.name for item in store.skipped) == ["zz_copy", "zz_link"]
-    assert all("same content as" in item.reason for item in store.skipped)
+    assert sorted(item.name for item in store.skipped) == ["zz_copy", "zz_link", "zz_plain"]
+    assert all("has the same voxels as" in item.reason for item in store.skipped)
 
 
 def test_the_size_is_changed_without_reading_labels_or_hidden_files(scans, tmp_path):

@@ -296,9 +296,15 @@ def test_the_same_scan_in_training_and_test_is_refused(labelled, pretrained, tmp
     root = tmp_path / "data"
     for i, name in enumerate("pqr"):
         write_pair(root, name, seed=i)
+    image = nib.load(root / "images" / "p.nii.gz")
+    options = {**QUICK, "data": str(root), "test_scans": 1, "train_scans": 2}
     shutil.copy(root / "images" / "p.nii.gz", root / "images" / "r.nii.gz")
-    with pytest.raises(DataError, match=r"is the same scan as .*p\.nii\.gz"):
-        toolkit.finetune(pretrained, data=str(root), out=tmp_path / "f", **{**QUICK, "test_scans": 1})
+    with pytest.raises(DataError, match=r"is the same scan as .*[pr]\.nii\.gz"):
+        toolkit.finetune(pretrained, out=tmp_path / "f", **options)
+    image.header["descrip"] = b"saved again"
+    nib.save(nib.Nifti1Image(image.get_fdata(), image.affine, image.header), root / "images" / "r.nii.gz")
+    with pytest.raises(DataError, match=r"is the same scan as .*[pr]\.nii\.gz, voxel by voxel"):
+        toolkit.finetune(pretrained, out=tmp_path / "g", **options)
 
 
 def test_it_tells_how_many_test_scans_the_pretraining_has_seen(tuned, labelled, pretrained, tmp_path):
