@@ -164,6 +164,17 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def sized(size: float) -> str:
+    """Write bytes for a person.
+
+    >>> [sized(n) for n in (12, 3450, 2.5e9)]
+    ['12 B', '3.45 kB', '2.5 GB']
+    """
+    units = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
+    unit = next((unit for unit, least in units.items() if size >= least), "B")
+    return f"{size / units[unit]:.3g} {unit}"
+
+
 def duration(seconds: float) -> str:
     """Write a time as a person says it, in two units at most.
 

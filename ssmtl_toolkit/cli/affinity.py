@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ import click
 
 from ssmtl_toolkit.cli.fewshot import compare_and_show, tables_of
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import cache_option, config_option, json_option, options_of, path_option, read_options
+from ssmtl_toolkit.cli.options import (
+    cache_option,
+    cluster_option,
+    config_option,
+    json_option,
+    options_of,
+    path_option,
+    read_options,
+)
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import AffinityConfig
 from ssmtl_toolkit.errors import UsageError
@@ -33,6 +41,7 @@ from ssmtl_toolkit.launch import launch
 @click.option(
     "--minutes", type=click.FloatRange(0), cls=Sectioned, section="Comparison", help="Begin no training after these."
 )
+@cluster_option
 @cache_option
 @config_option
 @path_option("--out", help="Folder for runs and results.  [default: runs/affinity]")
@@ -45,6 +54,7 @@ def command(
     settings: Sequence[str],
     quick: bool,
     minutes: float | None,
+    cluster: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -61,17 +71,20 @@ def command(
     if data is None:
         raise UsageError("DATA is missing: give a folder of labelled scans, or phantom")
     config.resolve()
-    _run(data, config, out or Path("runs") / "affinity", as_json, (quick, minutes, cache))
+    _run(
+        data,
+        config,
+        out or Path("runs") / "affinity",
+        as_json,
+        {"quick": quick, "minutes": minutes, "cache": cache, "cluster": cluster},
+    )
 
 
-def _run(
-    data: str, config: AffinityConfig, out: Path, as_json: bool, how: tuple[bool, float | None, Path | None]
-) -> None:
+def _run(data: str, config: AffinityConfig, out: Path, as_json: bool, how: Mapping[str, Any]) -> None:
     launch()
     from ssmtl_toolkit.experiments.affinity.execution import affinity  # imports torch
 
-    quick, minutes, cache = how
-    done = functools.partial(affinity, data, config, out=out, quick=quick, minutes=minutes, cache=cache)
+    done = functools.partial(affinity, data, config, out=out, **how)
     compare_and_show(done, _show, out / "affinity.md", as_json)
 
 

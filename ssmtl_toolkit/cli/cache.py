@@ -9,9 +9,7 @@ import click
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.text import counted, printable
-
-_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+from ssmtl_toolkit.text import counted, printable, sized
 
 
 @click.group("cache", cls=OnceGroup)
@@ -36,7 +34,7 @@ def info(cache: Path | None, as_json: bool) -> None:
         print_json(about)
         return
     held = [*about["contents"].items(), ("of it stale", about["stale"])]
-    rows = [[name, str(part["files"]), _size(part["bytes"])] for name, part in held]
+    rows = [[name, str(part["files"]), sized(part["bytes"])] for name, part in held]
     print_table(stdout(), "", [printable(about["cache"]), "files", "size"], rows)
     if about["users"]:
         stderr().print(f"in use by process {', '.join(map(str, about['users']))}")
@@ -64,16 +62,10 @@ def clean(older_than: float | None, everything: bool, cache: Path | None, as_jso
     if as_json:
         print_json({"cache": str(folder), "files": len(gone), "bytes": size})
         return
-    stderr().print(f"{printable(folder)}: {counted(len(gone), 'file')} deleted, {_size(size)}")
+    stderr().print(f"{printable(folder)}: {counted(len(gone), 'file')} deleted, {sized(size)}")
 
 
 def _folder(cache: Path | None) -> Path:
     from ssmtl_toolkit.runtime.scans import default_cache
 
     return cache or default_cache()
-
-
-def _size(size: float) -> str:
-    """Bytes for a person."""
-    unit = next((unit for unit in ("GB", "MB", "kB") if size >= _UNITS[unit]), "B")
-    return f"{size / _UNITS[unit]:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""`ssmtl data`: look at scans, write phantom scans, split labelled scans by patient, suggest slices to label."""
+"""`ssmtl data`: look at scans, prepare, split and write them, suggest slices to label."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import click
 
 from ssmtl_toolkit.cli.data_info import command as info
+from ssmtl_toolkit.cli.data_prepare import command as prepare
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH, cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -36,6 +37,7 @@ def command() -> None:
 
 
 command.add_command(info, "info")
+command.add_command(prepare, "prepare")
 
 
 @command.command("phantom")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import PATH, cache_option, complete, json_option, path_option
+from ssmtl_toolkit.cli.options import PATH, cache_option, cluster_option, complete, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config.tracking import Tracking
 from ssmtl_toolkit.documents import parse_toml
@@ -47,6 +47,7 @@ def shared_options(function: F) -> F:
     for option in (
         json_option,
         cache_option,
+        cluster_option,
         path_option("--out", help="Folder for runs and tables.  [default: in runs/]"),
         click.option("--report/--no-report", default=True, cls=Sectioned, section="Files", help="Write report.html."),
         track_option,
@@ -70,6 +71,7 @@ def command(
     track: Sequence[str],
     report: bool,
     cache: Path | None,
+    cluster: str | None,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -82,7 +84,7 @@ def command(
       ssmtl experiment mine.toml --row ssmtl --set pretrain.epochs=10
     """
     resolved = read_as_asked(file, **how)
-    options = {"rows": rows, "track": track, "report": report}
+    options = {"rows": rows, "track": track, "report": report, "cluster": cluster}
     run_experiments([resolved], out or Path("runs") / resolved.name, options, cache, as_json)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ import click
 
 from ssmtl_toolkit.cli.experiment import read_settings
 from ssmtl_toolkit.cli.once import OnceCommand
-from ssmtl_toolkit.cli.options import cache_option, config_option, json_option, options_of, path_option, read_options
+from ssmtl_toolkit.cli.options import (
+    cache_option,
+    cluster_option,
+    config_option,
+    json_option,
+    options_of,
+    path_option,
+    read_options,
+)
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import FewLabels, FewshotConfig
 from ssmtl_toolkit.errors import UsageError
@@ -36,6 +44,7 @@ from ssmtl_toolkit.text import did_you_mean
     "--minutes", type=click.FloatRange(0), cls=Sectioned, section="Comparison", help="Begin no training after these."
 )
 @click.option("--list", "list_only", is_flag=True, cls=Sectioned, section="Comparison", help="List the methods.")
+@cluster_option
 @cache_option
 @config_option
 @path_option("--out", help="Folder for runs and results.  [default: runs/fewshot]")
@@ -48,6 +57,7 @@ def command(
     settings: Sequence[str],
     quick: bool,
     minutes: float | None,
+    cluster: str | None,
     list_only: bool,
     as_json: bool,
     **flags: Any,
@@ -67,7 +77,13 @@ def command(
         return
     if data is None:
         raise UsageError("DATA is missing: give a folder of labelled scans, or phantom")
-    _run(data, config, out or Path("runs") / "fewshot", as_json, (quick, minutes, cache))
+    _run(
+        data,
+        config,
+        out or Path("runs") / "fewshot",
+        as_json,
+        {"quick": quick, "minutes": minutes, "cache": cache, "cluster": cluster},
+    )
 
 
 def tables_of(config: type[FewLabels], settings: Sequence[str], file: Path | None) -> dict[str, dict[str, Any]]:
@@ -97,13 +113,12 @@ def _run(
     config: FewshotConfig,
     out: Path,
     as_json: bool,
-    how: tuple[bool, float | None, Path | None],
+    how: Mapping[str, Any],
 ) -> None:
     launch()
     from ssmtl_toolkit.experiments.fewshot.execution import fewshot  # imports torch
 
-    quick, minutes, cache = how
-    done = functools.partial(fewshot, data, config, out=out, quick=quick, minutes=minutes, cache=cache)
+    done = functools.partial(fewshot, data, config, out=out, **how)
     compare_and_show(done, _show, out / "fewshot.md", as_json)
 
 

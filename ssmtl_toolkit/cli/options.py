@@ -126,6 +126,13 @@ def path_option(*names: str, **how: Any) -> Callable[[F], F]:
 
 
 cache_option = path_option("--cache", help="Folder for prepared slices.  [default: user's cache]")
+cluster_option = click.option(
+    "--cluster",
+    metavar="WHERE",
+    cls=Sectioned,
+    section="Machine",
+    help="Use workers of Dask: local:4, tcp://HOST:8786, a scheduler file, slurm:8.  [default: this process]",
+)
 config_option = path_option("--config", "file", help="TOML file with options; flags override it.")
 
 

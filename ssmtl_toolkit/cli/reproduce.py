@@ -28,6 +28,7 @@ def command(
     track: Sequence[str],
     report: bool,
     cache: Path | None,
+    cluster: str | None,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -56,7 +57,8 @@ def command(
         raise UsageError("--row belongs to one table; give only that table")
     experiments = [read_as_asked(known[name], **how) for name in chosen]
     folder = out or Path("runs") / ("reproduce-quick" if how["quick"] else "reproduce")
-    run_experiments(experiments, folder, {"rows": rows, "track": track, "report": report}, cache, as_json)
+    options = {"rows": rows, "track": track, "report": report, "cluster": cluster}
+    run_experiments(experiments, folder, options, cache, as_json)
 
 
 def _in_print(file: Path) -> tuple[bool, str]:

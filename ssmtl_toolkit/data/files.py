@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,17 @@ class DigestMemo:
         entry = [*state, read(path)]
         self._new[name] = [*entry, _seal(name, entry)]
         return str(entry[-1])
+
+    def take(self) -> dict[str, list[Any]]:
+        """What was new since the last time, for `add` of another process's memo; `save` will not write it."""
+        new, self._new = self._new, {}
+        self._known.update(new)
+        return new
+
+    def add(self, entries: Mapping[str, list[Any]]) -> None:
+        """Add what another process has found."""
+        self._known.update(entries)
+        self._new.update(entries)
 
     def save(self) -> str:
         """Add what was new to the file, together with what other processes have added meanwhile.

@@ -36,7 +36,7 @@ def with_levels(reading: Reading, scans: Iterable[Scan]) -> Slicing:
     for scan in scans:
         reading.waiting.check()
         try:
-            sums.append(_sums(scan, reading))
+            sums.append(sums_of(scan, reading))
         except DataError:
             continue
     if not sums or len({len(one) for one in sums}) > 1:
@@ -44,8 +44,11 @@ def with_levels(reading: Reading, scans: Iterable[Scan]) -> Slicing:
     return reading.slicing.model_copy(update={"normalise": written(_pooled(sums))})
 
 
-def _sums(scan: Scan, reading: Reading) -> NDArray[np.float64]:
-    """For each channel of a scan the number of its voxels, the sum of their values, and that of the squares: (C, 3)."""
+def sums_of(scan: Scan, reading: Reading) -> NDArray[np.float64]:
+    """For each channel of a scan the number of its voxels, the sum of their values, and that of the squares: (C, 3).
+
+    They are kept in the cache; raises what reading the scan does.
+    """
     known = [source(path, reading.decoded.readers, reading.memo) for path in scan.paths]
     sealed = Sealed.of(reading.cache, "levels", [_FORMAT, known, preparing.REVISION, *reading.slicing.key])
 

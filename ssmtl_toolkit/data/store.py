@@ -141,6 +141,7 @@ class Usable:
 
     Attributes:
         skipped: the others, and why.
+        failed: those of them that could not be read or prepared.
     """
 
     pieces: tuple[Piece, ...]
@@ -149,6 +150,7 @@ class Usable:
     cache: Path
     memo: DigestMemo
     waiting: Waiting
+    failed: tuple[Skipped, ...] = ()
 
     @property
     def scans(self) -> list[Scan]:
@@ -242,11 +244,12 @@ def prepare_scans(
         raise unusable([bad[i] for i in sorted(bad)], len(scans))
     kept, same = _without_copies([pieces[i] for i in sorted(pieces)])
     kept, labels = _without_label_maps(kept, label_maps, waiting)
-    skipped = (*unfit, *(bad[i] for i in sorted(bad)), *same, *labels)
+    failed = tuple(bad[i] for i in sorted(bad))
+    skipped = (*unfit, *failed, *same, *labels)
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
     _check_channels(kept)
-    return Usable(tuple(kept), skipped, slicing, cache, memo, waiting)
+    return Usable(tuple(kept), skipped, slicing, cache, memo, waiting, failed)
 
 
 def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callable[[str], None]) -> dict[int, Skipped]:

@@ -13,6 +13,7 @@ from ssmtl_toolkit.data import split as splitting
 from ssmtl_toolkit.data.split import Split
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.experiments.definition import Job, ResolvedExperiment
+from ssmtl_toolkit.experiments.placed import runs_in
 from ssmtl_toolkit.experiments.reading import read_experiment
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.experiments.table import compare, write_comparison
@@ -24,7 +25,6 @@ from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given
 from ssmtl_toolkit.specs import Spec, TrackerSpec
 from ssmtl_toolkit.text import did_you_mean
@@ -47,6 +47,7 @@ def experiment(
     report: bool = True,
     track: Sequence[str | TrackerSpec] = (),
     cache: str | Path | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
 ) -> Compared:
     """Pre-train, fine-tune and test every row of an experiment, and compare them.
@@ -65,6 +66,7 @@ def experiment(
         report: write report.html beside the tables.
         track: where each run is recorded too, such as "csv".
         cache: folder for prepared slices; by default the user's cache directory.
+        cluster: where the runs are done: `local:4`, the address of a Dask scheduler, `slurm:8` …; by default here.
         progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
@@ -84,7 +86,7 @@ def experiment(
     launch()  # one of several processes that nothing connects is refused here, not by each row
     with interrupts:
         check_networks((f"row {job.id!r}", job.pretrain, job.finetune) for job in wanted)
-        runs = Runs(Path(out).absolute(), Path(cache) if cache else default_cache(), progress, trackers)
+        runs = runs_in(out, cache, progress, trackers, cluster)
         jobs, reasons = _with_patients(resolved, runs)
         failed = runs.run([jobs[job.id] for job in wanted])
         with runs.in_turn(resolved.name):  # the last to write has seen all that is done

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,9 +89,7 @@ class Runs:
         Raises:
             DataError: data that a job needs cannot be listed.
         """
-        for job in jobs:
-            self.finetuning(job)  # data that cannot be listed are refused before anything is trained
-        self._log.begin()
+        self.begin(jobs)
         waiting, failed = list(jobs), dict[str, str]()
         lost: dict[Path, str] = {}  # pre-trainings that failed, and why: other jobs need not try them again
         while waiting:
@@ -104,12 +102,12 @@ class Runs:
                     if run in lost:
                         raise SsmtlError(lost[run])
                     try:
-                        self._pretrain(job)
+                        self.pretrain(job)
                     except SsmtlError as error:
                         if run is not None and not isinstance(error, InterruptedRunError):
                             lost[run] = str(error)
                         raise
-                    self._finetune(job)
+                    self.finetune(job)
                 except _BusyError:
                     busy.append(job)
                 except InterruptedRunError as error:
@@ -124,7 +122,37 @@ class Runs:
             waiting = busy
         return failed
 
-    def _pretrain(self, job: Job) -> None:
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Begin the log, if the data of all jobs can be listed: others are refused before anything is trained.
+
+        Raises:
+            DataError: data that a job needs cannot be listed.
+        """
+        for job in jobs:
+            self.finetuning(job)
+        self._log.begin()
+
+    def do(self, part: Callable[[Job], None], job: Job, until: float) -> bool:
+        """Do one part of a job, `pretrain` or `finetune`, waiting while another process does it.
+
+        Returns:
+            Whether it is done: it is not begun when `time.monotonic()` is later than `until`.
+        """
+        while time.monotonic() <= until:
+            try:
+                part(job)
+            except _BusyError:
+                interrupts.check("rerun the command to resume")
+                time.sleep(_WAIT)
+            else:
+                return True
+        return False
+
+    def is_done(self, job: Job) -> bool:
+        """Whether nothing of a job is missing."""
+        return _repetitions(self.finetuning(job)) >= job.finetune.seeds
+
+    def pretrain(self, job: Job) -> None:
         """Do the pre-training of a job, unless it is done."""
         folder = self.pretraining(job)
         if job.pretrain is None or folder is None or _is_pretrained(folder):
@@ -136,10 +164,10 @@ class Runs:
             resume = (folder / CONFIG).is_file()
             pretrain(self._tracked(job.pretrain), out=folder, cache=self.cache, resume=resume, progress=self.progress)
 
-    def _finetune(self, job: Job) -> None:
+    def finetune(self, job: Job) -> None:
         """Do the fine-tuning of a job, or its missing repetitions."""
         folder, run = self.finetuning(job), self.pretraining(job)
-        if _repetitions(folder) >= job.finetune.seeds:
+        if self.is_done(job):
             return
         source = job.finetune.source
         if run is not None:
@@ -147,7 +175,7 @@ class Runs:
             if not source.is_file():
                 raise DataError(f"{source}: does not exist; remove {run}, and rerun the command to pre-train again")
         with self._alone(folder):
-            if _repetitions(folder) >= job.finetune.seeds:
+            if self.is_done(job):
                 return
             self.progress.say(f"\n{job.name}: fine-tuning in {folder}")
             config = self._tracked(job.finetune).model_copy(update={"source": source})

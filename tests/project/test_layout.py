@@ -126,7 +126,13 @@ def test_plugins_import_the_contract_and_nothing_else_of_the_toolkit(graph):
     [
         *(["--help"], ["--version"], ["plugins", "list"], ["plugins", "show", "moco_v2"], ["run", "--help"]),
         *(["finetune", "--help"], ["predict", "--help"], ["evaluate", "--help"], ["data", "split", "--help"]),
-        *(["data", "suggest", "--help"], ["data", "info", "--help"], ["fewshot", "--help"], ["affinity", "--help"]),
+        *(
+            ["data", "suggest", "--help"],
+            ["data", "prepare", "--help"],
+            ["data", "info", "--help"],
+            ["fewshot", "--help"],
+            ["affinity", "--help"],
+        ),
         *(["export", "--help"], ["experiment", "--help"], ["reproduce", "--help"], ["runs"], ["reproduce", "--list"]),
         ["report", "--help"],
         ["plugins", "new", "slice-order", "--kind", "task"],

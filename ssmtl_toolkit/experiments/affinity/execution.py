@@ -23,14 +23,13 @@ from ssmtl_toolkit.experiments.fewshot.arms import arms_of
 from ssmtl_toolkit.experiments.fewshot.execution import Comparison, TrialsFailedError, quickened
 from ssmtl_toolkit.experiments.fewshot.gathering import write_manifest
 from ssmtl_toolkit.experiments.fewshot.methods import Method
+from ssmtl_toolkit.experiments.placed import runs_in
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import counted
@@ -55,6 +54,7 @@ def affinity(
     quick: bool = False,
     minutes: float | None = None,
     cache: str | Path | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     **options: Unpack[AffinityOptions],
 ) -> Affinity:
@@ -71,6 +71,7 @@ def affinity(
         quick: small and short, for what is not given otherwise.
         minutes: begin no training later than this; the results say what is done of what is planned.
         cache: folder for prepared slices; by default the user's cache directory.
+        cluster: where the runs are done: `local:4`, the address of a Dask scheduler, `slurm:8` …; by default here.
         progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
@@ -85,12 +86,7 @@ def affinity(
         (quickened(given, QUICK) if quick else given).resolve(),
         with_absolute_paths(dataset_of(data)),
     )
-    runs = Runs(
-        Path(out).absolute(),
-        Path(cache) if cache else default_cache(),
-        progress or default_progress(),
-        resolved.trackers(),
-    )
+    runs = runs_in(out, cache, progress, resolved.trackers(), cluster)
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     few = resolved.fewshot(_validation_scans(resolved, dataset, runs))
     methods = {name: Method(name=name, tasks=tasks) for name, tasks in resolved.mixes().items()}

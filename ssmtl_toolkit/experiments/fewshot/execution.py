@@ -23,16 +23,15 @@ from ssmtl_toolkit.experiments.fewshot.gathering import Gathered, gather
 from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, failures, write_report
 from ssmtl_toolkit.experiments.fewshot.trials import Trial, trials_of
 from ssmtl_toolkit.experiments.overlays import merged
+from ssmtl_toolkit.experiments.placed import runs_in
 from ssmtl_toolkit.experiments.runs import Runs, check_networks
 from ssmtl_toolkit.launch import launch
 from ssmtl_toolkit.reporting.ending import report_at_end
 from ssmtl_toolkit.runtime.environment import command
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.runtime.notebook import default_progress
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.provenance import provenance
 from ssmtl_toolkit.runtime.results import Result
-from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.sources import Given, dataset_of
 from ssmtl_toolkit.specs import DatasetSpec, MetricSpec, Spec
 from ssmtl_toolkit.text import counted
@@ -67,6 +66,7 @@ def fewshot(
     quick: bool = False,
     minutes: float | None = None,
     cache: str | Path | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     **options: Unpack[FewshotOptions],
 ) -> Fewshot:
@@ -85,6 +85,7 @@ def fewshot(
         quick: small and short, for what is not given otherwise.
         minutes: begin no training later than this; the results say what is done of what is planned.
         cache: folder for prepared slices; by default the user's cache directory.
+        cluster: where the runs are done: `local:4`, the address of a Dask scheduler, `slurm:8` …; by default here.
         progress: is notified of what happens, to show it; by default the output of a notebook's cell.
 
     Raises:
@@ -102,12 +103,7 @@ def fewshot(
     arms = arms_of(resolved, dataset)
     launch()
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    runs = Runs(
-        Path(out).absolute(),
-        Path(cache) if cache else default_cache(),
-        progress or default_progress(),
-        resolved.trackers(),
-    )
+    runs = runs_in(out, cache, progress, resolved.trackers(), cluster)
     with interrupts:
         check_networks((f"method {arm.id!r}", arm.pretrain, arm.finetune) for arm in arms)
         return Comparison(resolved, dataset, arms, runs).run(until)
