@@ -52,12 +52,8 @@ lower-bounds:  ## the quick tests with the oldest versions that pyproject.toml a
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
 	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-bench: $(VENV)/.installed  ## what is claimed about speed
-	$(BIN)/python benchmarks/step_overhead.py
-	$(BIN)/python benchmarks/layout.py
-	$(BIN)/python benchmarks/predict_overhead.py
-	$(BIN)/python benchmarks/open_store.py
-	$(BIN)/python benchmarks/augmentation.py
+bench: $(VENV)/.installed  ## what is claimed about speed, as a table (half an hour or more)
+	$(BIN)/python benchmarks/all.py
 
 results: $(VENV)/.installed  ## fill the tables of docs/results.md (about three hours; resumes); DATA=folder with the two data sets
 	$(BIN)/python benchmarks/results.py $(DATA) $(RESULTS)

@@ -1,58 +1,55 @@
-"""Memory layout and precision on this machine: a training step with each, relative to float32 in the default layout.
+"""Memory layout and precision on this machine: a training step with each against float32 in the default layout.
 
-    python benchmarks/layout.py [cpu|cuda]
+    python benchmarks/layout.py [--rounds N] [--json] [--only WORD] [--quick]
 
-The choices of `--channels-last auto` and `--precision auto` should be the fastest here.
+On the GPU, if there is one. The choices of `--channels-last auto` and `--precision auto` should be the fastest here.
 """
 
-import statistics
-import sys
-import time
-from collections.abc import Callable
+from __future__ import annotations
 
-import segmentation_models_pytorch as smp
+from collections.abc import Iterator
+
 import torch
+from timing import Act, Group, Ratio, Way, main
+
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.specs import BackboneSpec
+
+KINDS = {
+    "float32": (torch.contiguous_format, torch.float32),
+    "float32 channels_last": (torch.channels_last, torch.float32),
+    "bf16": (torch.contiguous_format, torch.bfloat16),
+    "bf16 channels_last": (torch.channels_last, torch.bfloat16),
+}
 
 
-def make_step(device: str, layout: torch.memory_format, precision: torch.dtype) -> Callable[[], None]:
+def step(network: str, size: int, kind: str) -> Act:
+    device, (layout, precision) = "cuda" if torch.cuda.is_available() else "cpu", KINDS[kind]
     torch.manual_seed(0)
-    unet = smp.Unet("resnet18", encoder_weights=None, in_channels=1).to(device).to(memory_format=layout)
+    unet = registry().resolve(BackboneSpec, network).build(1).to(device).to(memory_format=layout)
     optimizer = torch.optim.Adam(unet.parameters(), fused=True)
-    image = torch.randn(16, 1, 64, 64, device=device)
+    image = torch.randn(16, 1, size, size, device=device)
 
-    def step() -> None:
+    def once() -> None:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
-            loss = unet(image).float().square().mean()
+            loss = unet(image).dense.float().square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return step
+    return once
 
 
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def main(device: str) -> None:
-    plain, last = torch.contiguous_format, torch.channels_last
-    kinds = {
-        "float32": make_step(device, plain, torch.float32),
-        "float32 channels_last": make_step(device, last, torch.float32),
-        "bf16": make_step(device, plain, torch.bfloat16),
-        "bf16 channels_last": make_step(device, last, torch.bfloat16),
-    }
-    for step in kinds.values():
-        step()
-    rounds = [{name: seconds(step) for name, step in kinds.items()} for _ in range(8)]
-    for name in kinds:
-        ratio = statistics.median(r[name] / r["float32"] for r in rounds)
-        print(f"{name:24s} {statistics.median(r[name] for r in rounds) * 1e3:8.1f} ms   {ratio:6.2f} x float32")
+def rows(quick: bool) -> Iterator[Group]:
+    size, kinds = (32, ("float32", "float32 channels_last")) if quick else (64, tuple(KINDS))
+    networks = ("unet:encoder=plain,width=16",) if quick else ("unet:encoder=plain,width=16", "unet:encoder=resnet18")
+    for network in networks:
+        ways = {kind: Way(step, (network, size, kind)) for kind in kinds}
+        ratios = [Ratio(kind, "float32") for kind in kinds[1:]]
+        yield Group(f"step of {network}, {size} px", ways, ratios, rounds=3)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "cpu")
+    main(__doc__, rows)

@@ -1,19 +1,14 @@
 """How long a step takes with each pretext task, alone and beside ±t, against ±t.
 
-    python benchmarks/tasks.py [ROUNDS [SIZE]]
-
-All take turns in one process, on one core; the figures are medians of ratios of processor time, which a busy machine
-changes little.
+python benchmarks/tasks.py [--rounds N] [--json] [--only WORD] [--quick]
 """
 
-import statistics
-import sys
-import time
+from __future__ import annotations
 
-import torch
-from balancers import trainer_of
+from collections.abc import Iterator
 
-from ssmtl_toolkit.pretraining.trainer import Trainer
+from balancers import step
+from timing import Group, Ratio, Way, main
 
 PAIR = ("reconstruct_prev", "reconstruct_next")
 COVERED = ("reconstruct_prev:mask=0.75", "reconstruct_next:mask=0.75")
@@ -30,25 +25,11 @@ CASES = {
 }
 
 
-def seconds(trainer: Trainer) -> float:
-    start = time.process_time()
-    trainer._update()
-    return time.process_time() - start
-
-
-def main(rounds: int, size: int) -> None:
-    torch.set_num_threads(1)
-    trainers = {name: trainer_of("fixed", tasks, False, size) for name, tasks in CASES.items()}
-    for trainer in trainers.values():
-        seconds(trainer)
-    taken = [{name: seconds(trainer) for name, trainer in trainers.items()} for _ in range(rounds)]
-    for name in CASES:
-        ratios = sorted(one[name] / one["±t"] for one in taken)
-        milliseconds = statistics.median(one[name] for one in taken) * 1e3
-        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-        print(f"{name:26s} {milliseconds:7.1f} ms  ratio {statistics.median(ratios):.2f} ({spread})")
+def rows(quick: bool) -> Iterator[Group]:
+    names = list(CASES)[: 2 if quick else None]
+    ways = {name: Way(step, ("fixed", CASES[name], 32 if quick else 64)) for name in names}
+    yield Group("tasks", ways, [Ratio(name, "±t") for name in names[1:]], rounds=9)
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    main(*given, *(9, 64)[len(given) :])
+    main(__doc__, rows)
