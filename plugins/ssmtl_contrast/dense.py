@@ -44,7 +44,7 @@ class DenseContrast(nn.Module):
         views = [step.features(), step.encode(step.view(moved=False))]
         maps = [features.decoded[-self.spec.level].flatten(2).transpose(1, 2) for features in views]
         number, places, _ = maps[0].shape
-        points = drawn(number, places, self.spec.points).to(step.anchor.device)[:, :, None]
+        points = drawn(number, places, self.spec.points).to(step.anchor.device, non_blocking=True)[:, :, None]
         chosen = torch.cat([one.gather(1, points.expand(-1, -1, one.shape[2])).flatten(0, 1) for one in maps])
         projected = self.project(chosen).float()
         half = len(projected) // 2
@@ -56,7 +56,7 @@ class DenseContrast(nn.Module):
         same = torch.arange(2 * half, device=alike.device).roll(half)
         loss = F.cross_entropy(alike, same) + unread(views)
         accuracy = (alike.detach().argmax(dim=1) == same).float().mean()
-        chance = alike.new_tensor(math.log(2 * half - 1))
+        chance = alike.new_full((), math.log(2 * half - 1))
         return TaskOutput(loss, {"chance": chance, "accuracy": accuracy}, pairs=number)
 
 

@@ -43,7 +43,7 @@ class Contrast(nn.Module):
         loss = -(log_p * positive).sum(dim=1).div(positive.sum(dim=1)).mean()
         nearest = alike.detach().masked_fill(itself, -torch.inf).argmax(dim=1)
         accuracy = positive.gather(1, nearest[:, None]).float().mean()
-        chance = alike.new_tensor(math.log(2 * number - 1))
+        chance = alike.new_full((), math.log(2 * number - 1))
         return TaskOutput(loss, {"chance": chance, "accuracy": accuracy}, pairs=2 * number)
 
 

@@ -54,7 +54,7 @@ class MocoV2(nn.Module):
         accuracy = (logits.detach().argmax(dim=1) == 0).float().mean()
         if self.training:
             self._enqueue(key)
-        chance = logits.new_tensor(math.log(logits.shape[1]))
+        chance = logits.new_full((), math.log(logits.shape[1]))
         return TaskOutput(loss, {"chance": chance, "accuracy": accuracy}, pairs=len(query))
 
     @staticmethod

@@ -49,7 +49,7 @@ class VICReg(nn.Module):
         spec = self.spec
         loss = spec.invariance * invariance + spec.variance * variance + spec.covariance * covariance
         terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
-        constant = loss.new_tensor(2 * spec.variance * (_TARGET - _EPSILON**0.5))
+        constant = loss.new_full((), 2 * spec.variance * (_TARGET - _EPSILON**0.5))
         metrics = {"constant": constant, **{name: term.detach() for name, term in terms.items()}}
         return TaskOutput(loss, {**metrics, "spread": spread(pooled.detach().float())}, pairs=number)
 

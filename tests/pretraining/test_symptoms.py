@@ -4,14 +4,19 @@ import json
 from typing import ClassVar
 
 import pytest
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ssmtl_toolkit
 from ssmtl_slice_siam import SliceSiam
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.pretraining.symptoms import first_accuracy, gradient_looks, gradient_shares, symptoms
+from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.specs import TaskSpec
+from ssmtl_toolkit.testing.sample import batch_for, multitask
 
 FAST = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 4}
 NEXT, PREV = "reconstruct_next:t=1", "reconstruct_prev:t=1"
@@ -112,6 +117,44 @@ def test_good_trainings_are_not_warned_of(scans, tmp_path):
     run = pretrain(scans, tmp_path / "r", tasks, batch_size=8)
     assert warnings(run) == {task: set() for task in tasks}
     assert "collapsed" not in {task["verdict"] for task in run.summary["tasks"].values()}
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("tasks", [["reconstruct_next:t=1", "reconstruct_prev:t=1"], ["contrast", "moco_v2:queue=64"]])
+@pytest.mark.parametrize("data", ["phantom:patients=6", "sunnybrook"])
+def test_the_phantom_and_real_hearts_raise_no_warning(request, tmp_path, data, tasks):
+    source = request.getfixturevalue("sunnybrook") if data == "sunnybrook" else data
+    run = pretrain(
+        source, tmp_path / "r", tasks, steps=60, batch_size=16, size=48, backbone="unet:encoder=plain,width=8"
+    )
+    print(data, {label: (task["verdict"], task["warnings"]) for label, task in run.summary["tasks"].items()})
+    assert warnings(run) == {label: set() for label in tasks}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: reading a number of a tensor."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_accuracy_or_spread_makes_a_step_wait_for_its_value():
+    texts = ["contrast", "dense_contrast", "moco_v2:queue=16", "vicreg", "slice_siam:t=1"]
+    tasks = [registry().resolve(TaskSpec, text) for text in texts]
+    model, batch = multitask(tasks), batch_for(tasks)
+    with Waits() as waits:
+        total, outputs = model(batch)
+        total.backward()
+        means = RunningMeans({str(task): task.metrics for task in tasks})
+        means.add(outputs)
+    assert waits.number == 0
+    with Waits() as waits:
+        float(total.detach())
+    assert waits.number == 1
 
 
 # --- the rules, on logs ------------------------------------------------------------------------------------------
