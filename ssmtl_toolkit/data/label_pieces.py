@@ -196,6 +196,7 @@ def _make(scan: Scan, reading: Reading, sealed: Sealed, ignore_affine: bool, emp
         one_of_several=one_of_several(scan, decoded.readers, slicing.volume),
     )
     with naming_scan(scan.path):
+        preparing.refuse_blank(volume)
         sliced = Sliced.of(volume, slicing)
     values, codes = _coded(valued.values)
     counts = annotated = _counts(codes, len(values) + 1)

@@ -307,6 +307,18 @@ def test_the_same_scan_in_training_and_test_is_refused(labelled, pretrained, tmp
         toolkit.finetune(pretrained, out=tmp_path / "g", **options)
 
 
+def test_a_blank_test_scan_is_refused_by_name_before_training(pretrained, tmp_path):
+    root = tmp_path / "data"
+    for i, name in enumerate("pqr"):
+        write_pair(root, name, seed=i)
+    image = nib.load(root / "images" / "r.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(image.shape, 7, np.int16), image.affine), root / "images" / "r.nii.gz")
+    (tmp_path / "s.json").write_text(json.dumps({"train": ["p", "q"], "test": ["r"]}))
+    with pytest.raises(DataError, match=r"r\.nii\.gz: is blank"):
+        toolkit.finetune(pretrained, data=str(root), split=tmp_path / "s.json", out=tmp_path / "f", **GIVEN)
+    assert not (tmp_path / "f").exists()
+
+
 def test_it_tells_how_many_test_scans_the_pretraining_has_seen(tuned, labelled, pretrained, tmp_path):
     assert summary_of(tuned)["scans"]["test_seen_in_pretraining"] == 4
     root = tmp_path / "other"
