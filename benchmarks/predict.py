@@ -27,6 +27,7 @@ from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec
+from ssmtl_toolkit.text import counted
 
 NETWORK, BATCH = "unet:encoder=resnet18", 16
 Shape = tuple[int, int, int]
@@ -82,10 +83,12 @@ def rows(quick: bool) -> Iterator[Group]:
             SAME: Way(bare, (size, classes, shape, True), apart=True),
         }
         ratios = [Ratio("file to file", BARE, target), Ratio("file to file", SAME), Ratio("scan to labels", SAME)]
-        if classes == 5 and not quick:
-            ways["by 5 models"] = Way(labels, (size, classes, shape, 5), apart=True)
-            ratios.append(Ratio("by 5 models", "scan to labels"))
-        yield Group(f"predict, {NETWORK}, {size} px of {shape[0]} px, {classes} classes", ways, ratios, rounds=5)
+        title = f"predict, {NETWORK}, {size} px of {shape[0]} px, {shape[2]} slices, {classes} classes"
+        yield Group(title, ways, ratios, rounds=5)
+    if not quick:
+        few = (*shape[:2], 8)
+        ways = {f"by {counted(n, 'model')}": Way(labels, (size, 5, few, n), apart=True) for n in (5, 1)}
+        yield Group(f"predict, {few[2]} slices", ways, [Ratio("by 5 models", "by 1 model")], rounds=5)
 
 
 if __name__ == "__main__":

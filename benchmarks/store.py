@@ -5,6 +5,7 @@ python benchmarks/store.py [--rounds N] [--json] [--only WORD] [--quick]
 
 from __future__ import annotations
 
+import functools
 import shutil
 import statistics
 import tempfile
@@ -22,12 +23,19 @@ from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, open_stor
 from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import Scan
 
+Shape = tuple[int, int, int]
 MANY = 5000
 NIBABEL = "nibabel's get_fdata, file by file"
 
 
-def build(scans: list[Scan], size: int) -> Act:
-    cache, readers = Path(tempfile.mkdtemp()) / "cache", installed_readers()
+@functools.cache
+def written(number: int, shape: Shape) -> list[Scan]:
+    """Scans for all ways."""
+    return write_scans(Path(tempfile.mkdtemp()), number, shape)
+
+
+def build(number: int, shape: Shape, size: int) -> Act:
+    scans, cache, readers = written(number, shape), Path(tempfile.mkdtemp()) / "cache", installed_readers()
 
     def cold() -> None:
         shutil.rmtree(cache, ignore_errors=True)
@@ -36,7 +44,9 @@ def build(scans: list[Scan], size: int) -> Act:
     return cold
 
 
-def read(scans: list[Scan]) -> Act:
+def read(number: int, shape: Shape) -> Act:
+    scans = written(number, shape)
+
     def all_files() -> None:
         for scan in scans:
             nib.load(scan.path).get_fdata()  # type: ignore[no-untyped-call]
@@ -61,7 +71,6 @@ def second_start(rounds: int, number: int = MANY) -> str:
 
 
 def rows(quick: bool) -> Iterator[Group | Figure]:
-    folder = Path(tempfile.mkdtemp())
     cases = {
         "60 of 35 x 51 x 35": (60, (35, 51, 35), 64, "≤ 1.0"),
         "8 of 256 x 256 x 200": (8, (256, 256, 200), 256, "≤ 0.6"),
@@ -69,12 +78,11 @@ def rows(quick: bool) -> Iterator[Group | Figure]:
     for name, (number, shape, size, target) in cases.items():
         if quick and size > 64:
             continue
-        scans = write_scans(folder / name, 2 if quick else number, shape)
-        ways = {"ours": Way(build, (scans, size)), NIBABEL: Way(read, (scans,))}
+        made = (2 if quick else number, shape)
+        ways = {"ours": Way(build, (*made, size)), NIBABEL: Way(read, made)}
         yield Group(f"first start over .nii.gz, {name}, {size} px", ways, [Ratio("ours", NIBABEL, target)], rounds=5)
     if not quick:
         yield Figure(f"second start over {MANY:,} files", second_start, "≤ 0.5 s")
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,11 @@ class Row:
 
     def cells(self) -> list[str]:
         """As words of a table."""
-        ours = " and ".join(f"{number:.3g}" for number in self.milliseconds) if self.milliseconds else ""
+        ours = (
+            " and ".join(f"{number:,.{0 if number >= 100 else 2}f}" for number in self.milliseconds)
+            if self.milliseconds
+            else ""
+        )
         ratios = [self.figure or _spread(self.wall), _spread(self.cpu), _spread(self.itself)]
         return [self.what, self.reference, *ratios, ours, self.target, self.program]
 
