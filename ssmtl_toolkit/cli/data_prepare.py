@@ -30,7 +30,7 @@ from ssmtl_toolkit.text import counted, shortened, sized
 def command(
     data: tuple[str, ...], cluster: str | None, cache: Path | None, file: Path | None, as_json: bool, **flags: Any
 ) -> None:
-    """Make the slices of DATA that a run with the same options would make, and keep them in the cache.
+    """Make the slices of DATA and keep them in the cache.
 
     What is in the cache already is not made again: rerun the command to resume. --config may be the run.toml of a run.
 

@@ -104,8 +104,8 @@ def test_lists_of_subcommands_show_whole_sentences(group):
     ("command", "headings"),
     [
         ("evaluate", ["Files", "Labels", "Metrics"]),
-        ("experiment", ["Data", "Rows", "Output", "Files"]),
-        ("reproduce", ["Rows", "Data", "Output", "Files"]),
+        ("experiment", ["Data", "Rows", "Output", "Files", "Machine"]),
+        ("reproduce", ["Rows", "Data", "Output", "Files", "Machine"]),
         ("data split", ["Patients", "Files"]),
     ],
 )
