@@ -43,6 +43,15 @@ def allowed_skips(on_nan: str) -> int:
     return int(on_nan.partition(":")[2] or 0)
 
 
+def _largest(gradients: Sequence[Tensor]) -> Tensor:
+    """The largest absolute value; NaN if there is one."""
+    if not gradients:
+        return torch.zeros(())
+    if gradients[0].device.type == "cpu":  # a tenth of the time that the norm takes there
+        return torch.stack([end for gradient in gradients for end in gradient.aminmax()]).abs().max()
+    return torch.stack(torch._foreach_norm(gradients, math.inf)).max()
+
+
 @dataclass
 class Health:
     """Looks at each step of one training.
@@ -79,7 +88,7 @@ class Health:
         `losses` are sums over its batches; all ranks come to one answer.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        largest = torch.stack(torch._foreach_norm(gradients, math.inf)).max() if gradients else torch.zeros(())
+        largest = _largest(gradients)
         names = [*losses, GRADIENT]
         values = [loss.detach().float() for loss in losses.values()]
         found = sum_over_ranks(torch.stack([*values, largest.float().to(values[0].device)]))
