@@ -26,6 +26,11 @@ _SCHEDULERS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"
 """Batch systems by what users call them, and the class of dask_jobqueue for each."""
 _STARTED = re.compile(rf"(local|{'|'.join(_SCHEDULERS)})(?::([1-9]\d{{0,3}}))?")
 _ADDRESS = re.compile(r"(tcp|tls|ucx)://\S+:\d+")
+NO_DASHBOARD: dict[str, Any] = {
+    "dashboard_address": None,
+    "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # a port of no one else
+}
+"""Options of Dask's LocalCluster by which it draws nothing."""
 _LOOK = 0.5  # seconds between two looks at whether a signal has come
 _PATIENCE = 5.0  # seconds without a worker before saying so
 _TODO = "rerun the command to resume"
@@ -102,9 +107,14 @@ def _client(distributed: Any, text: str, stack: contextlib.ExitStack) -> Any:
         return distributed.Client(**{"scheduler_file" if text.endswith(".json") else "address": text})
     kind, number = started[1], int(started[2] or 1)
     if kind == "local":
-        local = {"processes": True, "threads_per_worker": 1, "host": "127.0.0.1", "memory_limit": 0}
         cluster = distributed.LocalCluster(
-            n_workers=number, dashboard_address=None, silence_logs=logging.CRITICAL, **local
+            n_workers=number,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+            **NO_DASHBOARD,
         )
     else:
         cluster = getattr(_imported("dask_jobqueue", text), _SCHEDULERS[kind])()

@@ -19,7 +19,7 @@ from ssmtl_toolkit.config.prepare import PrepareConfig
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.execution import RowsFailedError
 from ssmtl_toolkit.pretraining.preparing import prepare_slices
-from ssmtl_toolkit.runtime.cluster import Task, check_cluster, opened
+from ssmtl_toolkit.runtime.cluster import NO_DASHBOARD, Task, check_cluster, opened
 from ssmtl_toolkit.runtime.progress import Progress
 
 distributed = pytest.importorskip("distributed")
@@ -83,7 +83,7 @@ class Told(Progress):
 @pytest.fixture(scope="module")
 def workers():
     """Two processes of Dask on this machine, as `dask worker` starts them."""
-    options = {"processes": True, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    options = {"processes": True, "threads_per_worker": 1, "host": "127.0.0.1", **NO_DASHBOARD}
     with distributed.LocalCluster(n_workers=2, silence_logs=50, memory_limit=0, **options) as cluster:
         yield cluster
 
