@@ -36,7 +36,7 @@ class Skipped(Exception):  # noqa: N818
 
 
 class Timing(NamedTuple):
-    """Seconds; those of the CPU are of this process with its threads, and of its children that have ended."""
+    """Seconds; those of the CPU are of this process, with its threads and its children."""
 
     wall: float
     cpu: float
@@ -120,7 +120,16 @@ def timed(act: Act, times: int = 1) -> Timing:
 
 def _cpu() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    running = sum(map(_cpu_of, multiprocessing.active_children()))  # loader workers that stay
+    return running + sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _cpu_of(process: multiprocessing.Process) -> float:
+    file = Path(f"/proc/{process.pid}/stat")
+    if not file.is_file():
+        return 0.0
+    user, system = file.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(group: Group, rounds: int, apart: bool = True) -> list[Row]:
