@@ -14,9 +14,10 @@ MOST_BYTES = 32 * 2**20  # of any document: an entry each for 100,000 scans is l
 _MOST_TOML = 4 * 2**20  # tomllib reads 3 MB a second
 _MOST_VALUES = 1_000_000  # 0.5 GB of memory at worst
 _DEEPEST = 64  # lists and tables within each other
-_STRING = r'"""(?s:\\.|.)*?"""|\'\'\'(?s:.)*?\'\'\'|"(?:\\.|[^"\\\n])*+"|\'[^\'\n]*+\''
+# each alternative also takes a string that never ends, so that no text is read twice
+_STRING = r'"""(?s:\\.|[^\\])*?(?:"""|\\?\Z)|\'\'\'(?s:.)*?(?:\'\'\'|\Z)|"(?:\\.|[^"\\\n])*+"?|\'[^\'\n]*+\'?'
 _WORDS = re.compile(rf"{_STRING}|#[^\n]*+")
-_LONG_KEY = re.compile(r"[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){8}")  # tomllib takes the square of their length
+_LONG_KEY = re.compile(r"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){8}")  # tomllib takes the square of their length
 
 
 def read_json(file: Path) -> Any:

@@ -23,6 +23,11 @@ from ssmtl_toolkit.places import PathError, user_path
         (parse_toml, ".".join("a" * 20_000) + " = 1", "key of more than eight parts"),
         (parse_toml, '"=" . ' * 20_000 + "a = 1", "key of more than eight parts"),
         (parse_toml, "[" + ".".join("a" * 20_000) + "]", "key of more than eight parts"),
+        (parse_toml, 'a = """' + '\\"' * 100_000, "Unterminated string"),
+        (parse_toml, 'a = """' + "\\" * 100_001, "Unescaped"),
+        (parse_toml, "a = " + '\\"""' * 100_000, "Invalid value"),
+        (parse_toml, '"a' * 100_000, "Expected '='"),
+        (parse_toml, "a" * 1_000_000, "Expected '='"),
         (parse_toml, "a = 0x" + "f" * 5_000_000, "larger than 4 MB"),
     ],
 )

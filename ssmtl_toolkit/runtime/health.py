@@ -43,7 +43,7 @@ def allowed_skips(on_nan: str) -> int:
     return int(on_nan.partition(":")[2] or 0)
 
 
-def _largest(gradients: Sequence[Tensor]) -> Tensor:
+def _largest(gradients: list[Tensor]) -> Tensor:
     """The largest absolute value; NaN if there is one."""
     if not gradients:
         return torch.zeros(())

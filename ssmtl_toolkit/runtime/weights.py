@@ -100,7 +100,13 @@ def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *
     kept = apart(tensors)
     if finite and (broken := _not_finite(kept)):
         raise SsmtlError(f"{printable(file)}: not written: {broken}; lower the learning rate and train again")
-    metadata = {_FORMAT: "pt", _ABOUT: json.dumps(about, allow_nan=False)}
+    try:
+        metadata = {_FORMAT: "pt", _ABOUT: json.dumps(about, allow_nan=False)}
+    except ValueError as error:  # a figure of the network's output
+        raise SsmtlError(
+            f"{printable(file)}: not written: the network's output is not finite; lower the learning rate and train "
+            f"again"
+        ) from error
     content = _ordered(save(kept, {**metadata, _DIGEST: _digest(kept, metadata)}))
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
         for piece in content:

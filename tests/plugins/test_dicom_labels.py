@@ -321,6 +321,7 @@ def tcia(root: Path, patient: int, *, seg: int = 1, rt: int = 0) -> None:
     """A patient as TCIA has it: a study with a folder for each series, of the scan and of its label maps."""
     study = root / f"LUNG1-{patient:03d}" / "08-23-2019"
     images = sources(series=patient)
+    images[0].PixelData = bytes([patient]) + images[0].PixelData[1:]  # no two patients have the same scan
     write_scan_series(study / "1.000000-CT", images)
     order = [0, 1] if patient % 2 else [1, 0]  # each file numbers its segments in its own way
     for i in range(seg):

@@ -354,3 +354,9 @@ def test_metadata_take_classes_however_they_were_chosen(text):
     classes = Classes.parse(text, {"LV": (500,), "RV": (600,), "LA": (420,)})
     written = classes.to_json()
     assert Classes.from_json(LabelClasses.model_validate_json(json.dumps(written)).model_dump()).to_json() == written
+
+
+def test_figures_that_are_not_finite_are_refused_in_words(tmp_path):
+    with pytest.raises(SsmtlError, match="not written: the network's output is not finite; lower the learning rate"):
+        weights.write(tmp_path / "w.safetensors", {"a": torch.ones(2)}, {"probe": [float("nan")]})
+    assert list(tmp_path.iterdir()) == []
