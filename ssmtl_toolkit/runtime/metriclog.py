@@ -10,6 +10,8 @@ from typing import Any
 
 from ssmtl_toolkit.data.files import atomic_write, sync
 from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.text import printable
 
 
 class MetricLog:
@@ -49,6 +51,8 @@ class MetricLog:
         """The lines that are ours, and how many others there are, a half one at the end not counted."""
         if not self.file.exists():
             return [], 0
+        if not self.file.is_file():  # a pipe may never end
+            raise DataError(f"{printable(self.file)}: is not a regular file; remove it")
         lines = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
         parsed = [_parsed(line) for line in lines]
         records = [record for record in parsed if record is not None]

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -90,6 +91,12 @@ def test_all_ranks_reduce_the_same_metrics_in_the_same_order_whatever_each_has_s
 def test_a_metric_that_the_spec_does_not_list_is_told():
     with pytest.raises(SsmtlError, match="'task' returns a metric 'new'"):
         RunningMeans({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"new": torch.tensor(1.0)})})
+
+
+def test_a_pipe_in_place_of_the_log_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(DataError, match="is not a regular file"):
+        MetricLog(tmp_path / "metrics.jsonl").records()
 
 
 def test_the_final_figures_are_means_over_the_last_tenth(tmp_path):
