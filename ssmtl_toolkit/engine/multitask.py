@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssmtl_toolkit.engine.auto_weight import AutoWeights
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
+from ssmtl_toolkit.engine.building import built
 from ssmtl_toolkit.engine.contract import Untouched, check_loss, check_output
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
@@ -61,12 +62,8 @@ class MultiTask(nn.Module):
 
         Their order is backbone, tasks, balancer.
         """
-        with foreign(f"building {named(backbone)}"):
-            network = backbone.build(channels)
-        modules = {}
-        for task in tasks:
-            with foreign(f"building {named(task)}"):
-                modules[str(task)] = task.build(network)
+        network = built(backbone, channels)
+        modules = {str(task): built(task, network) for task in tasks}
         _check_apart(network, modules)
         trained = parts_of(feature for task in tasks for feature in task.needs)
         for part in PARTS:

@@ -130,6 +130,42 @@ def test_what_a_task_must_not_give_or_do_is_refused_and_named_with_its_distribut
     assert "\n" not in str(error.value)
 
 
+def on_meta():
+    return nn.Linear(2, 2, device="meta")
+
+
+def sparse():
+    module = nn.Module()
+    module.register_buffer("few", torch.eye(3).to_sparse())
+    return module
+
+
+class Builds(TaskSpec):
+    name: ClassVar[str] = "builds"
+    what: str = ""
+
+    def build(self, backbone):
+        return {"none": lambda: None, "class": lambda: nn.Linear, "meta": on_meta, "sparse": sparse}[self.what]()
+
+
+stamp(Builds, "given-parts 1.0")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("none", "its build gives NoneType; give a torch.nn.Module"),
+        ("class", "its build gives type; give a torch.nn.Module"),
+        ("meta", "its tensor 'weight' is sparse or on the meta device"),
+        ("sparse", "its tensor 'few' is sparse or on the meta device"),
+    ],
+)
+def test_what_a_task_must_not_build_is_refused_and_named_with_its_distribution(what, said):
+    with pytest.raises(SsmtlError, match=said) as error:
+        multitask([Reads(), Builds(what=what)])
+    assert " of given-parts 1.0: " in str(error.value)
+
+
 @pytest.mark.parametrize("what", sorted(GIVEN.keys() - REFUSED.keys()))
 def test_what_a_task_may_give_is_taken(what):
     total, outputs = forward(what)
