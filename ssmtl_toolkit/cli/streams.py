@@ -26,7 +26,7 @@ class _Results(io.FileIO):
 
 
 class _Messages(io.FileIO):
-    """stderr. What cannot be written is lost, and the work goes on."""
+    """stderr. What cannot be written is lost, and the work continues."""
 
     def write(self, data: Any, /) -> int:
         try:

@@ -67,7 +67,7 @@ def do(work: bytes, settings: Settings, before: Ended | None) -> Ended:
     if settings.version != version(OURS):
         return Ended(failed=f"worker {worker} has {OURS} {version(OURS)}, not {settings.version}; install it there")
     with _one_at_a_time if settings.alone else contextlib.nullcontext():
-        interrupts.number = 0  # what was meant for an earlier task
+        interrupts.number = 0  # a signal for an earlier task
         try:
             _load(settings.files)
             act, arguments = cloudpickle.loads(work)

@@ -61,9 +61,6 @@ class RunInfo:
             "tasks": {name: {"loss": loss, "verdict": verdict} for name, (loss, verdict) in self.losses.items()},
         }
 
-    def _score_to_json(self) -> dict[str, Any]:
-        return {"metric": _name(self.metric), "mean": self.score, "arms": dict(self.scores)}
-
 
 def runs_below(folder: Path) -> list[RunInfo]:
     """All runs in a folder and below it, the newest last; what cannot be read is skipped."""
