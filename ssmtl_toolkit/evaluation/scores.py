@@ -216,15 +216,18 @@ def count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], members: NDArr
 
 def confusion(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], size: int) -> NDArray[np.int64]:
     """Count how often each index of the truth (row) meets each of the prediction (column), where it is annotated."""
-    if int(predicted.max(initial=0)) >= size or int(truth.max(where=truth != IGNORE, initial=0)) >= size:
-        raise ValueError(f"there are indices above the number of classes, {size - 1}")
     ours, theirs = (np.ascontiguousarray(a).reshape(-1) for a in (predicted, truth))
-    table = np.zeros(size * size, np.int64)  # how often each truth meets each prediction
-    for start in range(0, len(ours), _PIECE):
-        ours_now, theirs_now = (a[start : start + _PIECE].astype(np.int64) for a in (ours, theirs))
-        annotated = theirs_now != IGNORE
-        table += np.bincount((theirs_now * size + ours_now)[annotated], minlength=size * size)
-    return table.reshape(size, size)
+    meetings = sum(_meetings(ours[i : i + _PIECE], theirs[i : i + _PIECE]) for i in range(0, len(ours), _PIECE))
+    table = np.zeros((256, 256), np.int64) + meetings
+    if table[size:IGNORE].any() or table[:, size:].any():
+        raise ValueError(f"there are indices above the number of classes, {size - 1}")
+    return table[:size, :size]
+
+
+def _meetings(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each byte of the truth (row) meets each of the prediction (column)."""
+    both = np.left_shift(truth, 8, dtype=np.uint16) | predicted
+    return np.bincount(both, minlength=1 << 16).reshape(256, 256)
 
 
 def _counts(square: NDArray[np.int64], members: NDArray[np.bool_]) -> NDArray[np.int64]:
