@@ -36,7 +36,8 @@ class MocoV2(nn.Module):
         )
         self.key_encoder = copy.deepcopy(backbone.encoder).requires_grad_(False)
         self.key_project = copy.deepcopy(self.project).requires_grad_(False)
-        self._query_encoder = [backbone.encoder]  # in a list: not a submodule, its weights are the backbone's
+        self._query: list[Tensor] = [*backbone.encoder.parameters(), *self.project.parameters()]
+        self._key: list[Tensor] = [*self.key_encoder.parameters(), *self.key_project.parameters()]
         self.register_buffer("queue", F.normalize(torch.randn(spec.dim, spec.queue), dim=0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
@@ -71,9 +72,7 @@ class MocoV2(nn.Module):
     @torch.no_grad()
     def _momentum_update(self) -> None:
         """k <- m k + (1 - m) q over parameters; batch-norm statistics stay the key encoder's own."""
-        pairs = [(self.key_encoder, self._query_encoder[0]), (self.key_project, self.project)]
-        for ours, theirs in pairs:
-            torch._foreach_lerp_(list(ours.parameters()), list(theirs.parameters()), 1 - self.momentum)
+        torch._foreach_lerp_(self._key, self._query, 1 - self.momentum)
 
     def _keys(self, view: Tensor, seed: int) -> Tensor:
         """Encode with shuffled batch norm: no key shares its statistics with its own query. (N, dim), unit length."""

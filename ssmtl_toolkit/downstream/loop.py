@@ -32,7 +32,7 @@ from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.pretraining.verdict import rises_without_end
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import seed_all
-from ssmtl_toolkit.runtime.health import GRADIENT, BadStep, Health, allowed_skips
+from ssmtl_toolkit.runtime.health import GRADIENT, BadStep, Health, allowed_skips, buffers_of
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
@@ -117,6 +117,7 @@ class Loop:
         self.schedule = config.schedule.build(self.optimizer, config.steps)
         self.module, self.wrapped = fabric.setup(model, self.optimizer)
         self.average = WeightAverage(model, config.average) if config.average else None
+        self._modules, self._parameters = list(self.learned.modules()), list(self.learned.parameters())
         self.health = Health(self.optimizer, self._moved, fabric.device, allowed_skips(config.on_nan))
 
     def run(
@@ -214,7 +215,7 @@ class Loop:
     def _update(self, step: int) -> list[Tensor] | BadStep:
         """Do the update after `step` others; returns its loss, and that of unlabelled slices if they are used.
 
-        Or the update that is not finite: this one, which has then changed nothing, or on a GPU an earlier one.
+        Or the update that is not finite: this one, which has then changed no weight, or on a GPU an earlier one.
         """
         config = self.config
         if bad := self.health.begin():
@@ -232,7 +233,7 @@ class Loop:
         more = self._unlabelled(step)
         self.fabric.backward(sum(more, loss))
         losses = {_LABELLED: loss, **({LOSS: more[0]} if more else {})}
-        if bad := self.health.check(step + 1, losses, self.learned.parameters()):
+        if bad := self.health.check(step + 1, losses, self._parameters):
             self.wrapped.zero_grad(set_to_none=True)
             self.watch.counts = counts
             return bad
@@ -245,8 +246,13 @@ class Loop:
         return [one.detach() for one in (loss, *more)]
 
     def _moved(self) -> list[Tensor]:
-        """What an update changes beside what the optimizer does: buffers, and what `--semi` adds."""
-        return [*self.learned.buffers(), *(self.learner.parameters() if self.learner else ())]
+        """What an update changes beside what the optimizer does, if skipping one undoes that.
+
+        That is buffers, and what `--semi` adds.
+        """
+        if not self.health.skips:
+            return []
+        return [*buffers_of(self._modules), *(self.learner.parameters() if self.learner else ())]
 
     def _skip(self, bad: BadStep, progress: Progress) -> None:
         """Do without an update that is not finite, or end the training by it."""

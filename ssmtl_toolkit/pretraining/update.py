@@ -27,7 +27,7 @@ from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, explained, foreign
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.runtime.device import seed_all
-from ssmtl_toolkit.runtime.health import BadStep, Health, allowed_skips
+from ssmtl_toolkit.runtime.health import BadStep, Health, allowed_skips, buffers_of
 from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.specs import named
@@ -57,6 +57,7 @@ class Updater:
         assert isinstance(model, MultiTask)
         self.model = model
         self.looks, self._norms = looks, dict[str, Tensor]()
+        self._modules, self._parameters = list(model.modules()), list(model.parameters())
         skips = allowed_skips(config.on_nan)
         self.health = Health(optimizer.optimizer, self._moved, fabric.device, skips)
 
@@ -78,7 +79,7 @@ class Updater:
             if feedback != "nothing":
                 _add(before, outputs)
         losses = {k: torch.stack([one[k].loss.detach() for one in parts]).sum() for k in self.model.labels}
-        if bad := self.health.check(step + 1, losses, self.model.parameters()):
+        if bad := self.health.check(step + 1, losses, self._parameters):
             self.optimizer.zero_grad(set_to_none=True)
             return bad
         for outputs in parts:
@@ -191,8 +192,11 @@ class Updater:
             raise SsmtlError(f"{self.model.called(label)} {at} {on}: {explained(error, few)}") from error
 
     def _moved(self) -> list[Tensor]:
-        """What a step changes beside what the optimizer does: buffers, and the tasks' own (momentum encoders)."""
-        return [*self.model.buffers(), *self.model.tasks.parameters()]
+        """What a step changes beside what the optimizer does: buffers, and the tasks' own (momentum encoders).
+
+        These only where steps are skipped: a step that is repeated may follow them once more.
+        """
+        return [*buffers_of(self._modules), *(self.model.tasks.parameters() if self.health.skips else ())]
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}

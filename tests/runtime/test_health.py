@@ -13,14 +13,18 @@ from torch import nn
 import ssmtl_toolkit
 from helpers.small import SMALL
 from ssmtl_toolkit import UsageError, finetune
+from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import Head
+from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.pretraining.replay import replay
+from ssmtl_toolkit.pretraining.update import Updater
 from ssmtl_toolkit.registry import Entry, Plugin, registry
 from ssmtl_toolkit.runtime import checkpoint
+from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.health import GRADIENT, Health
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BalancerSpec, HeadSpec, TaskSpec
@@ -201,8 +205,6 @@ def test_a_repeated_step_has_the_losses_that_it_had(scans, tmp_path):
 
 
 def replayed_parts(folder):
-    from ssmtl_toolkit.config import RunConfig
-    from ssmtl_toolkit.engine.multitask import MultiTask
     from ssmtl_toolkit.pretraining.badstep import kept
     from ssmtl_toolkit.pretraining.replay import _repeated
 
@@ -238,6 +240,19 @@ def test_a_skipped_step_leaves_no_trace_but_its_number(scans, tmp_path, how):
     assert all(math.isfinite(value) for line in lines for value in line.values())
     (note,) = [note for note in notes.notes if note.endswith(": skipped")]
     assert note.startswith("step 3: ")
+
+
+@pytest.mark.parametrize(("on_nan", "copied"), [("stop", False), ("skip:1", True)])
+def test_momentum_encoders_are_copied_in_each_step_only_where_a_skipped_one_must_leave_no_trace(on_nan, copied):
+    config = RunConfig.of({"backbone": SMALL, "tasks": ["moco_v2:queue=16"], "on_nan": on_nan}).resolve()
+    fabric = make_fabric(config, Progress())
+    fabric.launch()
+    model = MultiTask.build(config.backbone, config.tasks, config.balancer, channels=1)
+    modules = fabric.setup(model, torch.optim.Adam(model.parameters()))
+    update = Updater(fabric, config, *modules, load=None, running_means=None, weights={})
+    state = {id(tensor) for tensor in update.health.state()}
+    assert state >= {id(buffer) for buffer in model.buffers()}
+    assert {id(parameter) in state for parameter in model.tasks.parameters()} == {copied}
 
 
 def test_a_run_that_skips_resumes_with_equal_bits_and_stops_after_too_many_in_a_row(scans, tmp_path):
