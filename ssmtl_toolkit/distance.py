@@ -15,7 +15,7 @@ from ssmtl_toolkit.errors import UsageError
 AUTO = "auto"
 _MOST, _LONGEST = 100_000, 1e9  # slices; mm or ms: more than any scan has
 _DIGITS = 100  # Python refuses to read integers of thousands of digits
-_LENGTH = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(mm|ms)\s*")
+_LENGTH = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(mm|ms)\s*")
 
 
 def length_of(text: str) -> str | None:
@@ -39,7 +39,7 @@ def _read(value: Any) -> int | str:
             return AUTO
         if (length := length_of(value)) is not None:
             return length
-        if re.fullmatch(r"[+-]?\d+", value.strip()):
+        if re.fullmatch(r"[+-]?[0-9]+", value.strip()):
             value = int(value) if len(value) < _DIGITS else _MOST + 1
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(

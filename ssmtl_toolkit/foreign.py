@@ -42,8 +42,33 @@ def explained(error: BaseException, hint: str = "") -> str:
 
 def in_one_line(error: BaseException) -> str:
     """The name of an exception, and the first line of what it says."""
-    text = printable(next(iter(str(error).strip().splitlines()), ""))[:200]
-    return f"{type(error).__name__}{f': {text}' if text else ''}"
+    text = first_line(error)
+    return f"{printable(type(error).__name__)}{f': {text}' if text else ''}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or ""."""
+    return printable(next(iter(words_of(error).strip().splitlines()), ""))[:200]
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says; "" if it fails to say it, for its text is made by code of a plugin, too."""
+    try:
+        return str(error)
+    except BaseException as another:
+        if by_the_user(another):
+            raise
+        return ""
+
+
+def attributed(error: SsmtlError, part: str, name: str) -> SsmtlError:
+    """An error of ours that code of a part has raised, by which the part is found: itself if it has the name in it."""
+    words = words_of(error)
+    if name in words:
+        return error
+    named = SsmtlError(f"{part}: {words or in_one_line(error)}")
+    named.exit_code = error.exit_code
+    return named
 
 
 @contextlib.contextmanager

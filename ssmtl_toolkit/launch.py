@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.numerals import is_plain
 from ssmtl_toolkit.text import printable
 
 _OF_TORCH = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
@@ -61,6 +62,8 @@ def _number(name: str) -> int | None:
         os.environ.pop(name, None)
         return None
     try:
+        if not is_plain(text):
+            raise ValueError(text)
         return int(text) if int(text) >= 0 else None
     except ValueError:
         raise UsageError(

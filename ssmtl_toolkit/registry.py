@@ -24,7 +24,7 @@ import pluggy
 from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import UsageError
-from ssmtl_toolkit.foreign import LONGEST, SLOW, by_the_user, ctrl_c, guarded, tell_slow
+from ssmtl_toolkit.foreign import LONGEST, SLOW, by_the_user, ctrl_c, guarded, tell_slow, words_of
 from ssmtl_toolkit.installed import GROUP, OURS, distribution_of, others, points, switched_off
 from ssmtl_toolkit.places import names_a_place
 from ssmtl_toolkit.specs import BackboneSpec, Spec, stamp
@@ -266,7 +266,7 @@ def _loaded(plugin: Plugin, point: EntryPoint) -> tuple[Plugin, Parts]:
 
 def _said(problem: BaseException) -> str:
     """All that an exception says, in one line."""
-    return printable(" ".join([f"{type(problem).__name__}:", *str(problem).split()]).removesuffix(":"))
+    return printable(" ".join([f"{type(problem).__name__}:", *words_of(problem).split()]).removesuffix(":"))
 
 
 def _apart(loaded: Sequence[tuple[Plugin, Parts]]) -> Iterator[tuple[Plugin, Parts]]:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.distance import AUTO, distances_among
@@ -18,6 +27,7 @@ from ssmtl_toolkit.distance import slices_of as slices_of
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.features import FEATURES as FEATURES
 from ssmtl_toolkit.features import Feature as Feature
+from ssmtl_toolkit.numerals import check_number
 from ssmtl_toolkit.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -61,6 +71,11 @@ class Spec(BaseModel):
     name: ClassVar[str]
     positional: ClassVar[str | None] = None  # the option that may be written without its key, as in `folder:scans/`
     citations: ClassVar[tuple[str, ...]] = ()  # BibTeX of what to cite when it is used; reports list it
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        return check_number(value, cls.model_fields[str(info.field_name)], 2**63 - 1)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -114,7 +129,8 @@ class Spec(BaseModel):
             return f"{cls.name}: {error['msg'].removeprefix('Value error, ')}"
         if error["type"] == "missing":
             return f"{cls.name}: option {option!r} is needed ({cls._known()})"
-        return f"{cls.name}: option {option!r}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+        said, given = error["msg"].removeprefix("Value error, "), spec_text.brief(error["input"])
+        return f"{cls.name}: option {option!r}: {said}, got {given}"
 
     @classmethod
     def _known(cls) -> str:
@@ -140,7 +156,7 @@ def _read_weight(value: Any) -> float | str:
         return "auto"
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
         raise ValueError("should be a finite number greater than or equal to 0, or auto")

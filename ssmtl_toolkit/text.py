@@ -114,6 +114,18 @@ def clipped(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(width - 1, 0)].rstrip()}…"
 
 
+def brief(value: Any) -> str:
+    """A value as it is written in Python, in a line and in 200 characters at most.
+
+    >>> brief("a\\nb"), brief(10**5000)
+    ("'a\\\\nb'", 'a number of 16610 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not write it down
+        return f"a number of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
     near = nearest(word, known)

@@ -48,7 +48,7 @@ def test_whatever_a_task_raises_in_forward_is_a_failed_run_that_names_it_and_the
         (("--task", "leaving_task:at=build"), "building task 'leaving_task:at=build' failed: SystemExit: 0, which"),
         (("--task", "leaving_task:at=companions"), "task 'leaving_task:at=companions', asked for its companions"),
         (("--task", "leaving_task:at=remarks"), "task 'leaving_task:at=remarks', asked for its remarks, failed"),
-        (("--task", "leaving_task:at=backward"), "the backward pass failed in step 1: SystemExit"),
+        (("--task", "leaving_task:at=backward"), "the backward pass of task 'leaving_task:at=backward' failed in"),
         (("--balancer", "leaving_balancer:at=build"), "building balancer 'leaving_balancer:at=build' failed"),
         (("--balancer", "leaving_balancer"), "balancer 'leaving_balancer' failed in step 1"),
         (("--balancer", "leaving_balancer:at=updated,how=click"), "updated after step 1, failed: Exit"),
@@ -64,6 +64,32 @@ def test_a_part_that_leaves_elsewhere_in_a_run_is_named(ssmtl, scans, options, s
     usual = {"--task": "slice_siam:t=1", "--data": scans, **dict([UNET])}
     done = ssmtl("run", *SMALL, *[one for pair in {**usual, options[0]: options[1]}.items() for one in pair])
     failed(done, said)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("mute", 1, "failed in step 2 on a batch of 4 slices with 4 pairs: MuteError; ssmtl --debug shows where"),
+        ("ours", 1, ", step 2: MuteOfOursError"),
+        ("usage", 2, ", step 2: odd options"),
+        ("click usage", 1, "with 4 pairs: UsageError: odd options; ssmtl --debug shows where"),
+    ],
+)
+def test_an_error_that_fails_to_say_what_it_is_or_names_nobody_is_named(ssmtl, scans, how, code, said):
+    done = ssmtl("run", *SMALL, *UNET, "--data", scans, "--task", f"leaving_task:how={how}")
+    assert done.returncode == code, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"error: task 'leaving_task:how={how}'")
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize("balancer", ["fixed", "pcgrad"])
+def test_of_several_tasks_the_one_is_named_whose_backward_pass_fails(ssmtl, scans, balancer):
+    tasks = ("--task", "reconstruct_next:t=1", "--task", "leaving_task:at=backward,how=key", "--task", "slice_siam:t=1")
+    failed(
+        ssmtl("run", *SMALL, *UNET, "--data", scans, *tasks, "--balancer", balancer),
+        "error: the backward pass of task 'leaving_task:at=backward,how=key' failed in step 1: KeyError: 'missing'; ",
+    )
 
 
 @pytest.mark.parametrize("at", ["matches", "files", "read"])

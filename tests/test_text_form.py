@@ -32,16 +32,17 @@ class Sample(TaskSpec):
         raise AssertionError("not built here")
 
 
+whole = st.integers(-(2**63) + 1, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 samples = st.builds(
     Sample,
     word=st.text(),
-    number=st.integers(-(2**63), 2**63),
+    number=whole,
     real=finite,
     flag=st.booleans(),
     choice=st.sampled_from(["x", "y"]),
     some=st.none() | st.text(),
-    pair=st.tuples(st.integers(), st.integers()),
+    pair=st.tuples(whole, whole),
     weight=st.floats(0, 1e300) | st.just("auto"),
 )
 

@@ -43,7 +43,9 @@ class Dwa(BalancerSpec):
 
     name: ClassVar[str] = "dwa"
 
-    window: int = Field(100, ge=1, description="Number of updates over which a loss is averaged (original: an epoch).")
+    window: int = Field(
+        100, ge=1, le=1_000_000, description="Number of updates over which a loss is averaged (original: an epoch)."
+    )
     temperature: float = Field(2.0, gt=0, description="Temperature T of the softmax; larger: more even weights.")
 
     def build(self, tasks: Mapping[str, TaskSpec]) -> module.Dwa:

@@ -26,7 +26,7 @@ def _near(value: Any) -> float | str:
         return length
     try:
         share = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         share = -1.0
     if isinstance(value, bool) or not 0 < share <= 1:
         raise ValueError(
@@ -63,8 +63,8 @@ class Contrast(TaskSpec):
     near: Near = Field(
         0.1, description="For position: how near, as a share of the stack, or in mm from its middle, as in 10mm."
     )
-    parts: int = Field(4, ge=2, description="For partition: into how many parts each stack is divided.")
-    dim: int = Field(128, ge=1, description="Length of the projected features.")
+    parts: int = Field(4, ge=2, le=1000, description="For partition: into how many parts each stack is divided.")
+    dim: int = Field(128, ge=1, le=65536, description="Length of the projected features.")
     temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
 
     def if_solved_at_once(self) -> str:
@@ -87,9 +87,9 @@ class DenseContrast(TaskSpec):
     beaten_untrained: ClassVar[bool] = True  # a point looks much the same in two views to any network
     views: ClassVar[bool] = True
 
-    level: int = Field(2, ge=1, description="Which map of the decoder, counted from the coarsest, 1; 2: MACL's.")
-    points: int = Field(64, ge=1, description="Most points that are drawn in a slice.")
-    dim: int = Field(128, ge=1, description="Length of the projected features.")
+    level: int = Field(2, ge=1, le=16, description="Which map of the decoder, counted from the coarsest, 1; 2: MACL's.")
+    points: int = Field(64, ge=1, le=65536, description="Most points that are drawn in a slice.")
+    dim: int = Field(128, ge=1, le=65536, description="Length of the projected features.")
     temperature: float = Field(0.1, gt=0, description="Temperature of the loss.")
 
     def if_solved_at_once(self) -> str:

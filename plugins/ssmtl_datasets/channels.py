@@ -19,7 +19,7 @@ _BETWEEN = "-_. +"
 
 
 def _read(value: Any) -> int | str:
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         value = int(value)
     if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return "all" if value == "all" else int(value)

@@ -18,9 +18,10 @@ from ssmtl_toolkit.text import did_you_mean, printable
 
 COLUMNS = ("image", "label", "patient", "modality", "slices", "name")
 SUFFIXES = (".csv", ".toml")
-_FURTHER = re.compile(r"image_([2-9]|[1-9]\d{1,2})")  # the column of the second channel, the third …
+_FURTHER = re.compile(r"image_([2-9]|[1-9][0-9]{1,2})")  # the column of the second channel, the third …
 _MASK = "mask:"  # begins the column of a structure's mask, whose name follows
-_SLICES = re.compile(r"(\d+)(?:-(\d+))?")
+_LAST = 99999  # slice of a scan
+_SLICES = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
 
 def list_manifest(file: Path, *, outside: bool = False) -> list[Scan]:
@@ -245,10 +246,10 @@ def _slices(where: str, value: Any) -> tuple[int, ...] | None:
     """Read `3 5 7-9` or a list of integers; None if empty."""
     if value in ("", None):
         return None
-    if isinstance(value, list) and value and all(isinstance(i, int) and i >= 0 for i in value):
+    if isinstance(value, list) and value and all(isinstance(i, int) and 0 <= i <= _LAST for i in value):
         return tuple(sorted(set(value)))
     matches = [_SLICES.fullmatch(part) for part in value.split()] if isinstance(value, str) else [None]
     ranges = [(int(m[1]), int(m[2] or m[1])) for m in matches if m]
-    if len(ranges) < len(matches) or any(first > last or last > 99999 for first, last in ranges):
+    if len(ranges) < len(matches) or any(first > last or last > _LAST for first, last in ranges):
         raise DataError(f"{where}: slices are {value!r}; expected numbers from 0 and ranges, such as 3 5 7-9")
     return tuple(sorted({i for first, last in ranges for i in range(first, last + 1)}))

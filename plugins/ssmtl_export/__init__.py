@@ -49,7 +49,7 @@ class Onnx(ExportSpec):
     extra: ClassVar[str] = "'ssmtl-toolkit[onnx]'"
     tolerance: ClassVar[float] = 1e-4
 
-    opset: int = Field(18, ge=18, description="Version of ONNX's operators.")
+    opset: int = Field(18, ge=18, le=99, description="Version of ONNX's operators.")
 
     def write(self, exported: Exported, folder: Path) -> str:
         from ssmtl_export.graphs import write_graph

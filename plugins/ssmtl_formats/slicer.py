@@ -15,7 +15,7 @@ from ssmtl_formats.overlaps import Part, Voxels, named, painted, values_of
 from ssmtl_formats.stored import header_lines
 from ssmtl_toolkit.data.source import AGAIN, FileError, Source, naming_file
 
-_FIELD = re.compile(r"Segment(\d{1,5})_(Name|LabelValue|Layer):=(.*)", re.DOTALL)
+_FIELD = re.compile(r"Segment([0-9]{1,5})_(Name|LabelValue|Layer):=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,6 @@ def _counted(layer: NDArray[Any]) -> tuple[list[int], list[int]]:
 
 
 def _whole(text: str, least: int = 0) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
         raise FileError(f"numbers a segment {text[:40]!r}, a whole number is needed; {AGAIN}")
     return int(text)

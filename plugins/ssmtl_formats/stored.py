@@ -93,7 +93,7 @@ def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
     needed = {"DimSize": dims, **dict.fromkeys(_META_VECTORS, dims), **dict.fromkeys(_META_MATRICES, dims * dims)}
     for name in needed.keys() & fields.keys():
         words = fields[name].split()
-        number = r"[1-9]\d*" if name == "DimSize" else r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
+        number = r"[1-9][0-9]*" if name == "DimSize" else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?"
         if len(words) != needed[name] or not all(re.fullmatch(number, word, re.IGNORECASE) for word in words):
             raise FileError(f"has {name} {printable(fields[name][:60])!r}, {needed[name]} numbers are needed; {AGAIN}")
     if not re.fullmatch(_META_TYPE, fields["ElementType"]):
@@ -125,7 +125,7 @@ def _true(fields: Fields, name: str, default: str = "False") -> bool:
 
 def _whole(fields: Fields, name: str, least: int, most: int = 1 << 50, default: str = "0") -> int:
     text = fields.get(name, default)
-    if not re.fullmatch(r"-?\d{1,16}", text) or not least <= int(text) <= most:
+    if not re.fullmatch(r"-?[0-9]{1,16}", text) or not least <= int(text) <= most:
         raise FileError(f"has {name} {printable(text[:40])!r}, which makes no sense; {AGAIN}")
     return int(text)
 

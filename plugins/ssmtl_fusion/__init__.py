@@ -22,8 +22,10 @@ class SliceFusion(TaskSpec):
     metrics: ClassVar[tuple[str, ...]] = ("chance", "accuracy")
     baselines: ClassVar[tuple[str, ...]] = ("chance",)
 
-    levels: int = Field(5, ge=2, description="Number of mixing levels from 0 to 1; 5: 0, 1/4, 1/2, 3/4 and 1.")
-    boxes: int = Field(40, ge=1, description="Most boxes in a slice; as many as these or down to a quarter are drawn.")
+    levels: int = Field(5, ge=2, le=1000, description="Number of mixing levels from 0 to 1; 5: 0, 1/4, 1/2, 3/4 and 1.")
+    boxes: int = Field(
+        40, ge=1, le=10_000, description="Most boxes in a slice; as many as these or down to a quarter are drawn."
+    )
     largest: float = Field(0.625, gt=0, le=1, description="Longest side of a box, as a share of the slice's.")
 
     def build(self, backbone: Backbone) -> SliceFusionModule:

@@ -26,13 +26,16 @@ class MocoV2(TaskSpec):
     baselines: ClassVar[tuple[str, ...]] = ("chance",)
     beaten_untrained: ClassVar[bool] = True  # two views of a slice look alike to any network
 
-    queue: int = Field(1024, ge=1, description="Length K of the queue of keys (the paper: 1024; MoCo: 65536).")
-    dim: int = Field(128, ge=1, description="Length of the projected features.")
+    queue: int = Field(
+        1024, ge=1, le=2**24, description="Length K of the queue of keys (the paper: 1024; MoCo: 65536)."
+    )
+    dim: int = Field(128, ge=1, le=65536, description="Length of the projected features.")
     temperature: float = Field(0.2, gt=0, description="Temperature T of the InfoNCE loss.")
     momentum: float = Field(0.999, ge=0, le=1, description="Momentum m of the key encoder.")
     bn_groups: int = Field(
         2,
         ge=1,
+        le=1024,
         description="On one device: number of shuffled parts of the batch, each with its own batch-norm statistics.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from json import JSONDecodeError
@@ -15,7 +16,7 @@ from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.hookspecs import hookimpl
 from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.specs import BackboneSpec, ExportSpec
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import brief, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from ssmtl_toolkit.engine.export import Exported
 
 _PACKAGE = "dynamic_network_architectures"
-_NUMBERS = r"^\d+(\+\d+)*$"
-_SIDES = r"^\d+(x\d+)?(\+\d+(x\d+)?)*$"
+_NUMBERS = r"^[0-9]{1,4}(\+[0-9]{1,4})*$"
+_SIDES = r"^[0-9]{1,4}(x[0-9]{1,4})?(\+[0-9]{1,4}(x[0-9]{1,4})?)*$"
 _LEAST, _MOST, _FIRST, _SMALLEST = 2, 512, 32, 4  # stages, channels, channels of the first stage, pixels of the last
 _KINDS = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual"}
 
@@ -76,6 +77,8 @@ class NnUnet(BackboneSpec):
 
 def _of_size(size: Any) -> dict[str, str]:
     """As nnU-Net plans: halve until a side has 4 to 7 pixels; channels double from 32 to 512."""
+    if re.fullmatch("[0-9]{1,4}", str(size)) is None:
+        raise ValueError(f"size should be a number of pixels up to 9999, such as 256, got {brief(size)}")
     side = int(size)
     number = 1
     while side // 2**number >= _SMALLEST:

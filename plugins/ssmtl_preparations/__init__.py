@@ -24,7 +24,7 @@ WINDOWS = {
 """Usual windows of CT, lowest and highest HU: width 1500 about -600, 350 about 50, 1800 about 400, 80 about 40 and 150
 about 30 (A. Murphy et al., "Windowing (CT)", Radiopaedia.org, doi 10.53347/rID-52108)."""
 
-_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _RANGE = re.compile(rf"({_NUMBER}):({_NUMBER})")
 _BETWEEN = re.compile(r"\+(?![\d.])|(?<=[\d.])\+")  # a + that is no sign
 

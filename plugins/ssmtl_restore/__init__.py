@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ssmtl_restore.sources import DENOISE, INPAINT, RESTORE
 from ssmtl_toolkit.hookspecs import hookimpl
+from ssmtl_toolkit.numerals import is_plain
 from ssmtl_toolkit.specs import Feature, Fill, TaskSpec
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def _sigma(value: Any) -> float | str:
     """Read `0.5`, or the range `0.1..1`."""
     low, dots, high = value.partition("..") if isinstance(value, str) else (value, "", "")
     try:
-        numbers = [float(low), float(high)] if dots else [float(low)]
-    except (TypeError, ValueError):
+        numbers = [float(low), float(high)] if dots and is_plain(low) and is_plain(high) else [float(value)]
+    except (TypeError, ValueError, OverflowError):
         numbers = [math.nan]
     good = 0 <= numbers[0] < numbers[1] < math.inf if dots else 0 < numbers[0] < math.inf
     if isinstance(value, bool) or not good:

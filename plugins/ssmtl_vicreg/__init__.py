@@ -31,7 +31,7 @@ class VICReg(TaskSpec):
     invariance: float = Field(25.0, ge=0, description="Weight λ of the difference between the two views.")
     variance: float = Field(25.0, ge=0, description="Weight μ of features that vary too little.")
     covariance: float = Field(1.0, ge=0, description="Weight ν of features that vary together.")
-    dim: int = Field(128, ge=2, description="Length of the expanded features.")
+    dim: int = Field(128, ge=2, le=65536, description="Length of the expanded features.")
 
     def collapsed(self, means: Mapping[str, float]) -> str:
         if means["spread"] >= 0.1 or means["loss"] < 0.98 * means["constant"]:

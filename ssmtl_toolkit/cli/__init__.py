@@ -18,7 +18,7 @@ import click
 from ssmtl_toolkit.cli.streams import discard, open_streams, show
 from ssmtl_toolkit.disk import unusable
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained
+from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained, in_one_line, words_of
 from ssmtl_toolkit.places import outside_allowed
 
 COMMANDS = {
@@ -165,12 +165,14 @@ def _explain(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # `ssmtl … | head`
         return 141
     if isinstance(error, SsmtlError):
-        show(f"error: {error}" if error.exit_code <= 128 else str(error))
+        words = words_of(error) or in_one_line(error)
+        show(f"error: {words}" if error.exit_code <= 128 else words)
         return error.exit_code
     if isinstance(error, OSError) and error.errno and error.filename is not None:
         show(f"error: {unusable(error)}")
         return 1
-    show(f"error: {type(error).__name__}: {error}\nthis is not expected; run again with --debug for the traceback")
+    show(f"error: {type(error).__name__}: {words_of(error)}")
+    show("this is not expected; run again with --debug for the traceback")
     return 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.fewshot import compare_and_show, tables_of
+from ssmtl_toolkit.cli.numerals import RealRange
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import (
     cache_option,
@@ -39,7 +40,7 @@ from ssmtl_toolkit.launch import launch
 )
 @click.option("--quick", is_flag=True, cls=Sectioned, section="Comparison", help="Small and short: a first look.")
 @click.option(
-    "--minutes", type=click.FloatRange(0), cls=Sectioned, section="Comparison", help="Begin no training after these."
+    "--minutes", type=RealRange(0), cls=Sectioned, section="Comparison", help="Begin no training after these."
 )
 @cluster_option
 @cache_option

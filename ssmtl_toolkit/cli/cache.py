@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ssmtl_toolkit.cli.numerals import RealRange
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH
 from ssmtl_toolkit.errors import UsageError
@@ -41,7 +42,7 @@ def info(cache: Path | None, as_json: bool) -> None:
 
 
 @command.command("clean")
-@click.option("--older-than", type=click.FloatRange(0), metavar="DAYS", help="Also what was not used for so many days.")
+@click.option("--older-than", type=RealRange(0), metavar="DAYS", help="Also what was not used for so many days.")
 @click.option("--all", "everything", is_flag=True, help="Also all else.")
 @_place
 @_json

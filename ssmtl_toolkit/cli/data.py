@@ -10,6 +10,7 @@ import click
 
 from ssmtl_toolkit.cli.data_info import command as info
 from ssmtl_toolkit.cli.data_prepare import command as prepare
+from ssmtl_toolkit.cli.numerals import WholeRange
 from ssmtl_toolkit.cli.once import OnceGroup
 from ssmtl_toolkit.cli.options import PATH, cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -42,9 +43,9 @@ command.add_command(prepare, "prepare")
 
 @command.command("phantom")
 @click.argument("out", type=PATH)
-@click.option("--patients", type=click.IntRange(1, 9999), default=20, show_default=True, help="How many patients.")
+@click.option("--patients", type=WholeRange(1, 9999), default=20, show_default=True, help="How many patients.")
 @click.option("--modality", type=click.Choice(["ct", "mri"]), default="ct", show_default=True, help="CT or MRI.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other patients.")
+@click.option("--seed", type=WholeRange(0), default=0, show_default=True, help="Another seed, other patients.")
 def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
     """Write synthetic scans with labels, as NIfTI.
 
@@ -78,13 +79,13 @@ def _choice(*names: str, **how: Any) -> Callable[[F], F]:
 
 @command.command("split")
 @click.argument("data", nargs=-1, required=True)
-@_patients("--test-scans", type=click.IntRange(1), help="Labelled scans for the test.  [default: a fifth]")
-@_patients("--validation-scans", type=click.IntRange(0), default=0, show_default=True, help="To choose options by.")
-@_patients("--folds", type=click.IntRange(2), help="Write this many folds, as nnU-Net's splits_final.json.")
+@_patients("--test-scans", type=WholeRange(1), help="Labelled scans for the test.  [default: a fifth]")
+@_patients("--validation-scans", type=WholeRange(0), default=0, show_default=True, help="To choose options by.")
+@_patients("--folds", type=WholeRange(2), help="Write this many folds, as nnU-Net's splits_final.json.")
 @_patients("--split", "given", type=PATH, help="Make the split of one fold of this list.")
-@_patients("--fold", type=click.IntRange(0), help="Which fold of --split.")
+@_patients("--fold", type=WholeRange(0), help="Which fold of --split.")
 @_patients("--patient", help="Regex on scan names; what its first group matches is the patient.")
-@_patients("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another split.")
+@_patients("--seed", type=WholeRange(0), default=0, show_default=True, help="Another seed, another split.")
 @path_option("--out", required=True, help="The file to write, e.g. split.json.")
 @cache_option
 def split(
@@ -170,9 +171,9 @@ def _labelled(data: Sequence[str], cache: Path | None, console: Any) -> list[Sca
 @command.command("suggest")
 @click.argument("data", nargs=-1, required=True)
 @path_option("--from", "source", required=True, help="Pre-training run folder or backbone file.")
-@_choice("--slices", type=click.IntRange(1), default=20, show_default=True, help="How many slices to suggest.")
-@_choice("--per-patient", type=click.IntRange(1), help="At most this many of a patient.  [default: any number]")
-@_choice("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other groups of slices.")
+@_choice("--slices", type=WholeRange(1), default=20, show_default=True, help="How many slices to suggest.")
+@_choice("--per-patient", type=WholeRange(1), help="At most this many of a patient.  [default: any number]")
+@_choice("--seed", type=WholeRange(0), default=0, show_default=True, help="Another seed, other groups of slices.")
 @_patients("--without", type=PATH, help="Skip test and validation patients of this split.")
 @_patients("--patient", help="Regex on scan names; what its first group matches is the patient.")
 @path_option("--out", required=True, help="The manifest to write, e.g. to_label.csv.")

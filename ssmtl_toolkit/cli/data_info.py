@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ssmtl_toolkit.cli.numerals import WholeRange
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import cache_option, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -18,10 +19,8 @@ _AXES = click.Choice(["acquisition", "axial", "coronal", "sagittal", "time"])
 @click.argument("data", nargs=-1, required=True)
 @click.option("--deep", is_flag=True, cls=Sectioned, section="Data", help="Read the voxels of all scans too.")
 @click.option("--axis", type=_AXES, cls=Sectioned, section="Data", help="Axis to cut along.  [default: as scanned]")
-@click.option(
-    "--size", type=click.IntRange(8, 4096), cls=Sectioned, section="Data", help="Pixels.  [default: proposed]"
-)
-@click.option("--volume", type=click.IntRange(0), cls=Sectioned, section="Data", help="Volume to take of 4-D files.")
+@click.option("--size", type=WholeRange(8, 4096), cls=Sectioned, section="Data", help="Pixels.  [default: proposed]")
+@click.option("--volume", type=WholeRange(0), cls=Sectioned, section="Data", help="Volume to take of 4-D files.")
 @click.option("--patient", cls=Sectioned, section="Data", help="Regex on scan names; its first group is the patient.")
 @path_option("--split", help="Compare with this split (from ssmtl data split).")
 @cache_option

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ssmtl_toolkit.cli.numerals import WholeRange
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import PATH, cache_option, cluster_option, complete, json_option, path_option
 from ssmtl_toolkit.cli.sections import Sectioned
@@ -52,7 +53,7 @@ def shared_options(function: F) -> F:
         click.option("--report/--no-report", default=True, cls=Sectioned, section="Files", help="Write report.html."),
         track_option,
         row_option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=settings),
-        row_option("--seeds", type=click.IntRange(1), help="Repetitions of each fine-tuning."),
+        row_option("--seeds", type=WholeRange(1), help="Repetitions of each fine-tuning."),
         row_option("--quick", is_flag=True, help="Small and short, as defined in the file's table [quick]."),
         row_option("--row", "rows", multiple=True, metavar="NAME", help="Run this row only; repeatable."),
         click.option("--data", multiple=True, metavar="SPEC", cls=Sectioned, section="Data", help=data),

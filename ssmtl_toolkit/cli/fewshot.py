@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ssmtl_toolkit.cli.experiment import read_settings
+from ssmtl_toolkit.cli.numerals import RealRange
 from ssmtl_toolkit.cli.once import OnceCommand
 from ssmtl_toolkit.cli.options import (
     cache_option,
@@ -41,7 +42,7 @@ from ssmtl_toolkit.text import did_you_mean
 )
 @click.option("--quick", is_flag=True, cls=Sectioned, section="Comparison", help="Small and short: a first look.")
 @click.option(
-    "--minutes", type=click.FloatRange(0), cls=Sectioned, section="Comparison", help="Begin no training after these."
+    "--minutes", type=RealRange(0), cls=Sectioned, section="Comparison", help="Begin no training after these."
 )
 @click.option("--list", "list_only", is_flag=True, cls=Sectioned, section="Comparison", help="List the methods.")
 @cluster_option

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
+from ssmtl_toolkit.cli.numerals import Real, Whole
 from ssmtl_toolkit.cli.sections import Sectioned
 from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.config.base import Alone
@@ -68,7 +69,7 @@ def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
     if get_origin(kind[0]) is tuple and get_args(kind[0])[-1] is Ellipsis:
         return option | {"multiple": True, "metavar": "SPEC", "shell_complete": complete(_spec_kind(kind))}
     if get_origin(kind[0]) is tuple:
-        return option | {"nargs": 2, "type": float}
+        return option | {"nargs": 2, "type": Real()}
     if any(isinstance(k, type) and issubclass(k, DatasetSpec) for k in kind):  # several are taken together
         return option | {"metavar": "SPEC", "shell_complete": complete("dataset"), "multiple": True}
     if spec := _spec_kind(kind):
@@ -97,7 +98,7 @@ def _click_type(kind: list[Any]) -> click.ParamType[Any] | None:
     if get_origin(kind[0]) is Literal:
         return click.Choice([str(choice) for choice in get_args(kind[0])])
     if kind[0] in (int, float) and str not in kind:
-        return click.INT if kind[0] is int else click.FLOAT
+        return Whole() if kind[0] is int else Real()
     return PATH if kind[0] is Path else click.STRING
 
 

@@ -30,13 +30,13 @@ from ssmtl_toolkit.config.toml import read_toml
 from ssmtl_toolkit.data.slicing import Prepare
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.numerals import MOST, check_number
 from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.registry import registry, to_get
 from ssmtl_toolkit.sources import Several, dataset_of
 from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
-from ssmtl_toolkit.text import did_you_mean, printable
+from ssmtl_toolkit.text import brief, did_you_mean, printable
 
-_LONGEST = 200  # characters of a value that is shown
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
 
@@ -94,7 +94,7 @@ class Descent(BaseModel):
     clip: float | None = Field(None, gt=0, description="Clip the norm of the gradient to this.")
     on_nan: Annotated[str, Role.RECORD] = Field(
         "stop",
-        pattern=r"^(stop|skip:[1-9]\d{0,5})$",
+        pattern=r"^(stop|skip:[1-9][0-9]{0,5})$",
         description="A step whose loss or gradient is not finite: stop; skip:3: skip it, up to 3 in a row.",
     )
 
@@ -134,6 +134,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        return check_number(value, cls.model_fields[str(info.field_name)], MOST)
 
     @field_validator(*_SPECS, mode="before", check_fields=False)
     @classmethod
@@ -177,7 +182,7 @@ class Config(BaseModel):
         name = str(error["loc"][0]) if error["loc"] else ""
         if error["type"] == "extra_forbidden":
             return f"{origin}: no option {name!r}{did_you_mean(name, cls.model_fields)}"
-        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}, got {_short(error['input'])}"
+        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}, got {brief(error['input'])}"
 
     @classmethod
     def gives_way(cls, name: str, flags: Mapping[str, Any]) -> bool:
@@ -261,12 +266,6 @@ def resolved_preparations(given: Prepare) -> tuple[PreparationSpec, ...]:
         more = "; several windows are one option, with + between them" if twice[0] == "window" else ""
         raise UsageError(f"--prepare: {twice[0]!r} is given twice; give it once{more}")
     return specs
-
-
-def _short(value: Any) -> str:
-    """A value in a line, not all numbers of an array."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _data(value: Any) -> Any:

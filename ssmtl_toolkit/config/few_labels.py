@@ -24,7 +24,7 @@ from ssmtl_toolkit.text import counted
 
 Unit = Literal["patients", "slices"]
 
-_BUDGET = re.compile(r"([1-9]\d{0,6})\s*(?:(patient|slice)s?)?")
+_BUDGET = re.compile(r"([1-9][0-9]{0,6})\s*(?:(patient|slice)s?)?")
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
     steps: int = Field(1200, ge=1, description="Optimizer steps; the maximum when stopping early.")
     patience: int = Field(5, ge=1, description="Stop after this many validation checks without improvement.")
     check_every: int = Field(50, ge=1, description="Steps between validation checks.")
-    batch_size: int = Field(8, ge=1, description="Slices per batch.")
+    batch_size: int = Field(8, ge=1, le=65536, description="Slices per batch.")
     encoder_lr: float | None = Field(None, gt=0, description="Learning rate of the encoder.  [default: --lr]")
     decoder_lr: float | None = Field(None, gt=0, description="Learning rate of the decoder.  [default: --lr]")
     freeze: Literal["none", "encoder", "backbone"] = Field("none", description="Which part to freeze.")

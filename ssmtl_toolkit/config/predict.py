@@ -34,7 +34,9 @@ class PredictConfig(Config, Machine):
     volume: WhichVolume = Field(
         None, description="Volume to take of 4-D files; all: each is a channel.  [default: as trained]"
     )
-    batch_size: Annotated[int, Role.MACHINE] = Field(16, ge=1, description="Slices per batch: bounds the memory.")
+    batch_size: Annotated[int, Role.MACHINE] = Field(
+        16, ge=1, le=65536, description="Slices per batch: bounds the memory."
+    )
     probabilities: Annotated[bool, Role.RECORD] = Field(
         False, description="Also write NAME_probabilities.nii.gz, background first (none if classes overlap)."
     )

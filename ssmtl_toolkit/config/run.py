@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -109,19 +110,19 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
 
     epochs: Annotated[int, Role.EXTENT] = Field(100, ge=1, description="Passes over all anchor slices.")
     steps: Annotated[int | None, Role.EXTENT] = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
-    batch_size: int = Field(16, ge=1, description="Anchor slices per batch and device.")
+    batch_size: int = Field(16, ge=1, le=65536, description="Anchor slices per batch and device.")
     patients_per_batch: int | None = Field(
-        None, ge=1, description="Patients in each batch, with equally many slices.  [default: as they come]"
+        None, ge=1, le=65536, description="Patients in each batch, with equally many slices.  [default: as they come]"
     )
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed for one step.")
+    accumulate: int = Field(1, ge=1, le=100_000, description="Batches whose gradients are summed for one step.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
     channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
         "auto", description="Memory layout of images; auto: on for GPUs."
     )
     compile: Annotated[bool, Role.MACHINE] = Field(False, description="Compile encoder and decoder (torch.compile).")
-    devices: Annotated[int, Role.MACHINE] = Field(1, ge=1, description="Number of devices on this machine.")
-    nodes: Annotated[int, Role.MACHINE] = Field(1, ge=1, description="Number of machines.")
+    devices: Annotated[int, Role.MACHINE] = Field(1, ge=1, le=1024, description="Number of devices on this machine.")
+    nodes: Annotated[int, Role.MACHINE] = Field(1, ge=1, le=65536, description="Number of machines.")
     strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true"], Role.MACHINE] = Field(
         "auto", description="How several devices share the work (Lightning Fabric)."
     )
@@ -171,7 +172,7 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
     @field_validator("held_out", mode="before")
     @classmethod
     def _auto_or_number(cls, value: Any) -> Any:
-        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value) else value
         if number != "auto" and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
             raise ValueError("expected auto or a whole number, 0 or more")
         return number

@@ -21,7 +21,7 @@ from ssmtl_toolkit.data.source import SeveralVolumesError, naming_file
 from ssmtl_toolkit.data.uneven import unevenness
 from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.foreign import by_the_user, explained, foreign
+from ssmtl_toolkit.foreign import by_the_user, explained, foreign, in_one_line, words_of
 from ssmtl_toolkit.specs import ReaderSpec, Scan
 from ssmtl_toolkit.text import printable
 
@@ -296,7 +296,8 @@ def _naming(reader: ReaderSpec, path: Path) -> Iterator[None]:
     except SeveralVolumesError:
         raise
     except DataError as error:
-        raise DataError(str(error) if name in str(error) else f"{name}: {error}") from error
+        words = words_of(error) or in_one_line(error)
+        raise DataError(words if name in words else f"{name}: {words}") from error
     except OSError as error:
         raise DataError(f"{name}: {_unreadable(error)}") from error
     except BaseException as error:  # a fault of the reader's own, which must not hide which file it was
@@ -304,7 +305,7 @@ def _naming(reader: ReaderSpec, path: Path) -> Iterator[None]:
             raise
         if not isinstance(error, Exception):
             raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
-        problem = f"reader {reader.name!r} failed with {type(error).__name__}: {printable(str(error))}"
+        problem = f"reader {reader.name!r} failed with {in_one_line(error)}"
         raise DataError(f"{name}: {problem}; omit it or report it to the reader's authors") from error
 
 

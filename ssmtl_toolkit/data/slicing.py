@@ -19,8 +19,11 @@ Cut = Literal["axial", "coronal", "sagittal", "acquisition", "time"]
 In time the frames at each position along the scanner's axis are a sequence."""
 
 
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
+
 def _read_volume(value: Any) -> Any:
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    number = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
     if number not in ("all", None) and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
         raise ValueError("expected a number from 0 on, or all")
     return number
@@ -42,8 +45,8 @@ LARGEST = 4096  # pixels of a side; a model file may not ask for more memory tha
 
 
 _BY_VALUE = re.compile(r"^([a-z][a-z0-9_]*)=")  # `window=lung` is `window:lung`
-_MEAN = r"-?\d+(?:\.\d+)?"
-_SD = r"(?!0+(?:\.0*)?(?:/|\+|$))\d+(?:\.\d+)?"  # above 0
+_MEAN = r"-?[0-9]+(?:\.[0-9]+)?"
+_SD = r"(?!0+(?:\.0*)?(?:/|\+|$))[0-9]+(?:\.[0-9]+)?"  # above 0
 _LEVELS = re.compile(rf"{_MEAN}/{_SD}(?:\+{_MEAN}/{_SD})*")
 
 

@@ -13,6 +13,7 @@ from ssmtl_toolkit.config import ResolvedFinetune
 from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.engine.augmentation import Augmenter
+from ssmtl_toolkit.engine.building import built
 from ssmtl_toolkit.engine.contract import check_loss, check_output
 from ssmtl_toolkit.engine.semi import PseudoLabels, SemiOutput, SemiStep
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
@@ -37,15 +38,11 @@ class Learner(nn.Module):
         assert config.semi is not None
         self._spec, self._fabric, self._augmenter = config.semi, fabric, augmenter
         self._model = [model]  # in a list: its weights are not ours
-        with foreign(f"building {named(config.semi)}"):
-            self.method = config.semi.build()
+        self.method = built(config.semi)
         self._labels = [str(task) for task in unlabelled.tasks]
         self._named = {str(task): named(task) for task in unlabelled.tasks}
         self._weights = [task.given_weight for task in unlabelled.tasks]
-        self.tasks = nn.ModuleList()
-        for task in unlabelled.tasks:
-            with foreign(f"building {named(task)}"):
-                self.tasks.append(task.build(model.backbone))
+        self.tasks = nn.ModuleList(built(task, model.backbone) for task in unlabelled.tasks)
         self._load = unlabelled.loader(config, seed, fabric.device)
         self._first, self._steps = config.labelled_steps, config.steps
         self.to(fabric.device)

@@ -22,6 +22,7 @@ from ssmtl_toolkit.data.volume import Volume, on_axis
 from ssmtl_toolkit.downstream.ensemble import Ensemble
 from ssmtl_toolkit.downstream.model import Predictor
 from ssmtl_toolkit.engine.backbone import Backbone, Features
+from ssmtl_toolkit.engine.building import built
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.features import Feature
@@ -58,7 +59,7 @@ def load_backbone(
     if chosen is None:
         raise UsageError(f"{printable(pretrained.file)}: does not record which network it belongs to; give spec=…")
     with hub(allowed=False):  # the content of a file must not cause downloads
-        backbone = chosen.build(pretrained.channels or 1)
+        backbone = built(chosen, pretrained.channels or 1)
     pretrained.load_into(backbone)
     if pretrained.about:  # also what was not trained, as it was saved
         backbone.load_state_dict(dict(pretrained.tensors))

@@ -28,7 +28,7 @@ from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.contract import check_loss, is_out_of_memory
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import Part
-from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.foreign import first_line, foreign
 from ssmtl_toolkit.pretraining.verdict import rises_without_end
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import seed_all
@@ -302,7 +302,7 @@ class Loop:
         except (RuntimeError, ValueError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise SsmtlError(f"not enough memory for {len(image)} slices; try a smaller --batch-size") from error
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error) or type(error).__name__
             raise UsageError(
                 f"the network cannot be trained on {config.batch_size} slices of {config.size} x {config.size} "
                 f"pixels ({reason}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"

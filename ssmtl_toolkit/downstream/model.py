@@ -24,6 +24,7 @@ from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.data.wayback import WayBack
 from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.building import built
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError
@@ -89,11 +90,9 @@ class ModelSpec:
 
     def build(self) -> Downstream:
         """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
-        with foreign(f"building {named(self.backbone)}"):
-            backbone = self.backbone.build(self.channels)
+        backbone = built(self.backbone, self.channels)
         meaning = self.meaning
-        with foreign(f"building {named(self.head)}"):
-            return Downstream(backbone, self.head.build(backbone, meaning.maps if meaning else 0), meaning)
+        return Downstream(backbone, built(self.head, backbone, meaning.maps if meaning else 0), meaning)
 
     def usage(self, cuts: Iterable[tuple[str, float]] = ()) -> Usage:
         """How the model is used without this package; `cuts` of the training scans: as `Usage.of` takes them."""

@@ -23,6 +23,7 @@ from ssmtl_toolkit.data.split import Split, part_by_patient, with_patients
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.typical import typical_slices
 from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.building import built
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.foreign import foreign
@@ -30,7 +31,7 @@ from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans, open_store
 from ssmtl_toolkit.runtime.transfer import Pretrained
-from ssmtl_toolkit.specs import DatasetSpec, Scan, named
+from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import counted, printable, shortened
 
 _BATCH = 16
@@ -209,8 +210,8 @@ def pooled_features(
 def _network(pretrained: Pretrained) -> Backbone:
     spec = pretrained.spec()
     assert spec is not None, "its metadata were checked"
-    with foreign(f"building {named(spec)}"), hub(allowed=False):
-        backbone = spec.build(pretrained.channels or 1)
+    with hub(allowed=False):
+        backbone: Backbone = built(spec, pretrained.channels or 1)
     pretrained.load_into(backbone)
     return backbone
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.features import Feature
+from ssmtl_toolkit.foreign import in_one_line
 
 _TRIED = (64, 128, 256, 512, 224, 384)  # pixels of images by which levels are found; the last for transformers
 
@@ -133,7 +134,7 @@ class Backbone(nn.Module):
                     features: Features = network(torch.zeros(1, self.in_channels, size, size))
                     encoded, decoded = features.pyramid, features.decoded if self.dense_channels else []
             except Exception as error:  # not least an AttributeError: torch would say that there are no levels
-                problem = f"{type(error).__name__}: {error}"[:200]
+                problem = in_one_line(error)
                 continue
             if min(one.shape[2] for one in (*encoded, *decoded)) > 1:  # of a single pixel the stride may be any
                 return Levels(_levels(encoded, size), _levels(decoded, size))

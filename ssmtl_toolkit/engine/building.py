@@ -1,17 +1,25 @@
-"""Builds a network once before any data are read, so that what cannot be built is reported at once."""
+"""Builds networks, and refuses what could not be trained and saved; once before any data are read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.foreign import foreign
-from ssmtl_toolkit.specs import BackboneSpec, TaskSpec, named
+from ssmtl_toolkit.foreign import attributed, foreign
+from ssmtl_toolkit.specs import BackboneSpec, Spec, TaskSpec, named
+
+_KEPT = frozenset(
+    (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.bool),
+        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    )
+)
+"""Types of numbers that are checked and saved."""
 
 
 def check_buildable(backbone: BackboneSpec, tasks: Sequence[TaskSpec] = ()) -> None:
@@ -27,21 +35,57 @@ def check_buildable(backbone: BackboneSpec, tasks: Sequence[TaskSpec] = ()) -> N
             built(task, network)
 
 
-def built(part: BackboneSpec | TaskSpec, given: Any) -> Any:
-    """Build a part, from the number of channels or from the backbone.
+def built(part: Spec, *given: Any) -> Any:
+    """Build a part: a backbone from the number of channels, a task or head from the backbone, others as they take.
 
     Raises:
         UsageError: an option says what does not exist.
         SsmtlError: its plugin fails, or gives what cannot be trained and saved.
     """
-    with foreign(f"building {named(part)}"):
-        made = part.build(given)
+    try:
+        with foreign(f"building {named(part)}"):
+            made = part.build(*given)  # type: ignore[attr-defined]
+    except SsmtlError as error:
+        raise attributed(error, named(part), part.name) from error
     if not isinstance(made, nn.Module):
         raise SsmtlError(f"{named(part)}: its build gives {type(made).__name__}; give a torch.nn.Module")
-    for name, tensor in [*made.named_parameters(), *made.named_buffers()]:
-        if not is_lazy(tensor) and (tensor.is_meta or tensor.layout != torch.strided):  # lazy: the first step makes it
+    for name, tensor in _tensors(made):
+        if problem := "" if is_lazy(tensor) else _unfit(tensor):  # lazy: the first images make it
+            raise SsmtlError(f"{named(part)}: its tensor {name!r} {problem}")
+    for name, tensor in made.state_dict().items():
+        if not is_lazy(tensor) and not torch.isfinite(tensor).all():
             raise SsmtlError(
-                f"{named(part)}: its tensor {name!r} is sparse or on the meta device, and could not be saved; make it "
-                f"a plain one in build"
+                f"{named(part)}: its tensor {name!r} is not finite, and could not be saved; start it with finite "
+                f"numbers, or keep it by register_buffer(…, persistent=False)"
             )
     return made
+
+
+def check_used(part: Spec, module: nn.Module) -> None:
+    """Refuse lazy layers that the first images have not reached: they have no shape.
+
+    Raises:
+        SsmtlError: naming the part and the first of them.
+    """
+    if idle := next((name for name, tensor in _tensors(module) if is_lazy(tensor)), None):
+        raise SsmtlError(
+            f"{named(part)}: its lazy layer of {idle!r} is never used, so that it has no shape and cannot be saved; "
+            f"remove it, or give it its sizes"
+        )
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _unfit(tensor: Tensor) -> str:
+    """Why a tensor could not be saved, and what to do; "" if it can."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        return "is sparse or on the meta device, and could not be saved; make it a plain one in build"
+    if tensor.dtype not in _KEPT:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"is {kind}, which is not saved; keep it as float32, or as uint8, and convert it in forward"
+    if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        return "is expanded: several of its numbers are one in memory; make a copy, such as tensor.clone()"
+    return ""

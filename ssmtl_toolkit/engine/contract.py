@@ -9,6 +9,10 @@ from torch import Tensor
 
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.foreign import words_of
+from ssmtl_toolkit.text import printable
+
+_MOST_PAIRS = 2**53  # up to there a float is exact
 
 
 def check_loss(part: str, loss: object, like: Tensor, *, trained: bool = True) -> None:
@@ -43,7 +47,7 @@ def check_output(part: str, output: object, like: Tensor, *, trained: bool = Tru
             raise SsmtlError(
                 f"{part}: its metric {name!r} is {described(value)}; give a scalar tensor on {like.device}"
             )
-    if not isinstance(pairs, int) or isinstance(pairs, bool) or pairs < 0:
+    if not isinstance(pairs, int) or isinstance(pairs, bool) or not 0 <= pairs <= _MOST_PAIRS:
         raise SsmtlError(f"{part}: its pairs are {described(pairs)}; give the number that the loss is a mean over")
     return output
 
@@ -53,21 +57,31 @@ def described(value: object) -> str:
     if isinstance(value, Tensor):
         shape = f"shape {tuple(value.shape)}" if value.ndim else "a scalar"
         return f"a tensor ({shape}, {str(value.dtype).removeprefix('torch.')}, on {value.device})"
-    text = repr(value) if isinstance(value, str | int | float | complex | None) else ""
-    return f"{text[:40]} ({type(value).__name__})" if text else f"a {type(value).__name__}"
+    kind = printable(type(value).__name__)
+    if type(value) is int and abs(value) > _MOST_PAIRS:
+        return f"a number of {value.bit_length()} bits (int)"
+    text = repr(value) if type(value) in (str, bool, int, float, complex, type(None)) else ""
+    return f"{text[:40]} ({kind})" if text else f"a {kind}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this says that there is not enough memory, of the GPU or of the machine."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in words_of(error)
 
 
 class Untouched:
-    """Notices that a task writes into what it shares with others: the batch, and features that are made already."""
+    """Notices that a task writes into what it shares with others: the batch, and features that are made already.
 
-    def __init__(self, batch: Batch, encode: SharedEncoder) -> None:
+    In a `thorough` look values are compared with a copy: torch's counter of changes knows nothing of those through
+    numpy or `.data`.
+    """
+
+    def __init__(self, batch: Batch, encode: SharedEncoder, *, thorough: bool = False) -> None:
         self._batch, self._encode = batch, encode
-        self._versions = {id(tensor): tensor._version for _, tensor in self._tensors()}
+        self._versions: dict[int, int] = {}
+        self._copies: dict[int, Tensor] | None = {} if thorough else None
+        for _, tensor in self._tensors():
+            self._remember(tensor)
 
     def check(self, part: str) -> None:
         """Refuse what was written since the last check.
@@ -76,10 +90,22 @@ class Untouched:
             SsmtlError: naming the task, and into what it wrote.
         """
         for name, tensor in self._tensors():
-            if tensor._version != self._versions.setdefault(id(tensor), tensor._version):
+            if id(tensor) not in self._versions:
+                self._remember(tensor)
+            elif self._is_changed(tensor):
                 raise SsmtlError(
                     f"{part}: writes into {name}, which other tasks read; make a copy first, such as tensor.clone()"
                 )
+
+    def _remember(self, tensor: Tensor) -> None:
+        self._versions[id(tensor)] = tensor._version
+        if self._copies is not None:
+            self._copies[id(tensor)] = tensor.detach().clone()
+
+    def _is_changed(self, tensor: Tensor) -> bool:
+        if tensor._version != self._versions[id(tensor)]:
+            return True
+        return self._copies is not None and not _same(tensor.detach(), self._copies[id(tensor)])
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         batch = self._batch
@@ -88,3 +114,10 @@ class Untouched:
         named += [(f"position.{name}", tensor) for name, tensor in vars(batch.position).items()]
         named += [("features", tensor) for tensor in self._encode.made()]
         return [(name, tensor) for name, tensor in named if not tensor.is_inference()]
+
+
+def _same(tensor: Tensor, copy: Tensor) -> bool:
+    """Whether values are the same; NaN is."""
+    if torch.equal(tensor, copy):
+        return True
+    return tensor.shape == copy.shape and bool(((tensor == copy) | (tensor != tensor) & (copy != copy)).all())

@@ -15,7 +15,6 @@ from ssmtl_toolkit.engine.contract import Untouched, check_loss, check_output
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.features import PARTS, Feature, meeting_of, parts_of
-from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec, named
 
 Watch = Callable[[Mapping[str, Tensor], Shared], None]
@@ -31,11 +30,13 @@ class MultiTask(nn.Module):
         named: what errors call each task, by its label, and the balancer, by "".
         running: the label of the task whose forward is under way, or failed; None outside of all.
         balancing: whether the balancer's forward is under way, or failed.
+        tried: whether tasks have been looked at closely, in the first batch.
     """
 
     named: Mapping[str, str] = {}
     running: str | None = None
     balancing: bool = False
+    tried: bool = False
 
     def __init__(
         self,
@@ -69,8 +70,7 @@ class MultiTask(nn.Module):
         for part in PARTS:
             if part not in trained:
                 network.get_submodule(part).requires_grad_(False)
-        with foreign(f"building {named(balancer)}"):
-            weighing = balancer.build({str(task): _weighted(task) for task in tasks})
+        weighing = built(balancer, {str(task): _weighted(task) for task in tasks})
         meeting = meeting_of(feature for task in tasks if task.weight for feature in task.needs)
         auto = balancer.weighs and any(task.weight == "auto" for task in tasks)
         weights = AutoWeights({str(task): task for task in tasks}) if auto else None
@@ -107,14 +107,14 @@ class MultiTask(nn.Module):
         """Each task's output, by label."""
         outputs: dict[str, TaskOutput] = {}
         made: dict[Hashable, Any] = {}
-        untouched = Untouched(batch, encode)
+        untouched = Untouched(batch, encode, thorough=not self.tried)
         for label, task in zip(self.labels, self.tasks, strict=True):
             self.running, self.balancing = label, False
             output = task(Step(batch, encode, batch.companions.get(label, {}), made))
             part = self.called(label)
             untouched.check(part)
             outputs[label] = check_output(part, output, batch.anchor)
-        self.running = None
+        self.running, self.tried = None, True
         return outputs
 
 

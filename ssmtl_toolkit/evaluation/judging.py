@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmtl_toolkit.engine.metric import Comparison
-from ssmtl_toolkit.foreign import by_the_user
+from ssmtl_toolkit.foreign import by_the_user, in_one_line
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import counted, printable
@@ -38,7 +38,7 @@ class Judge:
         except BaseException as error:
             if by_the_user(error):
                 raise
-            value, problem = None, _in_a_line(error)
+            value, problem = None, in_one_line(error)
         if problem:
             self._failed.setdefault(metric.name, []).append(f"{where}: {problem}")
         return None if problem or value is None else float(value)
@@ -73,8 +73,3 @@ def problem_of(value: Any, metric: MetricSpec) -> str:
     if math.isnan(value) or (math.isinf(value) and metric.output == "labels"):
         return f"it returned {float(value)}, not a number or None"
     return ""
-
-
-def _in_a_line(error: BaseException) -> str:
-    text = printable(next(iter(str(error).strip().splitlines()), ""))[:200]
-    return f"{type(error).__name__}{f': {text}' if text else ''}"

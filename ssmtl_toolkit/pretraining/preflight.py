@@ -6,14 +6,16 @@ from collections.abc import Sequence, Set
 
 import torch
 from lightning_fabric import Fabric
+from torch.nn.parameter import is_lazy
 
 from ssmtl_toolkit.config import ResolvedRun, RunConfig
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.backbone import Backbone, Features
+from ssmtl_toolkit.engine.building import check_used
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import PARTS, Feature, Part
-from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.foreign import first_line, foreign
 from ssmtl_toolkit.specs import named
 
 _FEWEST_PLACES = 2  # pixels along a side of the deepest maps: fewer show no places
@@ -44,18 +46,20 @@ def try_once(model: MultiTask, config: ResolvedRun) -> str:
         SsmtlError: the backbone declares other channels than it returns.
     """
     backbone = model.backbone
-    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers() if not is_lazy(buffer)}
     backbone.train()
     with foreign(named(config.backbone)):
         features = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
         _check_channels(backbone, features, config.trained)
         note = _too_small(features, config)
+    check_used(config.backbone, backbone)
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
         parameter.grad = None
     with torch.no_grad():
         for name, buffer in backbone.named_buffers():
-            buffer.copy_(buffers[name])
+            if name in buffers:
+                buffer.copy_(buffers[name])
     return note
 
 
@@ -80,7 +84,7 @@ def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Featur
         read = [tensor.sum() for feature in needs or {"pooled"} for tensor in features.tensors(feature)]
         torch.stack(read).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error) or type(error).__name__
         raise UsageError(
             f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
             f"({reason}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"

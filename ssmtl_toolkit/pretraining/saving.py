@@ -100,11 +100,13 @@ class Saver:
             raise kind(problem)
 
     def _check_finite(self, step: int) -> None:
+        weights = dict(self.model.named_parameters())
         for name, tensor in self.model.state_dict().items():
             if not torch.isfinite(tensor).all():
+                guard = "" if name in weights else "guard what is written into this buffer, or "
                 raise SsmtlError(
-                    f"weights of {name!r} are not finite after step {step}; {self.last_good()}; "
-                    f"try a lower --lr, --clip 1 or --precision 32"
+                    f"values of {name!r} are not finite after step {step}; {self.last_good()}; {guard}try a lower "
+                    f"--lr, --clip 1 or --precision 32"
                 )
 
     def _write(self, file: Path, step: int, more: Mapping[str, Any] = MappingProxyType({})) -> None:

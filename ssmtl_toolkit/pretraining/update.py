@@ -24,7 +24,7 @@ from ssmtl_toolkit.engine.contract import is_out_of_memory
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.foreign import by_the_user, explained, foreign
+from ssmtl_toolkit.foreign import attributed, by_the_user, explained, foreign
 from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.health import BadStep, Health, allowed_skips, buffers_of
@@ -110,7 +110,7 @@ class Updater:
         config = self.config
         with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1), self._memory():
             batch = self._batch(step, part)
-            with self._task(step, batch):
+            with self._task(step, part, batch):
                 position.moved(lambda: self._place(step))
                 measure = self.model.auto is not None and part == 0 and step + 1 in MEASURED
                 loss, outputs = self.wrapped(batch, norms, measure) if norms or measure else self.wrapped(batch)
@@ -142,7 +142,7 @@ class Updater:
         for part in range(self.config.accumulate):
             batch = self._batch(step, part)
             batch.first = False  # momentum encoders have already followed
-            with self._memory(), self._task(step, batch), self.fabric.autocast():
+            with self._memory(), self._task(step, part, batch), self.fabric.autocast():
                 _add(after, self.model.outputs(batch, SharedEncoder(self.model.backbone)))
         self._put_back(now)
         for parameter, value in zip(self.model.tasks.parameters(), parameters, strict=True):
@@ -166,12 +166,14 @@ class Updater:
             ) from error
 
     @contextmanager
-    def _task(self, step: int, batch: Batch) -> Iterator[None]:
+    def _task(self, step: int, part: int, batch: Batch) -> Iterator[None]:
         """Name the part in whose code an error arises; a task with its pairs: batch norm wants more than one."""
         try:
             yield
-        except SsmtlError:
-            raise
+        except SsmtlError as error:
+            if (label := self.model.running) is None:
+                raise
+            raise attributed(error, f"{self.model.called(label)}, step {step + 1}", label) from error
         except BaseException as error:
             if is_out_of_memory(error):
                 raise
@@ -180,8 +182,7 @@ class Updater:
                 raise
             at = f"failed in step {step + 1}"
             if label is None:
-                part = self.model.called("") if self.model.balancing else "the backward pass"
-                raise SsmtlError(f"{part} {at}: {explained(error)}") from error
+                raise SsmtlError(f"{self._to_blame(step, part)} {at}: {explained(error)}") from error
             if not usual and _in_backbone(error):
                 raise SsmtlError(f"{named(self.config.backbone)} {at}: {explained(error)}") from error
             companions = batch.companions.get(label, {}).values()
@@ -190,6 +191,19 @@ class Updater:
             few = f"; a larger --batch-size makes such batches rarer; the task must take {number}" if pairs < 2 else ""
             on = f"on a batch of {len(batch.anchor)} slices with {number}"
             raise SsmtlError(f"{self.model.called(label)} {at} {on}: {explained(error, few)}") from error
+
+    def _to_blame(self, step: int, part: int) -> str:
+        """What failed outside of tasks' forward: backward passes, each tried again by itself, or the balancer."""
+        failing, rest = list[str](), self.model.called("") if self.model.balancing else "the backward pass"
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        with _quietly(), self.fabric.autocast():
+            outputs = self.model.outputs(self._batch(step, part), SharedEncoder(self.model.backbone))
+            for label, output in outputs.items():
+                failing.append(self.model.called(label))
+                with _quietly():
+                    torch.autograd.grad(output.loss, parameters, retain_graph=True, allow_unused=True)
+                    failing.pop()
+        return f"the backward pass of {' and '.join(failing)}" if failing else rest
 
     def _moved(self) -> list[Tensor]:
         """What a step changes beside what the optimizer does: buffers, and the tasks' own (momentum encoders).
@@ -232,6 +246,16 @@ class GradientNorms:
         assert self._sum is not None
         norms = self._sum.norm(dim=1) / self._batches
         return dict(zip(self._weights, norms, strict=True))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Code that has failed once may do so again."""
+    try:
+        yield
+    except BaseException as error:
+        if by_the_user(error):
+            raise
 
 
 def _in_backbone(error: BaseException) -> bool:

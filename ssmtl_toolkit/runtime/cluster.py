@@ -24,8 +24,8 @@ from ssmtl_toolkit.text import counted
 
 _SCHEDULERS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 """Batch systems by what users call them, and the class of dask_jobqueue for each."""
-_STARTED = re.compile(rf"(local|{'|'.join(_SCHEDULERS)})(?::([1-9]\d{{0,3}}))?")
-_ADDRESS = re.compile(r"(tcp|tls|ucx)://\S+:\d+")
+_STARTED = re.compile(rf"(local|{'|'.join(_SCHEDULERS)})(?::([1-9][0-9]{{0,3}}))?")
+_ADDRESS = re.compile(r"(tcp|tls|ucx)://\S+:[0-9]+")
 NO_DASHBOARD: dict[str, Any] = {
     "dashboard_address": None,
     "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # a port of no one else

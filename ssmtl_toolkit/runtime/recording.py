@@ -12,7 +12,7 @@ import torch
 from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.tracker import State, TrackedRun
-from ssmtl_toolkit.foreign import by_the_user
+from ssmtl_toolkit.foreign import by_the_user, in_one_line, words_of
 from ssmtl_toolkit.runtime.environment import Environment
 from ssmtl_toolkit.runtime.folder import network_file_system
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
@@ -69,7 +69,7 @@ class Recorder(Together):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._log.write(f"error: {error}")
+            self._log.write(f"error: {words_of(error) or in_one_line(error)}")
         state = _state(error)
         pictures = {file.relative_to(self._folder).with_suffix("").as_posix(): file for file in self._pictures()}
         self._tracking.end(state, self._scores, pictures)

@@ -11,8 +11,9 @@ from torch import nn
 import ssmtl_toolkit
 from helpers.small import SMALL
 from ssmtl_toolkit.engine.balancer import Balancer
+from ssmtl_toolkit.engine.building import built, check_used
 from ssmtl_toolkit.engine.step import TaskOutput
-from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec, stamp
 from ssmtl_toolkit.testing.sample import batch_for, multitask
 
@@ -46,6 +47,11 @@ GIVEN = {
     "pairs float": lambda step, loss: TaskOutput(loss, pairs=2.5),
     "pairs tensor": lambda step, loss: TaskOutput(loss, pairs=torch.tensor(3)),
     "pairs bool": lambda step, loss: TaskOutput(loss, pairs=True),
+    "pairs huge": lambda step, loss: TaskOutput(loss, pairs=10**5000),
+    "writes by numpy": lambda step, loss: (step.anchor.numpy().fill(0), TaskOutput(loss, pairs=8))[1],
+    "writes data": lambda step, loss: written(step.companion("next").image.data, torch.Tensor.zero_, loss),
+    "writes position by numpy": lambda step, loss: (step.position.index.numpy().fill(0), TaskOutput(loss))[1],
+    "writes features' data": lambda step, loss: written(step.features().pooled.data, torch.Tensor.zero_, loss),
     "writes anchor": lambda step, loss: written(step.anchor, torch.Tensor.zero_, loss),
     "writes companion": lambda step, loss: written(step.companion("next").image, torch.Tensor.zero_, loss),
     "writes position": lambda step, loss: written(step.position.index, torch.Tensor.zero_, loss),
@@ -69,6 +75,11 @@ REFUSED = {
     "pairs negative": "its pairs are -1 (int)",
     "pairs float": "its pairs are 2.5 (float)",
     "pairs tensor": "its pairs are a tensor",
+    "pairs huge": "its pairs are a number of 16610 bits (int)",
+    "writes by numpy": "writes into slices of the batch, which other tasks read",
+    "writes data": "writes into slices of the batch",
+    "writes position by numpy": "writes into position.index",
+    "writes features' data": "writes into features, which other tasks read",
     "pairs bool": "its pairs are True (bool)",
     "writes anchor": "writes into slices of the batch, which other tasks read",
     "writes companion": "writes into slices of the batch",
@@ -140,12 +151,35 @@ def sparse():
     return module
 
 
+def keeping(tensor, persistent=True):
+    module = nn.Module()
+    module.register_buffer("kept", tensor, persistent=persistent)
+    return module
+
+
+def refuses():
+    raise UsageError("odd")
+
+
+BUILT = {
+    "none": lambda: None,
+    "class": lambda: nn.Linear,
+    "meta": on_meta,
+    "sparse": sparse,
+    "float8": lambda: keeping(torch.zeros(3).to(torch.float8_e4m3fn)),
+    "bits": lambda: keeping(torch.zeros(3, dtype=torch.int8).view(torch.bits8)),
+    "infinite": lambda: keeping(torch.full((3,), torch.inf)),
+    "expanded": lambda: keeping(torch.zeros(1).expand(3)),
+    "refuses": refuses,
+}
+
+
 class Builds(TaskSpec):
     name: ClassVar[str] = "builds"
     what: str = ""
 
     def build(self, backbone):
-        return {"none": lambda: None, "class": lambda: nn.Linear, "meta": on_meta, "sparse": sparse}[self.what]()
+        return BUILT[self.what]()
 
 
 stamp(Builds, "given-parts 1.0")
@@ -158,12 +192,35 @@ stamp(Builds, "given-parts 1.0")
         ("class", "its build gives type; give a torch.nn.Module"),
         ("meta", "its tensor 'weight' is sparse or on the meta device"),
         ("sparse", "its tensor 'few' is sparse or on the meta device"),
+        ("float8", "its tensor 'kept' is float8_e4m3fn, which is not saved"),
+        ("bits", "its tensor 'kept' is bits8, which is not saved"),
+        ("infinite", "its tensor 'kept' is not finite"),
+        ("expanded", "its tensor 'kept' is expanded"),
+        ("refuses", "odd"),
     ],
 )
 def test_what_a_task_must_not_build_is_refused_and_named_with_its_distribution(what, said):
     with pytest.raises(SsmtlError, match=said) as error:
         multitask([Reads(), Builds(what=what)])
     assert " of given-parts 1.0: " in str(error.value)
+
+
+def test_what_is_not_saved_may_be_infinite_or_lazy(monkeypatch):
+    monkeypatch.setitem(BUILT, "right", lambda: keeping(torch.full((3,), torch.inf), persistent=False))
+    built(Builds(what="right"), None)
+    monkeypatch.setitem(BUILT, "right", lambda: nn.Sequential(nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d()))
+    lazy = built(Builds(what="right"), None)
+    with pytest.raises(SsmtlError, match=r"of given-parts 1.0: its lazy layer of '0.weight' is never used"):
+        check_used(Builds(what="right"), lazy)
+    lazy(torch.zeros(2, 1, 8, 8))
+    check_used(Builds(what="right"), lazy)
+
+
+def test_a_value_that_is_no_number_is_not_taken_for_a_change():
+    tasks = [Reads(), Given()]
+    batch = batch_for(tasks)
+    batch.anchor[0] = torch.nan
+    multitask(tasks).train()(batch)
 
 
 @pytest.mark.parametrize("what", sorted(GIVEN.keys() - REFUSED.keys()))

@@ -15,11 +15,25 @@ from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.step import TaskOutput
+from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, DatasetSpec, HeadSpec, ReaderSpec, Scan, TaskSpec
 
 
 class Odd(BaseException):
     """What no library should raise."""
+
+
+class MuteError(Exception):
+    """Its text is made by code that fails, too."""
+
+    def __str__(self):
+        sys.exit(0)
+
+    __repr__ = __str__
+
+
+class MuteOfOursError(MuteError, SsmtlError):
+    """The same, of a kind that is shown as it is."""
 
 
 def leave(how):
@@ -32,6 +46,10 @@ def leave(how):
         "odd": Odd("odd\x1b[31m"),
         "generator": GeneratorExit(),
         "key": KeyError("missing"),
+        "mute": MuteError(),
+        "ours": MuteOfOursError(),
+        "usage": UsageError("odd options"),
+        "click usage": click.UsageError("odd options"),
     }[how]
 
 

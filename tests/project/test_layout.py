@@ -23,7 +23,7 @@ PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.
 
 ROOMS = [  # each imports those above it, and none below
     ["errors"],
-    ["documents"],
+    ["documents", "numerals"],
     ["text"],
     ["places"],
     ["disk", "distance", "features", "foreign", "installed", "launch"],
@@ -54,7 +54,7 @@ NOT_FOR_DATA = {
 }  # the way from file to slices, and the contract, know no options
 
 CONTRACT = {  # what a plugin may import: the contract by name
-    *("errors", "features", "specs", "hookspecs", "text", "distance", "places", "documents"),
+    *("errors", "features", "specs", "hookspecs", "text", "distance", "places", "documents", "numerals"),
     *("data.augment", "data.files", "data.finding", "data.geometry", "data.grid", "data.lattice", "data.memory"),
     *("data.preparation", "data.readers", "data.slicing", "data.source", "data.uneven", "data.values", "data.volume"),
     *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.export"),
