@@ -75,6 +75,11 @@ class Folder(DatasetSpec):
 
         return words(self.root) if self._is_manifest() else self._layout().words(self._choice())
 
+    def remarks(self, scans: Sequence[Scan]) -> Sequence[str]:
+        from ssmtl_datasets.overlooked import overlooked
+
+        return overlooked(self.root, scans) if self.root.is_dir() else ()
+
     def with_contrasts(self, contrasts: Sequence[str]) -> Self:
         if self.channels != "" or self.channel != 0 or self.root.is_file():
             return self

@@ -38,7 +38,10 @@ _SHOWN = 4  # scans, and slices of each, that are named
 
 @dataclass(frozen=True)
 class StoredScan:
-    """Where one scan's slices lie in the store: rows `start` to `start + count`. `digests`: those of its files."""
+    """Where one scan's slices lie in the store: rows `start` to `start + count`.
+
+    `digests` are those of its files, and of its voxels, by which it is known however it was compressed or saved.
+    """
 
     scan: Scan
     key: str
@@ -365,7 +368,8 @@ def _open(
 
 def _stored(piece: Piece, start: int) -> StoredScan:
     about = piece.about
-    place = (piece.scan, piece.key, piece.digests, start, about.count)
+    digests = (*piece.digests, *([about.scan] if about.scan else []))
+    place = (piece.scan, piece.key, digests, start, about.count)
     return StoredScan(*place, about.spacing, about.axis, about.blank, about.notes, about.sides, about.frames)
 
 

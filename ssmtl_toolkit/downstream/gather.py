@@ -99,7 +99,8 @@ class Gathering:
         training = _once([scan for repetition in drawn for scan in repetition])
         validation, test = (split.of(scans, part) for part in ("validation", "test"))
         used = _once([*training, *validation, *test])
-        test_seen = self._seen_before(test)
+        tested = {scan.name: digests_of(scan, self.readers, self.reading.memo) for scan in test}
+        self._refuse_probed(tested)  # what is known by its file alone, before anything is decoded
         targets = self._targets(used)
         contents = self._look(used, targets, {scan.name for scan in [*training, *validation]})
         self._check_channels(used, contents)
@@ -107,6 +108,9 @@ class Gathering:
         training, validation, test = (
             [scan for scan in part if scan.name in contents] for part in (training, validation, test)
         )
+        tested = {scan.name: [*tested[scan.name], contents[scan.name].scan] for scan in test}
+        self._refuse_probed(tested)
+        test_seen = self._seen_before(tested)
         split = replace(split, slices=tuple(slices))
         return Material(split, training, validation, test, targets, contents, self.skipped, self.reading, test_seen)
 
@@ -162,22 +166,19 @@ class Gathering:
         """The given slices of every repetition; they are reused in turn if there are more repetitions."""
         return [split.slices[i % len(split.slices)] for i in range(len(self.seeds))]
 
-    def _seen_before(self, test: Sequence[Scan]) -> int | None:
-        """Count the test scans that the pre-training has seen; refuse it if it was chosen by their labels."""
-        memo = self.reading.memo
-        tested = {scan: digests_of(scan, self.readers, memo) for scan in test}
-        self._refuse_probed(tested)
+    def _seen_before(self, tested: Mapping[str, Sequence[str]]) -> int | None:
+        """Count the test scans that the pre-training has seen, by the digests of their files and voxels."""
         seen = self.pretrained.scans if self.pretrained else frozenset()
         return sum(_overlap(digests, seen) for digests in tested.values()) if seen else None
 
-    def _refuse_probed(self, tested: Mapping[Scan, Sequence[str]]) -> None:
+    def _refuse_probed(self, tested: Mapping[str, Sequence[str]]) -> None:
         """Refuse a checkpoint that was chosen by the labels of test scans: their scores would be optimistic."""
         probed = self.pretrained.probed if self.pretrained else frozenset()
-        chose = [scan for scan, digests in tested.items() if _overlap(digests, probed)]
+        chose = [name for name, digests in tested.items() if _overlap(digests, probed)]
         if self.pretrained and chose:
             raise UsageError(
                 f"{printable(self.pretrained.file)}: its step was chosen by a probe that saw the labels of "
-                f"{len(chose)} of the {len(tested)} test scans, such as {printable(chose[0].name)}; start from the "
+                f"{len(chose)} of the {len(tested)} test scans, such as {printable(chose[0])}; start from the "
                 f"last step, --from {printable(self.pretrained.file.with_name(BACKBONE))}, or pre-train with "
                 f"--without SPLIT and give the same --split here (ssmtl data split makes one)"
             )
@@ -306,5 +307,5 @@ def digests_of(scan: Scan, readers: Readers, memo: DigestMemo) -> list[str]:
 
 
 def _overlap(digests: Sequence[str], seen: Collection[str]) -> bool:
-    """Whether one of a scan's files is among those seen."""
+    """Whether one of a scan's files, or its voxels, is among those seen."""
     return any(digest[:16] in seen for digest in digests)

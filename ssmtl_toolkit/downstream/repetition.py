@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,6 +35,7 @@ from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CASES, CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
+from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import MetricSpec
@@ -91,6 +93,15 @@ class Repetitions:
             examples = Examples(self.store, rows, self.truth, self._turns(slices))
             for arm in self.arms:
                 self._repetition(arm, seed, examples)
+        self._check_transfer()
+
+    def _check_transfer(self) -> None:
+        """Write transfer.json again if it was damaged after all was trained."""
+        if self.pretrained and not read_result(self.folder / TRANSFER, "sha256"):
+            self.progress.note(f"{printable(self.folder / TRANSFER)}: is damaged or missing; it is written again")
+            with torch.random.fork_rng(devices=[]):
+                report = self.pretrained.load_into(self.model_spec.build().backbone, self.config.min_transfer)
+            write_json(self.folder / TRANSFER, report.to_json())
 
     def _turns(self, slices: Slices) -> NDArray[np.int64] | None:
         """How often each training slice is seen."""
@@ -187,4 +198,6 @@ def is_finished(folder: Path, progress: Progress) -> bool:
     except DataError as error:
         progress.note(str(error))
         return False
+    if problem := MetricLog(folder / METRICS).problem(read_result(scores)["training"].get("steps", 0)):
+        progress.note(problem)
     return True

@@ -54,7 +54,7 @@ class Labelled:
 
     Attributes:
         halves: slices of some patients, and of the others.
-        digests: those of the scans' files.
+        digests: those of the scans' files, and of their voxels.
     """
 
     halves: tuple[Half, Half]

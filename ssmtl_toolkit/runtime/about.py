@@ -50,7 +50,7 @@ def restored_slicing(
 
 
 class Scans(About):
-    """The scans that were seen; `digests` holds the first 16 digits of the sha256 of each of their files."""
+    """The scans that were seen; `digests` holds 16 digits each of the sha256 of their files, and of their voxels'."""
 
     number: int
     fingerprint: str

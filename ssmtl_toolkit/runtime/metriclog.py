@@ -71,6 +71,12 @@ class MetricLog:
             return f"{self.file}: its lines up to step {step} are damaged or missing; losses are told of those it has"
         return f"{self.file}: {others} of its lines do not belong to this run, and were dropped" if others else ""
 
+    def problem(self, step: int) -> str:
+        """What is wrong with the log of a training that has ended after this step; "": nothing."""
+        records, others = self._read()
+        whole = others == 0 and any(record["step"] == step for record in records)
+        return "" if whole else f"{printable(self.file)}: is damaged or not complete; reports show what is left of it"
+
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
         if self.file.exists():

@@ -328,6 +328,40 @@ def test_it_tells_how_many_test_scans_the_pretraining_has_seen(tuned, labelled, 
     assert done.summary["scans"]["test_seen_in_pretraining"] == 0
 
 
+def test_a_test_scan_that_the_pretraining_has_seen_is_known_by_its_voxels(labelled, pretrained, tmp_path):
+    root = tmp_path / "renamed"
+    for i, name in enumerate("xy"):
+        write_pair(root, name, seed=100 + i)
+    for part in ("images", "labels"):  # saved again, not compressed: another file
+        image = nib.load(labelled / part / "a_pre.nii.gz")
+        image.header["descrip"] = b"saved again"
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header), root / part / "z.nii")
+    (tmp_path / "s.json").write_text(json.dumps({"train": ["x", "y"], "test": ["z"]}))
+    done = toolkit.finetune(pretrained, data=str(root), split=tmp_path / "s.json", out=tmp_path / "f", **GIVEN)
+    assert done.summary["scans"]["test_seen_in_pretraining"] == 1
+
+
+def test_what_is_damaged_of_a_finished_fine_tuning_is_written_again_or_said(labelled, pretrained, tmp_path):
+    options = {"data": str(labelled), "out": tmp_path / "f", **QUICK}
+    toolkit.finetune(pretrained, **options)
+    told = {name: (tmp_path / "f" / name).read_bytes() for name in ("transfer.json", "summary.json")}
+    log = tmp_path / "f" / "pretrained-0" / "metrics.jsonl"
+    whole = log.read_text()
+    for damaged in ("", whole[:-9], whole.replace("{", "", 1)):
+        log.write_text(damaged)
+        (tmp_path / "f" / "transfer.json").write_text("{")
+        notes = Notes()
+        toolkit.finetune(pretrained, resume=True, progress=notes, **options)
+        assert any(f"{log}: is damaged or not complete" in note for note in notes.notes), notes.notes
+        assert any("transfer.json: is damaged or missing; it is written again" in note for note in notes.notes)
+        assert (tmp_path / "f" / "transfer.json").read_bytes() == told["transfer.json"]
+        assert not (tmp_path / "f" / "pretrained-0" / "checkpoints").exists()
+    log.write_text(whole)
+    notes = Notes()
+    toolkit.finetune(pretrained, resume=True, progress=notes, **options)
+    assert not any("damaged" in note for note in notes.notes)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

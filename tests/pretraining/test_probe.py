@@ -1,5 +1,6 @@
 """The probe of a pre-training: what it computes, that it leaves no trace, and what becomes of the best step."""
 
+import gzip
 import json
 import shutil
 import signal
@@ -294,14 +295,21 @@ def test_the_best_step_is_kept_said_and_started_from(labelled, tmp_path, ssmtl):
     assert "best by its probe" not in done.stderr
 
 
-def test_a_step_that_test_labels_have_chosen_is_refused_and_the_last_one_is_not(pretrain, labelled, ssmtl):
+def test_a_step_that_test_labels_have_chosen_is_refused_and_the_last_one_is_not(pretrain, labelled, ssmtl, tmp_path):
     run = pretrain("r", probe=str(labelled), steps=2)
-    tune = ("finetune", "--data", labelled, "--test-scans", 4, "--train-scans", 2, "--steps", 1, "--no-surface")
-    done = ssmtl(*tune, "--from", run.folder, "--out", "tuned")
+    tune = ("finetune", "--test-scans", 4, "--train-scans", 2, "--steps", 1, "--no-surface")
+    done = ssmtl(*tune, "--data", labelled, "--from", run.folder, "--out", "tuned")
     assert done.returncode == 2
     assert "its step was chosen by a probe that saw the labels of 4 of the 4 test scans" in done.stderr
     assert f"--from {run.backbone}" in done.stderr
-    assert ssmtl(*tune, "--from", run.backbone, "--out", "last").returncode == 0
+    for file in labelled.rglob("*.nii.gz"):  # saved again under another name: known by its voxels
+        copy = tmp_path / "again" / file.parent.name / f"x{file.name.removesuffix('.gz')}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(gzip.decompress(file.read_bytes()))
+    done = ssmtl(*tune, "--data", "again", "--from", run.folder, "--out", "tuned")
+    assert done.returncode == 2
+    assert "saw the labels of 4 of the 4 test scans" in done.stderr
+    assert ssmtl(*tune, "--data", labelled, "--from", run.backbone, "--out", "last").returncode == 0
 
 
 def test_without_a_trained_decoder_the_maps_of_the_encoder_are_probed(pretrain, labelled):

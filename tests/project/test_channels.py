@@ -65,7 +65,7 @@ def test_two_channels_are_trained_and_a_resumed_run_ends_with_the_same_bits(ssmt
     saved = weights.read(tmp_path / "whole" / "backbone.safetensors", "")
     assert saved.said()["channels"] == 2
     assert saved.tensors["encoder.levels.0.0.0.weight"].shape[1] == 2
-    assert len(saved.said()["scans"]["digests"]) == 10  # of every file
+    assert len(saved.said()["scans"]["digests"]) == 15  # of each of two files a scan, and of its voxels
 
 
 def test_reconstruction_gives_all_channels_and_its_trivial_answers_are_means_over_them(ssmtl, tmp_path, manifest):

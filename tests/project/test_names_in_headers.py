@@ -1,22 +1,28 @@
 """Names of patients in the text fields of headers get into no output and no file."""
 
+import gzip
+import struct
+
 import nibabel as nib
 import numpy as np
 
 from helpers.dicom_files import write_series
-from helpers.small import blobs
+from helpers.small import ball, blobs
 
 NAME = "Mustermann-Geheim"
+NETWORK = ("--backbone", "unet:encoder=plain,width=4", "--size", 32)
+TRACK = ("--track", "tensorboard", "--track", "csv")
+TRAIN = (*NETWORK, "--steps", 2, "--batch-size", 4)
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 NRRD = (
-    f"NRRD0005\n# {NAME}\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 24 20 12\n"
+    f"NRRD0005\n# {NAME}\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 24 24 12\n"
     f"space directions: (1,0,0) (0,1,0) (0,0,2)\nendian: little\nencoding: raw\ncontent: {NAME}\n"
     f"space origin: (0,0,0)\nPatientName:={NAME}\n\n"
 )
 MHA = (
     f"ObjectType = Image\nNDims = 3\nName = {NAME}\nComment = {NAME}\nPatientName = {NAME}\nBinaryData = True\n"
     f"BinaryDataByteOrderMSB = False\nCompressedData = False\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
-    f"ElementSpacing = 1 1 2\nDimSize = 24 20 12\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    f"ElementSpacing = 1 1 2\nDimSize = 24 24 12\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
 )
 
 
@@ -27,26 +33,77 @@ def of_a_patient(data, k):
     return data
 
 
-def test_names_in_headers_are_in_no_output_and_no_file(ssmtl, tmp_path):
-    folder = tmp_path / "scans"
-    image = nib.Nifti1Image(blobs(12), AFFINE)
+def nifti(file, voxels):
+    image = nib.Nifti1Image(voxels, AFFINE)
     for field in ("descrip", "db_name", "aux_file", "intent_name"):
         image.header[field] = NAME[:15].encode()
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", NAME.encode()))
-    write_series(folder / "series", blobs(12, seed=1), AFFINE, of_a_patient)
-    nib.save(image, folder / "a.nii.gz")
-    (folder / "b.nrrd").write_bytes(NRRD.encode() + blobs(12, seed=2).T.astype("<i2").tobytes())
-    (folder / "c.mha").write_bytes(MHA.encode() + blobs(12, seed=3).T.astype("<i2").tobytes())
-    train = ["--backbone", "unet:encoder=plain,width=4", "--size", 32, "--steps", 2, "--batch-size", 4, "--out", "run"]
-    for command in (
-        ["data", "info", "scans", "--deep", "--json"],
-        ["run", "--data", "scans", *train],
-        ["report", "run"],
-        ["export", "run", "--to", "torch"],
-    ):
+    nib.save(image, file)
+
+
+def mgh(file, voxels):
+    """With tags behind the voxels, as FreeSurfer writes command lines and names of subjects."""
+    nib.save(nib.MGHImage(voxels, AFFINE), file)
+    tag = f"mri_convert --subject {NAME}\0".encode()
+    with file.open("ab") as stream:
+        stream.write(struct.pack(">iq", 3, len(tag)) + tag)
+
+
+def write_all(folder, seed, labels=False):
+    """A scan in each format, with a name in each text field; or the label maps of them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image, label = zip(*(ball(12, seed + i, size=24) for i in range(6)), strict=True)
+    voxels = label if labels else [one.astype(np.int16) for one in image]
+    nifti(folder / "a.nii.gz", voxels[0])
+    nrrd, mha = (NRRD, MHA) if not labels else (NRRD.replace("short", "uint8"), MHA.replace("MET_SHORT", "MET_UCHAR"))
+    (folder / "b.nrrd").write_bytes(nrrd.encode() + voxels[1].T.tobytes())
+    (folder / "c.mha").write_bytes(mha.encode() + voxels[2].T.tobytes())
+    mgh(folder / "d.mgh", voxels[3])
+    nifti(folder / "e.nii", voxels[4])
+
+
+def check(ssmtl, tmp_path, commands, least):
+    for command in commands:
         done = ssmtl(*command)
         assert done.returncode == 0, done.stderr
         assert "Mustermann" not in done.stdout + done.stderr
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(folder)]
-    assert len(files) > 10
-    assert not [path for path in files if b"Mustermann" in path.read_bytes() or "Mustermann" in str(path)]
+    inputs = [tmp_path / "scans", tmp_path / "labelled"]
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and not any(p.is_relative_to(one) for one in inputs)]
+    assert len(files) > least
+    assert not [path for path in files if "Mustermann" in str(path) or b"Mustermann" in unpacked(path)]
+    return files
+
+
+def unpacked(file):
+    content = file.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def test_names_in_headers_are_in_no_output_and_no_file(ssmtl, tmp_path):
+    write_all(tmp_path / "scans", seed=0)
+    write_series(tmp_path / "scans" / "series", blobs(12, seed=1), AFFINE, of_a_patient)
+    commands = (
+        ["data", "info", "scans", "--deep", "--json"],
+        ["run", "--data", "scans", *TRAIN, *TRACK, "--out", "run"],
+        ["report", "run"],
+        ["export", "run", "--to", "torch"],
+    )
+    check(ssmtl, tmp_path, commands, least=10)
+
+
+def test_names_in_headers_are_in_no_result_of_what_is_done_with_labels(ssmtl, tmp_path):
+    write_all(tmp_path / "labelled" / "images", seed=0)
+    write_all(tmp_path / "labelled" / "labels", seed=0, labels=True)
+    write_all(tmp_path / "scans", seed=9)
+    write_series(tmp_path / "scans" / "series", blobs(12, seed=1), AFFINE, of_a_patient)
+    tune = ["--steps", 2, "--batch-size", 2, "--train-scans", 2, "--test-scans", 2, "--no-surface", "--report"]
+    commands = (
+        ["finetune", "--data", "labelled", *NETWORK, *tune, *TRACK, "--out", "ft"],
+        ["report", "ft"],
+        ["predict", "--from", "ft", "scans", "-o", "pred", "--overlay", "--probabilities"],
+        ["predict", "--from", "ft", "labelled/images", "-o", "again"],
+        ["evaluate", "--pred", "again", "--label", "labelled/labels", "--csv", "scores.csv", "--overlay", "pictures"],
+        ["export", "ft", "--to", "torch"],
+    )
+    files = check(ssmtl, tmp_path, commands, least=20)
+    assert {path.name.partition(".")[2] for path in files if path.is_relative_to(tmp_path / "pred")} >= {"nii.gz"}
