@@ -1,4 +1,4 @@
-"""HD95 and surface Dice, both from the distances between surface voxels that a comparison has once, by MONAI."""
+"""HD95 and surface Dice, both from the distances between surface voxels (by MONAI) that a comparison has once."""
 
 from __future__ import annotations
 

@@ -131,12 +131,20 @@ class Comparison:
         """
         if self.counts.absent or self.counts.penalised:
             raise ValueError("there is no distance to an empty mask; ask counts.penalised first")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from monai.metrics.utils import get_surface_distance
-        distances: Any = get_surface_distance
-        (ours, theirs), spacing = self.surfaces, list(self.spacing)
-        return distances(ours, theirs, spacing=spacing), distances(theirs, ours, spacing=spacing)
+        from scipy.spatial import KDTree
+
+        tree: Any = KDTree
+        predicted, truth = self.surfaces
+        points = [np.argwhere(surface) * np.asarray(self.spacing, float) for surface in (predicted, truth)]
+        ours, theirs = (tree(one, leafsize=32, balanced_tree=False) for one in points)
+        return _nearest(points[0], theirs, ~truth[predicted]), _nearest(points[1], ours, ~predicted[truth])
+
+
+def _nearest(points: NDArray[np.float64], tree: Any, away: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distances of points to the nearest one of a tree, which those that are not `away` are in themselves."""
+    distances = np.zeros(len(points), np.float32)
+    distances[away] = tree.query(points[away])[0]
+    return distances
 
 
 class PooledComparison(Comparison):

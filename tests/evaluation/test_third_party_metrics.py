@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage, spatial
 
 import ssmtl_toolkit as toolkit
 from helpers.plugin_files import bundled_points, plugin
@@ -356,14 +357,25 @@ def test_the_table_of_an_experiment_has_a_column_of_it(labelled, tmp_path):
 
 
 def test_distances_are_computed_once_for_all_metrics(monkeypatch):
-    from monai.metrics import utils
-
-    calls, real = [], utils.get_surface_distance
-    monkeypatch.setattr(utils, "get_surface_distance", lambda *a, **how: calls.append(1) or real(*a, **how))
+    calls, real = [], spatial.KDTree
+    monkeypatch.setattr(spatial, "KDTree", lambda *a, **how: calls.append(1) or real(*a, **how))
     metrics = EvaluateConfig(surface=True).chosen_metrics("labels")
     truth = box().astype(np.uint8)
     scores.score_scan("s", box(shift=1).astype(np.uint8), truth, Classes.parse("box=1"), (1, 1, 1), metrics)
     assert len(calls) == 2  # there and back
+
+
+def test_distances_are_those_of_monai_to_the_bit_also_where_surfaces_meet():
+    from monai.metrics.utils import get_surface_distance
+
+    rng = np.random.default_rng(0)
+    masks = [ndimage.gaussian_filter(rng.normal(size=(24, 20, 9)), 1.5) > 0 for _ in range(2)]
+    compared = Comparison(masks[0], masks[0] ^ (masks[1] & ~masks[0]), (0.7, 0.9, 2.3))
+    ours, theirs = compared.surfaces
+    assert 0 < np.count_nonzero(ours & theirs) < np.count_nonzero(ours)
+    expected = [get_surface_distance(*way, spacing=[0.7, 0.9, 2.3]) for way in ((ours, theirs), (theirs, ours))]
+    assert all(map(np.array_equal, compared.distances, expected))
+    assert {way.dtype for way in compared.distances} == {way.dtype for way in expected}
 
 
 def test_a_comparison_of_two_masks_gives_what_a_plugin_needs_to_be_tried():
