@@ -61,6 +61,27 @@ def half_of(path: Path) -> Path:
     return path.with_name(f".{path.name[:80]}.{_HOST}-{os.getpid()}-{threading.get_ident()}.part")
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path, todo: str = "choose another folder") -> Iterator[Path]:
+    """Give a temporary folder beside `folder`, which does not exist or is empty; on leaving it takes its place.
+
+    After an error, or when the process is killed, nothing is there.
+
+    Raises:
+        UnwritableError: it cannot be written, and what to do; as `writable`.
+    """
+    unfinished = half_of(folder)
+    try:
+        with writable(folder, todo):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if folder.is_dir():
+                folder.rmdir()
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def remove_halves_of_the_dead(folder: Path) -> None:
     """Remove the files and folders that processes of this machine have left half written here, and are gone."""
     with contextlib.suppress(OSError):

@@ -10,7 +10,6 @@ import keyword
 import os
 import re
 import shlex
-import shutil
 import sys
 import tokenize
 import tomllib
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssmtl_toolkit.disk import half_of, writable
+from ssmtl_toolkit.disk import whole_folder
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.installed import OURS
 from ssmtl_toolkit.registry import our_version, registry
@@ -84,14 +83,8 @@ def write_plugin(name: str, kind: str, out: Path) -> Written:
     if os.path.lexists(folder):
         raise UsageError(f"{printable(folder)}: already exists; choose another name or --out")
     replace = _replacer(name, kind)
-    unfinished = half_of(folder)
-    try:
-        with writable(folder, "choose another --out"):
-            unfinished.mkdir()
-            files = [_write(file, unfinished / replace(place), replace) for place, file in templates(kind)]
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with whole_folder(folder, "choose another --out") as unfinished:
+        files = [_write(file, unfinished / replace(place), replace) for place, file in templates(kind)]
     written = sorted(folder / file.relative_to(unfinished) for file in files)
     package = _package(name)
     commands = [

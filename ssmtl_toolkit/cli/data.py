@@ -51,18 +51,17 @@ def phantom(out: Path, patients: int, modality: str, seed: int) -> None:
 
     They are CT of the chest or MRI of the heart, in OUT/images; their labels are in OUT/labels.
     """
-    from ssmtl_toolkit.disk import writable
+    from ssmtl_toolkit.disk import whole_folder
     from ssmtl_toolkit.registry import registry
     from ssmtl_toolkit.specs import DatasetSpec
 
-    for folder in (out / "images", out / "labels"):
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"{folder}: is not empty; choose another folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out}: is not empty; choose another folder")
     spec = registry().find(DatasetSpec, "phantom").parse(f"patients={patients},modality={modality},seed={seed}")
     if not isinstance(spec, Writable):
         raise UsageError(f"dataset 'phantom' of {registry().origin(spec)['distribution']} cannot be written to files")
-    with writable(out):
-        files = spec.write(out)
+    with whole_folder(out) as unfinished:
+        files = spec.write(unfinished)
     click.echo(f"wrote {counted(len(files), 'scan')} to {out}/images and their labels to {out}/labels", err=True)
     click.echo(out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -400,6 +401,8 @@ def check_pattern(pattern: str) -> re.Pattern[str]:
         UsageError: it is not a valid regex.
     """
     try:
-        return re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a later version of Python may take it for
+            return re.compile(pattern)
     except re.error as error:
         raise UsageError(f"--patient {pattern!r} is not a regular expression: {error}") from None

@@ -25,7 +25,7 @@ from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation import formatting
-from ssmtl_toolkit.evaluation.overlays import Overlays
+from ssmtl_toolkit.evaluation.overlays import Overlays, overlays
 from ssmtl_toolkit.evaluation.pairing import Pair, Pairing, pair_files
 from ssmtl_toolkit.evaluation.scores import ScanScores, score_scan, summarise
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -150,10 +150,8 @@ def evaluate(
     if omitted := config.omitted("labels"):
         notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config, dataset, readers)
-    drawn = None if overlay is None else Overlays(Path(overlay), _ranked_by(metrics), readers.one)
-    scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config, drawn), progress)
-    if drawn is not None:
-        drawn.rank()
+    with overlays(overlay, _ranked_by(metrics), readers.one) as drawn:
+        scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config, drawn), progress)
     overlap = [f"classes that overlap, each scored by itself: {labels}"] if labels.overlap else []
     notes += [*odd, *origin, *overlap]
     for note in shortened(notes, _SHOWN, " such notes"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +14,42 @@ from numpy.typing import NDArray
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.volume import Stack, Volume
-from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.disk import whole_folder
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.evaluation.pairing import Pair
 from ssmtl_toolkit.specs import MetricSpec
 from ssmtl_toolkit.text import printable
 
 
+@contextlib.contextmanager
+def overlays(folder: str | os.PathLike[str] | None, metric: MetricSpec, readers: Readers) -> Iterator[Overlays | None]:
+    """Draw pairs in the block; at its end the folder is there, the files named by rank in `metric`.
+
+    Raises:
+        UsageError: the folder is not empty, or is none.
+        SsmtlError: it cannot be written.
+    """
+    if folder is None:
+        yield None
+        return
+    place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"{printable(place)}: is a file; give --overlay the name of a folder")
+    if place.exists() and any(place.iterdir()):
+        raise UsageError(f"{printable(place)}: is not empty; choose another folder for --overlay")
+    with whole_folder(place) as unfinished:
+        drawn = Overlays(unfinished, metric, readers)
+        yield drawn
+        drawn.rank()
+
+
 class Overlays:
     """Draws every pair into a folder; `rank` then names the files."""
 
     def __init__(self, folder: Path, metric: MetricSpec, readers: Readers) -> None:
-        """`metric` ranks.
-
-        Raises:
-            UsageError: the folder is not empty, or is none.
-            SsmtlError: it cannot be made.
-        """
+        """`metric` ranks."""
         self.folder, self.metric, self.readers = folder, metric, readers
         self._drawn: list[tuple[float, Path]] = []
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{printable(folder)}: is a file; give --overlay the name of a folder")
-        with writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UsageError(f"{printable(folder)}: is not empty; choose another folder for --overlay")
 
     def draw(
         self,

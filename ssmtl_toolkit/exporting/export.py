@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssmtl_toolkit.disk import half_of, writable
+from ssmtl_toolkit.disk import whole_folder
 from ssmtl_toolkit.engine.export import Exported
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.exporting.opening import opened
@@ -67,7 +66,9 @@ def export(
         other = "fine-tuned model" if what == "backbone" else "pre-trained backbone"
         raise UsageError(f"{printable(source)}: is a {_NAMES[what]}, and {target.name!r} takes a {other}; give one")
     folder = Path(out) if out else exported.folder / "export" / target.name
-    with _written(folder) as unfinished:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{printable(folder)}: already exists and is not empty; choose another --out")
+    with whole_folder(folder, "choose another --out") as unfinished:
         difference = write(target, exported, unfinished)
     place = target.publish(folder)
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
@@ -139,25 +140,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def _written(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place at the end, whole or not at all.
-
-    Raises:
-        UsageError: `folder` is not empty.
-        SsmtlError: it cannot be written.
-    """
-    unfinished = half_of(folder)
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{printable(folder)}: already exists and is not empty; choose another --out")
-        with writable(folder, "choose another --out"):
-            unfinished.mkdir(parents=True)
-            yield unfinished
-            if folder.is_dir():
-                folder.rmdir()
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -17,11 +17,11 @@ def test_the_phantom_is_written_as_nifti_with_labels(ssmtl, tmp_path):
 
 
 def test_a_folder_with_files_in_it_is_not_written_into(ssmtl, tmp_path):
-    (tmp_path / "out" / "images").mkdir(parents=True)
-    (tmp_path / "out" / "images" / "mine.nii").write_text("")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.nii").write_text("")
     done = ssmtl("data", "phantom", "out")
     assert done.returncode == 2
-    assert "out/images: is not empty" in done.stderr
+    assert "out: is not empty" in done.stderr
 
 
 def test_a_wrong_command_is_told_with_the_nearest(ssmtl):

@@ -7,12 +7,16 @@ import pytest
 from click.testing import CliRunner
 
 from ssmtl_toolkit.cli import COMMANDS, cli
-from ssmtl_toolkit.config import Config, EvaluateConfig, FinetuneConfig, PredictConfig, Role, RunConfig
+from ssmtl_toolkit.config import Config, EvaluateConfig, FinetuneConfig, PredictConfig, Role, RunConfig, check_pattern
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import BackboneSpec, DatasetSpec, HeadSpec, TaskSpec
 
 CONFIGS = [RunConfig, FinetuneConfig, PredictConfig, EvaluateConfig]
+
+
+def test_a_regex_that_a_later_python_may_read_otherwise_is_taken_without_a_warning():
+    assert check_pattern("[[a-z]+").fullmatch("[a")  # a warning would be an error here
 
 
 @pytest.mark.parametrize("config", CONFIGS)

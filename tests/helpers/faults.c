@@ -22,9 +22,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static long counted;
+static long counted, counted_of[128];
 
-long faults_counted(void) { return counted; }
+long faults_counted(char op) { return counted_of[(int)op]; }
 
 static long number(const char *name) {
     const char *text = getenv(name);
@@ -60,6 +60,7 @@ static int fails(char op, int folder, const char *path, const void *half, size_t
     if (!ops || !strchr(ops, op) || !below(folder, path)) { errno = kept; return 0; }
     long at = number("FAULT_AT");
     counted++;
+    counted_of[(int)op]++;
     if (!at || counted < at || (counted > at && !getenv("FAULT_ON"))) { errno = kept; return 0; }
     const char *log = getenv("FAULT_LOG");
     if (log) {

@@ -33,8 +33,10 @@ class Ended:
     """How a command ended: minus the signal, if by one."""
 
     returncode: int
+    stdout: str
     stderr: str
-    operations: int
+    operations: dict[str, int]  # of each kind, if none was to fail
+    seconds: float  # of CPU time
     failed: list[str]
 
     @property
@@ -44,9 +46,9 @@ class Ended:
 
 
 class Forks:
-    """Runs commands in forks of a process of its own; all that `like`, a first one, imports is imported before."""
+    """Runs commands in forks of a process of its own, which imports what the commands to remember import."""
 
-    def __init__(self, scratch: Path, *like: list[str]) -> None:
+    def __init__(self, scratch: Path) -> None:
         compiler = shutil.which("cc")
         if compiler is None or not sys.platform.startswith("linux"):
             pytest.skip("needs Linux and a C compiler")
@@ -64,18 +66,21 @@ class Forks:
             env=environment,
             cwd=scratch,
         )
-        for command in like:
-            self._ask({"args": list(map(str, command)), "variables": {}, "remember": True})
+
+    def remember(self, *args: object) -> None:
+        """Run `ssmtl`, and import all that it has imported."""
+        done = self._ask({"args": list(map(str, args)), "variables": {}, "remember": True})
+        assert done["code"] == 0, done["stderr"]
 
     def run(self, *args: object, below: Path | None = None, fault: str = "kill", at: int = 0) -> Ended:
-        """Run `ssmtl`; if it is `at` > 0, its operation of this number below a folder fails."""
-        number, ops, on = FAULTS[fault]
+        """Run `ssmtl`; if it is `at` > 0, its operation of this number below a folder fails, else all are counted."""
+        number, ops, on = FAULTS[fault] if at else (KILL, ALL, False)
         variables = {"FAULT_ERROR": number, "FAULT_OPS": ops, "FAULT_AT": at, **({"FAULT_ON": 1} if on else {})}
         variables |= {} if below is None else {"FAULT_BELOW": below}
         self._log.unlink(missing_ok=True)
         ended = self._ask({"args": list(map(str, args)), "variables": {k: str(v) for k, v in variables.items()}})
         failed = self._log.read_text().splitlines() if self._log.exists() else []
-        return Ended(ended["code"], ended["stderr"], ended["operations"], failed)
+        return Ended(ended["code"], ended["stdout"], ended["stderr"], ended["operations"], ended["seconds"], failed)
 
     def _ask(self, request):
         print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -84,8 +89,9 @@ class Forks:
         return json.loads(answer)
 
     def close(self) -> None:
+        self._process.kill()  # what it has imported takes long to end by itself
+        self._process.wait()
         self._process.stdin.close()
-        self._process.wait(60)
         self._process.stdout.close()
 
 
@@ -95,23 +101,24 @@ def _serve() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         for line in sys.stdin:
             request = json.loads(line)
-            said, counted, imported = (os.memfd_create(name) for name in ("said", "counted", "imported"))
+            files = [os.memfd_create(name) for name in ("stdout", "stderr", "counted", "imported")]
             child = os.fork()
             if child == 0:
-                _child(request, said, counted, imported)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            if request.get("remember"):
-                for name in _text(imported).split():
-                    with contextlib.suppress(Exception):
-                        importlib.import_module(name)
-            answer = {"code": code, "stderr": _text(said), "operations": int(_text(counted) or 0)}
+                _child(request, *files)
+            _, status, used = os.wait4(child, 0)
+            stdout, stderr, counted, imported = map(_text, files)
+            for name in imported.split() if request.get("remember") else ():
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+            answer = {"code": os.waitstatus_to_exitcode(status), "stdout": stdout, "stderr": stderr}
+            answer |= {"operations": json.loads(counted or "{}"), "seconds": used.ru_utime + used.ru_stime}
             print(json.dumps(answer), file=answers, flush=True)
 
 
-def _child(request, said: int, counted: int, imported: int) -> None:
+def _child(request, stdout: int, stderr: int, counted: int, imported: int) -> None:
     os.environ.update(request["variables"])
-    os.dup2(said, 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")
     code = 99
     try:
@@ -121,10 +128,11 @@ def _child(request, said: int, counted: int, imported: int) -> None:
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
-        sys.stderr.flush()
-        operations = ctypes.CDLL(os.environ["LD_PRELOAD"]).faults_counted()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        library = ctypes.CDLL(os.environ["LD_PRELOAD"])
         os.environ.pop("FAULT_BELOW", None)
-        os.write(counted, str(operations).encode())
+        os.write(counted, json.dumps({op: library.faults_counted(ord(op)) for op in ALL}).encode())
         os.write(imported, "\n".join(sys.modules).encode())
         os._exit(code)
 

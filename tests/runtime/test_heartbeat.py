@@ -23,6 +23,7 @@ OPTIONS |= {"checkpoint_every": 5, "log_every": 1, "devices": 2, "accelerator": 
 FLAGS = [word for name, value in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 TASK = "reconstruct_next:t=1"
 TIMEOUT = 3
+PATIENT = 60  # on a busy machine a step may take longer than TIMEOUT, and this is no test of it
 ON_TWO = """
 import json, sys, ssmtl_toolkit
 places, options, cut = json.loads(sys.argv[1])
@@ -55,14 +56,14 @@ def test_a_process_is_dead_when_it_has_ended_even_if_nobody_has_asked_for_its_ex
     assert not _Rank(1, "elsewhere", process.pid, ("127.0.0.1", 1)).is_dead()
 
 
-def start_and_strike(scans, tmp_path, number, on, delay=0.0):
+def start_and_strike(scans, tmp_path, number, on, delay=0.0, timeout=TIMEOUT):
     """Start a run of two ranks, or resume it, and send a signal to one of them after its next checkpoint.
 
     Returns the process that got it, what was said, the exit code, and how many seconds later all were gone.
     """
     out = ("--resume", "cut") if (tmp_path / "cut").exists() else ("--out", "cut")
     before = newest(tmp_path / "cut").step if out[0] == "--resume" else 0
-    options = ("--steps", 90000, "--rank-timeout", TIMEOUT, *out)
+    options = ("--steps", 90000, "--rank-timeout", timeout, *out)
     process = subprocess.Popen(command(scans, tmp_path, *options), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     told = read_until(process.stderr, "step ")
     wait_for(tmp_path / "cut" / "checkpoints" / f"step-{before + 5:08d}")
@@ -110,11 +111,11 @@ def test_two_ranks_of_which_one_is_killed_again_and_again_end_with_the_same_bits
     chance = random.Random(seed)
     for _ in range(3):
         on = chance.randrange(2)
-        _, told, code, seconds = start_and_strike(scans, tmp_path, signal.SIGKILL, on, chance.uniform(0, 1))
+        _, told, code, seconds = start_and_strike(scans, tmp_path, signal.SIGKILL, on, chance.uniform(0, 1), PATIENT)
         assert code == (1 if on else -signal.SIGKILL), told
         assert f"error: rank {on} (process " in told
         assert "ended without a message" in told
-        assert seconds < 10, told
+        assert seconds < PATIENT / 2, told
     assert_equal_to_one_that_was_never_stopped(scans, tmp_path)
     print("3 kills, equal bits")
 
