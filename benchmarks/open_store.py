@@ -18,9 +18,9 @@ from safetensors import safe_open
 from timing import Act, Group, Ratio, Way, main
 from torch import Tensor
 
-from ssmtl_toolkit.data import packs
 from ssmtl_toolkit.data import store as storing
 from ssmtl_toolkit.data.files import Waiting
+from ssmtl_toolkit.data.on_disk import OnDisk
 from ssmtl_toolkit.data.pieces import Piece
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.store import build_store
@@ -49,8 +49,8 @@ def pieces_unchecked(_: int) -> mock._patch:
     return mock.patch.object(storing, "in_memory", _unchecked)
 
 
-def pack_unchecked(size: int) -> mock._patch:
-    return mock.patch.object(packs, "_checked", return_value=f"{size} bytes, whole")
+def files_unchecked(_: int) -> mock._patch:
+    return mock.patch.object(storing, "on_disk", lambda pieces, shape, *_: OnDisk(pieces, shape))
 
 
 def _unchecked(found: Sequence[Piece], shape: tuple[int, ...], _: Waiting) -> Tensor:
@@ -65,7 +65,7 @@ def _unchecked(found: Sequence[Piece], shape: tuple[int, ...], _: Waiting) -> Te
 
 def rows(quick: bool) -> Iterator[Group]:
     store = (2, 10, 32) if quick else (20, 100, 256)
-    places: dict[Placement, Change] = {"ram": pieces_unchecked, "disk": pack_unchecked}
+    places: dict[Placement, Change] = {"ram": pieces_unchecked, "disk": files_unchecked}
     for placement, change in places.items():
         ways = {
             "with checksums": Way(opened, (*store, placement, None)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.augmentation import Augmentation, boxes
 
 
@@ -15,7 +16,7 @@ class Pasted(Augmentation):
         self.share = share
 
     def batch(self, image: Tensor, target: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-        inside = boxes(len(image), image.shape[-2:], self.share).to(image.device)
+        inside = sent(boxes(len(image), image.shape[-2:], self.share), image.device)
         mixed = torch.where(inside[:, None], image[partner], image)
         within = inside if target.dim() == 3 else inside[:, None]
         return mixed, torch.where(within, target[partner], target)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.augmentation import Augmentation, uniform
 
 
@@ -61,7 +62,7 @@ class Bent(Augmentation):
 
     def place(self, points: Tensor) -> Tensor:
         number, height, width, _ = points.shape
-        coarse = torch.randn(number, 2, self.cells, self.cells).to(points.device) * 2 * self.shift
+        coarse = sent(torch.randn(number, 2, self.cells, self.cells), points.device) * 2 * self.shift
         field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
         return points + field.permute(0, 2, 3, 1)
 
@@ -75,4 +76,4 @@ class Flipped(Augmentation):
     def place(self, points: Tensor) -> Tensor:
         signs = {"lr": [(-1.0, 1.0)], "ud": [(1.0, -1.0)], "both": [(-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)]}[self.axes]
         drawn = torch.randint(len(signs), (len(points),))
-        return points * torch.tensor(signs)[drawn].to(points.device)[:, None, None]
+        return points * sent(torch.tensor(signs)[drawn], points.device)[:, None, None]

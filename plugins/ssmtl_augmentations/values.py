@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.data.augment import gaussian_blur
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.augmentation import Augmentation, identity, sampled, uniform
 
 
@@ -95,7 +96,7 @@ def coarsened(image: Tensor, factor: Tensor) -> Tensor:
 
     The values of the larger pixels are those at their centres, not means over them; between them it is bilinear.
     """
-    size = image.new_tensor([image.shape[3], image.shape[2]])
+    size = sent(torch.tensor([image.shape[3], image.shape[2]], dtype=image.dtype), image.device)
     times = factor[:, None, None, None]
     corner = (identity(image) + 1) * size / 2  # distances from the corner in pixels: i + 1/2, also on the coarse grid
     centre = (corner * times).floor() + 0.5

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_contrast import DenseContrast as DenseContrastSpec
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.backbone import Features, Level
 from ssmtl_toolkit.engine.ranks import world
 from ssmtl_toolkit.engine.step import Step, TaskOutput
@@ -44,7 +45,7 @@ class DenseContrast(nn.Module):
         views = [step.features(), step.encode(step.view(moved=False))]
         maps = [features.decoded[-self.spec.level].flatten(2).transpose(1, 2) for features in views]
         number, places, _ = maps[0].shape
-        points = drawn(number, places, self.spec.points).to(step.anchor.device, non_blocking=True)[:, :, None]
+        points = sent(drawn(number, places, self.spec.points), step.anchor.device)[:, :, None]
         chosen = torch.cat([one.gather(1, points.expand(-1, -1, one.shape[2])).flatten(0, 1) for one in maps])
         projected = self.project(chosen).float()
         half = len(projected) // 2

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_fusion import SliceFusion as SliceFusionSpec
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.augmentation import spans, uniform
 from ssmtl_toolkit.engine.step import Step, TaskOutput
 
@@ -30,7 +31,7 @@ class SliceFusion(nn.Module):
         background = step.anchor
         level = draw_levels(background, self.spec)
         share = level[:, None] / (self.spec.levels - 1)
-        mixed = share * background[others(len(background)).to(background.device)] + (1 - share) * background
+        mixed = share * background[sent(others(len(background)), background.device)] + (1 - share) * background
         maps = self.classify(step.encode(mixed).dense).float()
         if len(background) < 2:
             return TaskOutput.nothing(maps)
@@ -51,9 +52,9 @@ def draw_levels(image: Tensor, spec: SliceFusionSpec) -> Tensor:
     level = torch.zeros(number, *shape, dtype=torch.int64, device=device)
     for box in range(spec.boxes):
         sides = [uniform(number, min(_SMALLEST, spec.largest), spec.largest, cpu) for _ in shape]
-        rows, columns = (spans(length, side).to(device) for length, side in zip(shape, sides, strict=True))
-        drawn = torch.randint(spec.levels, (number,)).to(device)
-        covered = rows[:, :, None] & columns[:, None] & (box < wanted).to(device)[:, None, None]
+        rows, columns = (sent(spans(length, side), device) for length, side in zip(shape, sides, strict=True))
+        drawn = sent(torch.randint(spec.levels, (number,)), device)
+        covered = rows[:, :, None] & columns[:, None] & sent(box < wanted, device)[:, None, None]
         level = torch.where(covered, drawn[:, None, None], level)
     return level
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ssmtl_moco import MocoV2 as MocoV2Spec
 from ssmtl_toolkit.data import augment
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.ranks import gather, rank, world
 from ssmtl_toolkit.engine.step import Step, TaskOutput
@@ -77,7 +78,7 @@ class MocoV2(nn.Module):
     def _keys(self, view: Tensor, seed: int) -> Tensor:
         """Encode with shuffled batch norm: no key shares its statistics with its own query. (N, dim), unit length."""
         gathered = gather(view)
-        order = torch.randperm(len(gathered), generator=torch.Generator().manual_seed(seed)).to(view.device)
+        order = sent(torch.randperm(len(gathered), generator=torch.Generator().manual_seed(seed)), view.device)
         mine = slice(rank() * len(view), (rank() + 1) * len(view))
         keys = self._in_groups(gathered[order[mine]], self._encode_key)
         keys = F.normalize(keys.float(), dim=1)

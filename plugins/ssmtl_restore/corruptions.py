@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssmtl_toolkit.data.augment import gaussian_blur
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.augmentation import boxes, uniform
 from ssmtl_toolkit.engine.masking import Patches, taken
 from ssmtl_toolkit.engine.step import Step
@@ -70,7 +71,7 @@ class Mix:
             (noisy, self.noise),
             (cut_out, self.cutout),
         ):
-            chosen = torch.nonzero(torch.rand(len(image)) < probability)[:, 0].to(image.device)
+            chosen = sent(torch.nonzero(torch.rand(len(image)) < probability)[:, 0], image.device)
             if len(chosen):
                 image = image.index_copy(0, chosen, change(image[chosen]))
         return image
@@ -83,7 +84,8 @@ def curved(image: Tensor) -> Tensor:
     """
     number, channels = image.shape[:2]
     inner = torch.rand(number, channels, _KNOTS).sort(dim=2).values
-    heights = torch.cat([torch.zeros(number, channels, 1), inner, torch.ones(number, channels, 1)], 2).to(image.device)
+    ends = torch.zeros(number, channels, 1), torch.ones(number, channels, 1)
+    heights = sent(torch.cat([ends[0], inner, ends[1]], 2), image.device)
     low, high = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
     place = ((image - low) / (high - low).clamp_min(1e-6)).flatten(2) * (_KNOTS + 1)
     knot = place.floor().clamp(0, _KNOTS).long()
@@ -102,7 +104,7 @@ def shuffled(image: Tensor) -> Tensor:
     """Pixels of some small patches in random order, each within its patch; all channels alike."""
     patches = Patches(image, _PATCH)
     here = patches.of_pixel.flatten()
-    order = torch.rand(len(image), len(here)).argsort(dim=1).to(image.device)
+    order = sent(torch.rand(len(image), len(here)).argsort(dim=1), image.device)
     mixed = order.gather(1, here[order].argsort(dim=1, stable=True))  # patch by patch, in random order within each
     index = torch.empty_like(mixed).scatter(1, here.argsort(stable=True).expand_as(mixed), mixed)
     chosen = patches.pixels(patches.draw(_SHUFFLED))
@@ -116,4 +118,4 @@ def noisy(image: Tensor) -> Tensor:
 
 def cut_out(image: Tensor) -> Tensor:
     """Zero within a box; all channels alike."""
-    return image.masked_fill(boxes(len(image), image.shape[2:], _BOX)[:, None].to(image.device), 0.0)
+    return image.masked_fill(sent(boxes(len(image), image.shape[2:], _BOX)[:, None], image.device), 0.0)

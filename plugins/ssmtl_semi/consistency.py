@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.augmentation import boxes
 from ssmtl_toolkit.engine.head import IGNORE
 from ssmtl_toolkit.engine.semi import PseudoLabels, Semi, SemiOutput, SemiStep
@@ -59,8 +60,8 @@ class UniMatch(Semi):
         """Put a box of another slice into each, with its pseudo labels."""
         if not self.cutmix:
             return image, target
-        inside = boxes(len(image), image.shape[-2:], self.cutmix).to(image.device)
-        partner = torch.randperm(len(image)).to(image.device)
+        inside = sent(boxes(len(image), image.shape[-2:], self.cutmix), image.device)
+        partner = sent(torch.randperm(len(image)), image.device)
         return torch.where(inside[:, None], image[partner], image), torch.where(inside, target[partner], target)
 
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmtl_toolkit.data.sending import sent
+
 
 def flip(image: Tensor, probability: float = 0.5) -> Tensor:
     """Mirror each slice (N, C, H, W) left to right with this probability."""
-    chosen = torch.rand(len(image)) < probability
-    return torch.where(chosen.to(image.device)[:, None, None, None], image.flip(-1), image)
+    chosen = sent(torch.rand(len(image)) < probability, image.device)
+    return torch.where(chosen[:, None, None, None], image.flip(-1), image)
 
 
 def gaussian_blur(
@@ -27,7 +29,7 @@ def gaussian_blur(
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / drawn[:, None]) ** 2)
     kernel = torch.where(chosen[:, None], kernel, (offsets == 0).float())
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(image.device, image.dtype)
+    kernel = sent(kernel / kernel.sum(dim=1, keepdim=True), image.device).to(image.dtype)
     kernel = kernel.repeat_interleave(channels, dim=0)
     rows = image.reshape(1, number * channels, height, width)
     rows = F.conv2d(F.pad(rows, (reach, reach, 0, 0), "reflect"), kernel[:, None, None, :], groups=len(kernel))

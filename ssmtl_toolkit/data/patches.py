@@ -6,12 +6,15 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.data.on_disk import OnDisk
 
 _OVERLAP = 0.5  # of neighbouring windows
 _WIDTH = 1 / 8  # standard deviation of a window's weights, as a share of its size
@@ -30,16 +33,20 @@ class Patches:
     size: int
     sides: Tensor
 
-    def cut(self, slices: Tensor, rows: Tensor, places: Tensor | None = None) -> Tensor:
+    def of(self, rows: Tensor) -> Patches:
+        """Where patches of these slices alone may lie."""
+        return replace(self, sides=self.sides[rows])
+
+    def cut(self, slices: Tensor | OnDisk, rows: Tensor, places: Tensor | None = None) -> Tensor:
         """Cut a patch out of each of the slices `rows` (N,) of (total, …, H, W).
 
         `places` (N, 2) say where, from 0, the first rows and columns, to 1, the last ones; None: the middle.
         """
         corners = self._corners(rows, places).tolist()
         if not corners:
-            return slices[:0, ..., : self.size, : self.size]
+            return slices[:0][..., : self.size, : self.size]
         parts = (
-            slices[row, ..., top : top + self.size, left : left + self.size]
+            slices[row][..., top : top + self.size, left : left + self.size]
             for row, (top, left) in zip(rows.tolist(), corners, strict=True)
         )
         return torch.stack(list(parts))

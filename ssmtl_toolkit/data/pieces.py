@@ -104,6 +104,10 @@ class Piece:
             )
         return found
 
+    def checksum(self) -> str:
+        """Read the slices, and return their checksum: `about.voxels` if they are whole, "damaged" if not."""
+        return "damaged" if self._read() is None else self.about.voxels
+
     def _read(self) -> Slices | None:
         return self.sealed.array("slices", self.about.voxels)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -173,6 +174,7 @@ class Sampler:
     ) -> None:
         self.plan, self.batch_size, self.seed, self.rank, self.world = plan, batch_size, seed, rank, world
         self.turns = Turns(plan.by_patient(), patients, batch_size, seed) if patients else None
+        self._drawing = threading.Lock()  # the next batch is drawn by another thread
 
     def draw(self, index: int) -> Draw:
         """The rows of this rank's batch number `index` (counted from 0 over the whole training)."""
@@ -181,7 +183,8 @@ class Sampler:
         if self.turns is None:
             anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed)
         else:
-            anchors = self.turns.anchors(batch)
+            with self._drawing:
+                anchors = self.turns.anchors(batch)
         return Draw(anchors, self.plan.companions(anchors, (self.seed, first)))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 from ssmtl_toolkit.data.files import Waiting, atomic_write, checksum, holding, remove_halves
 from ssmtl_toolkit.disk import writable
+from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
@@ -22,6 +24,7 @@ ROOMS = ("slices", "labels", "levels", "contents")
 """The folders of the cache that hold sealed files, in folders of their own."""
 LOCK = ".lock"
 """The file in such a folder that is held by whoever writes there."""
+_LONGEST_HEADER = 1 << 20  # bytes; safetensors writes none of more than a few thousand here
 HALVES = (".*.safetensors.*-*.part", ".tmp??????")
 """What writers leave there that are killed; the last are files of safetensors."""
 
@@ -102,6 +105,17 @@ class Sealed:
     def _seal(self, about: str) -> str:
         """Binds what a file says of itself to its place in the cache: exchanged files are noticed."""
         return checksum(self.key.encode(), about.encode())
+
+
+def start_of(opened: FileIO, name: str) -> int:
+    """Where in a file of arrays (safetensors) the numbers of the one of this name begin, in bytes.
+
+    Raises:
+        OSError, ValueError, LookupError: it is damaged, or has none.
+    """
+    length = int.from_bytes(opened.read(8), "little")
+    header = parse_json(opened.read(min(length, _LONGEST_HEADER)).decode())
+    return 8 + length + int(header[name]["data_offsets"][0])
 
 
 def checksum_of(array: NDArray[Any]) -> str:

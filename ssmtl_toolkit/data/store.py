@@ -1,4 +1,4 @@
-"""All slices of all scans in one tensor; each scan is decoded once, ever, and kept in a cache."""
+"""All slices of all scans, in memory or on disk; each scan is decoded once, ever, and kept in a cache."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, remove_halves
+from ssmtl_toolkit.data.in_memory import bytes_of, in_memory, workers
 from ssmtl_toolkit.data.memory import free_memory
-from ssmtl_toolkit.data.packs import bytes_of, in_memory, mapped, workers
+from ssmtl_toolkit.data.on_disk import OnDisk, on_disk
 from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.sampling import Extent
 from ssmtl_toolkit.data.sealed import HALVES, LOCK, ROOMS
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.errors import DataError
@@ -70,9 +72,9 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SliceStore:
-    """Slices (total, C, size, size) float16 on disk (memory-mapped), in RAM or on a GPU, and the scans they are of."""
+    """Slices (total, C, size, size) float16 on disk, in RAM or on a GPU, and the scans they are of."""
 
-    slices: Tensor
+    slices: Tensor | OnDisk
     scans: tuple[StoredScan, ...]
     skipped: tuple[Skipped, ...]
     reach: int = 0  # how many neighbours on either side each slice shows beside itself
@@ -113,18 +115,24 @@ class SliceStore:
             for scan in self.scans
         ]
 
-    def gather(self, rows: Tensor, device: torch.device, places: Tensor | None = None) -> Tensor:
-        """Copy slices `rows` (N,), or a patch of each, to `device` as images (N, C, size, size) float32."""
-        picked = self.picked(self.slices, rows, places)
-        if device.type == "cuda" and picked.device.type == "cpu":
-            picked = picked.pin_memory()
-        return picked.to(device, non_blocking=True).float()
+    def gather(
+        self, rows: Tensor, device: torch.device, places: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """Copy slices `rows` (N,), or a patch of each, to `device` as images (N, C, size, size) float32.
+
+        `read` are these slices, where they were read before.
+        """
+        if read is None:
+            picked = self.picked(self.slices, rows, places)
+        else:
+            picked = self.patches.of(rows).cut(read, torch.arange(len(rows)), places) if self.patches else read
+        return sent(picked, device).float()
 
     def places(self, number: int) -> Tensor | None:
         """Draw where patches of so many slices lie, (number, 2), by torch's global generator; None: there are none."""
         return torch.rand(number, 2) if self.patches else None
 
-    def picked(self, slices: Tensor, rows: Tensor, places: Tensor | None = None) -> Tensor:
+    def picked(self, slices: Tensor | OnDisk, rows: Tensor, places: Tensor | None = None) -> Tensor:
         """Of `slices`, or anything (total, …, H, W) that goes with them, the `rows` (N,), or a patch of each.
 
         `places` (N, 2): where the patches lie; None: in the middle.
@@ -134,7 +142,7 @@ class SliceStore:
         return slices.index_select(0, rows.to(slices.device))
 
     def to(self, device: torch.device) -> SliceStore:
-        """Move the slices to a device."""
+        """Move the slices to the memory of a device."""
         return replace(self, slices=self.slices.to(device))
 
 
@@ -150,7 +158,6 @@ class Usable:
     pieces: tuple[Piece, ...]
     skipped: tuple[Skipped, ...]
     slicing: Slicing
-    cache: Path
     memo: DigestMemo
     waiting: Waiting
     failed: tuple[Skipped, ...] = ()
@@ -167,12 +174,12 @@ class Usable:
 
         Args:
             chosen: indices into `scans`.
-            placement: `disk` maps the file, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to the GPU
-                is `SliceStore.to`.
+            placement: `disk` leaves them in the cache, `ram` copies; `auto` and `gpu` use RAM when it fits. The move to
+                the GPU is `SliceStore.to`.
             copies: how many processes on this machine will hold the store.
         """
         pieces = [piece for i, piece in enumerate(self.pieces) if chosen is None or i in chosen]
-        return _open(pieces, self.skipped, self.slicing, self.cache, placement, copies, self.memo, self.waiting)
+        return _open(pieces, self.skipped, self.slicing, placement, copies, self.memo, self.waiting)
 
 
 def build_store(
@@ -252,7 +259,7 @@ def prepare_scans(
     if not kept:
         raise DataError("\n".join(["no scan can be used:", *shortened((item.reason for item in skipped), 10)]))
     _check_channels(kept)
-    return Usable(tuple(kept), skipped, slicing, cache, memo, waiting, failed)
+    return Usable(tuple(kept), skipped, slicing, memo, waiting, failed)
 
 
 def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callable[[str], None]) -> dict[int, Skipped]:
@@ -280,13 +287,9 @@ def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callabl
 def _remove_halves(cache: Path) -> None:
     """Remove what builds that were killed have left behind, except where another process is writing."""
     halves = {half.parent for room in ROOMS for name in HALVES for half in cache.glob(f"{room}/*/{name}")}
-    places: list[tuple[Path, Path, tuple[str, ...]]] = [(folder / LOCK, folder, HALVES) for folder in halves]
-    for half in (cache / "packs").glob(".*.f16.*-*.part"):
-        pack = half.name[1:].rpartition(".f16.")[0]
-        places.append((half.with_name(f"{pack}.f16.lock"), half.parent, (half.name,)))
-    for lock, folder, patterns in places:
-        with contextlib.suppress(OSError, Timeout), FileLock(lock, blocking=False):
-            remove_halves(folder, *patterns)
+    for folder in halves:
+        with contextlib.suppress(OSError, Timeout), FileLock(folder / LOCK, blocking=False):
+            remove_halves(folder, *HALVES)
 
 
 def unusable(bad: Sequence[Skipped], total: int, what: str = "scans") -> DataError:
@@ -344,7 +347,6 @@ def _open(
     pieces: Sequence[Piece],
     skipped: tuple[Skipped, ...],
     slicing: Slicing,
-    cache: Path,
     placement: Placement,
     copies: int,
     memo: DigestMemo,
@@ -355,8 +357,10 @@ def _open(
     height, width = (max(lengths) for lengths in zip(*sides, strict=True))
     shape = (total, pieces[0].about.channels, height, width)
     fits = copies * bytes_of(shape) <= _PART_OF_MEMORY * free_memory()
-    packed = placement == "disk" or not fits
-    slices = mapped(pieces, shape, cache, memo, waiting) if packed else in_memory(pieces, shape, waiting)
+    if placement == "disk" or not fits:
+        slices: Tensor | OnDisk = on_disk(pieces, shape, memo, waiting)
+    else:
+        slices = in_memory(pieces, shape, waiting)
     scans, start = [], 0
     for piece in pieces:
         scans.append(_stored(piece, start))

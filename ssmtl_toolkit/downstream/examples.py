@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.data.classes import IGNORE
 from ssmtl_toolkit.data.sampling import in_turn
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.data.store import SliceStore
 
 _ON_A_CLASS = 1 / 3
@@ -63,7 +64,7 @@ class Examples:
         image = self.store.gather(index, device, places)
         if self.targets is None:
             return image, None
-        return image, self.store.picked(self.targets, index, places).long().to(device)
+        return image, sent(self.store.picked(self.targets, index, places), device).long()
 
     def _places(self, index: Tensor) -> Tensor | None:
         places, patches = self.store.places(len(index)), self.store.patches

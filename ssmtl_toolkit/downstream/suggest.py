@@ -167,9 +167,9 @@ def _labelled(store: SliceStore, orders: Mapping[str, NDArray[np.int64]]) -> NDA
 
 def blank_slices(store: SliceStore) -> NDArray[np.bool_]:
     """Which slices have one value only, in every channel."""
-    flat = store.slices.flatten(2)
-    parts = [part.amax(dim=2) == part.amin(dim=2) for part in flat.split(_BATCH)]
-    return torch.cat(parts).all(dim=1).numpy()
+    starts = range(0, len(store.slices), _BATCH)
+    parts = (store.slices[start : start + _BATCH].flatten(2) for start in starts)
+    return torch.cat([part.amax(dim=2) == part.amin(dim=2) for part in parts]).all(dim=1).numpy()
 
 
 def _refuse_too_many(number: int, per_patient: int | None, patients: NDArray[np.int64], dataset: DatasetSpec) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssmtl_toolkit.data.classes import IGNORE
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.specs import AugmentationSpec, Change, named
@@ -53,7 +54,7 @@ class Augmentation:
 
 def uniform(number: int, low: float, high: float, device: torch.device) -> Tensor:
     """Draw `number` values between `low` and `high` on the CPU, and send them to the device."""
-    return torch.empty(number).uniform_(low, high).to(device)
+    return sent(torch.empty(number).uniform_(low, high), device)
 
 
 class Augmenter:
@@ -138,7 +139,7 @@ class Augmenter:
             SsmtlError: one fails, or returns something of another shape.
         """
         for spec, augmentation in self._of(what):
-            chosen = self._chosen(spec, len(given)).to(given.device)
+            chosen = sent(self._chosen(spec, len(given)), given.device)
             if len(chosen):
                 old = given[chosen]
                 with foreign(named(spec)):
@@ -154,8 +155,8 @@ class Augmenter:
             SsmtlError: an augmentation fails, or returns something of another shape.
         """
         for spec, augmentation in self._of("batch"):
-            chosen = self._chosen(spec, len(image)).to(image.device)
-            partner = torch.randperm(len(image)).to(image.device)
+            chosen = sent(self._chosen(spec, len(image)), image.device)
+            partner = sent(torch.randperm(len(image)), image.device)
             if len(chosen):
                 with foreign(named(spec)):
                     mixed, mixed_target = augmentation.batch(image, target, partner)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.ranks import sum_over_ranks, world
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
@@ -116,7 +117,7 @@ class PairMeans:
     def add(self, losses: Mapping[str, Tensor], pairs: Mapping[str, int]) -> None:
         """Take in the losses of one batch of this rank, and the numbers of pairs that they are means over."""
         values = torch.stack([loss.detach().float() for loss in losses.values()])
-        counts = torch.tensor([float(pairs[label]) for label in losses]).to(values.device, non_blocking=True)
+        counts = sent(torch.tensor([float(pairs[label]) for label in losses]), values.device)
         sums = torch.stack([values * counts, counts])
         self._sums = sums if self._sums is None else self._sums + sums
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.step import Step
 from ssmtl_toolkit.specs import Fill
 
@@ -80,7 +81,7 @@ class Patches:
         """Draw this share of the patches of each slice, but not all of them: (N, K) int64, in random order."""
         chosen = min(max(round(share * self.number), at_least), self.number - 1)
         order = torch.rand(len(self._image), self.number).argsort(dim=1)
-        return order[:, :chosen].to(self._image.device)
+        return sent(order[:, :chosen], self._image.device)
 
     def pixels(self, drawn: Tensor) -> Tensor:
         """Tell the pixels of these patches of each slice (N, K): (N, 1, H, W) bool."""

@@ -1,23 +1,36 @@
-"""From the number of a batch to its images on the device: one draw, one gather."""
+"""From the number of a batch to its images on the device: one draw, one gather, one transfer of numbers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.data.sampling import FixedSample, Rows, Sampler
+from ssmtl_toolkit.data.on_disk import OnDisk
+from ssmtl_toolkit.data.sampling import Draw, FixedSample, Sampler
 from ssmtl_toolkit.data.seeds import step_seed
+from ssmtl_toolkit.data.sending import sent_together
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.step import Batch, Companion, Position
+from ssmtl_toolkit.pretraining.ahead import Ahead
+
+
+class Drawn(NamedTuple):
+    """The rows of a batch: drawn, all in one (anchors, then those of each companion), and their slices if on disk."""
+
+    draw: Draw
+    rows: Tensor
+    read: Tensor | None
 
 
 class Loader:
-    """Makes batch `index` of this rank. Holds no state; any batch can be asked for at any time.
+    """Makes batch `index` of this rank. Any batch can be asked for at any time, and is always the same.
+
+    Where the slices are on disk, those of the next batch are read by a thread meanwhile.
 
     Augmentations draw from torch's global generator, which is seeded for each batch by whoever asks for it.
     """
@@ -32,6 +45,8 @@ class Loader:
     ) -> None:
         self.store, self.sampler, self.device, self.accumulate = store, sampler, device, accumulate
         self.augmenter = augmenter
+        goes_on = isinstance(store.slices, OnDisk) and isinstance(sampler, Sampler)
+        self._drawn = Ahead(self._draw) if goes_on else self._draw
 
     def __call__(self, index: int) -> Batch:
         batch = self.plain(index)
@@ -39,39 +54,39 @@ class Loader:
 
     def plain(self, index: int) -> Batch:
         """The same before augmentation."""
-        draw = self.sampler.draw(index)
-        sizes = [len(draw.anchors), *(len(rows) for rows, _ in draw.companions)]
-        rows = np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)])
+        draw, rows, read = self._drawn(index)
+        sizes = [len(draw.anchors), *(len(own) for own, _ in draw.companions)]
         places = self.store.places(len(draw.anchors))
         if places is not None:  # companions show the same place as their anchor
             places = torch.cat([places, *(places[torch.from_numpy(has)] for _, has in draw.companions)])
-        anchor, *images = self.store.gather(torch.from_numpy(rows), self.device, places).split(sizes)
-        companions = [
-            self._companion(image, rows - draw.anchors[has], None if len(has) == len(anchor) else has)
-            for image, (rows, has) in zip(images, draw.companions, strict=True)
-        ]
+        position, companions, sent_rows = self._numbers(draw, rows)
+        if places is None and self.store.slices.device == self.device:
+            rows = sent_rows
+        anchor, *images = self.store.gather(rows, self.device, places, read).split(sizes)
+        made = [Companion(image, *numbers) for image, numbers in zip(images, companions, strict=True)]
         named = {
-            label: {name: companions[column] for name, column in names.items()}
+            label: {name: made[column] for name, column in names.items()}
             for label, names in self.sampler.plan.columns.items()
         }
         seed = step_seed(self.sampler.seed, index)
-        return Batch(anchor, named, self._position(draw.anchors), seed, first=index % self.accumulate == 0)
+        return Batch(anchor, named, position, seed, first=index % self.accumulate == 0)
 
-    def _position(self, anchors: Rows) -> Position:
-        places = self.sampler.plan.places(anchors)
-        return Position(
-            index=self._sent(places.index),
-            count=self._sent(places.count),
-            spacing=self._sent(places.spacing),
-            patient=self._sent(places.patient),
-        )
+    def _draw(self, index: int) -> Drawn:
+        draw = self.sampler.draw(index)
+        rows = torch.from_numpy(np.concatenate([draw.anchors, *(own for own, _ in draw.companions)]))
+        slices = self.store.slices
+        if not isinstance(slices, OnDisk):
+            return Drawn(draw, rows, None)
+        read = slices.index_select(0, rows)
+        return Drawn(draw, rows, read if self.device.type != "cuda" or self.store.patches else read.pin_memory())
 
-    def _companion(self, image: Tensor, offsets: Rows, has: Rows | None) -> Companion:
-        return Companion(image, self._sent(offsets), None if has is None else self._sent(has))
-
-    def _sent(self, numbers: NDArray[Any]) -> Tensor:
-        """These numbers on the device; a GPU is sent them without waiting for what it does."""
-        column = torch.from_numpy(numbers)
-        if self.device.type == "cuda":
-            column = column.pin_memory()
-        return column.to(self.device, non_blocking=True)
+    def _numbers(self, draw: Draw, rows: Tensor) -> tuple[Position, list[tuple[Tensor, Tensor | None]], Tensor]:
+        """On the device: where the anchors lie, offsets and anchors of each companion, and all rows."""
+        places = self.sampler.plan.places(draw.anchors)
+        offsets = [own - draw.anchors[has] for own, has in draw.companions]
+        columns: list[NDArray[Any]] = [places.index, places.count, places.spacing, places.patient]
+        columns += [*offsets, *(has for _, has in draw.companions), rows.numpy()]
+        *numbers, all_rows = sent_together(columns, self.device)
+        number = len(offsets)
+        has = [one if len(one) < len(draw.anchors) else None for one in numbers[4 + number :]]
+        return Position(*numbers[:4]), list(zip(numbers[4 : 4 + number], has, strict=True)), all_rows

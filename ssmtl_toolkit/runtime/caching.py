@@ -23,7 +23,7 @@ _DAY = 86400.0
 _SORTS = {
     "slices of scans": "slices/*/*",
     "label maps": "labels/*/*",
-    "packs of runs": "packs/*",
+    "packs of earlier versions": "packs/*",
     "phantoms and others": "*/**/*",
 }
 

@@ -237,7 +237,7 @@ def _loop(spec: SemiSpec, seed: int = 0, output: Output = "labels", channels: in
     backbone = Small().build(channels)
     model = Downstream(backbone, config.head.build(backbone, CLASSES if output == "labels" else 0))
     store = store_for(tasks, channels=channels)
-    image = store.slices[:, 0].float()
+    image = store.slices[:][:, 0].float()
     targets = (image > 0.5).byte() + 2 * (image < -0.5).byte() if output == "labels" else None
     wanted = {str(task): task.companions(store.scans[0].spacing) for task in tasks} or {"": {}}
     plan = Plan(store.extents, [wanted] * len(store.scans))

@@ -39,11 +39,6 @@ def pieces(tmp_path):
     return sorted((tmp_path / "cache" / "slices").glob("*/*.safetensors"))
 
 
-def pack(tmp_path):
-    (file,) = (tmp_path / "cache" / "packs").glob("*.f16")
-    return file
-
-
 def contents(file):
     with safe_open(file, "numpy") as opened:
         return opened.get_tensor("slices"), opened.metadata()
@@ -100,19 +95,21 @@ DAMAGES = {
 }
 
 
+@pytest.mark.parametrize("placement", ["ram", "disk"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_piece_is_made_anew_and_told(damage, build, tmp_path):
-    first = build()
+def test_a_damaged_piece_is_made_anew_and_told(damage, placement, build, tmp_path):
+    first = build(placement)
+    kept = first.slices[:].clone()
     damage(pieces(tmp_path)[1])
-    again = build()
-    assert torch.equal(first.slices, again.slices)
+    again = build(placement)
+    assert torch.equal(kept, again.slices[:])
     assert [(s.start, s.count, s.spacing, s.notes) for s in first.scans] == [
         (s.start, s.count, s.spacing, s.notes) for s in again.scans
     ]
     assert len(build.notes) == 1
     assert pieces(tmp_path)[1].name in build.notes[0]
     assert "damaged" in build.notes[0]
-    build()
+    build(placement)
     assert build.notes == []
 
 
@@ -135,46 +132,6 @@ def test_a_piece_of_other_options_in_its_place_is_noticed(build, scans, tmp_path
     assert len(build.notes) == 1
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda file: flip(file, 0),
-        lambda file: flip(file, -1),
-        lambda file: flip(file, -17),
-        zero_second_half,
-        lambda file: file.write_bytes(bytes(file.stat().st_size)),
-        lambda file: file.write_bytes(file.read_bytes()[:-1]),
-        lambda file: file.write_bytes(file.read_bytes() + b"x"),
-        lambda file: file.write_bytes(b""),
-    ],
-    ids=["first byte", "checksum", "last voxel", "zeroed half", "zeros", "cut", "longer", "empty"],
-)
-def test_a_damaged_pack_is_made_anew_and_told(damage, build, tmp_path):
-    first = build("disk").slices.clone()
-    damage(pack(tmp_path))
-    again = build("disk")
-    assert torch.equal(first, again.slices)
-    assert len(build.notes) == 1
-    assert pack(tmp_path).name in build.notes[0]
-    build("disk")
-    assert build.notes == []
-
-
-def test_a_whole_pack_needs_no_lock(build, tmp_path):
-    first = build("disk")
-    lock = pack(tmp_path).with_name(pack(tmp_path).name + ".lock")
-    lock.unlink(missing_ok=True)
-    (lock / "in the way").mkdir(parents=True)  # as in a cache that may only be read
-    assert torch.equal(first.slices, build("disk").slices)
-
-
-def test_a_pack_is_made_of_pieces_that_were_checked(build, tmp_path):
-    first = build().slices
-    flip(pieces(tmp_path)[2], -1)
-    assert torch.equal(build("disk").slices, first)
-    assert len(build.notes) == 1
-
-
 def test_a_folder_in_the_place_of_a_piece_is_one_clear_line(build, tmp_path):
     build()
     file = pieces(tmp_path)[0]
@@ -182,19 +139,6 @@ def test_a_folder_in_the_place_of_a_piece_is_one_clear_line(build, tmp_path):
     (file / "inside").mkdir(parents=True)
     with pytest.raises(SsmtlError, match=r"the cache cannot be written .*; choose another --cache"):
         build()
-
-
-def test_a_pack_in_the_place_of_another_is_made_anew(build, scans, tmp_path):
-    first = build("disk").slices.clone()
-    mine = pack(tmp_path)
-    (scans / "p0.nii.gz").rename(scans / "z.nii.gz")  # the same scans in another order: a pack of the same size
-    build("disk")
-    (other,) = set(mine.parent.glob("*.f16")) - {mine}
-    assert other.stat().st_size == mine.stat().st_size
-    exchange(mine, other)
-    (scans / "z.nii.gz").rename(scans / "p0.nii.gz")
-    assert torch.equal(first, build("disk").slices)
-    assert any("is damaged, and made anew" in note for note in build.notes)
 
 
 def memo_of(tmp_path):

@@ -57,6 +57,7 @@ CONTRACT = {  # what a plugin may import: the contract by name
     *("errors", "features", "specs", "hookspecs", "text", "distance", "places", "documents", "numerals"),
     *("data.augment", "data.files", "data.finding", "data.geometry", "data.grid", "data.lattice", "data.memory"),
     *("data.preparation", "data.readers", "data.slicing", "data.source", "data.uneven", "data.values", "data.volume"),
+    "data.sending",
     *("engine.augmentation", "engine.backbone", "engine.balancer", "engine.baselines", "engine.export"),
     *("engine.head", "engine.hub", "engine.masking", "engine.metric", "engine.ranks", "engine.semi", "engine.step"),
     "engine.tracker",
