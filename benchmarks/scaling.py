@@ -1,4 +1,4 @@
-"""What a run costs with a hundred times as many scans, in two processes, while it saves, and where it waits for a GPU.
+"""What a run costs with a hundred times as many scans, from a cold disk, in two processes, while it saves, and waits.
 
 python benchmarks/scaling.py [--rounds N] [--json] [--only WORD] [--quick]
 """
@@ -6,24 +6,34 @@ python benchmarks/scaling.py [--rounds N] [--json] [--only WORD] [--quick]
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from made_up import random_store, trainer
+from made_up import random_store, trainer, write_scans
 from timing import Act, Figure, Group, Ratio, Way, main, timed
 from torch.overrides import TorchFunctionMode
 
-from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.data.sampling import Plan, Sampler
+from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.data.store import SliceStore, build_store
+from ssmtl_toolkit.pretraining.loader import Loader
 from ssmtl_toolkit.pretraining.trainer import Trainer
+from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.sources import dataset_of
 
 FCN = "fcn:encoder=resnet18"
 NETWORK, PAIR, SIZE, SLICES = "unet:encoder=resnet18", ("reconstruct_prev", "reconstruct_next"), 64, 60
@@ -132,12 +142,80 @@ def waits(rounds: int) -> str:
     return "; ".join(told)
 
 
+def _drop(files: Iterable[Path]) -> None:
+    """Let the system forget what it holds of these files."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _rows(sampler: Sampler, index: int) -> torch.Tensor:
+    draw = sampler.draw(index)
+    return torch.from_numpy(np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)]))
+
+
+def _milliseconds(load: Callable[[int], Any], first: int, rest: float) -> float:
+    """What the calling thread waits for each of eight batches, as a median; in between it rests for so many seconds."""
+    times = []
+    for i in range(first, first + 8):
+        time.sleep(rest)
+        begun = time.perf_counter()
+        load(i)
+        times.append(time.perf_counter() - begun)
+    return 1000 * statistics.median(times[1:])
+
+
+def cold(rounds: int) -> str:
+    """What the training thread waits for a batch of 16 slices of 256 px with ±5, from files that are not in memory."""
+    folder, found = Path(tempfile.mkdtemp()), dict[str, list[float]]()
+    scans = write_scans(folder / "scans", 24, (64, 64, 50), ".nii")
+    store = build_store(scans, installed_readers(), Slicing(size=256), folder / "cache", placement="disk")
+    files, one = list((folder / "cache" / "slices").glob("*/*.safetensors")), folder / "one file"
+    store.slices[:].numpy().tofile(one)
+    sampler = Sampler(Plan(store.extents, [{"a": {"before": (-5,), "behind": (5,)}}] * len(scans)), 16, 0)
+    for i in range(rounds):
+        load = Loader(store, sampler, torch.device("cpu"))
+        _drop([*files, one])
+        whole = torch.from_file(str(one), shared=False, size=math.prod(store.slices.shape), dtype=torch.float16)
+        mapped = whole.view(store.slices.shape)
+        ways: dict[str, tuple[Callable[[int], Any], float]] = {
+            "one file, mapped": (lambda i, mapped=mapped: mapped.index_select(0, _rows(sampler, i)), 0.0),
+            "read": (load._draw, 0.0),
+            "read ahead, in steps of 50 ms": (load._drawn, 0.05),
+        }
+        for name, (act, rest) in ways.items():
+            _drop(files)
+            found.setdefault(name, []).append(_milliseconds(act, 8 * i, rest))
+    shutil.rmtree(folder)
+    return ", ".join(f"{name} {statistics.median(of):.1f} ms" for name, of in found.items())
+
+
+def starts(rounds: int) -> str:
+    """CPU seconds of a first and a second start (listing, preparing, opening), with more and more scans."""
+    told = []
+    for number in (20, 200, 2000):
+        folder = Path(tempfile.mkdtemp())
+        write_scans(folder / "scans", number, (24, 24, 12))
+
+        def start(folder: Path = folder) -> None:
+            scans = list_scans(dataset_of(str(folder / "scans")), folder / "cache")
+            build_store(scans, installed_readers(), Slicing(size=32), folder / "cache", placement="disk")
+
+        first, second, *more = (timed(start).cpu for _ in range(1 + rounds))
+        told.append(f"{number} scans {first:.2f} and {statistics.median([second, *more]):.2f} s")
+        shutil.rmtree(folder)
+    return "; ".join(told)
+
+
 def rows(quick: bool) -> Iterator[Group | Figure]:
     if quick:
         yield Figure("save, 14 M parameters", save, "≤ 0.05 s")
         return
     yield Figure("save, 14 M parameters", save, "≤ 0.05 s")
-    yield Figure("waits of the host in a step: values read (copies are not counted)", waits, "0")
+    yield Figure("waits of the host in a step: values read (transfers: tests/project/test_counts.py)", waits, "0")
+    yield Figure("cold disk: what a step waits for its slices", cold, rounds=3)
+    yield Figure("CPU of a first and of a second start, beside imports", starts, rounds=3)
     ways = {"2,000 scans": Way(step, (2000,), apart=True), "20 scans": Way(step, (20,), apart=True)}
     yield Group("step with 2,000 scans, 64 px", ways, [Ratio("2,000 scans", "20 scans", "≤ 1.05")], times=2)
     yield Figure("memory with 2,000 scans against 20", memory, "≤ 1.15", rounds=1)

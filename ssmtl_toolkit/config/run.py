@@ -54,6 +54,7 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
                 "steps",
                 "batch_size",
                 "patients_per_batch",
+                "read_order",
                 "accumulate",
                 "augment",
                 "optimizer",
@@ -115,6 +116,10 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
         None, ge=1, le=65536, description="Patients in each batch, with equally many slices.  [default: as they come]"
     )
     accumulate: int = Field(1, ge=1, le=100_000, description="Batches whose gradients are summed for one step.")
+    read_order: Literal["shuffled", "blocks"] = Field(
+        "shuffled",
+        description="Order of slices in an epoch; blocks: shuffled among neighbouring scans, for slow disks.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
     channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
@@ -274,6 +279,8 @@ class ResolvedRun(RunConfig):
                 f"--patients-per-batch {self.patients_per_batch}: a batch has only {self.batch_size} slices; choose at "
                 f"most {self.batch_size} patients, or a larger --batch-size"
             )
+        if self.patients_per_batch and self.read_order == "blocks":
+            raise UsageError("--read-order blocks: which patients a batch holds is its own; omit --patients-per-batch")
         mixing = [spec.name for spec in self.augment if "batch" in spec.changes]
         if mixing:
             raise UsageError(

@@ -44,6 +44,7 @@ class RunOptions(TypedDict, total=False):
     steps: int | None
     batch_size: int
     patients_per_batch: int | None
+    read_order: Literal["shuffled", "blocks"]
     accumulate: int
     augment: Sequence[AugmentationSpec | str] | AugmentationSpec | str
     optimizer: str

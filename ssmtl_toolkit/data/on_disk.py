@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -17,11 +18,13 @@ from torch import Tensor
 from ssmtl_toolkit.data.files import DigestMemo, Waiting
 from ssmtl_toolkit.data.in_memory import Shape, bytes_of, workers
 from ssmtl_toolkit.data.pieces import Piece
+from ssmtl_toolkit.data.sampling import BLOCK
 from ssmtl_toolkit.data.sealed import start_of
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
 _AT_ONCE = 256  # slices, where many are read
+_LATELY = 4 * BLOCK  # scans, after which one may have left the system's memory
 
 
 class OnDisk:
@@ -39,6 +42,7 @@ class OnDisk:
         self._files = [piece.file for piece in pieces]
         self._sides = [piece.about.sides or shape[2:] for piece in pieces]
         self._starts = np.cumsum([0, *(piece.about.count for piece in pieces)])[:-1]
+        self._announced: OrderedDict[int, None] = OrderedDict()  # scans, of late
         self._data = [0] * len(pieces)  # where in its file the slices begin; 0: it was not opened yet
 
     def __len__(self) -> int:
@@ -68,6 +72,16 @@ class OnDisk:
             for (scan, start, _), slices in zip(places, found, strict=True):
                 self._fill(slices, files[scan], start, scan)
         return torch.from_numpy(found)
+
+    def announce(self, rows: Tensor) -> None:
+        """Let the system read all slices of the scans of these rows, which are wanted soon, in one go."""
+        for scan in np.unique(np.searchsorted(self._starts, rows.numpy(), side="right") - 1).tolist():
+            if scan not in self._announced:
+                with self._open(scan) as file:
+                    _announce(file, 0, 0)
+            self._announced[scan] = self._announced.pop(scan, None)  # the newest
+        while len(self._announced) > _LATELY:
+            self._announced.popitem(last=False)
 
     def to(self, device: torch.device) -> Tensor:
         """Read all of them into the memory of a device."""
@@ -108,7 +122,7 @@ class OnDisk:
 
 
 def _announce(file: FileIO, start: int, length: int) -> None:
-    """Tell the system what is read next: a disk, or another machine, then fetches all of it at the same time."""
+    """Tell the system what is read next (0: to the end): a disk, or another machine, then fetches all at once."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)

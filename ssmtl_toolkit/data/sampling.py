@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from ssmtl_toolkit.data.seeds import Stream, step_seed
 
 Rows = NDArray[np.int64]
 _PART = 1 << 16
-_EPOCH, _COMPANION = 1, 2  # streams of random numbers
+BLOCK = 64
+"""Of how many scans slices are shuffled among each other, in an order of blocks."""
+_SCANS, _EPOCH, _COMPANION = 0, 1, 2  # streams of random numbers
 _TURNS = 256  # batches whose patients are found at once
 _CHANCE, _PLACE = 1, 2  # and of those by which patients take turns
 
@@ -132,6 +134,10 @@ class Plan:
         """The anchors of these scans, given by their indices."""
         return self.anchors[np.isin(self._scan[self.anchors], np.asarray(scans, dtype=np.int64))]
 
+    def scans_of_anchors(self) -> Rows:
+        """For each anchor the number of its scan among those that have any."""
+        return np.unique(self._scan[self.anchors], return_inverse=True)[1].astype(np.int64)
+
     def complete(self) -> Rows:
         """The anchors that have every companion that any task asks for."""
         return self.anchors[np.all([self._has(c, self.anchors) for c in self.candidates], axis=0)]
@@ -166,14 +172,24 @@ class Sampler:
     """Goes through all anchors in a new order each epoch, a batch at a time, each rank its own part.
 
     Batches follow each other without regard to the end of an epoch, so every anchor is seen equally often. With
-    `patients` each batch holds slices of so many patients (`Turns`).
+    `patients` each batch holds slices of so many patients (`Turns`), with `blocks` they are of `BLOCK` scans at a time.
     """
 
     def __init__(
-        self, plan: Plan, batch_size: int, seed: int, rank: int = 0, world: int = 1, patients: int | None = None
+        self,
+        plan: Plan,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        patients: int | None = None,
+        *,
+        blocks: bool = False,
     ) -> None:
         self.plan, self.batch_size, self.seed, self.rank, self.world = plan, batch_size, seed, rank, world
         self.turns = Turns(plan.by_patient(), patients, batch_size, seed) if patients else None
+        self.blocks = blocks
+        self._order = lru_cache(maxsize=4)(partial(_in_blocks, plan.scans_of_anchors())) if blocks else _order
         self._drawing = threading.Lock()  # the next batch is drawn by another thread
 
     def draw(self, index: int) -> Draw:
@@ -181,7 +197,7 @@ class Sampler:
         batch = index * self.world + self.rank
         first = batch * self.batch_size
         if self.turns is None:
-            anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed)
+            anchors = in_turn(self.plan.anchors, first, self.batch_size, self.seed, self._order)
         else:
             with self._drawing:
                 anchors = self.turns.anchors(batch)
@@ -288,6 +304,19 @@ def _shuffled(seed: int, epoch: int, number: int) -> Rows:
 
 
 _order = lru_cache(maxsize=4)(_shuffled)
+
+
+def _in_blocks(scans: Rows, seed: int, epoch: int, number: int) -> Rows:
+    """An order of the anchors, of these `scans`, in which all of one scan come soon after each other.
+
+    The scans come in an order of their own, and each anchor's place is drawn evenly from its scan's up to `BLOCK` scans
+    further on; behind the last scan is the first. So anchors next to each other are of about `BLOCK` scans, each scan
+    comes in alone, and those of the first scans in a row are the only ones that are read a second time.
+    """
+    count = int(scans.max()) + 1
+    place = np.argsort(_random((seed, epoch, _SCANS), count), kind="stable")
+    further = _random((seed, epoch, _EPOCH), number) / 2.0**64
+    return np.argsort((place[scans] + min(BLOCK, count) * further) % count, kind="stable")
 
 
 def in_turn(rows: Rows, first: int, number: int, seed: int, order: Callable[[int, int, int], Rows] = _order) -> Rows:

@@ -77,6 +77,8 @@ class Loader:
         slices = self.store.slices
         if not isinstance(slices, OnDisk):
             return Drawn(draw, rows, None)
+        if isinstance(self.sampler, Sampler) and self.sampler.blocks:
+            slices.announce(rows)
         read = slices.index_select(0, rows)
         return Drawn(draw, rows, read if self.device.type != "cuda" or self.store.patches else read.pin_memory())
 

@@ -102,7 +102,8 @@ class Trainer:
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()
         ranks = fabric.global_rank, fabric.world_size
-        sampler = Sampler(plan, config.batch_size, config.seed, *ranks, config.patients_per_batch)
+        blocks = config.read_order == "blocks"
+        sampler = Sampler(plan, config.batch_size, config.seed, *ranks, config.patients_per_batch, blocks=blocks)
         self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
         weights = {str(task): task.given_weight for task in config.tasks}

@@ -12,7 +12,7 @@ import ssmtl_toolkit as toolkit
 from helpers.small import SMALL
 from helpers.stores import OPTIONS, listed
 from ssmtl_toolkit.data.patches import Patches
-from ssmtl_toolkit.data.sampling import Plan, Sampler
+from ssmtl_toolkit.data.sampling import BLOCK, Extent, Plan, Sampler
 from ssmtl_toolkit.data.sending import sent_together
 from ssmtl_toolkit.data.store import SliceStore, build_store
 from ssmtl_toolkit.errors import DataError
@@ -88,6 +88,52 @@ def test_no_file_stays_open_and_no_thread_is_left(stores):
     assert open_files() == before
 
 
+def long_plan(scans=300, slices=20):
+    extents = [Extent(i * slices, slices, 1.0, i) for i in range(scans)]
+    return Plan(extents, [{"a": {}}] * scans)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_in_blocks_each_anchor_comes_once_an_epoch_and_those_of_a_scan_soon_after_each_other(world):
+    samplers = [Sampler(long_plan(), 16, 0, rank, world, blocks=True) for rank in range(world)]
+    batches = 6000 // 16
+    orders = []
+    for epoch in range(2):
+        numbers = range(epoch * batches // world, (epoch + 1) * batches // world + 1)
+        drawn = np.concatenate([sampler.draw(i).anchors for i in numbers for sampler in samplers])
+        first = epoch * 6000 - numbers[0] * world * 16
+        orders.append(drawn[first : first + 6000])
+        assert np.array_equal(np.sort(orders[-1]), np.arange(6000))
+    assert not np.array_equal(*orders)
+    places = np.argsort(orders[0]).reshape(300, 20)  # where the slices of each scan come
+    gaps = np.diff(np.sort(places, axis=1), axis=1, append=np.sort(places, axis=1)[:, :1] + 6000)
+    spans = 6000 - gaps.max(axis=1)  # of the shortest stretch, over the end too, that holds a scan
+    assert spans.max() <= 1.1 * BLOCK * 20
+    assert spans.mean() >= 0.85 * BLOCK * 20  # ... and they are spread over all of it
+    different = [len(set(batch // 20)) for batch in orders[0].reshape(-1, 16)]
+    assert min(different) >= 9
+    assert np.mean(different) >= 13.5  # 64 scans: 14.3 expected; of 300 scans 15.6
+    away = np.abs(np.arange(6000) - np.argsort(np.argsort(orders[0] // 20, kind="stable")))
+    assert away.mean() >= 6000 / 4  # from the order of the folder; a full shuffle has a third
+
+
+def test_with_few_scans_blocks_are_a_full_shuffle():
+    sampler = Sampler(long_plan(scans=10), 200, 0, blocks=True)
+    places = np.argsort(sampler.draw(0).anchors).reshape(10, 20)
+    assert (places.max(axis=1) - places.min(axis=1)).min() > 100
+
+
+def test_in_blocks_each_scan_is_read_in_one_go_when_it_comes(stores, monkeypatch):
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: told.append((start, length)))
+    store = stores["disk"]
+    sampler = Sampler(Plan(store.extents, [{"a": {}}] * 4), 24, 0, blocks=True)
+    load = Loader(store, sampler, CPU)
+    for index in range(3):
+        load._draw(index)
+    assert told.count((0, 0)) == 4  # to the end of each file, once
+
+
 def open_files():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -127,9 +173,11 @@ def test_numbers_of_all_types_arrive_by_one_transfer():
 
 
 @pytest.mark.slow
-def test_a_training_from_disk_that_is_resumed_ends_with_the_bits_of_one_from_memory(scans, tmp_path):
+@pytest.mark.parametrize("order", ["shuffled", "blocks"])
+def test_a_training_from_disk_that_is_resumed_ends_with_the_bits_of_one_from_memory(scans, tmp_path, order):
     options = {"data": scans, "size": 16, "tasks": ["reconstruct_next:t=1"], "backbone": SMALL, "batch_size": 4}
     options |= {"cache": tmp_path / "cache", "accelerator": "cpu", "held_out": 0, "report": False}
+    options |= {"read_order": order}
     whole = toolkit.pretrain(**options, steps=5, store="ram", out=tmp_path / "ram").backbone
     toolkit.pretrain(**options, steps=2, store="disk", out=tmp_path / "disk")
     again = toolkit.pretrain(**options, steps=5, store="disk", out=tmp_path / "disk", resume=True).backbone

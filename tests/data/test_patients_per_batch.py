@@ -152,7 +152,9 @@ def test_two_scans_of_a_patient_are_one_patient_and_slices_that_are_no_anchors_d
     assert [rows.tolist() for rows in plan.by_patient()] == [[0, 6, 7, 8]]
 
 
-def test_more_patients_than_slices_in_a_batch_are_refused():
+def test_more_patients_than_slices_in_a_batch_are_refused_and_blocks_of_scans_as_well():
+    with pytest.raises(UsageError, match=r"--read-order blocks: .* omit --patients-per-batch"):
+        RunConfig.of({"read_order": "blocks", "patients_per_batch": 2}).resolve()
     with pytest.raises(UsageError, match=r"--patients-per-batch 9: a batch has only 8 slices; choose at most 8"):
         RunConfig.of({"patients_per_batch": 9, "batch_size": 8}).resolve()
 

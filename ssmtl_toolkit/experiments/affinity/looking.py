@@ -81,7 +81,8 @@ class Looker:
         self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
         try_once(self.model, self.config)
         self.model.to(self.fabric.device)
-        sampler = Sampler(plan, config.batch_size, config.seed, patients=config.patients_per_batch)
+        blocks = config.read_order == "blocks"
+        sampler = Sampler(plan, config.batch_size, config.seed, patients=config.patients_per_batch, blocks=blocks)
         self.load = Loader(store, sampler, self.fabric.device, augmenter=Augmenter(config.augment))
         labelled = labels.gather(self.config, store.channels, reading)
         whole = self.config.model_copy(
