@@ -155,20 +155,21 @@ def _rows(sampler: Sampler, index: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([draw.anchors, *(rows for rows, _ in draw.companions)]))
 
 
-def _milliseconds(load: Callable[[int], Any], first: int, rest: float) -> float:
-    """What the calling thread waits for each of eight batches, as a median; in between it rests for so many seconds."""
-    times = []
+def _milliseconds(load: Callable[[int], Any], first: int, rest: float) -> tuple[float, float]:
+    """What each of eight batches takes of the calling thread, wall and CPU, as medians; it rests in between."""
+    walls, cpus = [], []
     for i in range(first, first + 8):
         time.sleep(rest)
-        begun = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.thread_time()
         load(i)
-        times.append(time.perf_counter() - begun)
-    return 1000 * statistics.median(times[1:])
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.thread_time() - cpu)
+    return 1000 * statistics.median(walls[1:]), 1000 * statistics.median(cpus[1:])
 
 
 def cold(rounds: int) -> str:
     """What the training thread waits for a batch of 16 slices of 256 px with ±5, from files that are not in memory."""
-    folder, found = Path(tempfile.mkdtemp()), dict[str, list[float]]()
+    folder, found = Path(tempfile.mkdtemp()), dict[str, list[tuple[float, float]]]()
     scans = write_scans(folder / "scans", 24, (64, 64, 50), ".nii")
     store = build_store(scans, installed_readers(), Slicing(size=256), folder / "cache", placement="disk")
     files, one = list((folder / "cache" / "slices").glob("*/*.safetensors")), folder / "one file"
@@ -188,7 +189,8 @@ def cold(rounds: int) -> str:
             _drop(files)
             found.setdefault(name, []).append(_milliseconds(act, 8 * i, rest))
     shutil.rmtree(folder)
-    return ", ".join(f"{name} {statistics.median(of):.1f} ms" for name, of in found.items())
+    medians = {name: [statistics.median(kind) for kind in zip(*of, strict=True)] for name, of in found.items()}
+    return ", ".join(f"{name} {wall:.1f} ms, CPU {cpu:.1f} ms" for name, (wall, cpu) in medians.items())
 
 
 def starts(rounds: int) -> str:
