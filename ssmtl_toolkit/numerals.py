@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 MOST = 10**9  # of whole numbers of a command
 _LARGEST = sys.float_info.max  # of other numbers, which become floats
 _DIGITS = 400  # up to there a text is read as a whole number
+_DIGIT = re.compile(r"[0-9]")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 PLAIN = "should be written in plain digits, such as 10 or 0.5"
 
@@ -64,9 +65,10 @@ def _number(value: Any) -> float | int | None:
         if not is_plain(value):
             raise ValueError(PLAIN)
         try:
-            return int(value) if len(value) < _DIGITS and _WHOLE.fullmatch(value.strip()) else float(value)
+            number = int(value) if len(value) < _DIGITS and _WHOLE.fullmatch(value.strip()) else float(value)
         except ValueError:
             return None
+        return number if _DIGIT.search(value) else None  # inf and nan: the type of the option says what becomes of them
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

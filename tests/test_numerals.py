@@ -93,6 +93,12 @@ def test_numbers_within_other_texts_are_plain_too(config, options):
         config.of(options)
 
 
+@pytest.mark.parametrize("word", ["inf", "-inf", "nan"])
+def test_words_for_what_is_no_number_are_refused_as_such(word):
+    with pytest.raises(UsageError, match=r"lr: Input should be a finite number|lr: Input should be greater than 0"):
+        RunConfig.of({"lr": word})
+
+
 def test_usual_numbers_are_taken():
     config = RunConfig.of({"steps": "12", "lr": "1e-4", "seed": 2**62, "batch_size": " 8 ", "window": ["-1e3", 4]})
     assert (config.steps, config.lr, config.seed, config.batch_size) == (12, 1e-4, 2**62, 8)
