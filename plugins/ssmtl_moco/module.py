@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmtl_moco import MocoV2 as MocoV2Spec
+from ssmtl_moco.groups import grouped, only_norms_mix
 from ssmtl_toolkit.data import augment
 from ssmtl_toolkit.data.sending import sent
 from ssmtl_toolkit.engine.backbone import Backbone
@@ -37,6 +38,7 @@ class MocoV2(nn.Module):
         )
         self.key_encoder = copy.deepcopy(backbone.encoder).requires_grad_(False)
         self.key_project = copy.deepcopy(self.project).requires_grad_(False)
+        self._query_encoder = [backbone.encoder]  # in a list: not a submodule, its weights are the backbone's
         self._query: list[Tensor] = [*backbone.encoder.parameters(), *self.project.parameters()]
         self._key: list[Tensor] = [*self.key_encoder.parameters(), *self.key_project.parameters()]
         self.register_buffer("queue", F.normalize(torch.randn(spec.dim, spec.queue), dim=0))
@@ -44,7 +46,8 @@ class MocoV2(nn.Module):
 
     def forward(self, step: Step) -> TaskOutput:
         query_view, key_view = self._augment(step.anchor), self._augment(step.anchor)
-        query = self._in_groups(query_view, lambda part: self.project(step.encode(part).pooled))
+        encoder = self._query_encoder[0]
+        query = self._in_groups(query_view, encoder, lambda part: self.project(step.encode(part).pooled))
         query = F.normalize(query.float(), dim=1)
         with torch.no_grad():
             if self.training and step.first:
@@ -80,7 +83,7 @@ class MocoV2(nn.Module):
         gathered = gather(view)
         order = sent(torch.randperm(len(gathered), generator=torch.Generator().manual_seed(seed)), view.device)
         mine = slice(rank() * len(view), (rank() + 1) * len(view))
-        keys = self._in_groups(gathered[order[mine]], self._encode_key)
+        keys = self._in_groups(gathered[order[mine]], self.key_encoder, self._encode_key)
         keys = F.normalize(keys.float(), dim=1)
         return gather(keys)[order.argsort()[mine]]
 
@@ -89,12 +92,15 @@ class MocoV2(nn.Module):
         projected: Tensor = self.key_project(maps[-1].mean(dim=(2, 3)))
         return projected
 
-    def _in_groups(self, view: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Encode parts of the batch one by one, each with batch-norm statistics of its own.
+    def _in_groups(self, view: Tensor, encoder: nn.Module, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Encode parts of the batch, each with batch-norm statistics of its own; in one pass if that is the same.
 
         On one device this replaces the several devices of the original; with several devices it is not needed.
         """
         groups = 1 if world() > 1 else max(1, min(self.bn_groups, len(view) // 2))
+        if groups > 1 and self.training and only_norms_mix(encoder):
+            with grouped(encoder, groups):
+                return encode(view)
         return torch.cat([encode(part) for part in view.tensor_split(groups)])
 
     @torch.no_grad()

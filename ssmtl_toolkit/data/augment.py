@@ -22,16 +22,25 @@ def gaussian_blur(
 
     Separable, reflecting at the border; the kernel ends `reach` pixels out (3σ of the widest one).
     """
-    number, channels, height, width = image.shape
-    reach = min(reach, height - 1, width - 1)
-    drawn = torch.empty(number).uniform_(*sigma)
-    chosen = torch.rand(number) < probability
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / drawn[:, None]) ** 2)
-    kernel = torch.where(chosen[:, None], kernel, (offsets == 0).float())
-    kernel = sent(kernel / kernel.sum(dim=1, keepdim=True), image.device).to(image.dtype)
-    kernel = kernel.repeat_interleave(channels, dim=0)
-    rows = image.reshape(1, number * channels, height, width)
-    rows = F.conv2d(F.pad(rows, (reach, reach, 0, 0), "reflect"), kernel[:, None, None, :], groups=len(kernel))
-    rows = F.conv2d(F.pad(rows, (0, 0, reach, reach), "reflect"), kernel[:, None, :, None], groups=len(kernel))
-    return rows.reshape(image.shape)
+    drawn = torch.empty(len(image)).uniform_(*sigma)
+    chosen = (torch.rand(len(image)) < probability).nonzero()[:, 0]
+    reach = min(reach, image.shape[2] - 1, image.shape[3] - 1)
+    kernels = torch.exp(-0.5 * (torch.arange(reach + 1) / drawn[chosen, None]) ** 2)  # of one side, the middle first
+    kernels = kernels / (2 * kernels.sum(dim=1, keepdim=True) - kernels[:, :1])
+    both = sent(torch.cat([kernels, chosen[:, None]], dim=1), image.device)  # by one transfer
+    kernels, rows = both[:, :-1, None, None, None].to(image.dtype), both[:, -1].long()
+    blurred = image[rows]
+    for side in (2, 3):
+        blurred = _blurred(blurred, kernels, side)
+    return image.index_copy(0, rows, blurred)
+
+
+def _blurred(image: Tensor, kernels: Tensor, side: int) -> Tensor:
+    """Weigh each pixel and its neighbours along a side, a distance after the other: faster than a convolution."""
+    reach, length = kernels.shape[1] - 1, image.shape[side]
+    padded = F.pad(image, (0, 0, reach, reach) if side == 2 else (reach, reach, 0, 0), "reflect")
+    blurred = image * kernels[:, 0]
+    for far in range(1, reach + 1):
+        both = padded.narrow(side, reach - far, length) + padded.narrow(side, reach + far, length)
+        blurred.addcmul_(both, kernels[:, far])
+    return blurred

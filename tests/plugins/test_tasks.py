@@ -235,17 +235,51 @@ def test_the_key_encoders_batch_norm_keeps_its_own_running_statistics():
     assert not all(torch.equal(dict(task.key_encoder.named_buffers())[k], theirs[k]) for k in own)
 
 
+class Separately(torch.nn.Module):
+    """Not torch's own: nobody knows what it does to a batch."""
+
+    def forward(self, image):
+        return image
+
+
 def test_a_key_shares_its_batch_norm_statistics_with_other_slices_than_its_query_does():
     model, task, _ = moco("moco_v2:bn_groups=2")
     seen = {"q": [], "k": []}
     task._augment = lambda image: image
-    model.backbone.encoder.register_forward_pre_hook(lambda m, a: seen["q"].append(a[0]))
-    task.key_encoder.register_forward_pre_hook(lambda m, a: seen["k"].append(a[0]))
+    for name, encoder in (("q", model.backbone.encoder), ("k", task.key_encoder)):
+        encoder.add_module("apart", Separately())  # so that there is a pass for each part, which can be looked at
+        encoder.register_forward_pre_hook(lambda m, a, name=name: seen[name].append(a[0]))
     moco_step(model, 4, number=16)
     as_sets = {k: [{float(x[0, 0, 0]) for x in part} for part in parts] for k, parts in seen.items()}
     assert [len(part) for part in as_sets["q"]] == [8, 8] == [len(part) for part in as_sets["k"]]
     assert as_sets["q"][0] | as_sets["q"][1] == as_sets["k"][0] | as_sets["k"][1]
     assert as_sets["q"][0] not in as_sets["k"]
+
+
+@pytest.mark.parametrize("number", [6, 7])
+def test_one_pass_with_batch_norm_by_parts_gives_what_a_pass_for_each_part_gives(number):
+    ways = []
+    for apart in (False, True):
+        torch.manual_seed(0)
+        model, task, _ = moco("moco_v2:queue=8,bn_groups=3")
+        passes = []
+        for encoder in (model.backbone.encoder, task.key_encoder):
+            encoder.register_forward_pre_hook(lambda m, a, passes=passes: passes.append(len(a[0])))
+            if apart:
+                encoder.add_module("apart", Separately())
+        total, _ = moco_step(model, 1, number=number)
+        total.backward()
+        state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+        gradients = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+        ways.append((state, gradients, total.item(), len(passes)))
+    (state, gradients, total, passes), (other_state, other_gradients, other, other_passes) = ways
+    assert (passes, other_passes) == (2, 6)
+    assert total == pytest.approx(other, rel=1e-5)
+    assert all(torch.allclose(state[name], tensor, atol=1e-5) for name, tensor in other_state.items())
+    assert gradients.keys() == other_gradients.keys()
+    norm = torch.stack([g.norm() for g in other_gradients.values()]).norm()
+    assert all((gradients[name] - g).norm() < 1e-4 * norm for name, g in other_gradients.items())
+    assert "forward" not in vars(next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)))
 
 
 def test_moco_keeps_nothing_twice_and_saves_queue_and_pointer():

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from helpers.small import write_scan
@@ -37,6 +38,17 @@ def test_blur_is_a_gaussian_of_the_drawn_sigma_for_each_slice():
     drawn = torch.empty(8).uniform_(0.8, 1.6)
     assert torch.allclose(found, drawn, rtol=0.02)
     assert len(set(drawn.tolist())) == 8
+
+
+def test_blur_is_that_of_scipy_with_borders_that_reflect():
+    torch.manual_seed(0)
+    image = torch.randn(3, 2, 9, 14)
+    torch.manual_seed(1)
+    blurred = augment.gaussian_blur(image, sigma=(0.7, 1.9), probability=1.0)
+    torch.manual_seed(1)
+    for one, before, sigma in zip(blurred, image, torch.empty(3).uniform_(0.7, 1.9).tolist(), strict=True):
+        wanted = gaussian_filter(before.double().numpy(), (0, sigma, sigma), mode="mirror", radius=(0, 6, 6))
+        assert one.numpy() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_blur_and_flip_leave_about_half_of_the_slices_alone_and_keep_their_shape():
