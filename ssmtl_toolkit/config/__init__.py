@@ -4,6 +4,7 @@ from ssmtl_toolkit.config.affinity import AffinityConfig as AffinityConfig
 from ssmtl_toolkit.config.base import Config as Config
 from ssmtl_toolkit.config.base import Machine as Machine
 from ssmtl_toolkit.config.base import Role as Role
+from ssmtl_toolkit.config.base import Training as Training
 from ssmtl_toolkit.config.base import explain_missing_plugin as explain_missing_plugin
 from ssmtl_toolkit.config.base import with_absolute_paths as with_absolute_paths
 from ssmtl_toolkit.config.evaluate import EvaluateConfig as EvaluateConfig

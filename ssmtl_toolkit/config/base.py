@@ -75,6 +75,14 @@ class Machine(BaseModel):
     accelerator: Annotated[str, Role.MACHINE] = Field("auto", description="auto, cpu, cuda or mps (Lightning Fabric).")
 
 
+class Training(Machine):
+    """What a training computes on."""
+
+    channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
+        "auto", description="Memory layout of images; auto: on for GPUs, on CPUs by a trial at the start."
+    )
+
+
 STRONG = ("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution")
 """The augmentations of the default recipe and of pre-training by views; no flips, for most anatomy has sides."""
 

@@ -14,8 +14,8 @@ from ssmtl_toolkit.config.base import (
     STRONG,
     Config,
     Descent,
-    Machine,
     Role,
+    Training,
     absolute,
     resolved_preparations,
     with_absolute_paths,
@@ -44,7 +44,7 @@ from ssmtl_toolkit.specs import (
 )
 
 
-class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
+class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.
 
     Slices are cut as in the pre-training, except for what is set here.
@@ -76,7 +76,7 @@ class FinetuneConfig(Config, Slicing, Machine, Descent, Scoring, Tracking):
             *("clip", "on_nan", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
             *("check_every", "seed", "seeds", "baseline"),
         ),
-        "Machine": ("precision", "accelerator"),
+        "Machine": ("precision", "accelerator", "channels_last"),
         "Output": ("metrics", "surface", "tolerance", "log_every", "report", "track"),
     }
 

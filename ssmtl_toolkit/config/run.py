@@ -13,8 +13,8 @@ from ssmtl_toolkit.config.base import (
     STRONG,
     Config,
     Descent,
-    Machine,
     Role,
+    Training,
     absolute,
     resolved_preparations,
     with_absolute_paths,
@@ -40,7 +40,7 @@ from ssmtl_toolkit.specs import (
 )
 
 
-class RunConfig(Config, Slicing, Machine, Descent, Tracking):
+class RunConfig(Config, Slicing, Training, Descent, Tracking):
     """Options of `ssmtl run`. Specs are given as text or as objects."""
 
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -122,9 +122,6 @@ class RunConfig(Config, Slicing, Machine, Descent, Tracking):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
-    channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
-        "auto", description="Memory layout of images; auto: on for GPUs."
-    )
     compile: Annotated[bool, Role.MACHINE] = Field(False, description="Compile encoder and decoder (torch.compile).")
     devices: Annotated[int, Role.MACHINE] = Field(1, ge=1, le=1024, description="Number of devices on this machine.")
     nodes: Annotated[int, Role.MACHINE] = Field(1, ge=1, le=65536, description="Number of machines.")

@@ -132,6 +132,7 @@ class FinetuneOptions(TypedDict, total=False):
     baseline: Literal["none", "scratch"]
     precision: Literal["auto", "32", "bf16"]
     accelerator: str
+    channels_last: Literal["auto", "on", "off"]
     metrics: Sequence[MetricSpec | str] | MetricSpec | str
     surface: bool | None
     tolerance: float

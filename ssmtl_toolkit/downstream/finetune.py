@@ -123,7 +123,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
     metrics = config.chosen_metrics(config.head.output)
     if resume:
-        _check_same(config, folder)
+        config = _as_begun(config, folder)
         _check_scored(metrics, folder)
     if pretrained:
         for note in filter(None, (pretrained.chosen(), _otherwise(slicing, pretrained))):
@@ -147,11 +147,13 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
             progress.note(note)
     truth = material.targets.tensor(store)
     model_spec = ModelSpec(backbone, config.head, slicing, material.targets.classes, store.channels, material.contrasts)
-    _write(config, material.split, unlabelled, folder)
-    progress.begin(config, config.track, fabric.device)
     repetitions = Repetitions(
         config, folder, model_spec, pretrained, material, store, truth, unlabelled, fabric, metrics, progress
     )
+    if not resume:
+        repetitions = repetitions.with_layout()
+    _write(repetitions.config, material.split, unlabelled, folder)
+    progress.begin(repetitions.config, config.track, fabric.device)
     repetitions.run()
     summary = summarise(repetitions, assess_ensembles(repetitions))
     write_json(folder / SUMMARY, summary)
@@ -215,12 +217,14 @@ def _check_unlabelled(now: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _check_same(config: ResolvedFinetune, folder: Path) -> None:
-    """Refuse to resume with options that would make other repetitions."""
+def _as_begun(config: ResolvedFinetune, folder: Path) -> ResolvedFinetune:
+    """Take the memory layout that was chosen when it began; refuse options that would make other repetitions."""
     before = FinetuneConfig.of(FinetuneConfig.read(folder / FINETUNE), str(folder / FINETUNE))
     changed = config.differences(before) + _other_files(config, before, folder)
     if changed:
         raise UsageError(f"{folder}: cannot be resumed with other options: {'; '.join(changed)}; start a new run")
+    chosen = before.channels_last if config.channels_last == "auto" else config.channels_last
+    return config.model_copy(update={"channels_last": chosen})
 
 
 def _check_scored(metrics: Sequence[MetricSpec], folder: Path) -> None:

@@ -33,6 +33,7 @@ from ssmtl_toolkit.pretraining.verdict import rises_without_end
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import seed_all
 from ssmtl_toolkit.runtime.health import GRADIENT, BadStep, Health, allowed_skips, buffers_of
+from ssmtl_toolkit.runtime.layout import in_layout
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
@@ -108,6 +109,7 @@ class Loop:
         """
         self.model, self.examples, self.config, self.seed, self.fabric = model, examples, config, seed, fabric
         keep_memory(fabric.device)
+        in_layout(model, config.channels_last, fabric)
         self.augmenter = Augmenter(config.augment)
         self.parts = Parts(model, config, pretrained)
         self.learner = Learner(config, unlabelled, model, fabric, seed, self.augmenter) if unlabelled else None
@@ -327,6 +329,7 @@ class Loop:
             self.model.load_state_dict(at.best[2])
         elif self.average is not None:
             self.model.load_state_dict(self.average.tensors)
+        self.model.to(memory_format=torch.contiguous_format)  # as it will be read
         self.model.eval()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from ssmtl_toolkit.downstream.loop import Loop
 from ssmtl_toolkit.downstream.model import Downstream, ModelSpec, Predictor
 from ssmtl_toolkit.downstream.targets import Checking
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
+from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.reporting.cases import Cases
@@ -35,6 +36,7 @@ from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.device import choose_precision, seed_all
 from ssmtl_toolkit.runtime.folder import CASES, CHECKPOINTS, METRICS, MODEL, SCORES, TRANSFER
+from ssmtl_toolkit.runtime.layout import choose_layout
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
@@ -89,8 +91,7 @@ class Repetitions:
             number = sum(map(len, slices.values()))
             for name in self.material.targets.absent(slices, self.material.contents):
                 self.progress.note(f"class {name!r} does not appear in the {number} training slices of seed {seed}")
-            rows = drawing.store_rows(self.store, slices)
-            examples = Examples(self.store, rows, self.truth, self._turns(slices))
+            examples = self._examples(slices)
             for arm in self.arms:
                 self._repetition(arm, seed, examples)
         self._check_transfer()
@@ -102,6 +103,24 @@ class Repetitions:
             with torch.random.fork_rng(devices=[]):
                 report = self.pretrained.load_into(self.model_spec.build().backbone, self.config.min_transfer)
             write_json(self.folder / TRANSFER, report.to_json())
+
+    def with_layout(self) -> Repetitions:
+        """Those in the memory layout of images that is the faster one for these networks here."""
+        config = self.config
+
+        def trial() -> tuple[Downstream, Callable[[Downstream], Tensor]]:
+            examples = self._examples(self.material.slices[0])
+            rows = examples.drawn(0, config.batch_size, config.seed)
+            image, target = Augmenter(config.augment).labelled(*examples.batch(rows, self.fabric.device))
+            return self.model_spec.build(), lambda model: model.loss(model(model.head.degrade(image)), target)
+
+        steps = config.steps * len(self.seeds) * len(self.arms)
+        layout = choose_layout(config, self.fabric, steps, trial, self.progress)
+        return replace(self, config=config.model_copy(update={"channels_last": layout}))
+
+    def _examples(self, slices: Slices) -> Examples:
+        rows = drawing.store_rows(self.store, slices)
+        return Examples(self.store, rows, self.truth, self._turns(slices))
 
     def _turns(self, slices: Slices) -> NDArray[np.int64] | None:
         """How often each training slice is seen."""

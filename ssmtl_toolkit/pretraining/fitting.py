@@ -72,9 +72,12 @@ def fit_tasks(config: ResolvedRun, store: SliceStore, progress: Progress) -> Res
 
 def as_begun(config: ResolvedRun, folder: Path) -> ResolvedRun:
     """Take what an earlier start in this folder has measured for options that are left to the data."""
+    begun = RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG))
+    if config.channels_last == "auto":
+        config = config.model_copy(update={"channels_last": begun.channels_last})
     if config.normalise != "data" and not any(task.open_options for task in config.tasks):
         return config
-    before = RunConfig.of(RunConfig.read(folder / CONFIG), str(folder / CONFIG)).resolve()
+    before = begun.resolve()
     update: dict[str, object] = {"normalise": before.normalise} if config.normalise == "data" else {}
     if len(before.tasks) == len(config.tasks):
         update["tasks"] = tuple(_filled(*pair) for pair in zip(config.tasks, before.tasks, strict=True))

@@ -6,14 +6,14 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from ssmtl_toolkit.config import ResolvedRun, Role, RunConfig
 from ssmtl_toolkit.data.files import atomic_write, write_json
@@ -50,6 +50,7 @@ from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, 
 from ssmtl_toolkit.runtime.health import GRADIENT, BadStep
 from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.interrupt import interrupts
+from ssmtl_toolkit.runtime.layout import choose_layout, in_layout
 from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
@@ -92,8 +93,12 @@ class Trainer:
         self.transfer = load(start, self.model.backbone, config, progress) if start else None
         if note := try_once(self.model, config):
             progress.note(note)
-        if config.channels_last == "on" or (config.channels_last == "auto" and fabric.device.type == "cuda"):
-            self.model = self.model.to(memory_format=torch.channels_last)
+        ranks = fabric.global_rank, fabric.world_size
+        blocks = config.read_order == "blocks"
+        sampler = Sampler(plan, config.batch_size, config.seed, *ranks, config.patients_per_batch, blocks=blocks)
+        self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
+        self.config = config = self._with_layout()
+        in_layout(self.model, config.channels_last, fabric)
         if config.compile:
             compile_parts(self.model.backbone, {feature for task in config.tasks for feature in task.needs})
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -101,10 +106,6 @@ class Trainer:
         self.schedule = config.schedule.build(optimizer, self.steps)
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()
-        ranks = fabric.global_rank, fabric.world_size
-        blocks = config.read_order == "blocks"
-        sampler = Sampler(plan, config.batch_size, config.seed, *ranks, config.patients_per_batch, blocks=blocks)
-        self.load = Loader(self.store, sampler, fabric.device, config.accumulate, Augmenter(config.augment))
         self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
         weights = {str(task): task.given_weight for task in config.tasks}
         looks = gradient_looks(config.tasks, self.steps, config.log_every)
@@ -131,6 +132,18 @@ class Trainer:
         self.started = time.perf_counter()
         self.seconds_before = 0.0  # of the sessions that this one resumes, up to their last checkpoint
         self.summary: dict[str, Any] = {}
+
+    def _with_layout(self) -> ResolvedRun:
+        """The configuration with the memory layout that is the faster one here; a run that has begun keeps its own."""
+
+        def trial() -> tuple[MultiTask, Callable[[MultiTask], Tensor]]:
+            batch = self.load(0)
+            return self.model, lambda model: model(batch)[0]
+
+        begun = any((self.folder / CHECKPOINTS).glob("step-*"))
+        steps = 0 if begun or self.config.compile else self.steps
+        layout = choose_layout(self.config, self.fabric, steps, trial, self.progress)
+        return self.config.model_copy(update={"channels_last": layout})
 
     @property
     def images_per_step(self) -> int:

@@ -137,12 +137,13 @@ def choose_precision(machine: Machine, progress: Progress) -> str:
     cuda = machine.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
     if machine.precision == "auto":
         return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    if machine.precision == "bf16" and not cuda and not _cpu_has_bf16():
+    if machine.precision == "bf16" and not cuda and not computes_bf16():
         progress.note("bf16 was requested on a CPU that must emulate it: expect it to be many times slower than 32")
     return machine.precision
 
 
-def _cpu_has_bf16() -> bool:
+def computes_bf16() -> bool:
+    """Whether this CPU has instructions for bf16, and need not emulate it."""
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:

@@ -4,6 +4,7 @@ torchrun --standalone --nproc-per-node 2 tests/helpers/two_ranks.py FOLDER
 """
 
 import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import nn
 
-from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.config import RunConfig, Training
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import PairMeans
 from ssmtl_toolkit.engine.multitask import MultiTask
@@ -20,7 +21,9 @@ from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.pretraining.update import Updater
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.layout import choose_layout
 from ssmtl_toolkit.runtime.log import RunningMeans
+from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec
 
 PREV, NEXT, SIAM = "reconstruct_prev:t=2", "reconstruct_next:t=2,weight=0.5", "slice_siam:t=2"
@@ -133,11 +136,33 @@ def train_unevenly(fabric):
     return {name: p.detach().clone() for name, p in update.model.named_parameters()}
 
 
+class Busy(nn.Module):
+    """Computes `factor` times as long in channels last as in the other layout."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.weight, self.factor = nn.Parameter(torch.ones(2, 2, 3, 3)), factor
+
+    def forward(self):
+        seconds = 0.004 * (1 if self.weight.is_contiguous() else self.factor)
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+        return self.weight.sum()
+
+
+def trial_of(factor):
+    return lambda: (Busy(factor), lambda model: model())
+
+
 def main(folder):
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     found = train_all(fabric) | {f"uneven {name}": p for name, p in train_unevenly(fabric).items()}
     means, rank = PairMeans(), fabric.global_rank
+    for factors in ((20, 0.1), (0.1, 1.3)):  # the ranks alone would choose differently
+        chosen = choose_layout(Training(), fabric, 1000, trial_of(factors[rank]), Progress())
+        found[f"layout {factors}"] = torch.tensor(chosen == "on")
     means.add(
         {"a": torch.tensor(1.0 + rank), "b": torch.tensor(5.0), "c": torch.tensor(0.0)},
         {"a": 3 - 2 * rank, "b": rank, "c": 0},

@@ -505,6 +505,14 @@ def near(found, wanted):
 
 
 @pytest.mark.slow
+def test_ranks_choose_the_same_memory_layout_whatever_each_has_measured(both_ranks):
+    first, second = ({name: bool(value) for name, value in found.items() if "layout" in name} for found in both_ranks)
+    assert first == second
+    assert first["layout (20, 0.1)"] is False
+    assert len(first) == 2
+
+
+@pytest.mark.slow
 def test_with_unequal_numbers_of_pairs_ranks_and_accumulated_batches_count_alike(both_ranks):
     """What is descended is the mean of the means of each rank's batches, as docs/balancers.md says."""
     halves = [two_ranks.uneven_of(i, part=part) for i in range(2) for part in (slice(0, 4), slice(4, 8))]
