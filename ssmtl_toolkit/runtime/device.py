@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, distributed, nn
 
@@ -49,7 +50,7 @@ def make_fabric(
             accelerator=machine.accelerator,
             devices=devices,
             num_nodes=nodes,
-            strategy=strategy,
+            strategy=_shared(strategy) if devices * nodes > 1 else strategy,
             precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
             plugins=[_FABRIC_ENVIRONMENT[by]()],
         )
@@ -58,6 +59,12 @@ def make_fabric(
             f"accelerator {machine.accelerator!r}, devices {devices}, nodes {nodes}, strategy {strategy!r}: "
             f"{str(error).splitlines()[0]}"
         ) from error
+
+
+def _shared(strategy: str) -> DDPStrategy:
+    """How several processes share the work: gradients lie where they are summed, and not a second time beside it."""
+    unused = strategy == "ddp_find_unused_parameters_true"
+    return DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=unused)
 
 
 def connect(fabric: Fabric) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +20,7 @@ from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.engine.step import Batch, Companion
 from ssmtl_toolkit.pretraining.update import Updater
 from ssmtl_toolkit.registry import registry
+from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.layout import choose_layout
 from ssmtl_toolkit.runtime.log import RunningMeans
 from ssmtl_toolkit.runtime.progress import Progress
@@ -156,7 +156,7 @@ def trial_of(factor):
 
 
 def main(folder):
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric = make_fabric(Training(accelerator="cpu"), Progress(), devices=2)
     fabric.launch()
     found = train_all(fabric) | {f"uneven {name}": p for name, p in train_unevenly(fabric).items()}
     means, rank = PairMeans(), fabric.global_rank
