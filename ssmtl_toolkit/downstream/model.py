@@ -24,7 +24,7 @@ from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.data.wayback import WayBack
 from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.engine.building import built
+from ssmtl_toolkit.engine.building import built, check_used, has_lazy
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.hub import hub
 from ssmtl_toolkit.errors import DataError
@@ -92,7 +92,15 @@ class ModelSpec:
         """Make the module, with fresh weights from torch's global generator: the backbone's first, then the head's."""
         backbone = built(self.backbone, self.channels)
         meaning = self.meaning
-        return Downstream(backbone, built(self.head, backbone, meaning.maps if meaning else 0), meaning)
+        model = Downstream(backbone, built(self.head, backbone, meaning.maps if meaning else 0), meaning)
+        if has_lazy(model):  # they get their shapes from images; what reads none has no shape
+            side = self.slicing.size
+            with foreign(self.named), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model.eval()(torch.zeros(1, self.channels, side, side))
+            check_used(self.backbone, model.backbone)
+            check_used(self.head, model.head)
+            model.train()
+        return model
 
     def usage(self, cuts: Iterable[tuple[str, float]] = ()) -> Usage:
         """How the model is used without this package; `cuts` of the training scans: as `Usage.of` takes them."""

@@ -61,6 +61,11 @@ def built(part: Spec, *given: Any) -> Any:
     return made
 
 
+def has_lazy(module: nn.Module) -> bool:
+    """Whether a module has layers whose shapes come from the first images."""
+    return any(is_lazy(tensor) for _, tensor in _tensors(module))
+
+
 def check_used(part: Spec, module: nn.Module) -> None:
     """Refuse lazy layers that the first images have not reached: they have no shape.
 
