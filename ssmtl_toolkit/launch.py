@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.numerals import is_plain
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.text import counted, printable
 
 _OF_TORCH = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
 _OF_SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
@@ -133,9 +133,8 @@ def _by_hand(numbers: _Numbers, devices: int, nodes: int) -> Launch | None:
 
 def _copies(by: str, started: int | None, devices: int, nodes: int) -> UsageError:
     """The error for one of several processes that would each train the same thing."""
-    number = started or 1
+    number, wanted = started or 1, f"{counted(devices, 'device')} on {counted(nodes, 'node')}"
     return UsageError(
-        f"{by} started {number} process{'es' * (number > 1)}, but this run needs {devices} devices on {nodes} nodes: "
-        f"they would train {number} copies into one folder; start one process, or as many by torchrun or SLURM's srun "
+        f"{by} started {number} process{'es' * (number > 1)}, but this run needs {wanted}: they would train {number} copies into one folder; start one process, or as many by torchrun or SLURM's srun "
         f"(in a batch script) as --devices and --nodes say"
     )
