@@ -45,7 +45,9 @@ class PredictConfig(Config, Machine):
         0.0, ge=0, description="Smooth the probabilities along the slices: sigma of a Gaussian in mm; 0: off."
     )
     largest_component: Annotated[str, Alone("all")] = Field(
-        "none", description="Keep only the largest connected part of these classes: all (as without a value), or LV,RV."
+        "none",
+        description="Keep only the largest connected part of these classes: all (as without a value), LV,RV, or auto: "
+        "those for which the validation scans of the fine-tuning say so.",
     )
     existing: Annotated[Existing, Role.RECORD] = Field(
         "error", description="What to do with existing predictions; skip: keep those that this model wrote completely."
@@ -57,21 +59,23 @@ class PredictConfig(Config, Machine):
         """Read true and false, which this option took before classes could be chosen."""
         return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
 
-    def largest(self, known: Sequence[str]) -> list[str]:
+    def largest(self, known: Sequence[str], advised: Sequence[str] | None) -> list[str]:
         """The classes of which only the largest part is kept, of those that the model knows.
+
+        `advised` are those for which validation scans say so, None without these.
 
         Raises:
             UsageError: naming what is not a class.
         """
         text = self.largest_component
-        if text in ("all", "none"):
-            return list(known) if text == "all" else []
+        if text in (special := {"all": known, "none": (), "auto": advised or ()}):
+            return list(special[text])
         names = [text] if text in known else [name.strip() for name in text.split(",") if name.strip()]
         for name in names or [text]:
             if name not in known:
-                hint = did_you_mean(name, ["all", "none", *known])
+                hint = did_you_mean(name, [*special, *known])
                 raise UsageError(
-                    f"--largest-component: no class {printable(name)!r}{hint} (known: {', '.join(known)}, and all or "
-                    f"none); before a scan write --largest-component=all"
+                    f"--largest-component: no class {printable(name)!r}{hint} (known: {', '.join(known)}, and all, "
+                    f"none or auto); before a scan write --largest-component=all"
                 )
         return names

@@ -41,6 +41,8 @@ class Call:
         _check(call)
         flips = f", also of mirrored slices ({', '.join(sorted(call.flips))})" if call.flips else ""
         progress.say(f"{ensemble.words}{flips}")
+        if config.largest_component == "auto":
+            progress.say(f"largest   {_advice(ensemble.largest)}")
         return call
 
     @property
@@ -70,6 +72,16 @@ class Call:
         return {**self.config.of_roles(Role.NUMBERS), "volume": self.model_spec.slicing.volume}
 
     @property
+    def largest(self) -> list[str]:
+        """The classes of which only the largest part is kept.
+
+        Raises:
+            UsageError: one is not a class of the models.
+        """
+        assert self.model_spec.classes is not None
+        return self.config.largest(self.model_spec.classes.names, self.ensemble.largest)
+
+    @property
     def flips(self) -> frozenset[Flip]:
         """Which way slices are also mirrored.
 
@@ -87,7 +99,7 @@ def _check(call: Call) -> None:
             f"check --from"
         )
     if model_spec.classes is not None:
-        config.largest(model_spec.classes.names)
+        _ = call.largest
         if config.smooth and model_spec.slicing.in_time:
             raise UsageError("--smooth: is in mm along the slices, and the model was trained with --axis time; omit it")
         return
@@ -96,3 +108,10 @@ def _check(call: Call) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for labels, and head {model_spec.head.name!r} gives none; omit it"
             )
+
+
+def _advice(advised: Sequence[str] | None) -> str:
+    """Which classes `--largest-component auto` means, in words."""
+    if advised is None:
+        return "of no class: the models know nothing of validation scans (ssmtl finetune --validation-scans)"
+    return printable(f"of {', '.join(advised)}" if advised else "of no class") + ", as the validation scans say"

@@ -15,6 +15,7 @@ from ssmtl_toolkit.config import FinetuneConfig
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.folds import Folds
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.downstream.largest import by_most
 from ssmtl_toolkit.downstream.model import TODO, Downstream, Flip, ModelSpec
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.runtime import weights
@@ -40,11 +41,18 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Member:
-    """A model's file, with the digest of its weights and metadata, and the flips that it was trained with."""
+    """A model's file.
+
+    Attributes:
+        digest: of its weights and metadata.
+        flips: that it was trained with.
+        largest: classes whose largest part alone was better on its validation scans; None without such scans.
+    """
 
     file: Path
     digest: str
     flips: frozenset[Flip] = frozenset()
+    largest: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -92,7 +100,7 @@ class Ensemble:
             read = weights.read(file, TODO)
             model_spec, model = ModelSpec.restore(read, classes)
             about = read.about(Model)
-            members.append(Member(file, read.digest, flips_of(about.augment)))
+            members.append(Member(file, read.digest, flips_of(about.augment), about.largest_component))
             usages.append(about.usage or model_spec.usage())
             specs.append(model_spec)
             models.append(model)
@@ -108,6 +116,12 @@ class Ensemble:
     def digest(self) -> str:
         """That of the one model; of several that of their digests, in order."""
         return digest_of([member.digest for member in self.members])
+
+    @property
+    def largest(self) -> list[str] | None:
+        """Classes whose largest part alone is better, as more than half of the models say; None: they do not know."""
+        said = [member.largest for member in self.members if member.largest is not None]
+        return by_most(said) if said else None
 
     @property
     def words(self) -> str:

@@ -20,7 +20,9 @@ from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.data.volume import Stack, Volume
+from ssmtl_toolkit.downstream import largest
 from ssmtl_toolkit.downstream.examples import Examples
+from ssmtl_toolkit.downstream.largest import Judged
 from ssmtl_toolkit.downstream.meaning import Meaning
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.downstream.targets import KEPT, Checking, Rows, SliceContents, Targets
@@ -136,6 +138,11 @@ class LabelTargets(Targets):
                 cases.offer(scan.name, dice, functools.partial(self._drawn, volume, predicted, truth))
             interrupts.check(KEPT)
         return scores.summarise(scored, metrics)
+
+    def judge_largest(self, predictor: Predictor, validation: Sequence[Scan]) -> dict[str, Judged]:
+        """By class, whether its largest part alone has the higher Dice on these scans, each on its own grid."""
+        read = (self._on_own_grid(scan) for scan in validation)
+        return largest.judge(((predictor.labels(volume), truth) for volume, truth in read), self.classes)
 
     def _on_own_grid(self, scan: Scan) -> tuple[Volume, NDArray[np.uint8]]:
         """A scan, and the class index (I, J, K) of its voxels, `IGNORE` where nothing is annotated.

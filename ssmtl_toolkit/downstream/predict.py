@@ -183,7 +183,7 @@ class _Prediction:
             started = time.perf_counter()
             index = self.predictor.labels(volume, probabilities, config.smooth)
             self._timed(started, volume)
-            if largest := config.largest(classes.names):
+            if largest := self.call.largest:
                 owned = dict(zip(classes.names, classes.members, strict=True))
                 index = keep_largest(index, [np.flatnonzero(owned[name]).tolist() for name in largest])
             self.records.begin(job.name)

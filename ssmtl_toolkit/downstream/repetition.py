@@ -145,10 +145,12 @@ class Repetitions:
             names = classes.names if classes else ()
             loop = Loop(model, examples, config, stream, self.fabric, parts, self.unlabelled, names)
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
-            usage = self.model_spec.usage(self.store.cuts)
-            self.model_spec.save(folder / MODEL, model, self._about(arm, seed), usage)
-            predictor = Predictor(self.model_spec, [model], self.fabric, config.batch_size)
-            material = self.material
+            material, predictor = self.material, Predictor(self.model_spec, [model], self.fabric, config.batch_size)
+            judged = material.targets.judge_largest(predictor, material.validation)
+            usage, about = self.model_spec.usage(self.store.cuts), self._about(arm, seed)
+            if material.validation:
+                about["largest_component"] = [name for name, one in judged.items() if one.helps]
+            self.model_spec.save(folder / MODEL, model, about, usage)
             wanted = report_wanted(self.config.report) and seed == self.seeds[0]
             cases = Cases(self.metrics, self.progress) if wanted else None
             scores = material.targets.assess(predictor, material.test, self.metrics, cases)
@@ -158,7 +160,8 @@ class Repetitions:
                 self.progress.note(line)
             training = {**trained, "seconds": time.perf_counter() - started}
             metrics = [metric.full() for metric in self.metrics]
-            write_json(folder / SCORES, {"metrics": metrics, **scores, "training": training})
+            more = {"largest_component": {name: one.to_json() for name, one in judged.items()}} if judged else {}
+            write_json(folder / SCORES, {"metrics": metrics, **scores, **more, "training": training})
         keeper.finish()
 
     def _start(self, arm: Arm, seed: int) -> Downstream:

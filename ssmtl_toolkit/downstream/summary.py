@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmtl_toolkit.documents import read_json
-from ssmtl_toolkit.downstream import convergence
+from ssmtl_toolkit.downstream import convergence, largest
 from ssmtl_toolkit.downstream.repetition import Repetitions
 from ssmtl_toolkit.evaluation import statistics
 from ssmtl_toolkit.runtime.folder import SCORES
@@ -29,7 +29,7 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         "training_slices": [sum(map(len, slices.values())) for slices in done.material.slices],
         "scans": _scans(done),
         "training": {arm: [repetition["training"] for repetition in scores[arm]] for arm in scores},
-        "remarks": [f"{arm}: {text}" for arm in scores if (text := _convergence(scores[arm], done.config.steps))],
+        "remarks": [f"{arm}: {text}" for arm in scores for text in _remarks(scores[arm], done)],
         "metrics": [metric.full() for metric in metrics],
         "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
         "how": statistics.HOW,
@@ -56,9 +56,11 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
     return summary
 
 
-def _convergence(repetitions: list[Any], steps: int) -> str:
+def _remarks(repetitions: list[Any], done: Repetitions) -> list[str]:
     trained = [repetition["training"].get("convergence") for repetition in repetitions]
-    return convergence.remark([how and convergence.Convergence(**how) for how in trained], steps)
+    converged = convergence.remark([how and convergence.Convergence(**how) for how in trained], done.config.steps)
+    parts = largest.remark([one["largest_component"] for one in repetitions if "largest_component" in one])
+    return [text for text in (converged, parts) if text]
 
 
 def _scans(done: Repetitions) -> dict[str, Any]:

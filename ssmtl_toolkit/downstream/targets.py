@@ -18,6 +18,7 @@ from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import Slices
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.downstream.examples import Examples
+from ssmtl_toolkit.downstream.largest import Judged
 from ssmtl_toolkit.downstream.model import Downstream, Predictor
 from ssmtl_toolkit.reporting.cases import Cases
 from ssmtl_toolkit.runtime.device import seed_all
@@ -102,6 +103,10 @@ class Targets(ABC):
         self, predictor: Predictor, test: Sequence[Scan], metrics: Sequence[MetricSpec], cases: Cases | None = None
     ) -> dict[str, Any]:
         """Score whole test scans, as the command that evaluates predictions would; `cases` is offered each of them."""
+
+    def judge_largest(self, predictor: Predictor, validation: Sequence[Scan]) -> dict[str, Judged]:
+        """By class, whether its largest part alone is better on these scans; nothing for what has no classes."""
+        return {}
 
     def absent(self, slices: Slices, contents: Mapping[str, SliceContents]) -> list[str]:
         """Names of the classes that none of these training slices shows."""

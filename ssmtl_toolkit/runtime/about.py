@@ -122,8 +122,11 @@ class UnlabelledScans(About):
 class Model(About):
     """The metadata of a model.safetensors.
 
-    `augment` lists the specs of the augmentations that it was trained with; `semi` are the method that learned from
-    unlabelled scans, and its pretext tasks; `pretraining` is the metadata of its backbone's file, and is not used.
+    Attributes:
+        augment: specs of the augmentations that it was trained with.
+        semi: the method that learned from unlabelled scans, and its pretext tasks.
+        largest_component: classes whose largest part alone was better on the validation scans; None without these.
+        pretraining: the metadata of its backbone's file; not used.
     """
 
     version: str
@@ -139,5 +142,6 @@ class Model(About):
     seed: int = 0
     augment: tuple[str, ...] = ()
     semi: tuple[Origin, ...] = ()
+    largest_component: tuple[str, ...] | None = None
     unlabelled: UnlabelledScans | None = None
     pretraining: dict[str, Any] | None = None
