@@ -135,6 +135,7 @@ def _copies(by: str, started: int | None, devices: int, nodes: int) -> UsageErro
     """The error for one of several processes that would each train the same thing."""
     number, wanted = started or 1, f"{counted(devices, 'device')} on {counted(nodes, 'node')}"
     return UsageError(
-        f"{by} started {number} process{'es' * (number > 1)}, but this run needs {wanted}: they would train {number} copies into one folder; start one process, or as many by torchrun or SLURM's srun "
-        f"(in a batch script) as --devices and --nodes say"
+        f"{by} started {number} process{'es' * (number > 1)}, but this run needs {wanted}: they would train {number} "
+        f"copies into one folder; start one process, or as many by torchrun or SLURM's srun (in a batch script) as "
+        f"--devices and --nodes say"
     )
