@@ -18,6 +18,7 @@ from ssmtl_toolkit.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OF_DISKS = (*_FULL, *_FORBIDDEN, errno.EIO)
 _HOST = hashlib.sha256(socket.gethostname().encode(errors="surrogateescape")).hexdigest()[:8]
 _HALF = re.compile(rf"\..+\.{_HOST}-(\d+)-\d+\.part")
 _tidied: set[Path] = set()  # folders in which this process has removed what others had left
@@ -29,13 +30,18 @@ class UnwritableError(SsmtlError, OSError):
 
 
 @contextlib.contextmanager
-def writable(place: Path, todo: str = "choose another folder", what: str = "") -> Iterator[None]:
+def writable(
+    place: Path, todo: str = "choose another folder", what: str = "", *, done: str = "written", strangers: bool = False
+) -> Iterator[None]:
     """Say what is wrong if `place` cannot be written in the block.
 
     Args:
         place: the file or folder.
         todo: what to do, beside what the reason suggests.
         what: what it is, with a space behind it: "the cache ".
+        done: what cannot be done to it.
+        strangers: the block also does what has nothing to do with `place`: only a disk that is full, read-only or
+            broken and missing permissions are said to be the reason.
 
     Raises:
         UnwritableError: it cannot.
@@ -46,10 +52,10 @@ def writable(place: Path, todo: str = "choose another folder", what: str = "") -
         raise
     except Exception as error:
         number = _number(error)
-        if number is None:
+        if number is None or (strangers and number not in _OF_DISKS):
             raise
         raise UnwritableError(
-            f"{printable(place)}: {what}cannot be written ({_reason(place, number)}); {_todo(number, todo)}"
+            f"{printable(place)}: {what}cannot be {done} ({_reason(place, number)}); {_todo(number, todo)}"
         ) from error
 
 

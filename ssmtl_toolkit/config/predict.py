@@ -59,7 +59,7 @@ class PredictConfig(Config, Machine):
         """Read true and false, which this option took before classes could be chosen."""
         return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
 
-    def largest(self, known: Sequence[str], advised: Sequence[str] | None) -> list[str]:
+    def largest(self, known: Sequence[str], advised: Sequence[str] | None = None) -> list[str]:
         """The classes of which only the largest part is kept, of those that the model knows.
 
         `advised` are those for which validation scans say so, None without these.

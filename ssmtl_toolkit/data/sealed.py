@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 from ssmtl_toolkit.data.files import Waiting, atomic_write, checksum, holding, remove_halves
 from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.documents import parse_json
-from ssmtl_toolkit.errors import DataError
+from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.text import printable
 
 ROOMS = ("slices", "labels", "levels", "contents")
@@ -44,11 +45,13 @@ class Sealed:
 
     def about(self) -> str | None:
         """What the file says of itself; None if it does not exist, or is damaged."""
-        try:
-            with safe_open(self.file, "numpy") as opened:
-                metadata: dict[str, Any] = opened.metadata() or {}
-        except (OSError, SafetensorError):
-            return None
+        with contextlib.suppress(OSError, SafetensorError):
+            return self._read()
+        return None
+
+    def _read(self) -> str | None:
+        with safe_open(self.file, "numpy") as opened:
+            metadata: dict[str, Any] = opened.metadata() or {}
         text: str = metadata.get("about", "")
         return text if metadata.get("seal") == self._seal(text) else None
 
@@ -84,14 +87,21 @@ class Sealed:
 
         Raises:
             DataError: the cache does not keep what is written to it.
-            SsmtlError: the cache cannot be written.
+            SsmtlError: the cache cannot be written, or not be read again.
         """
         about = self.about()
         if about is None:
             if self.file.exists():
                 self.note_damage(waiting, what)
             self.make(make, waiting, unless=lambda: self.about() is not None)
-            about = self.about()
+            try:
+                about = self._read()
+            except (OSError, SafetensorError) as error:
+                unopened = isinstance(error, FileNotFoundError) and self.file.exists()  # as safetensors says it
+                why = "it cannot be opened" if unopened else printable(getattr(error, "strerror", None) or str(error))
+                raise SsmtlError(
+                    f"{printable(self.file)}: the cache cannot be read ({why}); choose another --cache"
+                ) from error
         if about is None:
             raise DataError(
                 f"{printable(self.file)}: the cache does not keep what is written to it; choose another --cache"

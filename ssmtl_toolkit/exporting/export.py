@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssmtl_toolkit.disk import whole_folder
+from ssmtl_toolkit.disk import whole_folder, writable
 from ssmtl_toolkit.engine.export import Exported
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.exporting.opening import opened
@@ -69,7 +69,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{printable(folder)}: already exists and is not empty; choose another --out")
     with whole_folder(folder, "choose another --out") as unfinished:
-        difference = write(target, exported, unfinished)
+        difference = write(target, exported, unfinished, place=folder)
     place = target.publish(folder)
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     summary = {"export": str(folder), "to": str(target), "from": str(source), "what": what, "difference": difference}
@@ -97,13 +97,16 @@ def missing_packages(target: ExportSpec) -> list[str]:
     return [package for package in target.packages if find_spec(package) is None]
 
 
-def write(target: ExportSpec, exported: Exported, folder: Path) -> float:
+def write(target: ExportSpec, exported: Exported, folder: Path, place: Path | None = None) -> float:
     """Write for `target` into the empty `folder`, with what is known in words and as data; return the difference.
 
+    `place` is what the folder is called in errors; by default by its own name.
+
     Raises:
-        SsmtlError: the library computes something else.
+        SsmtlError: the library computes something else, or the folder cannot be written.
     """
-    with foreign(named(target)), _quiet():
+    disk = writable(place or folder, "choose another --out", strangers=True)
+    with foreign(named(target)), disk, _quiet():
         opening = target.write(exported, folder)
         (folder / USAGE).write_text(json.dumps(exported.usage, indent=2) + "\n", encoding="utf-8")
         title, _, rest = exported.card.partition("\n")

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ssmtl_toolkit.data.files import Waiting, holding
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.text import printable
 
@@ -122,16 +123,13 @@ def _alone(cache: Path) -> Iterator[None]:
     Raises:
         SsmtlError: one does.
     """
-    try:
-        with holding(cache / _DOOR, Waiting()):
-            if busy := users(cache):
-                raise SsmtlError(
-                    f"{printable(cache)}: is in use by process {', '.join(map(str, busy))}; nothing was deleted; wait "
-                    f"for it to end"
-                )
-            yield
-    except OSError as error:
-        raise SsmtlError(f"{printable(cache)}: cannot be cleaned ({error.strerror}); check its permissions") from error
+    with writable(cache, "check it and its permissions", done="cleaned"), holding(cache / _DOOR, Waiting()):
+        if busy := users(cache):
+            raise SsmtlError(
+                f"{printable(cache)}: is in use by process {', '.join(map(str, busy))}; nothing was deleted; wait for "
+                f"it to end"
+            )
+        yield
 
 
 def summed_up(cache: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ssmtl_toolkit.runtime.heartbeat import _Rank
 
 OPTIONS = {"backbone": "unet:encoder=plain,width=4", "size": 32, "batch_size": 2, "accumulate": 2, "precision": "bf16"}
 OPTIONS |= {"checkpoint_every": 5, "log_every": 1, "devices": 2, "accelerator": "cpu"}
+OPTIONS |= {"channels_last": "off"}  # a long run would try both layouts, and the whole one it is compared to is short
 FLAGS = [word for name, value in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 TASK = "reconstruct_next:t=1"
 TIMEOUT = 3

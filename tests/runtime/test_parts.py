@@ -249,7 +249,7 @@ def test_bf16_is_never_chosen_for_a_cpu_and_warned_of_where_it_is_emulated(monke
     progress.note = told.append
     monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
     assert device.choose_precision(RunConfig(), progress) == "32"
-    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(device, "computes_bf16", lambda: False)
     assert device.choose_precision(RunConfig(precision="bf16"), progress) == "bf16"
     assert "many times slower" in told[0]
 
