@@ -24,7 +24,7 @@ from ssmtl_toolkit.experiments.contents import Contents, short_digest
 from ssmtl_toolkit.experiments.definition import Job
 from ssmtl_toolkit.pretraining.pretrain import pretrain
 from ssmtl_toolkit.pretraining.verdict import refuse_diverged
-from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, SUMMARY, chosen_backbone, snapshot
+from ssmtl_toolkit.runtime.folder import CONFIG, FINETUNE, SUMMARY, chosen_backbone, snapshot, tidy_finished
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError, interrupts
 from ssmtl_toolkit.runtime.lines import Lines
 from ssmtl_toolkit.runtime.logfile import LogFile
@@ -241,11 +241,15 @@ class Runs:
 
     def results(self, job: Job) -> dict[str, Any]:
         """The summaries of a job's runs, as `finetune` and `pretrain`; empty if they are not finished."""
-        run = self.pretraining(job)
-        return {
-            "finetune": read_result(self.finetuning(job) / SUMMARY),
+        run, tuned = self.pretraining(job), self.finetuning(job)
+        found = {
+            "finetune": read_result(tuned / SUMMARY),
             "pretrain": {} if run is None else read_result(run / SUMMARY),
         }
+        for folder, summary in ((tuned, found["finetune"]), (run, found["pretrain"])):
+            if folder is not None and summary:
+                tidy_finished(folder)
+        return found
 
 
 class _BusyError(Exception):

@@ -157,6 +157,19 @@ def hold_folder(folder: Path, resume: bool, config: str = CONFIG) -> Iterator[No
         lock.release()
 
 
+def tidy_finished(folder: Path) -> None:
+    """Remove what a process left in the folder of a finished run that was killed right after its end."""
+    if not (folder / HOLDER).exists():
+        return
+    with contextlib.suppress(Timeout, OSError):  # another process is ending there, or it cannot be written
+        lock = _locked(folder, tries=1)
+        try:
+            _remove_leftovers(folder)
+            (folder / HOLDER).unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+
 def _check(folder: Path, resume: bool, config: str) -> None:
     """Refuse to resume what does not exist, and to start in a folder that is in use."""
     if resume and not (folder / config).is_file():

@@ -199,6 +199,10 @@ def test_the_resolved_file_says_the_same_without_overlays(done, labelled):
     assert resolved.jobs == again.jobs
 
 
+LEFT = (".lock.json", ".environment.json.0123abcd-1-1.part")
+"""What a process leaves in a row's folder that is killed when all is done, and its end is written down."""
+
+
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_more_seeds_are_added(labelled, tiny, ssmtl, tmp_path):
     call = ("experiment", tiny, "--data", labelled, "--out", "out", "--row", "scratch", "--row", "end")
@@ -206,7 +210,11 @@ def test_what_is_done_is_not_done_again_and_more_seeds_are_added(labelled, tiny,
     assert first.returncode == 0, first.stderr
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     assert len(times) > 4
+    left = [run / name for run in (tmp_path / "out" / "finetune").iterdir() for name in LEFT]
+    for file in left:
+        file.write_text("{}")
     second = ssmtl(*call, "--json")
+    assert [file for file in left if file.exists()] == []
     assert json.loads(second.stdout) == json.loads(first.stdout)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == times
     more = ssmtl(*call, "--json", "--seeds", 3)
