@@ -58,7 +58,8 @@ class Scores:
     def together(self, **wanted: Any) -> Values:
         """The mIoU of the networks of one draw together."""
         chosen = [line for line in self.lines if all(line[k] == v for k, v in wanted.items())]
-        return {(line["draw"], line["seed"]): line["ensemble"]["iou"] for line in chosen if "ensemble" in line}
+        scored = [line for line in chosen if "ensemble" in line]
+        return {(line["draw"], line["seed"]): float(line["ensemble"]["iou"]["mean"]) for line in scored}
 
 
 def by_draw(values: Values) -> dict[int, float]:
