@@ -68,6 +68,7 @@ KINDS = {
     "±t and slice_siam": ((*PAIR, "slice_siam"), 2),
     "moco_v2": (("moco_v2",), 7),  # and of two views, which are mirrored and what blurs them; one order of the batch
     "dense_contrast": (("dense_contrast",), None),
+    "vicreg": (("vicreg",), None),
     "restore": (("restore",), None),
     "augmented": (("inpaint",), None),
 }
