@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.text import printable
 
 SLOW, LONGEST = 10.0, 60.0
@@ -66,7 +66,8 @@ def attributed(error: SsmtlError, part: str, name: str) -> SsmtlError:
     words = words_of(error)
     if name in words:
         return error
-    named = SsmtlError(f"{part}: {words or in_one_line(error)}")
+    kind = next((kind for kind in (UsageError, DataError) if isinstance(error, kind)), SsmtlError)
+    named = kind(f"{part}: {words or in_one_line(error)}")
     named.exit_code = error.exit_code
     return named
 

@@ -42,7 +42,7 @@ class Call:
         flips = f", also of mirrored slices ({', '.join(sorted(call.flips))})" if call.flips else ""
         progress.say(f"{ensemble.words}{flips}")
         if config.largest_component == "auto":
-            progress.say(f"largest   {_advice(ensemble.largest)}")
+            progress.say(f"largest   {_advised(ensemble.largest)}")
         return call
 
     @property
@@ -99,7 +99,7 @@ def _check(call: Call) -> None:
             f"check --from"
         )
     if model_spec.classes is not None:
-        _ = call.largest
+        config.largest(model_spec.classes.names)
         if config.smooth and model_spec.slicing.in_time:
             raise UsageError("--smooth: is in mm along the slices, and the model was trained with --axis time; omit it")
         return
@@ -110,8 +110,8 @@ def _check(call: Call) -> None:
             )
 
 
-def _advice(advised: Sequence[str] | None) -> str:
-    """Which classes `--largest-component auto` means, in words."""
-    if advised is None:
-        return "of no class: the models know nothing of validation scans (ssmtl finetune --validation-scans)"
-    return printable(f"of {', '.join(advised)}" if advised else "of no class") + ", as the validation scans say"
+def _advised(classes: Sequence[str] | None) -> str:
+    """Of which classes `--largest-component auto` keeps the largest part alone, in words."""
+    if classes is None:
+        return "parts: none, the models know nothing of validation scans (ssmtl finetune --validation-scans)"
+    return f"parts: {printable(', '.join(classes)) or 'none'}, as the validation scans say"

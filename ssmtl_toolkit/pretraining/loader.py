@@ -45,8 +45,8 @@ class Loader:
     ) -> None:
         self.store, self.sampler, self.device, self.accumulate = store, sampler, device, accumulate
         self.augmenter = augmenter
-        goes_on = isinstance(store.slices, OnDisk) and isinstance(sampler, Sampler)
-        self._drawn = Ahead(self._draw) if goes_on else self._draw
+        ahead = isinstance(store.slices, OnDisk) and isinstance(sampler, Sampler)
+        self._drawn = Ahead(self._draw) if ahead else self._draw
 
     def __call__(self, index: int) -> Batch:
         batch = self.plain(index)

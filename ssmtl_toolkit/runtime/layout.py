@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ssmtl_toolkit.config import Training
-from ssmtl_toolkit.engine.ranks import sum_over_ranks
 from ssmtl_toolkit.runtime.device import choose_precision, computes_bf16
 from ssmtl_toolkit.runtime.progress import Progress
 
@@ -56,14 +55,15 @@ def choose_layout(
     """Choose what `--channels-last auto` means on a CPU; other values, and auto on other devices, stay.
 
     `trial` returns the network and a function from such a network to its loss on a batch, if there are enough `steps`.
-    Only a copy of the network is trained; all ranks choose alike.
+    Only a copy of the network is trained. Several processes try nothing: one that failed alone would leave the others
+    waiting.
     """
     if config.channels_last != "auto" or fabric.device.type != "cpu":
         return config.channels_last
     half = config.precision == "auto" and computes_bf16()
     ways = [_FIRST, _LAST, *([_HALF] if half and choose_precision(config, progress) == "32" else [])]
     most = min(int(steps * SHARE) // len(ways) - 1, _MOST)  # of turns; the first is not counted
-    if most < _FEWEST:
+    if most < _FEWEST or fabric.world_size > 1:
         return "off"
     try:
         with torch.random.fork_rng(devices=()):
@@ -82,7 +82,7 @@ def choose_layout(
 def _taken(
     model: Network, loss: Callable[[Network], Tensor], ways: Sequence[Way], most: int, fabric: Fabric
 ) -> list[Tensor]:
-    """For each turn the seconds that each way took, (ways, 2): of the clock and of the CPU, summed over ranks."""
+    """For each turn the seconds that each way took, (ways, 2): of the clock and of the CPU."""
     twin, turns, spent = copy.deepcopy(model).train(), list[Tensor](), 0.0
     for turn in range(1 + most):
         if turn > _FEWEST and spent > SECONDS:
@@ -91,8 +91,8 @@ def _taken(
         taken = torch.zeros(len(ways), 2, dtype=torch.float64)
         for i in order:
             taken[i] = _step(twin, loss, ways[i], fabric)
-        turns.append(sum_over_ranks(taken))
-        spent += float(turns[-1][:, 0].sum()) / fabric.world_size
+        turns.append(taken)
+        spent += float(taken[:, 0].sum())
     return turns[1:]
 
 

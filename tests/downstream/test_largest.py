@@ -105,10 +105,10 @@ class Lines(Progress):
 @pytest.mark.parametrize(
     ("named", "meant", "words"),
     [
-        ((["big"], ["big", "small"], []), "big", "largest   of big, as the validation scans say"),
-        (([], [], ["small"]), "none", "largest   of no class, as the validation scans say"),
-        ((None, ["small"], None), "small", "largest   of small, as the validation scans say"),
-        ((None, None, None), "none", "largest   of no class: the models know nothing of validation scans (ssmtl finet"),
+        ((["big"], ["big", "small"], []), "big", "largest   parts: big, as the validation scans say"),
+        (([], [], ["small"]), "none", "largest   parts: none, as the validation scans say"),
+        ((None, ["small"], None), "small", "largest   parts: small, as the validation scans say"),
+        ((None, None, None), "none", "largest   parts: none, the models know nothing of validation scans (ssmtl finet"),
     ],
 )
 def test_auto_means_the_classes_that_more_than_half_of_the_models_name(tuned, labelled, tmp_path, named, meant, words):

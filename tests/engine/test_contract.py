@@ -89,7 +89,7 @@ REFUSED = {
 
 
 class Given(TaskSpec):
-    """Gives what it is told to."""
+    """Gives what it is asked for."""
 
     name: ClassVar[str] = "given"
     needs: ClassVar = frozenset({"pooled"})

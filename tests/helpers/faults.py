@@ -18,7 +18,7 @@ import pytest
 SOURCE = Path(__file__).with_suffix(".c")
 KILL = 0
 WRITING, ALL = "cwsrmup", "ocwsrmup"
-FAULTS = {  # by name: errno, which operations can fail with it, whether it goes on
+FAULTS = {  # by name: errno, which operations can fail with it, whether all later ones fail too
     "kill": (KILL, WRITING, False),
     "full": (errno.ENOSPC, "cwsm", True),
     "full once": (errno.ENOSPC, "cwsm", False),

@@ -526,7 +526,7 @@ def test_an_error_inside_a_task_is_told_with_the_task_and_what_shows_where(scans
     with pytest.raises(SsmtlError, match="not enough GPU memory for 4 slices"):
         pretrain(scans, tmp_path / "b", tasks=tasks)
     monkeypatch.setattr(NormedModule, "error", UsageError("told by the task itself"))
-    with pytest.raises(SsmtlError, match=r"^task 'normed', step 1: told by the task itself$"):
+    with pytest.raises(UsageError, match=r"^task 'normed', step 1: told by the task itself$"):
         pretrain(scans, tmp_path / "c", tasks=tasks)
 
 

@@ -109,7 +109,7 @@ def test_every_program_that_is_not_run_says_why():
     unmarked = [program for program in PROGRAMS if not (program in OURS or program in PYTHON or program.reason)]
     assert [(str(program), program.text) for program in unmarked] == []
     reasons = [program for program in PROGRAMS if program.reason]
-    assert len(reasons) <= 32
+    assert len(reasons) <= 30
     assert len(OURS) + len(PYTHON) >= 60
 
 
