@@ -15,6 +15,7 @@ from ssmtl_toolkit.engine.metric import Counts
 from ssmtl_toolkit.evaluation import scores
 
 _SCANS = 3  # fewer decide nothing
+_LEAST = 1e-3  # of a mean Dice; less is a voxel here or there
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Judged:
 
     @property
     def helps(self) -> bool:
-        """Whether it has the higher mean, and more scans gain than lose, of at least three."""
-        return self.scans >= _SCANS and self.largest > self.dice and self.higher > self.lower
+        """Whether its mean is higher by 0.001 or more, and more scans gain than lose, of at least three."""
+        return self.scans >= _SCANS and self.largest >= self.dice + _LEAST and self.higher > self.lower
 
     def to_json(self) -> dict[str, Any]:
         """Write as a plain dict."""

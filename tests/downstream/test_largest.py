@@ -31,6 +31,8 @@ ISLAND = (boxes((1, 0, 4), (1, 6, 8)), boxes((1, 0, 4)))  # predicted beside the
 TWO_PARTS = (boxes((1, 0, 4), (1, 6, 8)), boxes((1, 0, 4), (1, 6, 8)))
 WRONG_PART = (boxes((1, 0, 4), (1, 6, 8)), boxes((1, 6, 8)))
 """The largest part alone has a Dice of 1, less than 1, and 0."""
+SAME = (boxes((1, 0, 4)), boxes((1, 0, 4)))
+VOXEL = (boxes((1, 0, 4), (1, 7, 8)), boxes((1, 0, 4)))
 
 
 def judged(*pairs):
@@ -55,10 +57,12 @@ def test_both_dice_are_the_means_over_the_scans_that_have_the_class():
         ([ISLAND, ISLAND, TWO_PARTS], True),
         ([TWO_PARTS] * 3, False),
         ([ISLAND, WRONG_PART, WRONG_PART], False),
-        ([(boxes((1, 0, 4)), boxes((1, 0, 4)))] * 3, False),  # nothing to take away
+        ([SAME] * 3, False),  # nothing to take away
+        ([VOXEL] * 3, True),
+        ([VOXEL, *[SAME] * 7], False),  # by less than 0.001
     ],
 )
-def test_it_helps_where_the_mean_rises_and_more_of_at_least_three_scans_gain_than_lose(pairs, helps):
+def test_it_helps_where_the_mean_rises_by_a_thousandth_and_more_of_at_least_three_scans_gain_than_lose(pairs, helps):
     assert judged(*pairs).helps is helps
 
 
