@@ -13,7 +13,7 @@ import torch
 from monai.bundle.config_parser import ConfigParser
 from torch import Tensor
 
-from ssmtl_export.programs import PROGRAM, program_of
+from ssmtl_export.programs import PROGRAM, program_of, save_program
 from ssmtl_toolkit.engine.export import Exported
 from ssmtl_toolkit.errors import UsageError
 
@@ -38,7 +38,7 @@ def write_bundle(exported: Exported, folder: Path) -> str:
     for name in ("configs", "models"):
         (folder / name).mkdir()
     program, _ = program_of(exported)
-    torch.export.save(program, folder / "models" / PROGRAM)
+    save_program(program, folder / "models" / PROGRAM)
     inference = _inference(usage, "".join(usage["directions"][axis]))
     (folder / INFERENCE).write_text(json.dumps(inference, indent=2) + "\n", encoding="utf-8")
     (folder / METADATA).write_text(json.dumps(_metadata(exported), indent=2) + "\n", encoding="utf-8")

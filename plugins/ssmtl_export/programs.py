@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ PROGRAM, SCRIPT = "model.pt2", "predict.py"
 def write_program(exported: Exported, folder: Path) -> str:
     """Write model.pt2, and predict.py if a scan can be prepared without the toolkit."""
     program, sizes = program_of(exported)
-    torch.export.save(program, folder / PROGRAM, extra_files={"usage.json": json.dumps(exported.usage)})
+    save_program(program, folder / PROGRAM, {"usage.json": json.dumps(exported.usage)})
     opening = (
         f"`torch.export.load('{PROGRAM}').module()` takes float32 images (N, {exported.backbone.in_channels}, H, W), "
         f"prepared as below, on the CPU: any number of {sizes}."
@@ -31,6 +33,13 @@ def write_program(exported: Exported, folder: Path) -> str:
         return opening
     shutil.copyfile(Path(__file__).with_name(SCRIPT), folder / SCRIPT)
     return f"{opening}\n\n`python {SCRIPT} OUT.nii.gz SCAN.nii.gz` does all of it with torch, numpy and nibabel."
+
+
+def save_program(program: ExportedProgram, file: Path, extra: dict[str, Any] | None = None) -> None:
+    """Write a program; by way of memory, as torch ends the process where it finds the disk full or broken itself."""
+    stream = io.BytesIO()
+    torch.export.save(program, stream, extra_files=extra)
+    file.write_bytes(stream.getbuffer())
 
 
 def program_of(exported: Exported) -> tuple[ExportedProgram, str]:

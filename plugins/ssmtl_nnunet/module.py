@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,9 @@ def write_weights(exported: Exported, folder: Path) -> str:
         for n in group
         if _HEADS not in n
     }
-    torch.save({"network_weights": tensors}, folder / FILE)
+    stream = io.BytesIO()  # torch ends the process where it finds the disk full or broken itself
+    torch.save({"network_weights": tensors}, stream)
+    (folder / FILE).write_bytes(stream.getbuffer())
     return (
         f"`nnUNetv2_train DATASET 2d FOLD -pretrained_weights {FILE}`, with the plans that the network was made for; "
         f"all of it but the segmentation layers is loaded."

@@ -205,11 +205,10 @@ class Place:
         checkpoints = folder / "out" / "checkpoints"
         if any(checkpoints.glob("step-*")):
             checkpoint.newest(checkpoints, lambda text: wrong.append(f"damaged: {text}"))
-        noted = fault != "kill" and ended.returncode == 0  # a periodic save that failed is missing
-        wrong += self.differences(name, expected, "checkpoints/" if noted else None)
+        wrong += self.differences(name, expected, missing(ended) if fault != "kill" else ())
         return [f"{name}, {fault} {at} ({' '.join(ended.failed[:1])}): {text}" for text in wrong]
 
-    def differences(self, name: str, expected: dict[str, str], but: str | None = None) -> Iterator[str]:
+    def differences(self, name: str, expected: dict[str, str], but: Sequence[str] = ()) -> Iterator[str]:
         """What is wrong when a command that did not end well is given again; `but`: files that may differ."""
         again = self.forks.run(*self.again(name, self.tried))
         exists = COMMANDS[name].once and again.returncode == 2 and "choose another" in again.said
@@ -218,7 +217,7 @@ class Place:
         found = self.results(name, again)
         different = {file for file in {*found, *expected} if found.get(file) != expected.get(file)}
         for file in sorted(different):
-            if not (but and but in file) and not (exists and file == "stdout"):
+            if not any(place in file for place in but) and not (exists and file == "stdout"):
                 yield f"differs: {file}"
         yield from (f"leaves {half} for ever" for half in halves(self.tried))
 
@@ -284,10 +283,14 @@ class Place:
         return hashlib.sha256(content).hexdigest()
 
 
-UNOPENED = (
-    ".safetensors; ssmtl --debug",
-    "(it cannot be opened)",
-)  # safetensors does not say why a file cannot be opened
+UNOPENED = (".safetensors; ssmtl --debug", "(it cannot be opened)")
+"""What is said where safetensors does not say why it cannot open a file."""
+
+
+def missing(ended: Ended) -> list[str]:
+    """What a command may lack that has ended well after a fault: saves on the way, and pictures if it said so."""
+    pictures = ["samples/"] if "pictures for the report cannot be drawn" in ended.stderr else []
+    return ["checkpoints/", *pictures] if ended.returncode == 0 else []
 
 
 def ending(ended: Ended, fault: str, folder: Path) -> Iterator[str]:
@@ -303,7 +306,9 @@ def ending(ended: Ended, fault: str, folder: Path) -> Iterator[str]:
         return  # by its results, and its notes
     elif ended.returncode != 1 or ended.stderr.count("\nerror: ") + ended.stderr.startswith("error: ") != 1:
         yield f"ended by {ended.returncode}: {ended.stderr[-300:]}"
-    elif str(folder) not in ended.said or not any(why in ended.said for why in (os.strerror(number), *UNOPENED)):
+    elif str(folder) not in ended.said or not any(
+        why in ended.said for why in (os.strerror(number), f"error number {number}", *UNOPENED)
+    ):
         yield f"does not say where, or why: {ended.said}"
     elif "full" in fault and "MiB free" not in ended.said:
         yield f"does not say how much is free: {ended.said}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ WEIGHTS = "weights.pth"
 
 def write_weights(module: nn.Module, folder: Path, key: str) -> str:
     """Write the tensors of `module`; return how they are opened."""
-    torch.save({key: module.state_dict()}, folder / WEIGHTS)
+    stream = io.BytesIO()  # torch ends the process where it finds the disk full itself
+    torch.save({key: module.state_dict()}, stream)
+    (folder / WEIGHTS).write_bytes(stream.getbuffer())
     return f"`torch.load({WEIGHTS!r}, weights_only=True)[{key!r}]`"
 
 
