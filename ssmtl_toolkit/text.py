@@ -97,7 +97,10 @@ def printable(text: str | os.PathLike[str]) -> str:
     >>> printable("new\nline \x1b[31m \udcff 心臓.nii.gz")
     'new\\nline \\x1b[31m \\udcff 心臓.nii.gz'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fspath(text))
+    given = os.fspath(text)
+    if given.isprintable():  # nearly all are, and a start asks for each scan
+        return given
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in given)
 
 
 def printable_lines(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ssmtl_datasets.naming import (
 )
 from ssmtl_datasets.pairing import beside, once, paired
 from ssmtl_toolkit.data.files import real
-from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of, predicted_in
+from ssmtl_toolkit.data.finding import PREDICTION, Found, find, parts_of, predictions_below
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.specs import Scan
@@ -165,7 +166,7 @@ def everything(root: Path, readers: Readers, choice: Choice, claimed: Collection
         DataError: there is nothing, or not the channels that were chosen.
     """
     whole = readers.can_read(root) and readers.label_rank(root) is None
-    own = [_scan(found, root.parent) for found in parts_of(root, readers)] if whole else []
+    own = [_scan(found, root.parent) for found in parts_of(root, readers.match(root))] if whole else []
     scans = own + once(_unless_labels(root, list(find(root, readers, claimed))))
     if not claimed:
         _some(scans, root)
@@ -204,13 +205,15 @@ def _of_one_head(scans: list[Scan], root: Path) -> list[Scan]:
 def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:
     """Mark label maps, by name or folder, and predictions."""
     doubtful: dict[Path, list[int]] = defaultdict(list)
+    predicted, folder_of = predictions_below(root), functools.cache(functools.partial(_label_folder, root))
     scans = []
     for i, found in enumerate(candidates):
         scan = _scan(found, root)
-        folder, sure = _label_folder(found, root)
+        is_folder = found.holder.is_dir()
+        folder, sure = folder_of(found.holder if is_folder else found.holder.parent, is_folder)
         if not scan.unfit and (sure or is_label_file(found.holder.name)):
             scan = _label_map(scan, folder.name if folder else "")
-        elif not scan.unfit and predicted_in(found.holder, root) not in (None, root):
+        elif not scan.unfit and predicted(found.holder) not in (None, root):
             reason = f"lies below a {PREDICTION}: a prediction, not a scan; give that folder itself if these are scans"
             scan = replace(scan, unfit=f"{printable(scan.path)}: {reason}")
         elif folder:
@@ -219,14 +222,15 @@ def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:
     return _settled(scans, doubtful)
 
 
-def _label_folder(found: Found, root: Path) -> tuple[Path | None, bool]:
-    """Return the folder between `root` and a scan whose name stands for label maps, and whether that is certain."""
-    is_folder = found.holder.is_dir()
-    between = [found.holder, *found.holder.parents] if is_folder else list(found.holder.parents)
-    perhaps = None
+def _label_folder(root: Path, inner: Path, is_scan: bool) -> tuple[Path | None, bool]:
+    """Return the folder from `inner` up to `root` whose name stands for label maps, and whether that is certain.
+
+    `is_scan`: `inner` is a scan itself.
+    """
+    between, perhaps = [inner, *inner.parents], None
     for folder in between[: between.index(root)]:
         holds = label_folder(folder.name)
-        if holds == "labels" and not (is_folder and folder.name.lower() == "instances"):  # DICOM's word too
+        if holds == "labels" and not (is_scan and folder.name.lower() == "instances"):  # DICOM's word too
             return folder, True
         perhaps = folder if holds else perhaps
     return perhaps, False

@@ -45,6 +45,8 @@ def beside(scans: Sequence[Scan], labels: Mapping[str, Scan]) -> list[Scan]:
     There must be one of each. `labels` are those of the scans that are label maps by their names; those that were given
     to an image are no longer listed.
     """
+    if not labels:
+        return list(scans)
     unpaired = {name: scan.path for name, scan in labels.items()}
     label_of = _by_case([scan.name for scan in scans if not scan.unfit], unpaired)
     given = set(label_of.values())
@@ -107,6 +109,8 @@ def referenced(scans: Sequence[Scan], readers: Readers) -> list[Scan]:
     """
     used = {scan.label for scan in scans if scan.label}
     ranks = {scan.path: rank for scan in scans if (rank := readers.label_rank(scan.path)) is not None}
+    if not ranks:
+        return list(scans)
     free = [scan.path for scan in scans if not (scan.unfit or scan.label or scan.path in ranks)]
     owners = {path: readers.scan_of(path, free) for path in ranks if path not in used}
     labels: dict[Path, Path] = {}

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -165,9 +166,9 @@ class DigestMemo:
 
     def __call__(self, path: Path, read: Callable[[Path], str] = digest) -> str:
         """Return the sha256 of a file or folder, or what else `read` finds in it: one thing for each path."""
-        if path.is_dir():
-            return read(path)
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return read(path)
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).hex()
         if name in self._known and self._known[name][:4] == state:

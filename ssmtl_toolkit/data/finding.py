@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +33,28 @@ class Found:
 
 def predicted_in(file: Path, root: Path) -> Path | None:
     """The folder of predictions that a file below `root` is in, at any depth; None if there is none."""
-    folders = (folder for folder in file.parents if folder == root or root in folder.parents)
-    return next((folder for folder in folders if (folder / PREDICTION).is_file()), None)
+    return _predicted(file.parent, root)
 
 
-def parts_of(holder: Path, readers: Readers) -> list[Found]:
-    """The scans in a file or folder that a reader matches."""
+def predictions_below(root: Path) -> Callable[[Path], Path | None]:
+    """`predicted_in` for many files below `root`: looks into each folder once."""
+    of_folder = functools.cache(lambda folder: _predicted(folder, root))
+    return lambda file: of_folder(file.parent)
+
+
+def _predicted(folder: Path, root: Path) -> Path | None:
+    if folder != root and root not in folder.parents:
+        return None
+    between = [folder, *folder.parents]
+    between = between[: between.index(root) + 1]
+    return next((above for above in between if (above / PREDICTION).is_file()), None)
+
+
+def parts_of(holder: Path, reader: ReaderSpec | None) -> list[Found]:
+    """The scans in a file or folder that this reader matches."""
     try:
-        return [Found(path, holder, part) for part, path in readers.scans_in(holder).items()]
+        parts = {"": holder} if reader is None else reader.parts(holder)
+        return [Found(path, holder, part) for part, path in parts.items()]
     except DataError as error:
         return [Found(holder, holder, unfit=str(error))]
 
@@ -70,7 +85,7 @@ def find(folder: Path, readers: Readers, skipped: Collection[Path] = ()) -> Iter
     if owner is not None and owner.only_labels:  # a folder of label maps with a single file is not itself one
         owner = None
     if owner is not None:
-        for scan in parts_of(folder, readers):
+        for scan in parts_of(folder, owner):
             new(scan, owner)
 
     def visit(here: Path, owner: ReaderSpec | None) -> Iterator[Found]:
@@ -90,7 +105,7 @@ def find(folder: Path, readers: Readers, skipped: Collection[Path] = ()) -> Iter
             skip = entry in skipped
             reader = None if skip and not is_folder else readers.match(entry)
             if reader is not None and not skip and (is_folder or reader is not owner):
-                yield from (one for one in parts_of(entry, readers) if not is_folder or new(one, reader))
+                yield from (one for one in parts_of(entry, reader) if not is_folder or new(one, reader))
             if is_folder:
                 yield from visit(entry, reader)
 

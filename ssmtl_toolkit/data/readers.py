@@ -82,15 +82,6 @@ class Readers:
             raise DataError(f"{printable(path)}: {_foreign(path)}")
         return reader
 
-    def scans_in(self, path: Path) -> Mapping[str, Path]:
-        """The scans that a readable `path` holds, as its reader's `parts` says.
-
-        Raises:
-            DataError: it holds none, and why.
-        """
-        reader = self.match(path)
-        return {"": path} if reader is None else reader.parts(path)
-
     def read(self, path: Path, volume: int | None = None, *, uneven: bool = False) -> Volume:
         """Read the scan or label map at `path`; of a 4-D file the volume with index `volume`.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, remove_halves
 from ssmtl_toolkit.data.in_memory import bytes_of, in_memory, workers
-from ssmtl_toolkit.data.memory import free_memory
+from ssmtl_toolkit.data.memory import free_memory, only_new_garbage
 from ssmtl_toolkit.data.on_disk import OnDisk, on_disk
 from ssmtl_toolkit.data.patches import Patches
 from ssmtl_toolkit.data.pieces import Piece, find_piece
@@ -247,7 +247,8 @@ def prepare_scans(
     def find(i: int) -> None:
         pieces[i] = find_piece(scans[i], readers, slicing, cache, memo, waiting, read)
 
-    bad = try_each(scans, find, on_scan)
+    with only_new_garbage():
+        bad = try_each(scans, find, on_scan)
     if problem := memo.save():
         waiting.note(problem)
     if bad and not skip_bad:

@@ -211,7 +211,7 @@ def _scans_in(image: Hit, readers: Readers, name: str) -> list[tuple[str, Path, 
         return [(name, path, unfit)]
     if not readers.can_read(image.entry.path):
         return []
-    found = parts_of(image.entry.path, readers)
+    found = parts_of(image.entry.path, readers.match(image.entry.path))
     return [(printable(f"{name}/{one.part}" if one.part else name), one.path, one.unfit) for one in found]
 
 
