@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from ssmtl_toolkit.documents import parse_json
 from ssmtl_toolkit.errors import UsageError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -76,6 +74,8 @@ def _pieces(text: str) -> list[str]:
 
 def _read_value(text: str) -> Any:
     if text[:1] in {'"', "[", "{"}:
+        from ssmtl_toolkit.documents import parse_json
+
         try:
             return parse_json(text)
         except ValueError as error:
@@ -137,6 +137,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the nearest known word, or "" when none is near."""
+    import difflib
+
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
 
 

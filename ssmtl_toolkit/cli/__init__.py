@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import click
 
 from ssmtl_toolkit.cli.streams import discard, open_streams, show
-from ssmtl_toolkit.disk import unusable
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import by_the_user, ctrl_c, explained, in_one_line, words_of
 from ssmtl_toolkit.places import outside_allowed
@@ -169,6 +168,8 @@ def _explain(error: Exception) -> int:
         show(f"error: {words}" if error.exit_code <= 128 else words)
         return error.exit_code
     if isinstance(error, OSError) and error.errno and error.filename is not None:
+        from ssmtl_toolkit.disk import unusable
+
         show(f"error: {unusable(error)}")
         return 1
     show(f"error: {type(error).__name__}: {words_of(error)}")
