@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import os
 import re
@@ -71,7 +72,7 @@ def half_of(path: Path) -> Path:
 def whole_folder(folder: Path, todo: str = "choose another folder") -> Iterator[Path]:
     """Give a temporary folder beside `folder`, which does not exist or is empty; on leaving it takes its place.
 
-    After an error, or when the process is killed, nothing is there.
+    After an error, or when the process is killed, nothing is there. A folder that holds the same files already stays.
 
     Raises:
         UnwritableError: it cannot be written, and what to do; as `writable`.
@@ -82,10 +83,19 @@ def whole_folder(folder: Path, todo: str = "choose another folder") -> Iterator[
             unfinished.mkdir(parents=True)
             yield unfinished
             if folder.is_dir():
+                if _alike(folder, unfinished):
+                    return
                 folder.rmdir()
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _alike(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files, and one at least."""
+    names, others = ({path.relative_to(folder) for path in folder.rglob("*")} for folder in (one, other))
+    files = [(one / name, other / name) for name in names if not (one / name).is_dir()]
+    return bool(names) and names == others and all(filecmp.cmp(*pair, shallow=False) for pair in files)
 
 
 def remove_halves_of_the_dead(folder: Path) -> None:

@@ -130,8 +130,8 @@ def evaluate(
         config: all options as one object, or instead of it …
         options: … any of `EvaluateConfig`'s options by name. Without `classes`, the values mean what `prediction.json`
             beside the predictions says, or the data set, or else each value in the files is a class.
-        overlay: an empty folder, into which truth and prediction of each scan are drawn, the worst first; over the
-            scans, if the labels are given as a data set.
+        overlay: an empty folder, or one with the same pictures, into which truth and prediction of each scan are
+            drawn, the worst first; over the scans, if the labels are given as a data set.
         progress: is notified of what happens, to show it.
 
     Raises:
@@ -150,7 +150,7 @@ def evaluate(
     if omitted := config.omitted("labels"):
         notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config, dataset, readers)
-    with overlays(overlay, _ranked_by(metrics), readers.one) as drawn:
+    with overlays(overlay, _ranked_by(metrics), readers.one, pairing.pairs) as drawn:
         scans, odd = _score(pairing, _Scorer(labels, readers, metrics, config, drawn), progress)
     overlap = [f"classes that overlap, each scored by itself: {labels}"] if labels.overlap else []
     notes += [*odd, *origin, *overlap]

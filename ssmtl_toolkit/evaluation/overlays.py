@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,15 @@ from ssmtl_toolkit.text import printable
 
 
 @contextlib.contextmanager
-def overlays(folder: str | os.PathLike[str] | None, metric: MetricSpec, readers: Readers) -> Iterator[Overlays | None]:
+def overlays(
+    folder: str | os.PathLike[str] | None, metric: MetricSpec, readers: Readers, pairs: Sequence[Pair]
+) -> Iterator[Overlays | None]:
     """Draw pairs in the block; at its end the folder is there, the files named by rank in `metric`.
 
+    It may be there already, if it holds the same pictures: those of a process that was killed after it drew them.
+
     Raises:
-        UsageError: the folder is not empty, or is none.
+        UsageError: the folder holds something else, or is none.
         SsmtlError: it cannot be written.
     """
     if folder is None:
@@ -35,20 +40,30 @@ def overlays(folder: str | os.PathLike[str] | None, metric: MetricSpec, readers:
     place = Path(folder)
     if place.exists() and not place.is_dir():
         raise UsageError(f"{printable(place)}: is a file; give --overlay the name of a folder")
-    if place.exists() and any(place.iterdir()):
-        raise UsageError(f"{printable(place)}: is not empty; choose another folder for --overlay")
+    before = {file.name.partition("-")[2]: file for file in (place.iterdir() if place.is_dir() else ())}
+    if not before.keys() <= set(map(_name, pairs)):
+        raise _not_empty(place)
     with whole_folder(place) as unfinished:
-        drawn = Overlays(unfinished, metric, readers)
+        drawn = Overlays(unfinished, metric, readers, before)
         yield drawn
         drawn.rank()
+
+
+def _name(pair: Pair) -> str:
+    """The name of a pair's picture, without its rank."""
+    return f"{printable(pair.name).replace('/', '_')}.png"
+
+
+def _not_empty(folder: Path) -> UsageError:
+    return UsageError(f"{printable(folder)}: is not empty; choose another folder for --overlay")
 
 
 class Overlays:
     """Draws every pair into a folder; `rank` then names the files."""
 
-    def __init__(self, folder: Path, metric: MetricSpec, readers: Readers) -> None:
-        """`metric` ranks."""
-        self.folder, self.metric, self.readers = folder, metric, readers
+    def __init__(self, folder: Path, metric: MetricSpec, readers: Readers, before: Mapping[str, Path]) -> None:
+        """`metric` ranks; `before` are the pictures, by their names without rank, that must be equal."""
+        self.folder, self.metric, self.readers, self.before = folder, metric, readers, before
         self._drawn: list[tuple[float, Path]] = []
 
     def draw(
@@ -60,7 +75,11 @@ class Overlays:
         classes: Classes,
         score: float | None,
     ) -> None:
-        """Draw one pair, class indices (I, J, K) on the grid of its label, over the scan if it is known."""
+        """Draw one pair, class indices (I, J, K) on the grid of its label, over the scan if it is known.
+
+        Raises:
+            UsageError: it was drawn before, and is no longer the same.
+        """
         from ssmtl_toolkit.data.overlay import overlay
 
         if truth.ndim > 3:
@@ -71,8 +90,11 @@ class Overlays:
         value = (
             "no score" if score is None else f"{self.metric.title or self.metric.name} {score:.{self.metric.digits}f}"
         )
-        file = self.folder / f"{printable(pair.name).replace('/', '_')}.png"
+        file = self.folder / _name(pair)
         overlay(file, slices, stack.cut(predicted), stack.spacing, classes, truth=stack.cut(truth), remark=value)
+        earlier = self.before.get(file.name)
+        if earlier is not None and not (earlier.is_file() and filecmp.cmp(earlier, file, shallow=False)):
+            raise _not_empty(earlier.parent)
         sign = 1 if self.metric.higher_is_better else -1
         self._drawn.append((-math.inf if score is None else sign * score, file))
 

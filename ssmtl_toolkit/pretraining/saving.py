@@ -16,7 +16,7 @@ from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.pretraining.start import earlier
+from ssmtl_toolkit.pretraining.start import seen_by
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.about import slicing_about
@@ -30,6 +30,7 @@ class Saver:
 
     Attributes:
         saved: the step of the newest checkpoint; -1: there is none.
+        transfer: what became of the weights that the run started from; None: it started from random ones.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         store: SliceStore,
         folder: Path,
+        transfer: Mapping[str, Any] | None,
     ) -> None:
         self.fabric, self.config, self.model, self.optimizer = fabric, config, model, optimizer
-        self.store, self.folder = store, folder
+        self.store, self.folder, self.transfer = store, folder, transfer
         self.saved = -1
 
     def checkpoint(self, step: int, about: Mapping[str, Any]) -> None:
@@ -51,6 +53,7 @@ class Saver:
 
         def write() -> None:
             folder, content = self.folder / CHECKPOINTS, {"step": step, "scans": self.store.fingerprint, **about}
+            content["transfer"] = self.transfer
             checkpoint.save(folder, self.model, self.optimizer, content, keep=self.config.keep)
 
         if self.saved != step:
@@ -145,7 +148,7 @@ class Saver:
             "scans": {
                 "number": len(self.store.scans),
                 "fingerprint": self.store.fingerprint,
-                "digests": [*own, *(seen for seen in earlier(self.folder) if seen not in own)],
+                "digests": [*own, *(seen for seen in seen_by(self.transfer) if seen not in own)],
             },
             "fingerprint": fingerprint(self.model.backbone, self.config.size, self.config.trained),
             "step": step,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import ResolvedRun
+from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.engine.backbone import Backbone
-from ssmtl_toolkit.errors import UsageError
+from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.foreign import foreign
+from ssmtl_toolkit.runtime import checkpoint
 from ssmtl_toolkit.runtime.folder import CHECKPOINTS, TRANSFER
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.transfer import Pretrained
@@ -78,7 +82,45 @@ def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: P
     return {**report.to_json(), _SEEN: sorted(start.scans)}
 
 
-def earlier(folder: Path) -> list[str]:
-    """Digests of the scans that the weights had seen before this run, as `load` returned them and a run keeps them."""
-    seen: list[str] = read_result(folder / TRANSFER).get(_SEEN, [])
+def keep(transfer: Mapping[str, Any], folder: Path, progress: Progress, *, resumed: bool) -> None:
+    """Write what `load` returned to transfer.json, unless it is there."""
+    file = folder / TRANSFER
+    if read_result(file) == json.loads(json.dumps(transfer)):
+        return
+    if resumed:
+        progress.note(f"{printable(file)}: is damaged or missing; it is written again")
+    write_json(file, transfer)
+
+
+def recorded(latest: checkpoint.Checkpoint, config: ResolvedRun, folder: Path) -> dict[str, Any] | None:
+    """What `load` returned when the run began, as its checkpoint keeps it; None: it began with random weights.
+
+    Raises:
+        DataError: the checkpoint is of an older version, which kept it in a file only, and that is damaged.
+    """
+    about, file = latest.about, folder / TRANSFER
+    if "transfer" in about or config.source is None:
+        with checkpoint.reading(latest):
+            seen_by(about.get("transfer"))
+        return about.get("transfer")
+    kept = read_result(file, _SEEN)
+    try:
+        seen_by(kept or {_SEEN: None})
+    except TypeError:
+        raise DataError(
+            f"{printable(file)}: is damaged or missing, and says which scans the weights had seen that this run "
+            f"started from; put it back from a copy, or start a new run"
+        ) from None
+    return kept
+
+
+def seen_by(transfer: Mapping[str, Any] | None) -> list[str]:
+    """Digests of the scans that the weights had seen from which a run began, in what `load` returned.
+
+    Raises:
+        TypeError: they are none.
+    """
+    seen = transfer[_SEEN] if transfer else []
+    if not isinstance(seen, list) or not all(isinstance(digest, str) for digest in seen):
+        raise TypeError(f"{_SEEN!r} is no list of digests")
     return seen

@@ -37,7 +37,7 @@ from ssmtl_toolkit.pretraining.probe import Probe
 from ssmtl_toolkit.pretraining.samples import Samples
 from ssmtl_toolkit.pretraining.saving import Saver
 from ssmtl_toolkit.pretraining.spread import feature_spreads
-from ssmtl_toolkit.pretraining.start import load
+from ssmtl_toolkit.pretraining.start import keep, load, recorded
 from ssmtl_toolkit.pretraining.symptoms import first_accuracy, gradient_looks, gradient_shares, symptoms
 from ssmtl_toolkit.pretraining.update import Updater, logs_after
 from ssmtl_toolkit.pretraining.verdict import History, best_trivial, judge
@@ -46,7 +46,7 @@ from ssmtl_toolkit.reporting.ending import report_wanted
 from ssmtl_toolkit.runtime import checkpoint, origin
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import choose_precision, compile_parts, seed_all
-from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, TRANSFER
+from ssmtl_toolkit.runtime.folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY
 from ssmtl_toolkit.runtime.health import GRADIENT, BadStep
 from ssmtl_toolkit.runtime.heartbeat import position
 from ssmtl_toolkit.runtime.interrupt import interrupts
@@ -90,7 +90,7 @@ class Trainer:
         self.store = store.to(fabric.device) if goes_on_gpu(store, config, fabric) else store
         seed_all(config.seed, fabric.device)
         self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
-        self.transfer = load(start, self.model.backbone, config, progress) if start else None
+        transfer = load(start, self.model.backbone, config, progress) if start else None
         if note := try_once(self.model, config):
             progress.note(note)
         ranks = fabric.global_rank, fabric.world_size
@@ -121,7 +121,7 @@ class Trainer:
             source = (held_out.store, held_out.plan) if self.watch and held_out else (self.store, plan)
             self.samples = Samples(fabric, config, self.model, source, self.steps, folder, progress)
         self.log = MetricLog(folder / METRICS)
-        self.saver = Saver(fabric, config, self.model, self.optimizer.optimizer, store, folder)
+        self.saver = Saver(fabric, config, self.model, self.optimizer.optimizer, store, folder, transfer)
         self.best = None
         if labelled:
             probe = Probe(fabric, config, self.model.backbone, labelled, self.steps)
@@ -170,8 +170,8 @@ class Trainer:
     def _begin(self) -> None:
         with atomic_write(self.folder / CONFIG) as temporary:  # first: it identifies a run that was killed
             temporary.write_text(self.config.write(), encoding="utf-8")
-        if self.transfer:
-            write_json(self.folder / TRANSFER, self.transfer)
+        if self.saver.transfer:
+            keep(self.saver.transfer, self.folder, self.progress, resumed=self.step > 0)
         if problem := self.log.cut(self.step or -1):  # before the first step nothing stays
             self.progress.note(problem)
 
@@ -185,6 +185,7 @@ class Trainer:
             raise UsageError(f"{self.folder}: already has {latest.step} steps, more than the {self.steps} requested")
         checkpoint.restore(latest, self.model, self.optimizer.optimizer)
         self.step = self.saver.saved = latest.step
+        self.saver.transfer = recorded(latest, self.config, self.folder)
         with checkpoint.reading(latest):
             self.update.health.skipped = [int(step) for step in latest.about.get("skipped", ())]
         self.seconds_before = latest.about.get("seconds", 0.0)
@@ -456,7 +457,7 @@ class Trainer:
         watched = {"held_out": None, "seen": None} if history.watched is None else history.watched.to_json(task)
         auto = self.model.auto.values() if self.model.auto else {}
         means |= {"auto_weight": auto[label]} if label in auto else {}
-        accuracy = None if self.transfer else first_accuracy(self.log, task, self.images_per_step)
+        accuracy = None if self.saver.transfer else first_accuracy(self.log, task, self.images_per_step)
         usable = {} if verdict.word == "collapsed" else shares  # of constant features there is no gradient
         warnings = symptoms(task, history.means, usable, accuracy, self.config.balancer.weighs)
         return {**means, **watched, "verdict": verdict.word, "because": verdict.because, "warnings": warnings}

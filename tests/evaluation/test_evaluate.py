@@ -468,6 +468,17 @@ def test_overlays_show_truth_and_prediction_and_are_named_by_rank_the_worst_firs
         (abs(p - (230, 159, 0)).sum(axis=2) < 6).sum() for p in pixels
     ]  # those of the prediction, where it differs
     assert orange[0] > 10 * (orange[1] + 1)
-    done = ssmtl(*arguments)
-    assert done.returncode == 2
-    assert "pictures: is not empty; choose another folder for --overlay" in done.stderr
+    drawn = {name: (tmp_path / "pictures" / name).read_bytes() for name in names}
+    done = ssmtl(*arguments, "--csv", "scores.csv")  # as after a kill between pictures and table
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "scores.csv").is_file()
+    assert {file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()} == drawn
+    for name, content in (("001-b_pre.png", b"another"), ("notes.txt", b"notes"), ("003-a_pre.png", drawn[names[1]])):
+        (tmp_path / "pictures" / name).write_bytes(content)
+        done = ssmtl(*arguments)
+        assert done.returncode in (1, 2)
+        assert "pictures: " in done.stderr
+        assert "empty; choose another folder" in done.stderr or "empty); choose another folder" in done.stderr
+        assert (tmp_path / "pictures" / name).read_bytes() == content
+        (tmp_path / "pictures" / name).unlink()
+        (tmp_path / "pictures" / names[0]).write_bytes(drawn[names[0]])

@@ -102,7 +102,9 @@ COMMANDS = {
     "finetune": Command(f"finetune {TUNE} --seeds 2 --from {{run}} --data {{data}} {OUT}", "finetune.toml"),
     "predict": Command("predict {data}/images --from {tuned} --existing skip --out {out}"),
     "evaluate": Command("evaluate --pred {data}/labels --label {data}/labels --csv {out}/a.csv"),
-    "evaluate overlay": Command("evaluate --pred {data}/labels --label {data}/labels --overlay {out}", once=True),
+    "evaluate overlay": Command(
+        "evaluate --pred {data}/labels --label {data}/labels --csv {out}/a.csv --overlay {out}/b"
+    ),
     "experiment": Command(f"experiment {{base}}/experiment.toml --data {{data}} {OUT}"),
     "fewshot": Command(f"fewshot {{data}} --method ssmtl --t 1 {COMPARED} {OUT}"),
     "affinity": Command(f"affinity {{data}} {MIXES} {COMPARED} {OUT}"),

@@ -1,5 +1,6 @@
 """Weights to start from: earlier runs, fine-tuned models, and files of others."""
 
+import hashlib
 import json
 import pickle
 
@@ -118,6 +119,9 @@ def test_a_file_that_could_run_code_is_refused_and_runs_none(tmp_path, capfd):
     assert "run by the file" not in capfd.readouterr().out
 
 
+DAMAGED = ("", "[]", "null", "7", "{}", '{"seen": 7}', "\0" * 9, "[" * 100_000, f'"{" " * 40_000_000}"')
+
+
 def about(file):
     with safe_open(file, "pt") as opened:
         return json.loads(opened.metadata()["ssmtl"])
@@ -139,6 +143,52 @@ def test_a_run_continues_from_an_earlier_one_on_other_scans_and_tasks(ssmtl, pre
     again = ssmtl("run", "--resume", "b", "--steps", 2)
     assert again.returncode == 0, again.stderr
     assert set(about(tmp_path / "b" / "backbone.safetensors")["scans"]["digests"]) > set(before["scans"]["digests"])
+
+
+def test_whatever_becomes_of_transfer_json_a_resumed_run_knows_what_the_weights_before_it_had_seen(
+    ssmtl, pretrained, scans, tmp_path
+):
+    run = ("--data", scans, "--task", "slice_siam:t=1", "--steps", 1, "--out", "b")
+    assert ssmtl("run", "--from", pretrained, *run).returncode == 0
+    file, backbone, summary = (
+        tmp_path / "b" / name for name in ("transfer.json", "backbone.safetensors", "summary.json")
+    )
+    whole, seen = file.read_text(), about(backbone)["scans"]["digests"]
+    expected = json.loads(summary.read_text())["tasks"]
+    for text in (*DAMAGED, whole[: len(whole) // 2], whole.replace('"seen": [', '"seen": ["0"], "more": [')):
+        file.write_text(text)
+        backbone.unlink()
+        done = ssmtl("run", "--resume", "b")
+        assert done.returncode == 0, done.stderr
+        assert "b/transfer.json: is damaged or missing; it is written again" in done.stderr
+        assert (file.read_text(), about(backbone)["scans"]["digests"]) == (whole, seen)
+    assert json.loads(summary.read_text())["tasks"] == expected
+    file.unlink()
+    file.mkdir()
+    done = ssmtl("run", "--resume", "b")
+    assert done.returncode == 1
+    assert "b/transfer.json: cannot be written" in done.stderr
+
+
+def test_a_checkpoint_of_an_older_version_needs_transfer_json(ssmtl, pretrained, scans, tmp_path):
+    run = ("--data", scans, "--task", "slice_siam:t=1", "--steps", 1, "--out", "b")
+    assert ssmtl("run", "--from", pretrained, *run).returncode == 0
+    file, backbone = tmp_path / "b" / "transfer.json", tmp_path / "b" / "backbone.safetensors"
+    whole, seen = file.read_text(), about(backbone)["scans"]["digests"]
+    manifest = tmp_path / "b" / "checkpoints" / "step-00000001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["digest"], content["transfer"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    manifest.write_text(json.dumps({**content, "digest": digest}))
+    for text in (*DAMAGED, whole.replace('"seen": [', '"seen": [1, ')):
+        file.write_text(text)
+        done = ssmtl("run", "--resume", "b")
+        assert done.returncode == 3
+        assert "b/transfer.json: is damaged or missing, and says which scans the weights had seen" in done.stderr
+    file.write_text(whole)
+    backbone.unlink()
+    assert ssmtl("run", "--resume", "b").returncode == 0
+    assert about(backbone)["scans"]["digests"] == seen
 
 
 def test_a_run_starts_from_a_file_of_others(scans, colours, tmp_path):
