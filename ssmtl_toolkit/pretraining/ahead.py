@@ -10,10 +10,26 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+def started(make: Callable[[], T], name: str, *, daemon: bool) -> Future[T]:
+    """Let a thread make one thing and end: none has to be stopped. What it raises is raised when that is asked for.
+
+    A `daemon` is left behind at the end of the process, which otherwise waits for it.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=daemon).start()
+    return future
+
+
 class Ahead(Generic[T]):
     """Gives `make(number)`, a pure function, and lets a thread make that of the next number meanwhile.
 
-    Each thread makes one thing and ends: none has to be stopped. What it raises is raised when that thing is asked for.
     Other numbers may be asked for at any time; what was made ahead is then made in vain.
     """
 
@@ -25,17 +41,5 @@ class Ahead(Generic[T]):
         following, future = self._next
         made = future.result() if following == number else self._make(number)
         if self._next[0] != number + 1:
-            self._next = number + 1, self._started(number + 1)
+            self._next = number + 1, started(lambda: self._make(number + 1), "ssmtl-ahead", daemon=True)
         return made
-
-    def _started(self, number: int) -> Future[T]:
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(self._make(number))
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=run, name="ssmtl-ahead", daemon=True).start()
-        return future

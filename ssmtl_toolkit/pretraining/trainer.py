@@ -184,7 +184,8 @@ class Trainer:
         if latest.step > self.steps:
             raise UsageError(f"{self.folder}: already has {latest.step} steps, more than the {self.steps} requested")
         checkpoint.restore(latest, self.model, self.optimizer.optimizer)
-        self.step = self.saver.saved = latest.step
+        self.step = latest.step
+        self.saver.resumes(latest.step)
         self.saver.transfer = recorded(latest, self.config, self.folder)
         with checkpoint.reading(latest):
             self.update.health.skipped = [int(step) for step in latest.about.get("skipped", ())]
@@ -230,6 +231,12 @@ class Trainer:
 
     def run(self, started: float) -> None:
         """Train to the last step, save, and sum up."""
+        try:
+            self._run(started)
+        finally:
+            self.saver.leave(self.progress.note)
+
+    def _run(self, started: float) -> None:
         self.started = started
         self.progress.training(self.step, self.steps, self.images_per_step)
         if not self.step:
@@ -252,13 +259,17 @@ class Trainer:
                 first_step, images, clock = time.perf_counter() - started, 0, time.perf_counter()
             last, save = self.step == self.steps, self.step % self.config.checkpoint_every == 0
             watched = self.watch.measure(self.step) if self.watch and self.step in self.watch.steps else {}
-            if last or save or watched or logs_after(self.step, self.config.log_every):
-                with self._tolerated(last):
+            log = last or save or bool(watched) or logs_after(self.step, self.config.log_every)
+            if log or self.fabric.world_size == 1:  # several processes exchange something then anyway
+                self._settle(wait=last or save)
+            if log:
+                with self._tolerated(self.step, last):
                     self._flush(watched)
                 if last or save:
-                    with self._tolerated(last):
+                    with self._tolerated(self.step, last):
                         self._save()
             self._leave_if_asked()
+        self.saver.settle(wait=True)
         if first_step is None and self.fabric.is_global_zero:
             self.saver.backbone(self.step)  # killed between its last checkpoint and this file, it has an older one
         seconds = time.perf_counter() - clock
@@ -302,6 +313,7 @@ class Trainer:
             except OSError as error:
                 self.progress.note(f"{self.folder}: the step could not be kept ({error.strerror})")
 
+        self._settle(wait=True)  # what it raises came first
         self.saver.on_first_rank(keep)
         skips = self.update.health.skips
         before = f"; {counted(skips, 'step')} before it skipped" if skips else ""
@@ -343,6 +355,7 @@ class Trainer:
         means, extra = self.running_means.means(), self.update.extra_metrics()
         for name, value in extra.items():
             if name.endswith("/weight") and not math.isfinite(value):
+                self._settle(wait=True)
                 raise SsmtlError(
                     f"balancer {str(self.config.balancer)!r}: its factor of task {name.removesuffix('/weight')!r} is "
                     f"{value} by step {self.step}; {self.saver.last_good()}; try --balancer fixed"
@@ -366,25 +379,29 @@ class Trainer:
         return {"skipped": number} if number else {}
 
     def _save(self) -> None:
-        """Write checkpoint and backbone; the log of their steps is on the disk before."""
-        self.saver.on_first_rank(self.log.sync)
+        """Begin to write checkpoint and backbone; the log of their steps is on the disk before."""
         options, versions = self.config.of_roles(Role.NUMBERS), self._versions()
         about = {**self._machine(), "options": options, "versions": versions}
-        about |= {"skipped": skipped} if (skipped := self.update.health.skipped) else {}
+        about |= {"skipped": [*skipped]} if (skipped := self.update.health.skipped) else {}
         if self.best:
             about["probe"] = self.best.probe.labelled.fingerprint
-        self.saver.checkpoint(self.step, {**about, "seconds": self._seconds(), "length": self.steps})
+        about |= {"seconds": self._seconds(), "length": self.steps}
+        self.saver.checkpoint(self.step, about, self.log.sync)
+
+    def _settle(self, *, wait: bool) -> None:
+        with self._tolerated(self.saver.begun, last=False):
+            self.saver.settle(wait=wait)
 
     @contextlib.contextmanager
-    def _tolerated(self, last: bool) -> Iterator[None]:
-        """What cannot be written now may be written later: the training continues.
+    def _tolerated(self, step: int, last: bool) -> Iterator[None]:
+        """What of a step cannot be written now may be written later: the training continues.
 
         Unless this is the `last` time, or so many checkpoints were lost that too much would be.
         """
         try:
             yield
         except UnwritableError as error:
-            if last or self.step - max(self.saver.saved, 0) >= _MOST_LOST * self.config.checkpoint_every:
+            if last or step - max(self.saver.saved, 0) >= _MOST_LOST * self.config.checkpoint_every:
                 raise
             self.progress.note(f"{error}; the training continues")
 
@@ -396,7 +413,9 @@ class Trainer:
         number = self.leaving.asked_by(self.step)
         if number and self.step < self.steps:
             self._flush()
+            self._settle(wait=True)
             self._save()
+            self.saver.settle(wait=True)
             interrupts.number = number
             interrupts.check(
                 f"step {self.step} of {self.steps} is saved; resume with: ssmtl run --resume {self.folder}"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,39 @@ def save(
     keep: int,
     more: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write `folder/step-…` and remove all but the newest `keep` (0: keep all).
+    """Write `folder/step-…` as `write` does.
 
     `more` are tensors beside the weights and the optimizer's, under names that begin with neither `model.` nor
     `optimizer.`.
+    """
+    moments, groups = optimizer_state(optimizer)
+    return write(folder, named(model.state_dict()) | moments | dict(more or {}), groups, about, keep)
+
+
+def write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    groups: Sequence[Mapping[str, Any]],
+    about: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write `folder/step-…` and remove all but the newest `keep` (0: keep all).
 
     Files are written into a temporary folder beside, synced, and renamed: a kill at any moment leaves the older
     checkpoints as they were.
+
+    Args:
+        folder: of all checkpoints of a training.
+        tensors: by name, as `named` and `optimizer_state` give them.
+        groups: the optimizer's settings.
+        about: what else is kept; its `step` names the checkpoint.
+        keep: how many checkpoints stay.
 
     Raises:
         SsmtlError: the disk is full or not writable.
     """
     target = folder / _name(about["step"])
     temporary = folder / f".{target.name}.part"
-    moments, groups = _optimizer_state(optimizer)
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | moments | dict(more or {})
     try:
         with writable(target, what="the checkpoint "):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,7 +92,7 @@ def save(
             save_file(weights.apart(tensors), temporary / _STATE)
             share(temporary / _STATE)
             sync(temporary / _STATE)
-            manifest = {**about, "optimizer": groups, "files": {_STATE: digest(temporary / _STATE)}}
+            manifest = {**about, "optimizer": list(groups), "files": {_STATE: digest(temporary / _STATE)}}
             signed = {**manifest, "digest": _digest_of(manifest)}
             (temporary / _MANIFEST).write_text(json.dumps(signed, indent=1), encoding="utf-8")
             sync(temporary / _MANIFEST)
@@ -232,8 +250,13 @@ def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if _OURS.fullmatch(path.name))
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Split an optimizer's state into tensors by name, and its settings."""
+def named(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights and buffers, by their names in a checkpoint."""
+    return {f"model.{name}": tensor for name, tensor in weights.items()}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Split an optimizer's state into tensors, by their names in a checkpoint, and its settings."""
     whole = optimizer.state_dict()
     tensors = {
         f"optimizer.{index}.{key}": value
