@@ -18,7 +18,7 @@ from timing import Row, as_json, headed, machine, parser
 
 PROGRAMS = (
     *("start", "step", "finetune_step", "predict", "data_path", "store", "scoring", "scaling"),
-    *("layout", "allocator", "augmentation", "open_store"),
+    *("layout", "recomputing", "allocator", "augmentation", "open_store"),
 )
 DOCS = Path(__file__).parents[1] / "docs" / "speed.md"
 

@@ -81,6 +81,9 @@ class Training(Machine):
     channels_last: Annotated[Literal["auto", "on", "off"], Role.MACHINE] = Field(
         "auto", description="Memory layout of images; auto: on for GPUs, on CPUs by a trial at the start."
     )
+    checkpoint_activations: Annotated[bool, Role.MACHINE] = Field(
+        False, description="Save memory: compute the network's activations again in the backward pass."
+    )
 
 
 STRONG = ("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise", "blur", "low_resolution")

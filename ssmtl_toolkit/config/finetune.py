@@ -76,7 +76,7 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
             *("clip", "on_nan", "average", "encoder_lr", "decoder_lr", "pretrained_lr", "frozen_steps", "patience"),
             *("check_every", "seed", "seeds", "baseline"),
         ),
-        "Machine": ("precision", "accelerator", "channels_last"),
+        "Machine": ("precision", "accelerator", "channels_last", "checkpoint_activations"),
         "Output": ("metrics", "surface", "tolerance", "log_every", "report", "track"),
     }
 

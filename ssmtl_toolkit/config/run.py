@@ -74,6 +74,7 @@ class RunConfig(Config, Slicing, Training, Descent, Tracking):
                 "rank_timeout",
                 "store",
                 "channels_last",
+                "checkpoint_activations",
                 "compile",
             ),
         ),
@@ -278,6 +279,8 @@ class ResolvedRun(RunConfig):
             )
         if self.patients_per_batch and self.read_order == "blocks":
             raise UsageError("--read-order blocks: which patients a batch holds is its own; omit --patients-per-batch")
+        if self.compile and self.checkpoint_activations:
+            raise UsageError("--compile decides itself what is computed again; omit it or --checkpoint-activations")
         mixing = [spec.name for spec in self.augment if "batch" in spec.changes]
         if mixing:
             raise UsageError(

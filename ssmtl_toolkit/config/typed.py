@@ -62,6 +62,7 @@ class RunOptions(TypedDict, total=False):
     rank_timeout: float
     store: Literal["auto", "disk", "ram", "gpu"]
     channels_last: Literal["auto", "on", "off"]
+    checkpoint_activations: bool
     compile: bool
     probe: Given | Sequence[Given] | str | None
     probe_every: int | None
@@ -133,6 +134,7 @@ class FinetuneOptions(TypedDict, total=False):
     precision: Literal["auto", "32", "bf16"]
     accelerator: str
     channels_last: Literal["auto", "on", "off"]
+    checkpoint_activations: bool
     metrics: Sequence[MetricSpec | str] | MetricSpec | str
     surface: bool | None
     tolerance: float

@@ -37,6 +37,7 @@ from ssmtl_toolkit.runtime.layout import in_layout
 from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.recomputing import recompute_blocks
 from ssmtl_toolkit.specs import named
 from ssmtl_toolkit.text import counted
 
@@ -110,6 +111,8 @@ class Loop:
         self.model, self.examples, self.config, self.seed, self.fabric = model, examples, config, seed, fabric
         keep_memory(fabric.device)
         in_layout(model, config.channels_last, fabric)
+        if config.checkpoint_activations:
+            recompute_blocks(model.backbone)
         self.augmenter = Augmenter(config.augment)
         self.parts = Parts(model, config, pretrained)
         self.learner = Learner(config, unlabelled, model, fabric, seed, self.augmenter) if unlabelled else None
@@ -303,7 +306,9 @@ class Loop:
             maps: Tensor = self.module(image)
         except (RuntimeError, ValueError, AssertionError) as error:
             if is_out_of_memory(error):
-                raise SsmtlError(f"not enough memory for {len(image)} slices; try a smaller --batch-size") from error
+                raise SsmtlError(
+                    f"not enough memory for {len(image)} slices; try --checkpoint-activations or a smaller --batch-size"
+                ) from error
             reason = first_line(error) or type(error).__name__
             raise UsageError(
                 f"the network cannot be trained on {config.batch_size} slices of {config.size} x {config.size} "

@@ -56,6 +56,7 @@ from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Pace, Progress
 from ssmtl_toolkit.runtime.provenance import provenance
+from ssmtl_toolkit.runtime.recomputing import recompute_blocks
 from ssmtl_toolkit.runtime.transfer import Pretrained
 from ssmtl_toolkit.specs import TaskSpec
 from ssmtl_toolkit.text import counted, duration, printable
@@ -91,6 +92,8 @@ class Trainer:
         seed_all(config.seed, fabric.device)
         self.model = MultiTask.build(config.backbone, config.tasks, config.balancer, store.channels)
         transfer = load(start, self.model.backbone, config, progress) if start else None
+        if config.checkpoint_activations:
+            recompute_blocks(self.model.backbone)
         if note := try_once(self.model, config):
             progress.note(note)
         ranks = fabric.global_rank, fabric.world_size

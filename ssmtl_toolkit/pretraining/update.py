@@ -161,8 +161,8 @@ class Updater:
             which = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
             task = f" in {self.model.called(self.model.running)}" if self.model.running else ""
             raise SsmtlError(
-                f"not enough {which} for {config.batch_size} slices of {config.size} x {config.size} "
-                f"pixels{task}; try a smaller --batch-size with --accumulate, or --precision bf16"
+                f"not enough {which} for {config.batch_size} slices of {config.size} x {config.size} pixels{task}; "
+                f"try --checkpoint-activations, a smaller --batch-size with --accumulate, or --precision bf16"
             ) from error
 
     @contextmanager
