@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.faults import FAULTS, Ended, Forks
@@ -20,6 +21,7 @@ from ssmtl_toolkit.runtime import checkpoint
 
 SMALL = "--backbone unet:encoder=plain,width=4 --size 32"
 TIMM = "--backbone unet:encoder=tu-test_resnet --size 32"
+NNUNET = "--backbone nnunet:features=4+8,strides=1+2,kernels=3+3,blocks=1+1,decoder=1 --size 32"
 LABELS = "--classes big=10,small=20 --no-surface --recipe paper --test-scans 1"
 RUN = "--batch-size 4 --steps 4 --checkpoint-every 2 --log-every 1 --task reconstruct_next:t=1"
 TUNE = f"{LABELS} --steps 2 --batch-size 2 --slices-per-scan 2 --train-scans 1"
@@ -93,9 +95,12 @@ BEFORE = {  # places that commands start from
     "run": f"run {SMALL} {RUN} --data {{data}}/images --out {{run}} --cache {{kept}}",
     "tuned": f"finetune {TUNE} --seeds 1 --from {{run}} --data {{data}} --out {{tuned}} --cache {{kept}}",
     "timm": f"run {TIMM} {RUN} --data {{data}}/images --out {{timm}} --cache {{kept}}",
+    "nnunet": f"run {NNUNET} {RUN} --data {{data}}/images --out {{nnunet}} --cache {{kept}}",
     "kept": "data prepare {data}/images --size 32 --cache {kept}",
 }
 EXPORTS = {"torch": "tuned", "onnx": "run", "monai": "tuned", "hf": "tuned", "smp": "timm", "timm": "timm"}
+if find_spec("dynamic_network_architectures") is not None:
+    EXPORTS["nnunet"] = "nnunet"
 OUT = "--out {out} --cache {cache}"
 COMMANDS = {
     "run": Command(f"run {SMALL} {RUN} --task moco_v2:queue=10 --data {{data}}/images {OUT}", "run.toml"),
