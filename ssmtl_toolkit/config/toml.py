@@ -29,7 +29,7 @@ def read_toml(file: Path, what: str) -> dict[str, Any]:
     except ValueError as error:
         problem = f"cannot be read as {what} ({error}); correct or restore it"
         if other := _other_format(text, file.suffix.lower()):
-            problem = f"is {other}, and {what} is TOML: a line such as size = 128 for each option"
+            problem = f"is {other}; {what} is TOML, a line such as size = 128 for each option"
         raise UsageError(f"{printable(file)}: {problem}") from None
 
 

@@ -281,10 +281,10 @@ class Place:
         content = content.replace(str(self.tried).encode(), b"")
         if suffix == ".safetensors" and len(content) > 8:  # its metadata are in no order
             end = 8 + int.from_bytes(content[:8], "little")
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
         if suffix in (".json", ".csv"):
-            with contextlib.suppress(ValueError):  # an older checkpoint may stay damaged
+            with contextlib.suppress(ValueError, RecursionError):  # an older checkpoint may stay damaged
                 rows = csv.DictReader(io.StringIO(content.decode()))
                 content = json.dumps(_timeless(json.loads(content) if suffix == ".json" else list(rows))).encode()
         return hashlib.sha256(content).hexdigest()
