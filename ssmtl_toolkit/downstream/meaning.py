@@ -11,6 +11,7 @@ from torch import Tensor
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 
 _NEVER = -100.0  # the logit of what is not there
+_MANY = 8  # maps, from which on they are compared one by one
 _LEAST = 1e-6  # a mean of probabilities is kept this far from 0 and 1, where a logit is infinite
 
 
@@ -59,7 +60,7 @@ class Exclusive(Meaning):
         return maps.softmax(dim=1)
 
     def index(self, maps: Tensor, *, chances: bool = False) -> Tensor:
-        return maps.max(dim=1).indices  # argmax itself is ten times slower on a CPU
+        return _first_largest(maps)
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,16 @@ class Overlapping(Meaning):
     def index(self, maps: Tensor, *, chances: bool = False) -> Tensor:
         logits = maps.logit(_LEAST) if chances else maps
         members = self.members.to(logits.device, logits.dtype)
-        return torch.einsum("ci,nchw->nihw", members, logits).max(dim=1).indices
+        return _first_largest(torch.einsum("ci,nchw->nihw", members, logits))
+
+
+def _first_largest(maps: Tensor) -> Tensor:
+    """Which map is the largest, (N, H, W) int64; of equal ones the first."""
+    if maps.device.type != "cpu" or not _MANY <= maps.shape[1] <= 256:
+        return maps.max(dim=1).indices  # argmax itself is ten times slower on a CPU
+    maps = maps.detach()
+    largest, index = maps[:, 0].clone(), torch.zeros(maps[:, 0].shape, dtype=torch.uint8)
+    for number in range(1, maps.shape[1]):  # map by map takes half of the time
+        index.masked_fill_(maps[:, number] > largest, number)
+        torch.maximum(largest, maps[:, number], out=largest)
+    return maps.max(dim=1).indices if largest.isnan().any() else index.long()

@@ -23,6 +23,7 @@ from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.classes import Classes
 from ssmtl_toolkit.data.slicing import Slicing
+from ssmtl_toolkit.downstream.meaning import Exclusive
 from ssmtl_toolkit.downstream.model import ModelSpec, Predictor
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.head import Head
@@ -590,3 +591,14 @@ def test_a_name_given_twice_fails_alone(tuned, ssmtl, tmp_path):
     result = json.loads(done.stdout)
     assert result["written"] == ["out/y.nii.gz"]
     assert "would both be written to out/x.nii.gz" in result["failed"][0]["reason"]
+
+
+@pytest.mark.parametrize("number", [2, 8, 40, 300])
+def test_of_equal_maps_the_first_is_the_class_however_many_there_are(number):
+    maps = torch.randn(2, number, 9, 7, generator=torch.Generator().manual_seed(0)).round()
+    maps[0, :, 0, 0], maps[0, :, 0, 1], maps[0, 0, 0, 2] = 0.0, -torch.inf, -torch.inf
+    first = torch.from_numpy(maps.numpy().argmax(axis=1))
+    assert torch.equal(Exclusive(number).index(maps), first)
+    assert torch.equal(Exclusive(number).index(maps.requires_grad_()), first)
+    maps.data[1, 1, 3, 3] = torch.nan
+    assert torch.equal(Exclusive(number).index(maps), maps.max(dim=1).indices)
