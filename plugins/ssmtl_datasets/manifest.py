@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ssmtl_toolkit.specs import Mask, Scan
 from ssmtl_toolkit.text import did_you_mean, printable
 
 COLUMNS = ("image", "label", "patient", "modality", "slices", "name")
+TABLES = ("scan", "classes")  # of a TOML manifest
 SUFFIXES = (".csv", ".toml")
 _FURTHER = re.compile(r"image_([2-9]|[1-9][0-9]{1,2})")  # the column of the second channel, the third …
 _MASK = "mask:"  # begins the column of a structure's mask, whose name follows
@@ -106,10 +108,14 @@ def _masks(where: str, row: Mapping[str, Any]) -> dict[str, str]:
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each row with its place in the file."""
     name = printable(file)
+    if file.is_dir():
+        raise DataError(f"{name}: is a folder; give the table itself, or the folder without `manifest:`")
     if not file.is_file():
         raise DataError(f"{name}: no such file; check its path")
     if file.suffix.lower() == ".toml":
-        tables = _toml(file).get("scan", [])
+        document = _toml(file)
+        _check_tables(name, document)
+        tables = document.get("scan", [])
         if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
             raise DataError(f"{name}: expected one [[scan]] table per scan")
         for number, table in enumerate(tables, start=1):
@@ -117,6 +123,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             _check_columns(where, list(table))
             yield where, table
         return
+    line = 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, restkey="", strict=True)
@@ -124,12 +131,15 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             reader.fieldnames = columns
             _check_columns(f"{name}, line 1", columns)
             for row in reader:
-                where = f"{name}, line {reader.line_num}"
+                line = reader.line_num
+                where = f"{name}, line {line}"
                 if "" in row:
                     raise DataError(f"{where}: has more fields than the header; quote values that hold a comma")
                 yield where, {key: (value or "").strip() for key, value in row.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{name}: cannot be read as CSV in UTF-8 ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: is not in UTF-8 ({error}); save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{name}, after line {line}: cannot be read as CSV ({error}); look for a quote") from error
 
 
 def _toml(file: Path) -> dict[str, Any]:
@@ -139,10 +149,20 @@ def _toml(file: Path) -> dict[str, Any]:
         raise DataError(f"{printable(file)}: cannot be read as TOML ({error})") from None
 
 
+def _check_tables(name: str, document: Mapping[str, Any]) -> None:
+    """Refuse what a TOML manifest has beside its scans and classes: it would go unnoticed."""
+    for key in document:
+        if key not in TABLES:
+            raise DataError(f"{name}: unknown table {key!r}{did_you_mean(key, TABLES)} (known: [[scan]], [classes])")
+
+
 def _check_columns(where: str, columns: list[str]) -> None:
     if "image" not in columns:
-        separated = "; separate the columns by commas" if any(";" in c or "\t" in c for c in columns) else ""
+        hint = did_you_mean("image", columns) or "; its first line names the columns"
+        separated = "; separate the columns by commas" if any(";" in c or "\t" in c for c in columns) else hint
         raise DataError(f"{where}: has no column `image` (found: {', '.join(columns) or 'nothing'}){separated}")
+    if twice := next((column for column in columns if columns.count(column) > 1), None):
+        raise DataError(f"{where}: has two columns {twice!r}; name each once, further channels image_2, image_3 …")
     further = sorted(int(match[1]) for column in columns if (match := _FURTHER.fullmatch(column)))
     for expected, number in enumerate(further, start=2):
         if number != expected:
@@ -211,8 +231,17 @@ def _path(file: Path, what: str, text: str) -> Path:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise DataError(f"{what} {printable(text[:200])!r} is not a valid path ({reason})") from None
     if not exists:
-        raise DataError(f"{what} {printable(path)} does not exist; paths are relative to the manifest")
+        other = "; a file there has this name in another Unicode form (NFC, NFD)" if _otherwise_written(path) else ""
+        raise DataError(f"{what} {printable(path)} does not exist{other}; paths are relative to the manifest")
     return path
+
+
+def _otherwise_written(path: Path) -> bool:
+    """Whether the folder has a name that looks the same: macOS takes an umlaut apart, others do not."""
+    name = unicodedata.normalize("NFC", path.name)
+    if name.isascii() or not path.parent.is_dir():
+        return False
+    return any(unicodedata.normalize("NFC", other.name) == name for other in path.parent.iterdir())
 
 
 def _check_below(folder: Path, where: str, scan: Scan) -> None:

@@ -67,13 +67,13 @@ def _in_print(file: Path) -> tuple[bool, str]:
 
 def _list(files: Sequence[Path], as_json: bool, how: dict[str, Any]) -> None:
     """Show what each table compares."""
-    from ssmtl_toolkit.cli.console import print_json, stderr, table
+    from ssmtl_toolkit.cli.console import print_json, stdout, table
 
     experiments = [read_as_asked(file, **{**how, "data": how["data"] or ("phantom",)}) for file in files]
     if as_json:
         print_json({resolved.name: _about(resolved) for resolved in experiments})
         return
-    console = stderr()
+    console = stdout()
     for resolved in experiments:
         console.print(f"{resolved.name}  {resolved.experiment.title}")
         cells = [[f"  {job.id}", job.name, _tasks(job), *_lengths(job)] for job in resolved.jobs]

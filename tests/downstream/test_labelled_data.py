@@ -201,13 +201,34 @@ def test_a_toml_manifest_may_name_the_classes(tmp_path):
         ("image,slices\na.nii.gz,all", "expected numbers from 0 and ranges"),
         ("image\na.nii.gz,b", "has more fields than the header"),
         ("image,patient\n,p", "line 2: names no image"),
+        ("image,image\na.nii.gz,a.nii.gz", "line 1: has two columns 'image'; name each once"),
+        ("Image\na.nii.gz", "has no column `image` .found: Image.; did you mean 'Image'?"),
+        ("a.nii.gz\n", "its first line names the columns"),
+        ('image\na.nii.gz\n"a.nii.gz', "after line 2: cannot be read as CSV"),
+        ("image\nmu\u0308ller.nii.gz", "does not exist; a file there has this name in another Unicode form"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused_with_the_line(tmp_path, text, said):
-    touch(tmp_path, "a.nii.gz")
-    (tmp_path / "m.csv").write_text(text)
+    touch(tmp_path, "a.nii.gz", "m\xfcller.nii.gz")
+    (tmp_path / "m.csv").write_text(text, "utf-8")
     with pytest.raises(DataError, match=said):
         listed(Manifest(file=tmp_path / "m.csv"), tmp_path)
+
+
+def test_a_manifest_in_another_encoding_or_that_is_a_folder_says_what_to_give(tmp_path):
+    (tmp_path / "m.csv").write_text("image\na.nii.gz", "utf-16")
+    with pytest.raises(DataError, match=r"is not in UTF-8 .*; save it as CSV in UTF-8"):
+        listed(Manifest(file=tmp_path / "m.csv"), tmp_path)
+    with pytest.raises(DataError, match="is a folder; give the table itself"):
+        listed(Manifest(file=tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("table", ["[class]\nLV = 500", "[[scans]]\nimage = 'a.nii.gz'", "title = 'x'"])
+def test_a_table_that_a_toml_manifest_cannot_have_is_not_passed_over(tmp_path, table):
+    touch(tmp_path, "a.nii.gz")
+    (tmp_path / "m.toml").write_text(f"{table}\n[[scan]]\nimage = 'a.nii.gz'\n")
+    with pytest.raises(DataError, match=r"m\.toml: unknown table '(class|scans|title)'"):
+        listed(Manifest(file=tmp_path / "m.toml"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_other_labelled_data_take_the_tables_shape_and_their_own_patients(ssmtl,
 def test_the_list_names_every_table_and_row(ssmtl):
     done = ssmtl("reproduce", "--list", "--json")
     assert list(json.loads(done.stdout)) == ["table2", "table3", "table4", "table5", "table6", "fig7"]
-    shown = ssmtl("reproduce", "--list", "table4").stderr
+    shown = ssmtl("reproduce", "--list", "table4").stdout
     for word in ("Table 4", "ssmtl_plus", "MoCo V2", "moco_v2", "100 epochs", "3 x 2000 steps"):
         assert word in shown
     assert "Table 2" not in shown
