@@ -6,6 +6,7 @@ import json
 import re
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,18 @@ def parse_json(text: str | bytes) -> Any:
     if sum(map(text.count, ",[{")) > _MOST_VALUES:
         raise ValueError(f"it holds more than {_MOST_VALUES} values")
     try:
-        return _of_limited_depth(json.loads(text))
+        return _of_limited_depth(json.loads(text, object_pairs_hook=_each_once))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; json alone takes the last of equal keys, and what the others said is lost."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it has the key {key[:80]!r} twice in one object")
+    return table
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Folds:
             unknown = listed(map(printable, missing), _SHOWN)
             known = listed((printable(scan.name) for scan in scans), _SHOWN)
             raise DataError(
-                f"{printable(self.file)}: {counted(len(missing), 'case')} of it have no labelled scan ({unknown}); is "
+                f"{printable(self.file)}: {counted(len(missing), 'case')} without a labelled scan ({unknown}); is "
                 f"it of other data? (known: {known})"
             )
         return tuple(sorted({patient_of[case] for case in cases}))

@@ -53,6 +53,11 @@ def built(part: Spec, *given: Any) -> Any:
         if problem := "" if is_lazy(tensor) else _unfit(tensor):  # lazy: the first images make it
             raise SsmtlError(f"{named(part)}: its tensor {name!r} {problem}")
     for name, tensor in made.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise SsmtlError(
+                f"{named(part)}: its state {name!r} is {type(tensor).__name__}, which is not saved; give a tensor in "
+                f"get_extra_state, or make it anew in build"
+            )
         if not is_lazy(tensor) and not torch.isfinite(tensor).all():
             raise SsmtlError(
                 f"{named(part)}: its tensor {name!r} is not finite, and could not be saved; start it with finite "

@@ -54,9 +54,7 @@ def test_wrong_folds_are_refused_by_name(tmp_path):
     file = written(tmp_path, (["a_1"], ["a_2"]), (["a_1"], ["x_1"]))
     with pytest.raises(DataError, match=r"splits_final\.json: fold 0: patient 'a' is in train and in test"):
         Folds.read(file).split(0, SIX)
-    with pytest.raises(
-        DataError, match=r"1 case of it have no labelled scan \(x_1\); is it of other data\? \(known: a_1"
-    ):
+    with pytest.raises(DataError, match=r"1 case without a labelled scan \(x_1\); is it of other data\? \(known: a_1"):
         Folds.read(file).split(1, SIX)
     with pytest.raises(UsageError, match=r"--fold 2: .* holds 2 folds, 0 to 1"):
         Folds.read(file).split(2, SIX)

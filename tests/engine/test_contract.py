@@ -157,6 +157,11 @@ def keeping(tensor, persistent=True):
     return module
 
 
+class Remembering(nn.Module):
+    def get_extra_state(self):
+        return {"seen": 3}
+
+
 def refuses():
     raise UsageError("odd")
 
@@ -170,6 +175,7 @@ BUILT = {
     "bits": lambda: keeping(torch.zeros(3, dtype=torch.int8).view(torch.bits8)),
     "infinite": lambda: keeping(torch.full((3,), torch.inf)),
     "expanded": lambda: keeping(torch.zeros(1).expand(3)),
+    "extra": Remembering,
     "refuses": refuses,
 }
 
@@ -196,6 +202,7 @@ stamp(Builds, "given-parts 1.0")
         ("bits", "its tensor 'kept' is bits8, which is not saved"),
         ("infinite", "its tensor 'kept' is not finite"),
         ("expanded", "its tensor 'kept' is expanded"),
+        ("extra", "its state '_extra_state' is dict, which is not saved; give a tensor in get_extra_state"),
         ("refuses", "odd"),
     ],
 )
