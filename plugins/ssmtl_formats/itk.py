@@ -133,6 +133,7 @@ def _one_line(kind: Kind) -> Iterator[None]:
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
         reason = re.sub(r"^.*\(0x\w+\): |^\[nrrd\] ", "", lines[-1])[:200]
+        reason = re.sub(r'"[^"]*("|$)', "a word of the header", reason)  # which may be a patient's name
         raise FileError(f"cannot be read by ITK ({printable(reason)}); export the scan again") from None
 
 

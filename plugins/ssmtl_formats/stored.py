@@ -21,6 +21,7 @@ from ssmtl_toolkit.text import printable
 Kind = Literal["NRRD", "MetaImage"]
 Fields = Mapping[str, str]
 
+_HARMLESS = re.compile(r"MET_\w+|[-+.,\d\s\0]*(e[-+]?\d+)?|yes|no|on|off|nan|inf|none", re.IGNORECASE)
 _META_TYPE = r"MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)"
 _META_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin")
 _META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
@@ -95,9 +96,9 @@ def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
         words = fields[name].split()
         number = r"[1-9][0-9]*" if name == "DimSize" else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?"
         if len(words) != needed[name] or not all(re.fullmatch(number, word, re.IGNORECASE) for word in words):
-            raise FileError(f"has {name} {printable(fields[name][:60])!r}, {needed[name]} numbers are needed; {AGAIN}")
+            raise FileError(f"has {name} {_got(fields[name])}, {needed[name]} numbers are needed; {AGAIN}")
     if not re.fullmatch(_META_TYPE, fields["ElementType"]):
-        raise FileError(f"has voxels of {printable(fields['ElementType'][:40])}; convert it to one number per voxel")
+        raise FileError(f"has voxels of {_got(fields['ElementType'])}; convert it to one number per voxel")
     if not _true(fields, "BinaryData", "True"):
         raise FileError("stores its voxels as text; save it as binary")
     file, packed = fields["ElementDataFile"], _true(fields, "CompressedData")
@@ -119,14 +120,19 @@ def _as_nrrd(fields: dict[str, str]) -> dict[str, str]:
 def _true(fields: Fields, name: str, default: str = "False") -> bool:
     value = fields.get(name, default)
     if value.lower() not in ("true", "false", "1", "0"):
-        raise FileError(f"has {name} {printable(value[:40])!r}, True or False is needed; {AGAIN}")
+        raise FileError(f"has {name} {_got(value)}, True or False is needed; {AGAIN}")
     return value.lower() in ("true", "1")
+
+
+def _got(text: str) -> str:
+    """A value for a message; words that do not belong into a header may be a patient's name, and are not shown."""
+    return repr(printable(text[:60])) if _HARMLESS.fullmatch(text) else "of other words"
 
 
 def _whole(fields: Fields, name: str, least: int, most: int = 1 << 50, default: str = "0") -> int:
     text = fields.get(name, default)
     if not re.fullmatch(r"-?[0-9]{1,16}", text) or not least <= int(text) <= most:
-        raise FileError(f"has {name} {printable(text[:40])!r}, which makes no sense; {AGAIN}")
+        raise FileError(f"has {name} {_got(text)}, which makes no sense; {AGAIN}")
     return int(text)
 
 

@@ -5,9 +5,11 @@ import struct
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from helpers.dicom_files import write_series
 from helpers.small import ball, blobs
+from helpers.tried import COMPARED, EXPERIMENT, MIXES
 
 NAME = "Mustermann-Geheim"
 NETWORK = ("--backbone", "unet:encoder=plain,width=4", "--size", 32)
@@ -107,3 +109,75 @@ def test_names_in_headers_are_in_no_result_of_what_is_done_with_labels(ssmtl, tm
     )
     files = check(ssmtl, tmp_path, commands, least=20)
     assert {path.name.partition(".")[2] for path in files if path.is_relative_to(tmp_path / "pred")} >= {"nii.gz"}
+
+
+@pytest.mark.slow
+def test_names_in_headers_are_in_no_report_of_comparisons_and_no_table_of_slices(ssmtl, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSMTL_REPORT", "1")
+    write_all(tmp_path / "labelled" / "images", seed=0)
+    write_all(tmp_path / "labelled" / "labels", seed=0, labels=True)
+    write_all(tmp_path / "scans", seed=9)
+    write_series(tmp_path / "scans" / "series", blobs(12, seed=1), AFFINE, of_a_patient)
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    commands = (
+        ["data", "info", "labelled"],
+        ["data", "prepare", "scans", "--size", 32],
+        ["data", "split", "labelled", "--test-scans", 1, "--out", "split.json"],
+        ["experiment", "experiment.toml", "--data", "labelled", "--out", "rows"],
+        ["fewshot", "labelled", "--method", "ssmtl", "--t", 1, *COMPARED.split(), "--out", "few"],
+        ["affinity", "labelled", *MIXES.split(), *COMPARED.split(), "--out", "mixes"],
+    )
+    check(ssmtl, tmp_path, commands, least=40)
+    (run,) = (tmp_path / "rows" / "pretrain").iterdir()
+    commands = [["data", "suggest", "scans", "--from", run, "--slices", 3, "--out", "suggested.csv"]]
+    files = check(ssmtl, tmp_path, commands, least=40)
+    assert {".html", ".json", ".md", ".png", ".csv"} <= {path.suffix for path in files}
+
+
+def bad_series(folder, **fields):
+    def change(data, k):
+        for field, value in fields.items():
+            setattr(data, field, value)
+        return of_a_patient(data, k)
+
+    return write_series(folder, blobs(6, seed=1), AFFINE, change)
+
+
+def edited(folder, change):
+    file = bad_series(folder) / "IM3"
+    file.write_bytes(change(file.read_bytes()))
+
+
+def instead(content, tag, value):
+    """The value of an element, explicit little endian, replaced by as many bytes of another."""
+    at = content.index(tag)
+    length = struct.unpack("<H", content[at + 6 : at + 8])[0]
+    return content[: at + 8] + (value.encode() * 9)[:length] + content[at + 8 + length :]
+
+
+@pytest.mark.filterwarnings("ignore")  # of pydicom, which writes what is bad
+def test_names_in_the_headers_of_scans_that_cannot_be_read_are_in_no_message(ssmtl, tmp_path):
+    bad = tmp_path / "bad"
+    for field in ("SpecificCharacterSet", "PhotometricInterpretation", "SeriesInstanceUID", "PatientPosition"):
+        bad_series(bad / field, **{field: NAME})
+    edited(bad / "cut", lambda content: content[: len(content) // 2])
+    edited(bad / "cut-header", lambda content: content[: content.index(b"PN") + 12])
+    edited(bad / "number", lambda content: content.replace(b"\x10\0\x10\0PN", b"\x10\0\x10\0DS"))
+    edited(bad / "charset", lambda content: content.replace(NAME.encode(), NAME.encode()[:-2] + b"\xff\xfe"))
+    tags = {"spacing": b"\x28\0\x30\0DS", "position": b"\x20\0\x32\0DS", "orientation": b"\x20\0\x37\0DS"}
+    for name, tag in tags.items():
+        edited(bad / name, lambda content, tag=tag: instead(content, tag, NAME))
+    for i, field in enumerate(("type: short", "sizes: 24 24 12", "encoding: raw", "endian: little", "dimension: 3")):
+        for j, broken in enumerate((f"{field.partition(':')[0]}: {NAME}", f"{NAME}: 1", NAME)):
+            (bad / f"{i}{j}.nrrd").write_bytes(NRRD.replace(field, broken).encode() + bytes(24 * 24 * 24))
+    for i, field in enumerate(("MET_SHORT", "24 24 12", "1 1 2", "NDims = 3", "CompressedData = False", "Image\n")):
+        broken = f"{field.partition(' = ')[0]} = {NAME}" if " = " in field else NAME
+        (bad / f"{i}.mha").write_bytes(MHA.replace(field, broken).encode() + bytes(24 * 24 * 24))
+    write_all(bad / "whole", seed=0)
+    for file in (bad / "whole").iterdir():
+        (bad / f"cut-{file.name}").write_bytes(file.read_bytes()[:200])
+    for command in (["data", "info", "bad", "--deep", "--json"], ["run", "--data", "bad", *TRAIN, "--out", "run"]):
+        done = ssmtl(*command)
+        assert done.returncode == 3, done.stderr
+        assert f"{bad.name}/" in done.stdout + done.stderr
+        assert "Mustermann" not in done.stdout + done.stderr
