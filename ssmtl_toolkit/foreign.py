@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -81,12 +82,41 @@ def foreign(part: str, passing: type[Exception] | tuple[type[Exception], ...] = 
     Raises:
         SsmtlError: the one raised inside, or one naming the part and what it raised.
     """
+    with staying(part):
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, (SsmtlError, passing)) or by_the_user(error):
+                raise
+            raise SsmtlError(f"{part} failed: {explained(error)}") from error
+
+
+@contextlib.contextmanager
+def staying(part: str) -> Iterator[None]:
+    """Refuse a `part` whose code in the block leaves the working directory, and go back: relative paths start there.
+
+    Raises:
+        SsmtlError: naming the part and where it went.
+    """
+    before = _here()
     try:
         yield
-    except BaseException as error:
-        if isinstance(error, (SsmtlError, passing)) or by_the_user(error):
-            raise
-        raise SsmtlError(f"{part} failed: {explained(error)}") from error
+    finally:
+        after = _here()
+        if after != before:
+            os.chdir(before)
+    if after != before:
+        raise SsmtlError(
+            f"{part} changed the working directory to {printable(after)}, where the files of this command would be "
+            f"looked for; it must leave it as it is"
+        )
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return "."
 
 
 @contextlib.contextmanager
@@ -95,7 +125,7 @@ def guarded(what: str, *, watched: bool = True) -> Iterator[None]:
 
     If it is `watched`, it can neither end the process by os._exit, nor take longer than `LONGEST`.
     """
-    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as watch:
+    with staying(what), contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as watch:
         if watched:
             watch.enter_context(_without_exit())
             watch.enter_context(_time_limit(what))

@@ -2,6 +2,7 @@
 
 import json
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,22 @@ def test_whatever_a_task_raises_in_forward_is_a_failed_run_that_names_it_and_the
     failed(done, f"task '{shown}' failed in step 2 on a batch of 4 slices", "--debug")
     assert "\x1b" not in done.stderr
     assert not (tmp_path / "r" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("at", ["forward", "build", "companions"])
+def test_a_part_that_leaves_the_working_directory_is_named_and_leaves_nothing_elsewhere(ssmtl, scans, tmp_path, at):
+    done = ssmtl("run", *SMALL, *UNET, "--data", scans, "--task", f"leaving_task:at={at},how=folder")
+    failed(done, "changed the working directory to /", "leaving_task:")
+    assert Path.cwd() == tmp_path
+    assert not Path("/r").exists()
+
+
+def test_a_task_that_makes_a_buffer_while_it_trains_is_refused_before_a_checkpoint_that_nothing_could_read(
+    ssmtl, scans, tmp_path
+):
+    done = ssmtl("run", *SMALL, *UNET, "--data", scans, "--task", "leaving_task:at=late")
+    failed(done, "'leaving_task:at=late'", "its 'tasks.0.late' was missing when", "is float32 (3,) after step 3")
+    assert not list((tmp_path / "r" / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.parametrize(

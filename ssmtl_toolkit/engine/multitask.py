@@ -15,6 +15,7 @@ from ssmtl_toolkit.engine.contract import Untouched, check_loss, check_output
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.features import PARTS, Feature, meeting_of, parts_of
+from ssmtl_toolkit.foreign import staying
 from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, TaskSpec, named
 
 Watch = Callable[[Mapping[str, Tensor], Shared], None]
@@ -65,7 +66,7 @@ class MultiTask(nn.Module):
         """
         network = built(backbone, channels)
         modules = {str(task): built(task, network) for task in tasks}
-        _check_apart(network, modules)
+        _check_apart(network, {named(task): modules[str(task)] for task in tasks})
         trained = parts_of(feature for task in tasks for feature in task.needs)
         for part in PARTS:
             if part not in trained:
@@ -110,8 +111,9 @@ class MultiTask(nn.Module):
         untouched = Untouched(batch, encode, thorough=not self.tried)
         for label, task in zip(self.labels, self.tasks, strict=True):
             self.running, self.balancing = label, False
-            output = task(Step(batch, encode, batch.companions.get(label, {}), made))
             part = self.called(label)
+            with staying(part):
+                output = task(Step(batch, encode, batch.companions.get(label, {}), made))
             untouched.check(part)
             outputs[label] = check_output(part, output, batch.anchor)
         self.running, self.tried = None, True
@@ -126,10 +128,10 @@ def _weighted(task: TaskSpec) -> TaskSpec:
 def _check_apart(backbone: Backbone, tasks: Mapping[str, nn.Module]) -> None:
     """Refuse a task that has the backbone inside: its weights would be saved, and moved, twice."""
     shared = {id(parameter) for parameter in backbone.parameters()}
-    for label, task in tasks.items():
+    for called, task in tasks.items():
         names = [name for name, parameter in task.named_parameters() if id(parameter) in shared]
         if names:
             raise SsmtlError(
-                f"task {label!r}: its {names[0]} and {len(names) - 1} more are the backbone's own; "
+                f"{called}: its {names[0]} and {len(names) - 1} more are the backbone's own; "
                 f"use step.features() and step.encode(), or keep the backbone in a list"
             )

@@ -28,6 +28,7 @@ from ssmtl_toolkit.runtime.about import slicing_about
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, HEADS, snapshot
 from ssmtl_toolkit.runtime.usage import Answer, Usage
+from ssmtl_toolkit.specs import named
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Saver:
         self.fabric, self.config, self.model, self.optimizer = fabric, config, model, optimizer
         self.store, self.folder, self.transfer = store, folder, transfer
         self.saved = self.begun = self._written = -1
-        self._behind = Behind()
+        self._behind, self._kept = Behind(), _shapes(model.state_dict())
 
     def resumes(self, step: int) -> None:
         """Note the checkpoint from which the training continues."""
@@ -99,7 +100,7 @@ class Saver:
 
         def write() -> None:
             before()
-            self._check_finite(step, now.weights)
+            self._check_state(step, now.weights)
             tensors = {**checkpoint.named(now.weights), **now.moments}
             checkpoint.write(self.folder / CHECKPOINTS, tensors, now.groups, content, keep=self.config.keep)
             self._written = step
@@ -136,7 +137,7 @@ class Saver:
             return
         wanted = [epoch for epoch in range(seen(step - 1) + 1, seen(step) + 1) if epoch % every == 0]
         if wanted:
-            self._check_finite(step, self.model.state_dict())
+            self._check_state(step, self.model.state_dict())
         for epoch in wanted:
             file = snapshot(self.folder, epoch)
             self.on_first_rank(functools.partial(self._write, file, step, self.model.backbone))
@@ -168,7 +169,17 @@ class Saver:
         if problem:
             raise kind(problem)
 
-    def _check_finite(self, step: int, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Refuse what could not be resumed from: tensors that are not finite, or not those that it began with."""
+        shapes = _shapes(state)
+        for name in self._kept.keys() | shapes.keys():
+            before, now = self._kept.get(name, "missing"), shapes.get(name, "missing")
+            if before != now:
+                raise SsmtlError(
+                    f"{self._owner(name)}: its {name!r} was {before} when the training began, and is {now} after step "
+                    f"{step}, so that it could not be resumed; {self.last_good()}; make all parameters and buffers in "
+                    f"build, in their final shapes, or keep this one by register_buffer(…, persistent=False)"
+                )
         parameters = dict(self.model.named_parameters())
         for name, tensor in state.items():
             if not weights.is_finite(tensor):
@@ -177,6 +188,13 @@ class Saver:
                     f"values of {name!r} are not finite after step {step}; {self.last_good()}; {guard}try a lower "
                     f"--lr, --clip 1 or --precision 32"
                 )
+
+    def _owner(self, name: str) -> str:
+        """The part that has this tensor, as errors call it."""
+        where, _, rest = name.partition(".")
+        if where == "tasks":
+            return self.model.called(self.model.labels[int(rest.partition(".")[0])])
+        return named(self.config.backbone) if where == "backbone" else self.model.called("")
 
     def _write(self, file: Path, step: int, backbone: Backbone, more: Mapping[str, Any] = MappingProxyType({})) -> None:
         checkpoint.save_backbone(file, backbone, {**self._about(step, backbone), **more})
@@ -226,3 +244,8 @@ class Saver:
             "seed": self.config.seed,
             "torch": torch.__version__,
         }
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The type and shape of everything that is saved of a network, by name."""
+    return {name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for name, tensor in state.items()}

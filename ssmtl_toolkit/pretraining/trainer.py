@@ -109,7 +109,8 @@ class Trainer:
         self.schedule = config.schedule.build(optimizer, self.steps)
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.wrapped.train()
-        self.running_means = RunningMeans({str(task): task.metrics for task in config.tasks}, sum_over_ranks)
+        metrics = {str(task): task.metrics for task in config.tasks}
+        self.running_means = RunningMeans(metrics, sum_over_ranks, self.model.called)
         weights = {str(task): task.given_weight for task in config.tasks}
         looks = gradient_looks(config.tasks, self.steps, config.log_every)
         self.update = Updater(

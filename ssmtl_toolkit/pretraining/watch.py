@@ -110,7 +110,7 @@ class Watch:
 
     def _means(self, name: str, load: Loader, batches: int) -> dict[str, float]:
         """Means over the pairs of one sample's batches."""
-        running = RunningMeans({str(task): task.metrics for task in self.config.tasks})
+        running = RunningMeans({str(task): task.metrics for task in self.config.tasks}, called=self.model.called)
         for index in range(batches):
             seed_all(step_seed(self.seed, index), self.fabric.device)
             batch = load(index)
@@ -128,12 +128,12 @@ class Watch:
     def _naming_task(self, step: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             if isinstance(error, SsmtlError) or by_the_user(error):
                 raise
             raise SsmtlError(
-                f"task {self.model.running!r} failed on held-out slices, in eval mode and without gradient, after step "
-                f"{step}: {explained(error)}; --held-out 0 trains without them"
+                f"{self.model.called(self.model.running or '')} failed on held-out slices, in eval mode and without "
+                f"gradient, after step {step}: {explained(error)}; --held-out 0 trains without them"
             ) from error
 
 

@@ -10,15 +10,26 @@ from torch import Tensor
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 
+_TAKEN = {"loss", "pairs"}  # what is logged of every task
+
 
 class RunningMeans:
     """Sums losses and metrics on the device, weighted by pairs, so that a step waits for nothing."""
 
     def __init__(
-        self, metrics: Mapping[str, Sequence[str]], reduce: Callable[[Tensor], Tensor] = lambda sums: sums
+        self,
+        metrics: Mapping[str, Sequence[str]],
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+        called: Callable[[str], str] = lambda label: f"task {label!r}",
     ) -> None:
-        """`metrics` names what each label logs beside its loss: all ranks sum up the same things in one order."""
-        self._reduce = reduce
+        """`metrics` names what each label logs beside its loss: all ranks sum up the same things in one order.
+
+        `called` says what errors call a label.
+        """
+        self._reduce, self._called, self._metrics = reduce, called, metrics
+        for label, names in metrics.items():
+            if taken := set(names) & _TAKEN:
+                raise SsmtlError(f"{called(label)} lists the metric {min(taken)!r}, which every task has; rename it")
         self._names = [f"{label}/{name}" for label, names in metrics.items() for name in ("loss", *names)]
         self._sums: dict[str, Tensor] = {}
         self._pairs = dict.fromkeys(metrics, 0)
@@ -26,13 +37,14 @@ class RunningMeans:
     def add(self, outputs: Mapping[str, TaskOutput]) -> None:
         """Add the outputs of one batch."""
         for label, output in outputs.items():
+            if unknown := next((name for name in output.metrics if name not in self._metrics[label]), None):
+                raise SsmtlError(
+                    f"{self._called(label)} returns a metric {unknown!r} that its spec does not list in `metrics`; "
+                    f"list it there"
+                )
             self._pairs[label] += output.pairs
             for name, value in (("loss", output.loss), *output.metrics.items()):
                 key = f"{label}/{name}"
-                if key not in self._names:
-                    raise SsmtlError(
-                        f"task {label!r} returns a metric {name!r} that its spec does not list in `metrics`"
-                    )
                 weighted = value.detach().float() * output.pairs
                 self._sums[key] = self._sums[key] + weighted if key in self._sums else weighted
 

@@ -3,6 +3,7 @@
 `AT` is where: build, forward, backward, metrics …; `HOW` is which exception.
 """
 
+import os
 import sys
 from typing import ClassVar
 
@@ -39,6 +40,9 @@ class MuteOfOursError(MuteError, SsmtlError):
 def leave(how):
     if how == "exit":
         sys.exit(0)
+    if how == "folder":
+        os.chdir("/")
+        return
     raise {
         "keyboard": KeyboardInterrupt(),
         "click": click.exceptions.Exit(0),
@@ -98,6 +102,8 @@ class LeavingTaskModule(nn.Module):
         self.steps += 1
         if self.spec.at == "forward" and self.steps == 2:
             leave(self.spec.how)
+        if self.spec.at == "late" and self.steps == 2:
+            self.register_buffer("late", torch.zeros(3))
         terms = self.judge(step.features().pooled)
         if self.spec.at == "backward":
             terms = Leaving.apply(terms, self.spec.how)

@@ -105,6 +105,13 @@ def test_a_metric_that_the_spec_does_not_list_is_told():
         RunningMeans({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"new": torch.tensor(1.0)})})
 
 
+def test_a_metric_called_as_what_every_task_logs_is_refused_and_never_added_to_it():
+    with pytest.raises(SsmtlError, match=r"'task' returns a metric 'loss' .* list it there"):
+        RunningMeans({"task": []}).add({"task": TaskOutput(torch.tensor(1.0), {"loss": torch.tensor(1.0)})})
+    with pytest.raises(SsmtlError, match="'task' lists the metric 'pairs', which every task has; rename it"):
+        RunningMeans({"task": ["pairs"]})
+
+
 def test_a_pipe_in_place_of_the_log_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(DataError, match="is not a regular file"):
