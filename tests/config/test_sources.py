@@ -198,7 +198,7 @@ def test_json_and_yaml_given_as_a_configuration_are_called_so(ssmtl, tmp_path, n
     for arguments in (("run", "--config", name), ("experiment", name), ("finetune", "--config", name)):
         done = ssmtl(*arguments)
         assert done.returncode == 2
-        assert f"{name}: is {other}, and" in done.stderr
+        assert f"{name}: is {other}; " in done.stderr
 
 
 def test_a_single_task_may_be_a_bare_text():

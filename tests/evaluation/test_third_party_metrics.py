@@ -1,9 +1,9 @@
 """A metric of another package: it stands in every table and file by what it declares, and does no harm if it fails."""
 
 import csv
+import importlib.metadata
 import json
 import shutil
-from importlib.metadata import entry_points
 
 import nibabel as nib
 import numpy as np
@@ -93,11 +93,16 @@ AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
     """The package `dist-mismatches 7.0`, beside the bundled plugins."""
-    point = plugin(tmp_path, monkeypatch, "mismatches", PLUGIN)
-    monkeypatch.setattr(finding, "entry_points", lambda group: [*bundled_points(), point])
+    points = [*bundled_points(), plugin(tmp_path, monkeypatch, "mismatches", PLUGIN)]
+    found = importlib.metadata.entry_points
+
+    def these(**wanted):
+        return points if wanted == {"group": finding.GROUP} else found(**wanted)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", these)
     registry.cache_clear()
     yield
-    monkeypatch.setattr(finding, "entry_points", entry_points)
+    monkeypatch.setattr(importlib.metadata, "entry_points", found)
     registry.cache_clear()
 
 

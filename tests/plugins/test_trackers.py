@@ -3,6 +3,7 @@
 import csv
 import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -88,8 +89,9 @@ def test_csv_of_a_fine_tuning_has_a_part_for_each_arm_and_seed(tmp_path):
 def test_tensorboard_shows_a_curve_for_each_part(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     record("tensorboard", tmp_path / "run")
-    record("tensorboard", tmp_path / "run")  # as if resumed from the first step
-    record("tensorboard", tmp_path / "run", first=10)
+    for first in (0, 10):  # as if resumed from the first step; files of one second and process may be read in any order
+        time.sleep(1.01)
+        record("tensorboard", tmp_path / "run", first=first)
 
     def events(name):
         read = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / name))

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from importlib.util import find_spec
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,8 @@ from helpers.tried import COMPARED, EXPERIMENT, MIXES
 
 NAME = "Mustermann-Geheim"
 NETWORK = ("--backbone", "unet:encoder=plain,width=4", "--size", 32)
-TRACK = ("--track", "tensorboard", "--track", "csv")
+TRACKERS = ("csv", "tensorboard", *(name for name in ("wandb", "mlflow", "trackio") if find_spec(name)))
+TRACK = tuple(word for name in TRACKERS for word in ("--track", name))
 TRAIN = (*NETWORK, "--steps", 2, "--batch-size", 4)
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 NRRD = (
