@@ -125,6 +125,15 @@ def test_a_head_that_leaves_is_named(ssmtl, labelled, at):
     failed(done, "leaving_head", "SystemExit")
 
 
+def test_a_head_that_makes_a_buffer_while_it_is_tuned_is_refused_before_a_model_that_nothing_could_load(
+    ssmtl, labelled, tmp_path
+):
+    options = ("--test-scans", 2, "--train-scans", 1, "--slices-per-scan", 1, "--no-surface")
+    done = ssmtl("finetune", *SMALL, *UNET, *options, "--data", labelled, "--head", "leaving_head:at=late")
+    failed(done, "head 'leaving_head:at=late'", "its 'head.late' was missing when", "is float32 (3,) after step")
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
 def test_what_a_plugin_raises_at_import_is_told_and_everything_else_works(tmp_path, monkeypatch):
     for name, line in (("leaves", "raise KeyboardInterrupt"), ("odd", "raise type('Odd', (BaseException,), {})('x')")):
         (tmp_path / f"plugin_{name}.py").write_text(line + "\n")

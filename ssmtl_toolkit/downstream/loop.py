@@ -38,6 +38,7 @@ from ssmtl_toolkit.runtime.metriclog import MetricLog
 from ssmtl_toolkit.runtime.optimizer import make_optimizer
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.recomputing import recompute_blocks
+from ssmtl_toolkit.runtime.shapes import Shapes
 from ssmtl_toolkit.specs import named
 from ssmtl_toolkit.text import counted
 
@@ -123,6 +124,7 @@ class Loop:
         self.module, self.wrapped = fabric.setup(model, self.optimizer)
         self.average = WeightAverage(model, config.average) if config.average else None
         self._modules, self._parameters = list(self.learned.modules()), list(self.learned.parameters())
+        self._shapes = Shapes(self.learned.state_dict())
         self.health = Health(self.optimizer, self._moved, fabric.device, allowed_skips(config.on_nan))
 
     def run(
@@ -166,6 +168,7 @@ class Loop:
             if at.step % config.log_every == 0 or last or checked:
                 if bad := self.health.settle():
                     raise self._ended_by(bad)
+                self._shapes.check(self.learned.state_dict(), at.step, self._owner)
                 record = {**_record(at), **self.watch.record()}
                 at.semi = ([], None)
                 if checked and validate is not None:
@@ -203,6 +206,11 @@ class Loop:
         for warning in pseudo.get("warnings", ()):
             progress.note(f"--semi {self.config.semi}: {warning}; this training may be worse than one without --semi")
         return {"pseudo_labels": pseudo} if pseudo else {}
+
+    def _owner(self, name: str) -> str:
+        """The part that has this tensor, as errors call it."""
+        config, (first, *_) = self.config, name.removeprefix("model.").split(".")
+        return named({"backbone": config.backbone, "semi": config.semi}.get(first) or config.head)
 
     def _groups(self) -> list[dict[str, Any]]:
         """For the optimizer: the parts of the network, and what `--semi` adds."""

@@ -27,6 +27,7 @@ from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.about import slicing_about
 from ssmtl_toolkit.runtime.fingerprint import fingerprint
 from ssmtl_toolkit.runtime.folder import BACKBONE, BEST, CHECKPOINTS, HEADS, snapshot
+from ssmtl_toolkit.runtime.shapes import Shapes
 from ssmtl_toolkit.runtime.usage import Answer, Usage
 from ssmtl_toolkit.specs import named
 
@@ -79,7 +80,7 @@ class Saver:
         self.fabric, self.config, self.model, self.optimizer = fabric, config, model, optimizer
         self.store, self.folder, self.transfer = store, folder, transfer
         self.saved = self.begun = self._written = -1
-        self._behind, self._kept = Behind(), _shapes(model.state_dict())
+        self._behind, self._shapes = Behind(), Shapes(model.state_dict())
 
     def resumes(self, step: int) -> None:
         """Note the checkpoint from which the training continues."""
@@ -171,15 +172,7 @@ class Saver:
 
     def _check_state(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Refuse what could not be resumed from: tensors that are not finite, or not those that it began with."""
-        shapes = _shapes(state)
-        for name in self._kept.keys() | shapes.keys():
-            before, now = self._kept.get(name, "missing"), shapes.get(name, "missing")
-            if before != now:
-                raise SsmtlError(
-                    f"{self._owner(name)}: its {name!r} was {before} when the training began, and is {now} after step "
-                    f"{step}, so that it could not be resumed; {self.last_good()}; make all parameters and buffers in "
-                    f"build, in their final shapes, or keep this one by register_buffer(…, persistent=False)"
-                )
+        self._shapes.check(state, step, self._owner, f"{self.last_good()}; ")
         parameters = dict(self.model.named_parameters())
         for name, tensor in state.items():
             if not weights.is_finite(tensor):
@@ -244,8 +237,3 @@ class Saver:
             "seed": self.config.seed,
             "torch": torch.__version__,
         }
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The type and shape of everything that is saved of a network, by name."""
-    return {name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for name, tensor in state.items()}
