@@ -99,7 +99,8 @@ def _of_plans(file: Path, configuration: str) -> dict[str, str]:
     try:
         return _network(file, read_json(user_path(file))["configurations"], configuration)
     except (OSError, LookupError, TypeError, AttributeError, UnicodeDecodeError, JSONDecodeError) as error:
-        raise ValueError(f"{printable(file)}: cannot be read as nnU-Net's plans ({type(error).__name__})") from error
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(f"{printable(file)}: cannot be read as nnU-Net's plans ({reason})") from error
 
 
 def _network(file: Path, found: dict[str, Any], configuration: str) -> dict[str, str]:

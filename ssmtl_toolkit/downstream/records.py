@@ -18,7 +18,7 @@ from ssmtl_toolkit.data.files import digest, write_json
 from ssmtl_toolkit.data.finding import PREDICTION
 from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.documents import read_json
-from ssmtl_toolkit.errors import DataError, UsageError
+from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.text import listed, printable
 
 _EVERY = 2.0  # seconds between two writes: what a kill loses is predicted again
@@ -50,6 +50,7 @@ def read_records(out: Path) -> dict[str, Record]:
 
     Raises:
         DataError: it is damaged.
+        SsmtlError: it cannot be opened.
     """
     file = out / PREDICTION
     try:
@@ -59,11 +60,17 @@ def read_records(out: Path) -> dict[str, Record]:
         return {name: Record.model_validate(record) for name, record in files.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
-        raise DataError(
-            f"{printable(file)}: cannot be read ({type(error).__name__}), so it is not known which model wrote the "
-            f"predictions beside it; choose another --out, or remove them and this file"
-        ) from error
+    except OSError as error:
+        raise SsmtlError(_unread(file, error.strerror or str(error))) from error
+    except (ValueError, AttributeError, TypeError, ValidationError) as error:
+        raise DataError(_unread(file, type(error).__name__)) from error
+
+
+def _unread(file: Path, reason: str) -> str:
+    return (
+        f"{printable(file)}: cannot be read ({reason}), so it is not known which model wrote the predictions beside "
+        f"it; choose another --out, or remove them and this file"
+    )
 
 
 def _predictions(out: Path) -> list[str]:
