@@ -34,7 +34,7 @@ from ssmtl_toolkit.specs import named
 
 @dataclass(frozen=True)
 class State:
-    """All that a checkpoint keeps of a training, copied, so that the training can go on."""
+    """All that a checkpoint keeps of a training, copied, so that the training can continue."""
 
     backbone: Backbone
     weights: Mapping[str, Tensor]
@@ -58,8 +58,8 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Saver:
     """Writes the weights of one training, on the first rank; none that are not finite.
 
-    A checkpoint, and the backbone with it, are copied while the training waits, and written while it goes on: `settle`
-    raises what became of that. Whatever else is written is waited for.
+    A checkpoint, and the backbone with it, are copied while the training waits, and written while it continues:
+    `settle` raises what became of that. Whatever else is written is waited for.
 
     Attributes:
         saved: the step of the newest checkpoint; -1: there is none.

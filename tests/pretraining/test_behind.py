@@ -1,4 +1,4 @@
-"""Checkpoints are written while the training goes on: of the step that they name, and not later than its end."""
+"""Checkpoints are written while the training continues: of the step that they name, and not later than its end."""
 
 import os
 import threading
