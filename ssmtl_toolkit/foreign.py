@@ -91,6 +91,10 @@ def foreign(part: str, passing: type[Exception] | tuple[type[Exception], ...] = 
             raise SsmtlError(f"{part} failed: {explained(error)}") from error
 
 
+_REMOVED = "."
+"""What stands for a working directory that was removed under us: no part has left it."""
+
+
 @contextlib.contextmanager
 def staying(part: str) -> Iterator[None]:
     """Refuse a `part` whose code in the block leaves the working directory, and go back: relative paths start there.
@@ -103,9 +107,10 @@ def staying(part: str) -> Iterator[None]:
         yield
     finally:
         after = _here()
-        if after != before:
+        left = after not in (before, _REMOVED)
+        if left:
             os.chdir(before)
-    if after != before:
+    if left:
         raise SsmtlError(
             f"{part} changed the working directory to {printable(after)}, where the files of this command would be "
             f"looked for; it must leave it as it is"
@@ -115,8 +120,8 @@ def staying(part: str) -> Iterator[None]:
 def _here() -> str:
     try:
         return str(Path.cwd())
-    except OSError:  # it was removed
-        return "."
+    except OSError:
+        return _REMOVED
 
 
 @contextlib.contextmanager

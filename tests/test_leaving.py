@@ -8,6 +8,7 @@ import pytest
 
 from helpers import leaving_parts as parts
 from ssmtl_toolkit.cli import cli, main
+from ssmtl_toolkit.foreign import staying
 from ssmtl_toolkit.registry import Entry, Plugin, Registry, registry
 
 SMALL = ("--size", 32, "--batch-size", 4, "--steps", 3, "--log-every", 1, "--out", "r")
@@ -41,6 +42,13 @@ def test_whatever_a_task_raises_in_forward_is_a_failed_run_that_names_it_and_the
     failed(done, f"task '{shown}' failed in step 2 on a batch of 4 slices", "--debug")
     assert "\x1b" not in done.stderr
     assert not (tmp_path / "r" / "summary.json").exists()
+
+
+def test_a_working_directory_that_is_removed_meanwhile_is_laid_to_no_part(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    with staying("task 'a'"):
+        (tmp_path / "gone").rmdir()
 
 
 @pytest.mark.parametrize("at", ["forward", "build", "companions"])

@@ -138,7 +138,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield where, {key: (value or "").strip() for key, value in row.items()}
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: is not in UTF-8 ({error}); save it as CSV in UTF-8") from error
-    except (OSError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror or error}); check its permissions") from error
+    except csv.Error as error:
         raise DataError(f"{name}, after line {line}: cannot be read as CSV ({error}); look for a quote") from error
 
 
