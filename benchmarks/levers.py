@@ -130,8 +130,12 @@ def jobs() -> Iterator[Job]:
     first, *others = BUDGETS
     rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in list(BUDGETS)[:3]]
     rounds += [(first, pretrained)]
-    rounds += [(first, [(recipe, None, None)]) for recipe in single]
+    rounds += [(first, [(recipe, None, None)]) for recipe in single if recipe != "strong + pretext"]
+    rounds += [("2 patients", [("strong + UniMatch", None, None)])]
+    rounds += [(first, [("strong + UniMatch", pretext, 0)]) for pretext in reversed(PRETEXTS)]
     rounds += [(budget, scratch) for budget in others]
+    rounds += [(budget, [("strong + UniMatch", None, None)]) for budget in others if budget != "2 patients"]
+    rounds += [(first, [("strong + pretext", None, None)])]
     rounds += [(budget, pretrained) for budget in others]
     rounds += [(first, [(recipe, "±t", 0)]) for recipe in single]
     for budget, trained in rounds:

@@ -14,14 +14,17 @@ from ssmtl_toolkit.evaluation.crossed import crossed, rectangle
 ROOT = Path(__file__).parent.parent
 DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 NAMES = {"chaos": "CHAOS, abdomen", "hippocampus": "hippocampus", "sunnybrook": "Sunnybrook, heart"}
+UNIMATCH = "strong + UniMatch"
 Lines = Sequence[Mapping[str, Any]]
 
 
 def write(lines: Lines) -> None:
     """Put the tables between their marks."""
     ours = of(lines, PRECISION)
-    for name, table in (("budgets", budgets(ours)), ("levers", levers(ours)), ("precisions", precisions(lines))):
-        fill(f"levers.py: {name}", table)
+    tables = {"budgets": budgets, "levers": levers, "unlabelled": unlabelled}
+    for name, table in tables.items():
+        fill(f"levers.py: {name}", table(ours))
+    fill("levers.py: precisions", precisions(lines))
     fill("levers.py: readme", one_patient(ours), README)
     print(f"{len(lines)} trainings")
 
@@ -124,14 +127,31 @@ def budgets(lines: Lines) -> str:
 
 
 def one_patient(lines: Lines) -> str:
-    """One labelled patient, for readers in a hurry: both recipes from scratch, and ±t before the strong one."""
+    """One labelled patient, for readers in a hurry: both recipes from scratch, and what is added to the strong one."""
     scores, rows = Scores(lines), []
     for data, name in NAMES.items():
         at = {"data": data, "budget": "1 patient"}
         plain, strong = (scores.of("iou", **at, recipe=recipe, pretext=None) for recipe in ("paper", "strong"))
-        ours = scores.of("iou", **at, recipe="strong", pretext="±t")
-        rows.append([name, *map(spread, (plain, strong, ours)), difference(ours, strong)])
-    headings = ["mIoU", "from scratch, plain recipe", "from scratch", "pre-trained (±t)", "gain, draws with a gain"]
+        trained = scores.of("iou", **at, recipe="strong", pretext="±t")
+        taught = scores.of("iou", **at, recipe=UNIMATCH, pretext=None)
+        gains = [f"{spread(one)}: {difference(one, strong)}" for one in (trained, taught)]
+        rows.append([name, spread(plain), spread(strong), *gains])
+    headings = ["mIoU", "`--recipe paper`", "the default recipe", "pre-trained by ±t: gain, draws with a gain"]
+    return markdown([*headings, "`--unlabelled` (UniMatch): gain, draws with a gain"], rows)
+
+
+def unlabelled(lines: Lines) -> str:
+    """What unlabelled scans add: by UniMatch, and by pre-training beside it."""
+    scores, rows = Scores(lines), []
+    chosen = dict.fromkeys((line["data"], line["budget"]) for line in lines if line["recipe"] == UNIMATCH)
+    for data, budget in sorted(chosen):
+        at = {"data": data, "budget": budget}
+        strong, taught = (scores.of("iou", **at, recipe=recipe, pretext=None) for recipe in ("strong", UNIMATCH))
+        both = [scores.of("iou", **at, recipe=UNIMATCH, pretext=pretext) for pretext in PRETEXTS]
+        gains = [difference(taught, strong), *(difference(one, taught) for one in both)]
+        rows.append([data, budget, *map(spread, (strong, taught, *both)), *gains])
+    headings = ["set", "labels", "scratch, strong", "with UniMatch", *(f"{name}, with UniMatch" for name in PRETEXTS)]
+    headings += ["UniMatch - strong, scratch", *(f"{name} - scratch, with UniMatch" for name in PRETEXTS)]
     return markdown(headings, rows)
 
 

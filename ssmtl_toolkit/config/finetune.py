@@ -125,11 +125,14 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
         "of a scan are drawn.",
     )
     semi: SerializeAsAny[SemiSpec] | str | None = Field(
-        None, description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none.  [default: none]"
+        "auto",
+        description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none; auto: unimatch where "
+        "--unlabelled names scans, else none.",
     )
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.PLACE] = Field(
         None,
-        description="Scans for --semi; repeatable.  [default: those of --data, without validation and test patients]",
+        description="Unlabelled scans to learn from; repeatable.  [default with --semi: those of --data, without "
+        "validation and test patients]",
     )
     transductive: bool = Field(
         False, description="Let --semi see the images of validation and test patients; scores are then optimistic."
@@ -228,7 +231,7 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
             "metrics": self.named_metrics(head.output),
             "backbone": None if self.backbone is None else plugins.resolve(BackboneSpec, self.backbone),
             "augment": cooked.augmentations(),
-            "semi": None if cooked.semi is None else plugins.resolve(SemiSpec, cooked.semi),
+            "semi": cooked._semi(),
             "track": self.trackers(),
             "unlabelled": None if self.unlabelled is None else with_absolute_paths(dataset_of(self.unlabelled)),
         }
@@ -260,6 +263,13 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
             return head
         options = {name: getattr(usual, name) for name in usual.model_fields_set - head.model_fields_set}
         return head.model_copy(update=options)
+
+    def _semi(self) -> SemiSpec | None:
+        """How to learn from unlabelled scans: where they are given, as docs/results.md found best."""
+        chosen = self.semi
+        if chosen == "auto":
+            chosen = None if self.unlabelled is None else "unimatch"
+        return None if chosen is None else registry().resolve(SemiSpec, chosen)
 
 
 class ResolvedFinetune(FinetuneConfig):

@@ -187,7 +187,8 @@ def test_label_maps_among_unlabelled_scans_are_skipped_and_named(labelled, tmp_p
         ({"semi": "unimatch", "head": "denoising"}, "'denoising' gives slices"),
         ({"semi": "pretext", "source": "x", "freeze": "backbone"}, "its tasks train the encoder and decoder, which"),
         ({"semi": 'pretext:tasks=["slice_siam"]', "source": "x", "freeze": "encoder"}, "train the encoder, which"),
-        ({"unlabelled": "x"}, "--unlabelled: unlabelled scans are for --semi"),
+        ({"unlabelled": "x", "semi": "none"}, "--unlabelled: unlabelled scans are for --semi"),
+        ({"unlabelled": "x", "head": "denoising"}, "'denoising' gives slices"),
         ({"transductive": True}, "--transductive: unlabelled scans are for --semi"),
     ],
 )
@@ -196,6 +197,16 @@ def test_options_that_do_not_go_together_are_refused(options, said, tmp_path, mo
     (tmp_path / "x").mkdir()
     with pytest.raises(UsageError, match=said):
         FinetuneConfig.of(options).resolve()
+
+
+def test_unlabelled_scans_are_learned_from_by_unimatch_unless_said_otherwise(tmp_path):
+    where = {"unlabelled": str(tmp_path)}
+    assert FinetuneConfig.of(where).resolve().semi.name == "unimatch"
+    assert FinetuneConfig.of({**where, "semi": "mean_teacher"}).resolve().semi.name == "mean_teacher"
+    assert FinetuneConfig.of({}).resolve().semi is None
+    mine = tmp_path / "mine.toml"
+    mine.write_text('semi = "mean_teacher"')
+    assert FinetuneConfig.of({**where, "recipe": str(mine)}).resolve().semi.name == "mean_teacher"
 
 
 def test_a_recipe_may_ask_for_it_and_the_command_line_say_none(tmp_path):
