@@ -223,13 +223,26 @@ class Work:
                 self.tune(replace(job, pretext=None, seed=None), file.parent, given, plain)
         return file
 
+    def unlabelled(self, name: str) -> str:
+        """The scans of all patients but those of the test; a training takes out those that it scores by itself."""
+        folder = self.root / SETS[name].folder
+        if self.scored == "test":
+            return str(folder)
+        test, file = self.split(name).test, self.out / "unlabelled" / f"{name}.csv"
+        lines = [f"{scan.path},{scan.patient}\n" for scan in self.scans(name) if scan.patient not in test]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.is_file():
+                file.write_text("".join(["image,patient\n", *lines]))
+        return f"manifest:{file},outside=true"
+
     def tune(self, job: Job, out: Path, split: Path, options: Mapping[str, Any]) -> Any:
         """Fine-tune on the slices of `split`."""
         data = SETS[job.data]
         source = None if job.pretext is None else self.pretrained(job.data, job.pretext, job.seed or 0)
         given = {name: value for name, value in options.items() if value is not None}
-        if "semi" in given:  # all patients but those of the test, which the split names
-            given["unlabelled"] = str(self.root / data.folder)
+        if "semi" in given:
+            given["unlabelled"] = self.unlabelled(job.data)
         return ssmtl.finetune(
             source,
             backbone=NETWORK,

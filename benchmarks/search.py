@@ -3,8 +3,9 @@
     python benchmarks/search.py run ../shared/data runs/search        # hours on 2 cores; can be stopped and resumed
     python benchmarks/search.py table                                 # what is done, into docs/results.md
 
-Test patients are in none of it. Each try is compared with the same strong twin from scratch, draw by draw; the order of
-TRIES is that of their history, and decision 032 says what was concluded. Shares its machinery with levers.py.
+Test patients are in none of it, not as unlabelled ones either. Each try is compared with the same strong twin from
+scratch, those with UniMatch with UniMatch from scratch, draw by draw; the order of TRIES is that of their history, and
+decision 032 says what was concluded. Shares its machinery with levers.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from levers_table import Scores, difference, fill, markdown, spread
 
 RESULTS = Path(__file__).parent / "results" / "search.jsonl"
 CONTRAST = "contrast:positives=position"
+UNIMATCH = "UniMatch"
 BEST = Pretext((*PLUS_MINUS, CONTRAST))
 DRAWS = 4
 ROUNDS = (("chaos", "1 patient"), ("hippocampus", "2 slices"), ("sunnybrook", "1 patient"))
@@ -64,6 +66,12 @@ TRIES = {
     "±t + contrast, 3 times longer, cosine": Try(longer(3, schedule="cosine")),
     "scratch, 2400 steps": Try(None, {"steps": 2400}),
     "±t + contrast, 3 times longer, 2400 steps": Try(longer(3), {"steps": 2400}),
+    "UniMatch": Try(None, {"semi": "unimatch"}),
+    "UniMatch, ±t + contrast, 3 times longer": Try(longer(3), {"semi": "unimatch"}),
+    "UniMatch from a quarter of the steps": Try(None, {"semi": "unimatch:start=0.25"}),
+    "UniMatch, 2400 steps": Try(None, {"semi": "unimatch", "steps": 2400}),
+    "UniMatch, weight 2": Try(None, {"semi": "unimatch:weight=2"}),
+    "UniMatch, sure from 0.8": Try(None, {"semi": "unimatch:threshold=0.8"}),
 }
 KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
     "scratch",
@@ -74,7 +82,8 @@ KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
 
 def jobs() -> Iterator[Job]:
     """All trainings: on each set the tries that were kept, with one draw before the next, then the others."""
-    for names in (KEPT, [name for name in TRIES if name not in KEPT]):
+    taught = [name for name in TRIES if name.startswith(UNIMATCH)]
+    for names in (KEPT, taught, [name for name in TRIES if name not in (*KEPT, *taught)]):
         for draw in range(DRAWS):
             for data, budget in ROUNDS:
                 yield from (job(data, budget, name, draw) for name in names)
@@ -96,13 +105,14 @@ def work(root: Path, out: Path) -> Work:
 
 
 def table() -> str:
-    """A line for each try: scores by set and number of labels, and what they add to those from scratch."""
+    """A line for each try: scores, and what they add to those from scratch, or of UniMatch by itself."""
     scores, rows = Scores(done(RESULTS)), []
     for name in TRIES:
         row = [name]
+        base = UNIMATCH if name.startswith(UNIMATCH) and name != UNIMATCH else "scratch"
         for data, budget in ROUNDS:
-            ours, scratch = (scores.of("iou", data=data, budget=budget, recipe=recipe) for recipe in (name, "scratch"))
-            row += [spread(ours), "" if name == "scratch" else difference(ours, scratch)]
+            ours, twin = (scores.of("iou", data=data, budget=budget, recipe=recipe) for recipe in (name, base))
+            row += [spread(ours), "" if name == "scratch" else difference(ours, twin)]
         rows.append(row)
     headings = [text for data, budget in ROUNDS for text in (f"{data}, {budget}", "gain")]
     return markdown(["try", *headings], rows)
