@@ -89,6 +89,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "strong + mean teacher": {"semi": "mean_teacher"},
     "strong + UniMatch": {"semi": "unimatch"},
     "strong + pretext": {"semi": "pretext"},
+    "strong, 2400 steps": {"steps": 2400},
 }
 
 
@@ -130,9 +131,12 @@ def jobs() -> Iterator[Job]:
     first, *others = BUDGETS
     rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in list(BUDGETS)[:3]]
     rounds += [(first, pretrained)]
-    rounds += [(first, [(recipe, None, None)]) for recipe in single if recipe != "strong + pretext"]
+    later = ("strong + pretext", "strong, 2400 steps")
+    rounds += [(first, [(recipe, None, None)]) for recipe in single if recipe not in later]
     rounds += [("2 patients", [("strong + UniMatch", None, None)])]
-    rounds += [(first, [("strong + UniMatch", pretext, 0)]) for pretext in reversed(PRETEXTS)]
+    rounds += [(first, [("strong + UniMatch", "±t + contrast", 0)])]
+    rounds += [(first, [("strong, 2400 steps", None, None)])]
+    rounds += [(first, [("strong + UniMatch", "±t", 0)])]
     rounds += [(budget, scratch) for budget in others]
     rounds += [(budget, [("strong + UniMatch", None, None)]) for budget in others if budget != "2 patients"]
     rounds += [(first, [("strong + pretext", None, None)])]

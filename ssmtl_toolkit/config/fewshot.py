@@ -38,7 +38,7 @@ class FewshotConfig(FewLabels):
     )
     t: Distance = Field("5mm", description="Distance t of ±t and slice pairs, in slices or mm.")
     semi: SerializeAsAny[SemiSpec] | str | None = Field(
-        None, description="Add to every method its twin that learns from unlabelled scans too, e.g. mean_teacher."
+        None, description="Add to every method its twin that learns from unlabelled scans too, e.g. unimatch."
     )
     validation_scans: int = Field(0, ge=0, description="Labelled scans to choose options by, with --score validation.")
     score: Literal["test", "validation"] = Field("test", description="Whose scans are scored.")
