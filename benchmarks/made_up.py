@@ -1,4 +1,4 @@
-"""Stores of random slices, trainers and scans, for benchmarks without data."""
+"""Stores of random slices, trainers and scans, for benchmarks without data; and the memory that a process holds."""
 
 import tempfile
 from pathlib import Path
@@ -54,3 +54,9 @@ def write_scans(folder: Path, number: int, shape: tuple[int, int, int], suffix: 
         nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.diag([0.8, 0.8, 2.0, 1.0])), file)  # type: ignore[no-untyped-call]
         scans.append(Scan(file, file.name.removesuffix(suffix), file.name.removesuffix(suffix)))
     return scans
+
+
+def held(kind: str) -> float:
+    """MB that this process holds: VmRSS now, VmHWM at most so far, RssAnon of it not of files (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))

@@ -5,13 +5,10 @@ python benchmarks/recomputing.py [--rounds N] [--json] [--only WORD] [--quick]
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 from collections.abc import Iterator
-from typing import Any
 
-from made_up import trainer
-from timing import Act, Figure, Group, Ratio, Way, main
+from made_up import held, trainer
+from timing import Act, Figure, Group, Ratio, Way, answered, main
 
 PAIR = ("reconstruct_prev", "reconstruct_next")
 NETWORKS = ("unet:encoder=plain,width=16", "unet:encoder=resnet18")
@@ -21,23 +18,18 @@ def step(network: str, size: int, batch: int, again: bool) -> Act:
     return trainer(network, PAIR, size, batch, checkpoint_activations=again, channels_last="off")._update
 
 
-def _peak(network: str, size: int, batch: int, again: bool, answer: Any) -> None:
+def added(network: str, size: int, batch: int, again: bool) -> float:
+    """MB that this process holds at most in two steps, beside what it held before."""
     act = step(network, size, batch, again)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = held("VmRSS")
     for _ in range(2):
         act()
-    answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    return held("VmHWM") - before
 
 
 def memory(network: str, size: int, batch: int) -> str:
-    """How much two steps add to the largest memory that the process had before, with and without."""
-    context, found = multiprocessing.get_context("spawn"), []
-    for again in (True, False):
-        answer = context.Queue()
-        process = context.Process(target=_peak, args=(network, size, batch, again, answer))
-        process.start()
-        found.append(answer.get())
-        process.join()
+    """What two steps add, with and without, each in a process of its own."""
+    found = [answered(added, network, size, batch, again) for again in (True, False)]
     return f"{found[0] / found[1]:.2f} ({found[0]:,.0f} and {found[1]:,.0f} MB, 1)"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -23,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from made_up import random_store, trainer, write_scans
-from timing import Act, Figure, Group, Ratio, Way, main, timed
+from made_up import held, random_store, trainer, write_scans
+from timing import Act, Figure, Group, Ratio, Way, answered, main, timed
 from torch.overrides import TorchFunctionMode
 
 from ssmtl_toolkit.data.sampling import Plan, Sampler
@@ -59,24 +58,18 @@ def step(scans: int) -> Act:
     return training(scans)._update
 
 
-def _memory(scans: int, steps: int, answer: Any) -> None:
+def anonymous(scans: int, steps: int) -> float:
+    """MB that are not of files, after so many steps."""
     made = training(scans)
     for _ in range(steps):
         made._update()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    answer.put(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")))
+    return held("RssAnon")
 
 
 def memory(rounds: int) -> str:
-    """Memory that is not of files, after ten steps with 20 and with 2,000 scans."""
-    context, found = multiprocessing.get_context("spawn"), {}
-    for scans in (20, 2000):
-        answer = context.Queue()
-        process = context.Process(target=_memory, args=(scans, 10, answer))
-        process.start()
-        found[scans] = answer.get()
-        process.join()
-    return f"{found[2000] / found[20]:.2f} ({found[20]:.0f} and {found[2000]:.0f} MB, 1)"
+    """Memory that is not of files, after ten steps with 20 and with 2,000 scans, each in a process of its own."""
+    few, many = (answered(anonymous, scans, 10) for scans in (20, 2000))
+    return f"{many / few:.2f} ({few:.0f} and {many:.0f} MB, 1)"
 
 
 def two_processes(rounds: int) -> str:

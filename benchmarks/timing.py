@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -180,19 +181,14 @@ def _started(way: Way, times: int, apart: bool, stack: ExitStack) -> Callable[[]
     if not (apart and way.apart):
         act = way.make(*way.args)
         return lambda: timed(act, times)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(way, times, theirs))
-    process.start()
-    theirs.close()
+    process, pipe = _process(_serve, way, times)
 
     def end() -> None:
-        ours.close()
+        pipe.close()
         process.join()
 
     def turn() -> Timing:
-        ours.send(None)
-        answer = ours.recv()
+        answer = _received(process, pipe)
         if isinstance(answer, str):
             raise Skipped(answer)
         timing: Timing = answer
@@ -200,6 +196,44 @@ def _started(way: Way, times: int, apart: bool, stack: ExitStack) -> Callable[[]
 
     stack.callback(end)
     return turn
+
+
+def answered(work: Callable[..., Any], *args: Any) -> Any:
+    """What `work(*args)` returns in a process of its own; both must be importable.
+
+    Raises:
+        SystemExit: the process ended before it answered.
+    """
+    process, pipe = _process(_answer, work, args)
+    answer = _received(process, pipe)
+    process.join()
+    return answer
+
+
+def _process(serve: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(*args, theirs))
+    process.start()
+    theirs.close()  # so that there is an end to read when the process ends
+    return process, ours
+
+
+def _received(process: BaseProcess, pipe: Connection) -> Any:
+    try:
+        pipe.send(None)
+        return pipe.recv()
+    except (EOFError, OSError) as error:
+        process.join()
+        code = process.exitcode
+        raise SystemExit(
+            f"{PROGRAM}: a process of its own ended with code {code} before it answered; its error is above"
+        ) from error
+
+
+def _answer(work: Callable[..., Any], args: tuple[Any, ...], pipe: Connection) -> None:
+    pipe.recv()
+    pipe.send(work(*args))
 
 
 def _serve(way: Way, times: int, pipe: Connection) -> None:

@@ -366,21 +366,27 @@ def test_distances_are_computed_once_for_all_metrics(monkeypatch):
     monkeypatch.setattr(spatial, "KDTree", lambda *a, **how: calls.append(1) or real(*a, **how))
     metrics = EvaluateConfig(surface=True).chosen_metrics("labels")
     truth = box().astype(np.uint8)
-    scores.score_scan("s", box(shift=1).astype(np.uint8), truth, Classes.parse("box=1"), (1, 1, 1), metrics)
+    far = (5, 1, 1)  # mm: the moved sides are not among the voxels around
+    scores.score_scan("s", box(shift=1).astype(np.uint8), truth, Classes.parse("box=1"), far, metrics)
     assert len(calls) == 2  # there and back
 
 
-def test_distances_are_those_of_monai_to_the_bit_also_where_surfaces_meet():
+@pytest.mark.parametrize("spacing", [(0.7, 0.9, 2.3), (1, 1, 1), (6, 0.35, 5)])
+def test_distances_are_those_of_monai_to_the_bit_where_surfaces_meet_and_where_they_are_far_apart(spacing):
     from monai.metrics.utils import get_surface_distance
 
     rng = np.random.default_rng(0)
-    masks = [ndimage.gaussian_filter(rng.normal(size=(24, 20, 9)), 1.5) > 0 for _ in range(2)]
-    compared = Comparison(masks[0], masks[0] ^ (masks[1] & ~masks[0]), (0.7, 0.9, 2.3))
-    ours, theirs = compared.surfaces
-    assert 0 < np.count_nonzero(ours & theirs) < np.count_nonzero(ours)
-    expected = [get_surface_distance(*way, spacing=[0.7, 0.9, 2.3]) for way in ((ours, theirs), (theirs, ours))]
-    assert all(map(np.array_equal, compared.distances, expected))
-    assert {way.dtype for way in compared.distances} == {way.dtype for way in expected}
+    first, second = (ndimage.gaussian_filter(rng.normal(size=(24, 20, 9)), 1.5) > 0 for _ in range(2))
+    near, far = first ^ (second & ~first), np.zeros_like(first)
+    far[22:, 15:, 3:5] = True
+    for other in (near, far, first):
+        compared = Comparison(first, other, spacing)
+        ours, theirs = compared.surfaces
+        assert 0 < np.count_nonzero(ours & theirs) <= np.count_nonzero(ours)
+        expected = [get_surface_distance(*way, spacing=list(spacing)) for way in ((ours, theirs), (theirs, ours))]
+        assert all(map(np.array_equal, compared.distances, expected))
+        assert {way.dtype for way in compared.distances} == {way.dtype for way in expected}
+    assert max(way.max() for way in Comparison(first, far, spacing).distances) > 4 * min(spacing)
 
 
 def test_a_comparison_of_two_masks_gives_what_a_plugin_needs_to_be_tried():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_a_way_that_cannot_be_measured_is_a_row_that_says_why(timing):
     (row,) = timing.measure(group, rounds=1)
     assert "skipped: lightly cannot be installed" in timing.markdown([row])
     assert json.loads(timing.as_json("a machine", [1.0], [row]))["rows"][0]["wall"] == []
+
+
+def test_a_process_that_ends_before_it_answers_is_an_error_and_no_wait(timing):
+    assert timing.answered(math.hypot, 3, 4) == 5
+    message = "ended with code 7 before it answered; its error is above"
+    with pytest.raises(SystemExit, match=message):
+        timing.answered(os._exit, 7)
+    group = timing.Group("g", {"a": timing.Way(os._exit, (7,), apart=True)}, [timing.Ratio("a", "a")])
+    with pytest.raises(SystemExit, match=message):
+        timing.measure(group, rounds=1)
 
 
 @pytest.mark.slow
