@@ -6,6 +6,7 @@ python benchmarks/store.py [--rounds N] [--json] [--only WORD] [--quick]
 from __future__ import annotations
 
 import functools
+import itertools
 import shutil
 import statistics
 import tempfile
@@ -35,13 +36,10 @@ def written(number: int, shape: Shape) -> list[Scan]:
 
 
 def build(number: int, shape: Shape, size: int) -> Act:
-    scans, cache, readers = written(number, shape), Path(tempfile.mkdtemp()) / "cache", installed_readers()
-
-    def cold() -> None:
-        shutil.rmtree(cache, ignore_errors=True)
-        build_store(scans, readers, Slicing(size=size), cache)
-
-    return cold
+    """Build a store in a cache of its own each time; they are removed at the end, which is not timed."""
+    scans, readers = written(number, shape), installed_readers()
+    room, caches = tempfile.TemporaryDirectory(), itertools.count()
+    return lambda: build_store(scans, readers, Slicing(size=size), Path(room.name, str(next(caches))))
 
 
 def read(number: int, shape: Shape) -> Act:
@@ -71,16 +69,18 @@ def second_start(rounds: int, number: int = MANY) -> str:
 
 
 def rows(quick: bool) -> Iterator[Group | Figure]:
-    cases = {
-        "60 of 35 x 51 x 35": (60, (35, 51, 35), 64, "≤ 1.0"),
-        "8 of 256 x 256 x 200": (8, (256, 256, 200), 256, "≤ 0.6"),
+    cases: dict[str, tuple[int, Shape, tuple[int, ...], str]] = {
+        "60 of 35 x 51 x 35": (60, (35, 51, 35), (64,), "≤ 1.0"),
+        "8 of 256 x 256 x 200": (8, (256, 256, 200), (256, 128), "≤ 0.6"),
     }
-    for name, (number, shape, size, target) in cases.items():
-        if quick and size > 64:
+    for name, (number, shape, sizes, target) in cases.items():
+        if quick and number < 60:
             continue
         made = (2 if quick else number, shape)
-        ways = {"ours": Way(build, (*made, size)), NIBABEL: Way(read, made)}
-        yield Group(f"first start over .nii.gz, {name}, {size} px", ways, [Ratio("ours", NIBABEL, target)], rounds=5)
+        for size in sizes:
+            ways = {"ours": Way(build, (*made, size)), NIBABEL: Way(read, made)}
+            ratios = [Ratio("ours", NIBABEL, target)]
+            yield Group(f"first start over .nii.gz, {name}, {size} px", ways, ratios, rounds=5)
     if not quick:
         yield Figure(f"second start over {MANY:,} files", second_start, "≤ 0.5 s")
 

@@ -28,10 +28,13 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, todo: str = "choose another folder", what: str = "") -> Iterator[Path]:
+def atomic_write(
+    path: Path, todo: str = "choose another folder", what: str = "", *, synced: bool = True
+) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving it is synced to disk and takes the place of `path`.
 
-    After an error the temporary file is gone and `path` is as it was.
+    After an error the temporary file is gone and `path` is as it was. What is not `synced` may be damaged after a loss
+    of power: that is for files whose content is checked whenever they are read.
 
     Raises:
         UnwritableError: `what` cannot be written, and what to do; as `writable`.
@@ -42,13 +45,15 @@ def atomic_write(path: Path, todo: str = "choose another folder", what: str = ""
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             share(temporary)
-            sync(temporary)
+            if synced:
+                sync(temporary)
             temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        sync(path.parent)
+        if synced:
+            sync(path.parent)
 
 
 def remove_halves(folder: Path, *patterns: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import os
@@ -33,8 +34,9 @@ def free_memory() -> int:
     return max(0, min([free, *(limit - used for limit, used in _cgroups())]))
 
 
+@functools.cache
 def whole_memory() -> int:
-    """Bytes of RAM that this container, job or machine has."""
+    """Bytes of RAM that this container, job or machine has; looked up once."""
     return min([_machine_memory(), *(limit for limit, _ in _cgroups())])
 
 

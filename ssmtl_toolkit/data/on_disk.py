@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmtl_toolkit.data.files import DigestMemo, Waiting
+from ssmtl_toolkit.data.files import DigestMemo, Waiting, sync
 from ssmtl_toolkit.data.in_memory import Shape, bytes_of, workers
 from ssmtl_toolkit.data.pieces import Piece
 from ssmtl_toolkit.data.sampling import BLOCK
 from ssmtl_toolkit.data.sealed import start_of
+from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.errors import DataError
 from ssmtl_toolkit.text import printable
 
@@ -142,8 +143,13 @@ def on_disk(pieces: Sequence[Piece], shape: Shape, memo: DigestMemo, waiting: Wa
         DataError: as `Piece.slices`.
     """
 
+    def checksum(piece: Piece) -> str:
+        with writable(piece.file, "choose another --cache", "the cache "):
+            sync(piece.file)  # the memo is believed after a loss of power, too
+        return piece.checksum()
+
     def check(piece: Piece) -> None:
-        if memo(piece.file, lambda _: piece.checksum()) != piece.about.voxels:
+        if memo(piece.file, lambda _: checksum(piece)) != piece.about.voxels:
             piece.slices(waiting)
 
     with ThreadPoolExecutor(max_workers=workers()) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from ssmtl_toolkit.specs import PreparationSpec, named
 from ssmtl_toolkit.text import sizes_text
 
 REVISION = 1  # raise it when the same volume would give other slices: cached ones are made anew
-_SLICES_AT_ONCE = 64
+_PIXELS_AT_ONCE = 1 << 18  # of slices that are prepared together: what they become stays in the cache of a core
 
 _Labels = TypeVar("_Labels", bound=np.generic)
 
@@ -57,10 +58,12 @@ def prepare(volume: Volume, slicing: Slicing) -> Prepared:
     number, channels = len(sliced), sliced.channels
     out = np.empty((number, channels, *sliced.sides), dtype=np.float16)
     blank = np.empty((number, channels), dtype=bool)
-    for start in range(0, number, _SLICES_AT_ONCE):
-        rows = slice(start, start + _SLICES_AT_ONCE)
+    step = max(1, _PIXELS_AT_ONCE // (channels * max(math.prod(sliced.sides), math.prod(sliced.stack.grid[1:]))))
+    for start in range(0, number, step):
+        rows = slice(start, start + step)
         part = sliced.standard(rows)
-        out[rows], blank[rows] = part.slices, part.blank
+        torch.from_numpy(out[rows]).copy_(torch.from_numpy(part.slices))  # as numpy rounds, in a tenth of the time
+        blank[rows] = part.blank
     for c in np.flatnonzero(blank.all(axis=0)):
         has = "has" if channels == 1 else f"channel {c + 1} of {channels} has"
         listed = ", ".join(map(str, slicing.prepare))
@@ -281,11 +284,12 @@ def resize_labels(labels: NDArray[Any], height: int, width: int) -> NDArray[Any]
 def normalise(slices: NDArray[np.float32]) -> Standard:
     """Give each channel of each slice (S, C, H, W) zero mean and unit variance; what is of one value becomes zeros."""
     mean = slices.mean(axis=(2, 3), keepdims=True, dtype=np.float64)
-    centred = slices - mean
-    deviation = centred.std(axis=(2, 3), keepdims=True)
+    normal = slices - mean
+    deviation = normal.std(axis=(2, 3), keepdims=True)
     scale = np.abs(slices).max(axis=(2, 3), keepdims=True)
     constant = deviation <= 1e-6 * scale  # what is left of one value after rounding
-    normal = np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
+    normal /= np.where(constant, 1.0, deviation)
+    normal[constant[..., 0, 0]] = 0.0
     deviation = np.where(constant, 0.0, deviation)
     return Standard(normal.astype(np.float32), mean[..., 0, 0], deviation[..., 0, 0], constant[..., 0, 0])
 

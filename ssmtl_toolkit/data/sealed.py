@@ -65,8 +65,11 @@ class Sealed:
         return array if checksum_of(array) == expected else None
 
     def write(self, arrays: Mapping[str, NDArray[Any]], about: str) -> None:
-        """Write the file, whole or not at all; to be called by `make`'s argument."""
-        with atomic_write(self.file, "choose another --cache", "the cache ") as temporary:
+        """Write the file, whole or not at all; to be called by `make`'s argument.
+
+        It is not synced: whatever a loss of power leaves is noticed by its checksums.
+        """
+        with atomic_write(self.file, "choose another --cache", "the cache ", synced=False) as temporary:
             save_file(dict(arrays), temporary, {"about": about, "seal": self._seal(about)})
 
     def make(self, make: Callable[[], None], waiting: Waiting, unless: Callable[[], bool] = lambda: False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,10 +183,18 @@ def acquired_axis(affine: NDArray[np.float64], slice_axis: int) -> Axis:
     Raises:
         DataError: the affine does not say.
     """
-    world = nib.orientations.io_orientation(affine)[slice_axis, 0]
+    world = _orientation(affine.tobytes())[slice_axis, 0]
     if np.isnan(world):
         raise DataError("the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal")
     return _AXIS_OF_WORLD[int(world)]
+
+
+@functools.lru_cache(maxsize=64)
+def _orientation(affine: bytes) -> NDArray[np.float64]:
+    """nibabel's `io_orientation` of an affine, by its bytes; scans of one scanner share theirs."""
+    orientation: NDArray[np.float64] = nib.orientations.io_orientation(np.frombuffer(affine).reshape(4, 4))
+    orientation.flags.writeable = False
+    return orientation
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,7 @@ class Stack:
         if (wanted == "time") != (volume.frames is not None):
             raise DataError(f"cannot be cut along --axis {wanted}: it is {_kind(volume)}; choose another --axis")
         axis = volume.axis(wanted)
-        source = nib.orientations.io_orientation(volume.affine)
+        source = _orientation(volume.affine.tobytes())
         turn = nib.orientations.ornt_transform(source, nib.orientations.axcodes2ornt(DIRECTIONS[axis]))
         turned = nib.orientations.apply_orientation(np.moveaxis(volume.by_channel, 0, -1), turn)
         affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)

@@ -1,6 +1,7 @@
 """What is damaged in the cache is noticed when it is opened, told, and made anew: never other slices without a word."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -111,6 +112,24 @@ def test_a_damaged_piece_is_made_anew_and_told(damage, placement, build, tmp_pat
     assert "damaged" in build.notes[0]
     build(placement)
     assert build.notes == []
+
+
+def test_only_slices_that_stay_on_disk_are_waited_for_and_before_the_memo_says_that_they_are_whole(
+    build, tmp_path, monkeypatch
+):
+    synced = []
+
+    def noted(descriptor, sync=os.fsync):
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    build("ram")
+    written = {file.stat().st_ino for file in pieces(tmp_path)}
+    assert not written & set(synced)
+    build("disk")
+    memo = next(tmp_path.rglob("digests.json")).stat().st_ino
+    assert written <= set(synced[: synced.index(memo)])
 
 
 def test_exchanged_pieces_are_noticed_though_each_is_whole(build, tmp_path):

@@ -10,6 +10,7 @@ GIB = 2**30
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine with 64 GiB, 40 of them free; writes files of control groups and says in which this process is."""
+    monkeypatch.setattr(memory, "whole_memory", memory.whole_memory.__wrapped__)  # which looks again each time
     monkeypatch.setattr(memory, "_machine_memory", lambda: 64 * GIB)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_OURS", tmp_path / "ours")

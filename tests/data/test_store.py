@@ -274,6 +274,7 @@ def test_a_4d_file_wants_to_know_which_volume(tmp_path):
 
 def test_a_scan_that_the_container_has_no_room_for_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "whole_memory", memory.whole_memory.__wrapped__)  # which looks again each time
     memory.check_memory((100, 100, 100), np.dtype(np.int16))
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("0\n")
