@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint, PackageMetadata
 
 GROUP = "ssmtl"
 OURS = "ssmtl-toolkit"
@@ -60,7 +61,18 @@ def _names_group(about: Path) -> bool:
 
 def distribution_of(point: EntryPoint) -> str:
     """The name of the distribution that an entry point belongs to."""
-    return point.dist.name if point.dist else "?"
+    return _metadata(point.dist)["Name"] if point.dist else "?"
+
+
+def version_of(point: EntryPoint) -> str:
+    """The version of the distribution that an entry point belongs to."""
+    return _metadata(point.dist)["Version"] if point.dist else "?"
+
+
+@cache
+def _metadata(distribution: Distribution) -> PackageMetadata:
+    """The metadata of a distribution, parsed once for all its entry points: a whole README stands in it."""
+    return distribution.metadata
 
 
 def switched_off() -> bool:

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, Self, TypeVar, get_args, get_type_hints
 
 import click
 import pluggy
@@ -25,7 +25,7 @@ from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.foreign import LONGEST, SLOW, by_the_user, ctrl_c, guarded, tell_slow, words_of
-from ssmtl_toolkit.installed import GROUP, OURS, distribution_of, others, points, switched_off
+from ssmtl_toolkit.installed import GROUP, OURS, distribution_of, others, points, switched_off, version_of
 from ssmtl_toolkit.places import names_a_place
 from ssmtl_toolkit.specs import BackboneSpec, Spec, stamp
 from ssmtl_toolkit.text import did_you_mean, printable
@@ -76,7 +76,7 @@ class Registry:
         self.commands: dict[str, tuple[click.Command, Plugin]] = {}
         loaded = []
         for point in sorted(points, key=lambda p: (distribution_of(p) != OURS, distribution_of(p), p.name)):
-            plugin = Plugin(point.name, distribution_of(point), point.dist.version if point.dist else "?")
+            plugin = Plugin(point.name, distribution_of(point), version_of(point))
             reason = failed.get((plugin.distribution, plugin.name), "")
             loaded.append((replace(plugin, error=reason), Parts([], [])) if reason else _loaded(plugin, point))
         for plugin, parts in _apart(loaded):
@@ -91,7 +91,7 @@ class Registry:
         """
         try:
             with guarded(f"--plugin {printable(file)}"):
-                parts = _parts_of(_module_of(file), file.stem)
+                parts = _parts_of(_module_of(file), file.stem).built()
         except BaseException as problem:
             if isinstance(problem, UsageError) or by_the_user(problem):
                 raise
@@ -257,7 +257,8 @@ def _loaded(plugin: Plugin, point: EntryPoint) -> tuple[Plugin, Parts]:
     """Import a plugin and ask its hooks; a broken one must not disable the others."""
     try:
         with guarded(f"plugin {plugin.name!r} of {plugin}", watched=plugin.distribution != OURS):
-            return plugin, _parts_of(point.load(), point.name)
+            parts = _parts_of(point.load(), point.name)
+            return plugin, parts if plugin.distribution == OURS else parts.built()
     except BaseException as problem:
         if by_the_user(problem):
             raise
@@ -342,6 +343,15 @@ class Parts(NamedTuple):
         """Each part by its kind and name."""
         specs: dict[tuple[str, str], object] = {(spec.kind, spec.name): spec for spec in self.specs}
         return specs | {("command", str(command.name)): command for command in self.commands}
+
+    def built(self) -> Self:
+        """The same, once pydantic has made their validators, which it otherwise does when a class is first used.
+
+        A class that it cannot make one for raises here, and not in the midst of a command.
+        """
+        for spec in self.specs:
+            spec.model_rebuild(raise_errors=False)
+        return self
 
 
 def _parts_of(module: ModuleType, plugin: str) -> Parts:

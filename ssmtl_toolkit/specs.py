@@ -58,7 +58,7 @@ Fill = Literal["zero", "noise", "swap"]
 """What covered patches of a slice show: zero, Gaussian noise of unit variance, or each other's pixels."""
 
 
-class Spec(BaseModel):
+class Spec(BaseModel, defer_build=True):
     """Options of one plugin part. `str(spec)` is the shortest text that reads back to an equal spec.
 
     >>> str(ReconstructPrev(t=5, weight=0.5))

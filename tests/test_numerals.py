@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from ssmtl_toolkit.config import FinetuneConfig, PredictConfig, RunConfig
-from ssmtl_toolkit.config.signatures import CONFIGS
+from ssmtl_toolkit.config.signatures import configs
 from ssmtl_toolkit.documents import parse_toml
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.launch import launch
@@ -24,7 +24,7 @@ def taking(fields, kind):
     return [name for name, found in kinds.items() if kind in found and str not in found]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", configs())
 def test_a_number_beyond_all_use_is_one_line_with_the_option_and_what_is_allowed(config):
     for name, value in product(taking(config.model_fields, int), HUGE):
         with pytest.raises(UsageError) as error:
@@ -36,7 +36,7 @@ def test_a_number_beyond_all_use_is_one_line_with_the_option_and_what_is_allowed
         assert "\n" not in message
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", configs())
 def test_digits_that_only_python_takes_for_a_number_are_refused(config):
     names = [*taking(config.model_fields, int), *taking(config.model_fields, float)]
     for name, value in product(names, ODD):

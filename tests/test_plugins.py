@@ -38,6 +38,7 @@ class Mine(TaskSpec):
 def ssmtl_tasks():
     return [Mine]
 """
+ODD_TYPE = TASK.format(name="mine").replace("    name", "    odd: type('Odd', (), {}) = None\n    name")
 
 
 @pytest.mark.parametrize("kind", BUNDLED)
@@ -69,6 +70,7 @@ def test_a_third_party_plugin_stands_beside_the_bundled_ones(tmp_path, monkeypat
         ("broken_h", TASK.format(name="Not a name"), "lower-case"),
         ("broken_i", TASK.format(name="mine").replace("@hookimpl", ""), "registers nothing; is @hookimpl above"),
         ("broken_j", TASK.format(name="mine").replace("return [Mine]", "return Mine"), "must return a list of classes"),
+        ("broken_l", ODD_TYPE, "Unable to generate pydantic-core schema"),
         ("broken_k", TASK.format(name="mine").replace("ssmtl_tasks", "ssmtl_task"), "did you mean 'ssmtl_tasks'?"),
     ],
 )

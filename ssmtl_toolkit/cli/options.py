@@ -7,19 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
 from ssmtl_toolkit.cli.numerals import Real, Whole
 from ssmtl_toolkit.cli.sections import Sectioned
-from ssmtl_toolkit.config import Config
-from ssmtl_toolkit.config.base import Alone
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.places import PathError, user_path
 from ssmtl_toolkit.specs import DatasetSpec, Spec
 from ssmtl_toolkit.text import printable
+
+if TYPE_CHECKING:
+    from ssmtl_toolkit.config import Config
 
 
 class PathType(click.Path):
@@ -36,7 +37,7 @@ class PathType(click.Path):
 PATH = PathType(path_type=Path)
 
 F = TypeVar("F", bound=Callable[..., Any])
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound="Config")
 
 
 def options_of(config: type[Config], names: dict[str, str]) -> Callable[[F], F]:
@@ -57,6 +58,8 @@ def options_of(config: type[Config], names: dict[str, str]) -> Callable[[F], F]:
 
 def _option(config: type[Config], name: str, flag: str) -> dict[str, Any]:
     """What `click.option` takes for one field, and the names that it declares."""
+    from ssmtl_toolkit.config.base import Alone
+
     field, default = config.model_fields[name], config.default_text(name)
     kind = _kinds(field.annotation)
     text = f"--{flag.replace('_', '-')}"

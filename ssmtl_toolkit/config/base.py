@@ -66,7 +66,7 @@ class Alone:
     value: str
 
 
-class Machine(BaseModel):
+class Machine(BaseModel, defer_build=True):
     """What a command computes on."""
 
     precision: Literal["auto", "32", "bf16"] = Field(
@@ -90,7 +90,7 @@ STRONG = ("affine", "scale", "elastic", "intensity", "contrast", "gamma", "noise
 """The augmentations of the default recipe and of pre-training by views; no flips, for most anatomy has sides."""
 
 
-class Descent(BaseModel):
+class Descent(BaseModel, defer_build=True):
     """How a network is trained: what its slices look like, and how its weights follow the gradient."""
 
     augment: tuple[SerializeAsAny[AugmentationSpec] | str, ...] = Field(
@@ -135,7 +135,7 @@ class Descent(BaseModel):
         return specs
 
 
-class Config(BaseModel):
+class Config(BaseModel, defer_build=True):
     """Options of one command, validated; they are read from and written to TOML.
 
     Attributes:

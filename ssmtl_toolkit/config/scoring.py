@@ -21,7 +21,7 @@ _TAKEN = {"classes", "name", "noisy", "not_scored", "penalised", "slices", "tp",
 _EXTRAS = {"monai": ("MONAI", "'ssmtl-toolkit[metrics]'")}  # what a package is called, and what installs it
 
 
-class Scoring(BaseModel):
+class Scoring(BaseModel, defer_build=True):
     """What predictions are scored by: the default metrics, and those that are named."""
 
     surface: Annotated[bool | None, Role.EXTENT] = Field(

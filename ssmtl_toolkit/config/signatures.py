@@ -13,23 +13,19 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from ssmtl_toolkit.config import (
-    AffinityConfig,
-    Config,
-    EvaluateConfig,
-    FewshotConfig,
-    FinetuneConfig,
-    PredictConfig,
-    RunConfig,
-)
+from ssmtl_toolkit import config as configurations
+from ssmtl_toolkit.config import Config
 from ssmtl_toolkit.specs import DatasetSpec, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-CONFIGS: tuple[type[Config], ...] = (
-    *(RunConfig, FinetuneConfig, PredictConfig, EvaluateConfig, FewshotConfig, AffinityConfig),
-)
 _WIDTH = 100
+
+
+def configs() -> tuple[type[Config], ...]:
+    """The options of all commands that are functions too; a function itself needs only its own."""
+    names = ("Run", "Finetune", "Predict", "Evaluate", "Fewshot", "Affinity")
+    return tuple(getattr(configurations, f"{name}Config") for name in names)
 
 
 def takes(config: type[Config]) -> Callable[[F], F]:
@@ -73,7 +69,7 @@ def source() -> str:
         *(f"    {name}," for name in _specs()),
         ")",
     ]
-    for config in CONFIGS:
+    for config in configs():
         lines += ["", "", f"class {config.__name__.removesuffix('Config')}Options(TypedDict, total=False):"]
         lines += [f'    """Options of `{config.__name__}`."""', ""]
         lines += [f"    {name}: {text}" for name, text in types_of(config).items()]
@@ -81,7 +77,7 @@ def source() -> str:
 
 
 def _specs() -> list[str]:
-    texts = " ".join(text for config in CONFIGS for text in types_of(config).values())
+    texts = " ".join(text for config in configs() for text in types_of(config).values())
     return sorted({word for word in texts.replace("[", " ").replace("]", " ").split() if word.endswith("Spec")})
 
 

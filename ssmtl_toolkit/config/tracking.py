@@ -13,7 +13,7 @@ from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import Spec, TrackerSpec
 
 
-class Tracking(BaseModel):
+class Tracking(BaseModel, defer_build=True):
     """Where runs are recorded beside their folders."""
 
     track: Annotated[tuple[SerializeAsAny[TrackerSpec] | str, ...], Role.RECORD] = Field(

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 _Index = TypeVar("_Index", bound=np.integer[Any])
 
@@ -40,6 +39,8 @@ def smooth_slices(
     Returns:
         The index of the most probable class, (S, H, W).
     """
+    from scipy.ndimage import gaussian_filter1d  # type: ignore[attr-defined]
+
     number, height, width, classes = probabilities.shape
     index = np.empty((number, height, width), np.uint8)
     radius = min(round(_DEVIATIONS * sigma), _DEVIATIONS * number)  # a wider one sees nothing but repeated slices
@@ -47,9 +48,7 @@ def smooth_slices(
     for start in range(0, width, step):
         block = probabilities[:, :, start : start + step]
         if radius:
-            block[:] = ndimage.gaussian_filter1d(  # type: ignore[attr-defined]
-                block, sigma, axis=0, mode="nearest", radius=radius
-            )
+            block[:] = gaussian_filter1d(block, sigma, axis=0, mode="nearest", radius=radius)
         index[:, :, start : start + step] = decide(block)
     return index
 
@@ -66,10 +65,12 @@ def keep_largest(index: NDArray[_Index], classes: Iterable[Collection[int]]) -> 
     Returns:
         A new array.
     """
+    from scipy.ndimage import find_objects  # type: ignore[attr-defined]
+
     if index.ndim == 4:
         every = list(classes)
         return np.stack([keep_largest(index[..., t], every) for t in range(index.shape[3])], axis=3)
-    kept, boxes = index.copy(), ndimage.find_objects(index)  # type: ignore[attr-defined]
+    kept, boxes = index.copy(), find_objects(index)
     for numbers in classes:
         found = [boxes[number - 1] for number in numbers if number <= len(boxes) and boxes[number - 1]]
         if found:
@@ -85,7 +86,9 @@ def enclosing(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
 
 def _lesser(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return what of `mask` is not in its largest part."""
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))  # type: ignore[attr-defined]
+    from scipy.ndimage import label  # type: ignore[attr-defined]
+
+    parts, count = label(mask, structure=np.ones((3, 3, 3), bool))
     sizes = np.zeros(count + 1, np.int64)
     for plane in parts:  # bincount makes a copy of 8 bytes for each voxel
         sizes += np.bincount(plane.ravel(), minlength=count + 1)

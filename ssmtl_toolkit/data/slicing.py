@@ -50,7 +50,7 @@ _SD = r"(?!0+(?:\.0*)?(?:/|\+|$))[0-9]+(?:\.[0-9]+)?"  # above 0
 _LEVELS = re.compile(rf"{_MEAN}/{_SD}(?:\+{_MEAN}/{_SD})*")
 
 
-class Slicing(BaseModel):
+class Slicing(BaseModel, defer_build=True):
     """How volumes become slices. Equal options and equal files give equal slices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 Box = tuple[slice, ...]
@@ -102,6 +101,8 @@ class Comparison:
     @cached_property
     def box(self) -> Box:
         """The smallest box that holds both masks; one of them at least must not be empty."""
+        from scipy.ndimage import find_objects  # type: ignore[attr-defined]
+
         (box,) = find_objects((self.predicted | self.truth).astype(np.uint8), 1)
         if box is None:
             raise ValueError("both masks are empty")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.postprocess import enclosing
@@ -166,6 +165,8 @@ class _Maps:
     @cached_property
     def boxes(self) -> list[list[Box | None]]:
         """The box of each index above 0 in the prediction, and in the truth."""
+        from scipy.ndimage import find_objects  # type: ignore[attr-defined]  # only metrics of surfaces ask for boxes
+
         return [list(find_objects(array)) for array in self.annotated]
 
 

@@ -7,9 +7,9 @@ import pytest
 import ssmtl_toolkit as ssmtl
 from helpers.places import ROOT
 from ssmtl_toolkit.config import RunConfig
-from ssmtl_toolkit.config.signatures import CONFIGS, source, types_of
+from ssmtl_toolkit.config.signatures import configs, source, types_of
 
-FUNCTIONS = {config.__name__.removesuffix("Config").lower(): config for config in CONFIGS}
+FUNCTIONS = {config.__name__.removesuffix("Config").lower(): config for config in configs()}
 
 
 def function(name):

@@ -164,7 +164,9 @@ def test_a_wrong_option_is_told_before_torch_is_imported(tmp_path):
 def test_importing_the_package_is_cheap_and_its_names_load_when_used():
     code = (
         "import sys, ssmtl_toolkit; assert 'torch' not in sys.modules; "
-        "assert 'pretrain' in dir(ssmtl_toolkit); ssmtl_toolkit.RunConfig; assert 'torch' not in sys.modules"
+        "assert 'pretrain' in dir(ssmtl_toolkit); ssmtl_toolkit.RunConfig; assert 'torch' not in sys.modules; "
+        "assert 'ssmtl_toolkit.config.finetune' not in sys.modules; "
+        "ssmtl_toolkit.evaluate; assert not {'scipy.ndimage', 'ssmtl_toolkit.config.finetune'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
