@@ -41,7 +41,11 @@ NAME = "Dataset001_labelled"
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc", "nnUNet_n_proc_DA"), "1")
 IN_PROCESS = {"nnUNet_n_proc_DA": "0"}  # augmentation in the process that trains; planning refuses this
 METRICS = ("iou", "dice", "hd95")
-OURS = {"scratch, strong": None, "±t + contrast, strong": "±t + contrast"}  # row -> the pre-training in its lines
+OURS = {  # row -> the recipe and the pre-training in its lines
+    "scratch, strong": ("strong", None),
+    "scratch, strong + UniMatch": ("strong + UniMatch", None),
+    "±t + contrast, strong": ("strong", "±t + contrast"),
+}
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def table() -> str:
     for data, budget in sorted({(line["data"], line["budget"]) for line in lines}):
         at = {"data": data, "budget": budget}
         draws = sorted({line["draw"] for line in lines if at.items() <= line.items()})
-        places = {name: {**at, "recipe": "strong", "pretext": pretext} for name, pretext in OURS.items()}
+        places = {name: {**at, "recipe": recipe, "pretext": pretext} for name, (recipe, pretext) in OURS.items()}
         for name, place in places.items():
             rows.append([data, budget, name, *columns(ours, place, draws), *[""] * len(places)])
         for recipe in dict.fromkeys(line["recipe"] for line in lines):
