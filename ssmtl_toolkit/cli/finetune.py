@@ -125,14 +125,22 @@ def _unlabelled(summary: dict[str, Any]) -> list[str]:
 
 
 def _doubtful(training: dict[str, Any]) -> list[str]:
-    """In how many trainings pseudo labels seemed to do harm."""
-    every = [one.get("pseudo_labels", {}).get("warnings", ()) for trainings in training.values() for one in trainings]
-    bad = sum(map(bool, every))
-    if not bad:
-        return []
-    return [
-        f"in {bad} of {len(every)} trainings the pseudo labels are in doubt (see the notes); compare with --semi none"
-    ]
+    """In how many trainings pseudo labels seemed to do harm, or taught nothing."""
+    every = [one.get("pseudo_labels") or {} for trainings in training.values() for one in trainings]
+    bad = sum(bool(one.get("warnings")) for one in every)
+    idle = sum(not one.get("taught", True) for one in every)
+    lines = []
+    if bad:
+        lines.append(
+            f"in {bad} of {len(every)} trainings the pseudo labels are in doubt (see the notes); compare with --semi "
+            f"none"
+        )
+    if idle:
+        lines.append(
+            f"in {idle} of {len(every)} trainings hardly any pixel of the unlabelled slices was sure at the end: they "
+            f"taught next to nothing; give more --steps"
+        )
+    return lines
 
 
 def _seen(number: int | None, total: int) -> str:

@@ -66,7 +66,8 @@ class PseudoWatch:
 
         Returns:
             The last shares of all pixels that are sure, by class, of the answers, and of the labelled pixels; the
-            validation scores; and in `warnings` what seems to do harm.
+            validation scores; whether enough pixels were sure to teach anything (`taught`); and in `warnings` what
+            seems to do harm.
         """
         lines = [record for record in records if SURE in record]
         if not lines:
@@ -81,6 +82,7 @@ class PseudoWatch:
             "labelled": shares_of(targets, self.names),
             "validation": _validation(records, lines[0]["step"]),
         }
+        found["taught"] = found["sure"] >= _COUNTS
         return {**found, "warnings": self._warnings(found, self._means(first, ANSWERS))}
 
     def _means(self, lines: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
@@ -89,7 +91,7 @@ class PseudoWatch:
     def _warnings(self, found: Mapping[str, Any], first: Mapping[str, float]) -> list[str]:
         """What seems to do harm; `first` are the shares of the answers when pseudo labels came into use."""
         sure, shares, answers, labelled = (found[key] for key in ("sure", "shares", "answers", "labelled"))
-        if sure < _COUNTS:
+        if not found["taught"]:
             return []
         warnings = []
         bare = [name for name in self.names if shares[name] / sure < _ONE_SIDED * answers[name]]

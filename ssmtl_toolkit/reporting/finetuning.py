@@ -31,6 +31,7 @@ def sections(record: Record) -> list[Section]:
         Section("confusion", "Confusion", confusion(scores_of(record))),
         Section("volume", "Score against volume", score_against_volume(scores_of(record))),
         Section("curves", "Curves", training_curves(record)),
+        Section("unlabelled", "Unlabelled scans", _unlabelled(record)),
         Section("transfer", "Transfer", _transfer(record)),
         Section("data", "Data", _data(record)),
     ]
@@ -125,9 +126,14 @@ def _gallery(caption: str, cases: Sequence[tuple[Picture, Mapping[str, Any]]]) -
 
 def training_curves(record: Record) -> list[Part]:
     """The losses of all repetitions, and what validation scans scored."""
+    return _curves(record, {"fine-tuning/loss": "Loss", "validation": "Score on validation scans"})
+
+
+def _curves(record: Record, titles: Mapping[str, str]) -> list[Part]:
+    """What all repetitions have logged under these keys, a chart each."""
     logs = {name: MetricLog(record.folder / name / METRICS) for names in repetitions(record).values() for name in names}
     parts: list[Part] = []
-    for key, title in (("fine-tuning/loss", "Loss"), ("validation", "Score on validation scans")):
+    for key, title in titles.items():
         series = [
             Series(name, log.series(key), colour(number), "dashed" if i % 2 else "line")
             for number, names in enumerate(repetitions(record).values())
@@ -139,6 +145,43 @@ def training_curves(record: Record) -> list[Part]:
             ends = "; ".join(f"{one.name} ends at {list(one.points.values())[-1]:.4g}" for one in known)
             parts.append(curves(title, known, "step", title.lower(), f"{title} by step: {ends}."))
     return parts
+
+
+def _unlabelled(record: Record) -> list[Part]:
+    """What was learned from without labels, and the labels that the networks gave it."""
+    told = record.summary.get("unlabelled")
+    if not told:
+        return []
+    trained = {
+        arm: [one.get("pseudo_labels") for one in each] for arm, each in record.summary.get("training", {}).items()
+    }
+    judged = {arm: [one for one in each if one] for arm, each in trained.items()}
+    parts: list[Part] = [Text(text, "bad") for text in _warnings(judged)]
+    facts = [("method", str(told["semi"])), ("scans", str(told["scans"])), ("slices", str(told["slices"]))]
+    facts.append(("scans of validation or test patients that were left out", str(told["held_out"])))
+    facts += [(f"scans of {part} patients among them", str(told[f"{part}_seen"])) for part in ("validation", "test")]
+    parts.append(Facts(facts))
+    parts += [_shares(arm, each) for arm, each in judged.items() if each]
+    return [*parts, *_curves(record, {"semi/sure": "Share of the pixels that are sure"})]
+
+
+def _warnings(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What seems to do harm, once, and in how many trainings nothing was taught."""
+    every = [one for each in judged.values() for one in each]
+    idle = sum(not one.get("taught", True) for one in every)
+    nothing = f"In {idle} of {len(every)} trainings hardly any pixel was sure at the end: more steps are needed."
+    said = dict.fromkeys(warning for one in every for warning in one["warnings"])
+    return [*(f"Pseudo labels: {warning}." for warning in said), *([nothing] if idle else [])]
+
+
+def _shares(arm: str, judged: Sequence[Mapping[str, Any]]) -> Table:
+    """How the classes are shared out in the labelled slices, and at the end in the unlabelled ones."""
+    columns = {"labelled pixels": "labelled", "answers": "answers", "sure answers": "shares"}
+    rows = [
+        [name, *(f"{100 * sum(one[key][name] for one in judged) / len(judged):.2f}" for key in columns.values())]
+        for name in judged[0]["labelled"]
+    ]
+    return Table(f"Share of each class in % of all pixels, {arm}", ["class", *columns], rows)
 
 
 def _transfer(record: Record) -> list[Part]:

@@ -415,7 +415,7 @@ def a_watch(answers, sure, steps=100, validation=None, first=None):
 
 def test_pseudo_labels_of_all_classes_are_no_reason_to_warn():
     judged = a_watch(answers=(0.9, 0.08, 0.02), sure=(0.8, 0.03, 0.004), validation=(0.5, 0.48))
-    assert judged["warnings"] == []
+    assert (judged["warnings"], judged["taught"]) == ([], True)
     assert judged["sure"] == pytest.approx(0.834)
     assert judged["labelled"] == {"background": 0.8, "liver": 0.15, "kidney": 0.05}
 
@@ -434,7 +434,8 @@ def test_pseudo_labels_that_do_harm_are_told(answers, sure, more, said):
 
 
 def test_hardly_any_pseudo_labels_and_classes_that_were_never_found_are_no_reason_to_warn():
-    assert a_watch((0.85, 0.13, 0.02), (0, 0.008, 0))["warnings"] == []
+    judged = a_watch((0.85, 0.13, 0.02), (0, 0.008, 0))
+    assert (judged["warnings"], judged["taught"]) == ([], False)
     assert a_watch((0.9, 0.1, 0.0), (0.8, 0.09, 0.0), first=(0.9, 0.0999, 0.0001))["warnings"] == []
 
 

@@ -124,6 +124,17 @@ def test_a_fine_tuning_ends_with_scores_cases_and_confusion(tuned_here):
     assert {"worst-1.png", "worst-3.png", "best-1.png"} <= shown
 
 
+def test_a_fine_tuning_with_unlabelled_scans_shows_what_they_taught(labelled, tmp_path):
+    options = {"backbone": SMALL, "size": 32, "steps": 10, "batch_size": 4, "test_scans": 5, "surface": False}
+    place = {"out": tmp_path / "t", "cache": tmp_path / "cache"}
+    toolkit.finetune(data=str(labelled), unlabelled=str(labelled), classes="big=10,small=20", **options, **place)
+    page = check_page(tmp_path / "t" / "report.html")
+    assert "Unlabelled scans" in page.headings
+    for said in ("In 1 of 1 trainings hardly any pixel was sure", "Share of each class in % of all pixels, scratch"):
+        assert said in page.text
+    assert "Share of the pixels that are sure" in page.text
+
+
 def test_a_head_that_gives_images_shows_slices_noisy_slices_and_answers(scans, tmp_path):
     options = {"data": str(scans), "backbone": SMALL, "size": 32, "steps": 2, "head": "denoising", "test_scans": 2}
     tuned = toolkit.finetune(None, out=tmp_path / "t", cache=tmp_path / "cache", **options)
