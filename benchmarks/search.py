@@ -3,8 +3,8 @@
     python benchmarks/search.py run ../shared/data runs/search        # hours on 2 cores; can be stopped and resumed
     python benchmarks/search.py table                                 # what is done, into docs/results.md
 
-Test patients are in none of it, not as unlabelled ones either. Each try is compared with the same strong twin from
-scratch, those with UniMatch with UniMatch from scratch, draw by draw; the order of TRIES is that of their history, and
+Test patients are in none of it, not as unlabelled ones either. Each try is compared with a strong twin from scratch,
+draw by draw: the same one, or with UniMatch, or of as many steps; the order of TRIES is that of their history, and
 decision 032 says what was concluded. Shares its machinery with levers.py.
 """
 
@@ -29,10 +29,11 @@ ROUNDS = (("chaos", "1 patient"), ("hippocampus", "2 slices"), ("sunnybrook", "1
 
 @dataclass(frozen=True)
 class Try:
-    """A pre-training and what is different in the fine-tuning after it."""
+    """A pre-training and what is different in the fine-tuning after it; `beside`: what it is compared with."""
 
     pretext: Pretext | None
     finetune: dict[str, Any] = field(default_factory=dict)
+    beside: str = "scratch"
 
 
 def longer(times: int, pretext: Pretext = BEST, **options: Any) -> Pretext:
@@ -42,6 +43,7 @@ def longer(times: int, pretext: Pretext = BEST, **options: Any) -> Pretext:
 
 AUTO = f"{CONTRAST},weight=auto"
 MASKED = tuple(f"{task},mask=0.5" for task in PLUS_MINUS)
+TAUGHT, SHORT = {"semi": "unimatch"}, {"steps": 300}
 DENSE = Pretext((CONTRAST, "dense_contrast"))
 LOCATED = Pretext((*PLUS_MINUS, CONTRAST, "locate"))
 TRIES = {
@@ -66,12 +68,16 @@ TRIES = {
     "±t + contrast, 3 times longer, cosine": Try(longer(3, schedule="cosine")),
     "scratch, 2400 steps": Try(None, {"steps": 2400}),
     "±t + contrast, 3 times longer, 2400 steps": Try(longer(3), {"steps": 2400}),
-    "UniMatch": Try(None, {"semi": "unimatch"}),
-    "UniMatch, ±t + contrast, 3 times longer": Try(longer(3), {"semi": "unimatch"}),
-    "UniMatch from a quarter of the steps": Try(None, {"semi": "unimatch:start=0.25"}),
-    "UniMatch, 2400 steps": Try(None, {"semi": "unimatch", "steps": 2400}),
-    "UniMatch, weight 2": Try(None, {"semi": "unimatch:weight=2"}),
-    "UniMatch, sure from 0.8": Try(None, {"semi": "unimatch:threshold=0.8"}),
+    UNIMATCH: Try(None, TAUGHT),
+    "UniMatch, ±t + contrast, 3 times longer": Try(longer(3), TAUGHT, UNIMATCH),
+    "UniMatch from a quarter of the steps": Try(None, {"semi": "unimatch:start=0.25"}, UNIMATCH),
+    "UniMatch, 2400 steps": Try(None, {**TAUGHT, "steps": 2400}, UNIMATCH),
+    "UniMatch, weight 2": Try(None, {"semi": "unimatch:weight=2"}, UNIMATCH),
+    "UniMatch, sure from 0.8": Try(None, {"semi": "unimatch:threshold=0.8"}, UNIMATCH),
+    "scratch, 300 steps": Try(None, SHORT),
+    "±t + contrast, 300 steps": Try(BEST, SHORT, "scratch, 300 steps"),
+    "UniMatch, 300 steps": Try(None, {**TAUGHT, **SHORT}, "scratch, 300 steps"),
+    "UniMatch, ±t + contrast, 300 steps": Try(BEST, {**TAUGHT, **SHORT}, "UniMatch, 300 steps"),
 }
 KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
     "scratch",
@@ -82,8 +88,9 @@ KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
 
 def jobs() -> Iterator[Job]:
     """All trainings: on each set the tries that were kept, with one draw before the next, then the others."""
-    taught = [name for name in TRIES if name.startswith(UNIMATCH)]
-    for names in (KEPT, taught, [name for name in TRIES if name not in (*KEPT, *taught)]):
+    short = [name for name, one in TRIES.items() if one.finetune.get("steps") == SHORT["steps"]]
+    taught = [name for name in TRIES if name.startswith(UNIMATCH) and name not in short]
+    for names in (KEPT, short, taught, [name for name in TRIES if name not in (*KEPT, *short, *taught)]):
         for draw in range(DRAWS):
             for data, budget in ROUNDS:
                 yield from (job(data, budget, name, draw) for name in names)
@@ -105,13 +112,12 @@ def work(root: Path, out: Path) -> Work:
 
 
 def table() -> str:
-    """A line for each try: scores, and what they add to those from scratch, or of UniMatch by itself."""
+    """A line for each try: scores, and what they add to those of the try that it is compared with."""
     scores, rows = Scores(done(RESULTS)), []
-    for name in TRIES:
+    for name, one in TRIES.items():
         row = [name]
-        base = UNIMATCH if name.startswith(UNIMATCH) and name != UNIMATCH else "scratch"
         for data, budget in ROUNDS:
-            ours, twin = (scores.of("iou", data=data, budget=budget, recipe=recipe) for recipe in (name, base))
+            ours, twin = (scores.of("iou", data=data, budget=budget, recipe=recipe) for recipe in (name, one.beside))
             row += [spread(ours), "" if name == "scratch" else difference(ours, twin)]
         rows.append(row)
     headings = [text for data, budget in ROUNDS for text in (f"{data}, {budget}", "gain")]
