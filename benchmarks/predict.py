@@ -3,7 +3,8 @@
     python benchmarks/predict.py [--rounds N] [--json] [--only WORD] [--quick]
 
 A scan in memory to labels on its grid (cut, resize, normalise, network, resize back, argmax, reorient), the same by
-five models together, and a .nii.gz file to a .nii.gz file. Each has a process of its own.
+five models together, and a .nii.gz file to a .nii.gz file, with the time to load the model; several files, of which the
+next is read and the last one written meanwhile. Each has a process of its own.
 """
 
 from __future__ import annotations
@@ -65,19 +66,19 @@ def labels(size: int, classes: int, shape: Shape, models: int) -> Act:
     return lambda: predictor.labels(volume)
 
 
-def files(size: int, classes: int, shape: Shape) -> Act:
+def files(size: int, classes: int, shape: Shape, scans: int) -> Act:
     folder = Path(tempfile.mkdtemp())
-    (scan,) = write_scans(folder / "scans", 1, shape)
-    model = folder / "model.safetensors"
+    write_scans(folder / "scans", scans, shape)
+    model, options = folder / "model.safetensors", {"out": folder / "out", "cache": folder / "cache"}
     spec_of(size, classes).save(model, network(size, classes), {})
-    return lambda: predict(model, scan.path, out=folder / "out", existing="overwrite", accelerator="cpu")
+    return lambda: predict(model, folder / "scans", **options, existing="overwrite", accelerator="cpu")
 
 
 def rows(quick: bool) -> Iterator[Group]:
     size, shape = (32, (40, 40, 4)) if quick else (128, (192, 192, 48))
     for classes, target in ((5, "≤ 1.05"),) if quick else ((5, "≤ 1.05"), (40, "≤ 1.15")):
         ways = {
-            "file to file": Way(files, (size, classes, shape), apart=True),
+            "file to file": Way(files, (size, classes, shape, 1), apart=True),
             "scan to labels": Way(labels, (size, classes, shape, 1), apart=True),
             BARE: Way(bare, (size, classes, shape, False), apart=True),
             SAME: Way(bare, (size, classes, shape, True), apart=True),
@@ -86,6 +87,14 @@ def rows(quick: bool) -> Iterator[Group]:
         title = f"predict, {NETWORK}, {size} px of {shape[0]} px, {shape[2]} slices, {classes} classes"
         yield Group(title, ways, ratios, rounds=5)
     if not quick:
+        number, few = 4, (*shape[:2], 24)
+        together = (*shape[:2], number * few[2])
+        ways = {
+            "files to files": Way(files, (size, 5, few, number), apart=True),
+            SAME: Way(bare, (size, 5, together, True), apart=True),
+        }
+        title = f"predict, {NETWORK}, {size} px of {shape[0]} px, {number} scans of {few[2]} slices, 5 classes"
+        yield Group(title, ways, [Ratio("files to files", SAME)], rounds=5)
         few = (*shape[:2], 8)
         ways = {f"by {counted(n, 'model')}": Way(labels, (size, 5, few, n), apart=True) for n in (5, 1)}
         yield Group(f"predict, {few[2]} slices", ways, [Ratio("by 5 models", "by 1 model")], rounds=5)

@@ -159,15 +159,16 @@ class DigestMemo:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, list[Any]] = self._load()
+        self._known = self._load()
         self._new: dict[str, list[Any]] = {}
 
-    def _load(self) -> dict[str, list[Any]]:
+    def _load(self) -> dict[str, Any]:
+        """The entries, whole or not: each is looked at when it is asked for, and replaced when it is not whole."""
         try:
             known = read_json(self._file)
         except (OSError, ValueError):  # a memo that is missing or damaged only costs time
             return {}
-        return {k: v for k, v in known.items() if _is_whole(k, v)} if isinstance(known, dict) else {}
+        return known if isinstance(known, dict) else {}
 
     def __call__(self, path: Path, read: Callable[[Path], str] = digest) -> str:
         """Return the sha256 of a file or folder, or what else `read` finds in it: one thing for each path."""
@@ -176,8 +177,9 @@ class DigestMemo:
             return read(path)
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).hex()
-        if name in self._known and self._known[name][:4] == state:
-            return str(self._known[name][4])
+        known: Any = self._known.get(name)
+        if _is_whole(name, known) and known[:4] == state:
+            return str(known[4])
         entry = [*state, read(path)]
         self._new[name] = [*entry, _seal(name, entry)]
         return str(entry[-1])

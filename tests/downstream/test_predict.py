@@ -1,5 +1,6 @@
 """Predictions lie on the grid of their scans, hold the values of the labels, and agree with the reported scores."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -501,6 +502,99 @@ def test_prediction_json_says_of_every_file_what_it_is_of(pair, tmp_path, tuned)
         files = contents(tmp_path / "out")
         assert record["files"] == {file: sha256(files[file]).hexdigest() for file in record["files"]}
     assert set(said["files"]["a.nii.gz"]["files"]) == {"a.nii.gz", "a.png"}
+
+
+class Acting(Bright):
+    """Does something in each forward pass, of which there is one for each scan here."""
+
+    passes: ClassVar[int] = 0
+
+    def forward(self, features):
+        Acting.passes += 1
+        self.act(Acting.passes)
+        return super().forward(features)
+
+
+class ActingSpec(HeadSpec):
+    """Marks what is bright, and does something."""
+
+    name: ClassVar[str] = "acting"
+
+    def build(self, backbone, classes):
+        return Acting()
+
+
+@pytest.fixture
+def acting(tmp_path, labelled, monkeypatch):
+    """Predict three scans; `act` is called in the network, with the number of the scan."""
+    model_spec = ModelSpec(Nothing(), ActingSpec(), Slicing(size=16), Classes.of_values([7]), 1)
+    model_spec.save(tmp_path / "model.safetensors", model_spec.build(), {})
+    scans = [labelled / "images" / f"{name}_pre.nii.gz" for name in "abc"]
+
+    def call(act, **options):
+        monkeypatch.setattr(Acting, "act", staticmethod(act), raising=False)
+        monkeypatch.setattr(Acting, "passes", 0)
+        model, out = tmp_path / "model.safetensors", tmp_path / "out"
+        return toolkit.predict(model, scans, out=out, cache=tmp_path / "cache", spec=[Nothing, ActingSpec], **options)
+
+    return call
+
+
+def test_a_prediction_is_written_while_the_network_works_on_the_next_scan(acting, tmp_path):
+    (tmp_path / "out").mkdir()
+    folder, written = os.open(tmp_path / "out", os.O_RDONLY), []
+
+    def act(number):
+        if number == 1:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # what is to be written is announced first, alone
+        else:
+            written.append(len(list((tmp_path / "out").glob("*.nii.gz"))))
+            fcntl.flock(folder, fcntl.LOCK_UN)
+
+    assert len(acting(act).written) == 3
+    os.close(folder)
+    assert written[0] == 0
+
+
+def test_what_the_network_works_on_when_it_is_interrupted_is_written(acting, tmp_path):
+    with pytest.raises(SsmtlError, match="2 of 3 scans are done"):
+        acting(lambda number: number == 2 and os.kill(os.getpid(), signal.SIGINT))
+    assert sorted(contents(tmp_path / "out")) == ["a_pre.nii.gz", "b_pre.nii.gz", "prediction.json"]
+    assert len(json.loads((tmp_path / "out" / "prediction.json").read_text())["files"]) == 2
+
+
+def test_a_prediction_that_cannot_be_written_ends_all_before_the_next_one_is(acting, tmp_path):
+    (tmp_path / "out" / "a_pre.nii.gz").mkdir(parents=True)
+    with pytest.raises(SsmtlError, match=r"a_pre\.nii\.gz: the labels cannot be written"):
+        acting(lambda number: None, existing="overwrite")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_pre.nii.gz", "prediction.json"]
+    (tmp_path / "out" / "a_pre.nii.gz").rmdir()
+    assert len(acting(lambda number: None, existing="skip").written) == 3
+
+
+class Recorded(Progress):
+    def __init__(self):
+        self.events = []
+
+    def note(self, text):
+        self.events.append(text)
+
+    def prepared(self, name):
+        self.events.append(name)
+
+
+def test_what_is_said_of_scans_comes_in_their_order(tuned, labelled, tmp_path):
+    for name in "ad":
+        shutil.copy(labelled / "images" / f"{name}_pre.nii.gz", tmp_path / f"{name}.nii.gz")
+    (tmp_path / "b.nii.gz").write_bytes(b"no scan")
+    odd = nib.load(tmp_path / "a.nii.gz")
+    odd.header.set_sform(None, 0)
+    odd.header.set_qform(None, 0)
+    nib.save(nib.Nifti1Image(odd.get_fdata(), None, odd.header), tmp_path / "c.nii.gz")
+    scans = [tmp_path / f"{name}.nii.gz" for name in "abcd"]
+    toolkit.predict(tuned, scans, out=tmp_path / "out", progress=(progress := Recorded()))
+    words = [event.removeprefix(f"{tmp_path}/")[:12] for event in progress.events]
+    assert words == ["a", "b.nii.gz: is", "b", "c.nii.gz: ha", "c", "d"]
 
 
 class Stops(Progress):
