@@ -11,18 +11,20 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from made_up import random_store, trainer, write_scans
-from timing import Act, Group, Ratio, Skipped, Way, main
+from timing import Act, Figure, Group, Ratio, Skipped, Way, answered, main
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,12 +32,14 @@ from ssmtl_moco.module import MocoV2
 from ssmtl_toolkit.runtime.allocator import keep_memory
 
 PEERS = Path("runs/bench/peers")
-BATCH, WORKERS, T, SPAN = 16, 2, 5, 11
+LIGHTLY = ("lightly==1.6.0", "lightly-utils==0.0.2")  # MIT
+BATCH, WORKERS, T, SPAN, SLICES = 16, 2, 5, 11, 50
+PAIR = (f"reconstruct_prev:t={T}", f"reconstruct_next:t={T}")
 
 
-def ours(tasks: tuple[str, ...], size: int, batches: int, views: bool) -> Act:
+def ours(tasks: tuple[str, ...], size: int, batches: int, volumes: int, views: bool) -> Act:
     keep_memory(torch.device("cpu"))
-    made = trainer("unet:encoder=plain,width=8", tasks, size, BATCH, random_store(scans=24, slices=50, size=size))
+    made = trainer("unet:encoder=plain,width=8", tasks, size, BATCH, random_store(volumes, SLICES, size))
     start = itertools.count(step=batches)
 
     def load() -> None:
@@ -74,28 +78,63 @@ def epoch(items: Any, number: int, workers: int = WORKERS) -> Act:
     return load
 
 
-def monai(size: int, batches: int, volumes: int) -> Act:
-    """MONAI's CacheDataset, and of each volume a random stack of slices that holds t = ±5."""
+def monai(size: int, batches: int, volumes: int, together: bool) -> Act:
+    """MONAI's CacheDataset, and of each volume a random stack of slices that holds t = ±5.
+
+    `together`: a batch is of one volume, by the process itself, which is the fastest and mixes no patients.
+    """
     warnings.simplefilter("ignore")
     try:
-        from monai.data import CacheDataset
-        from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd, RandSpatialCropd
+        from monai.data import CacheDataset, list_data_collate
+        from monai.transforms import (
+            Compose,
+            EnsureChannelFirstd,
+            LoadImaged,
+            NormalizeIntensityd,
+            RandSpatialCropd,
+            RandSpatialCropSamplesd,
+        )
     except ImportError as error:
         raise Skipped(f"MONAI is not installed ({error})") from error
-    scans = write_scans(Path(tempfile.mkdtemp()), volumes, (size, size, 50))
-    crop = RandSpatialCropd("image", (size, size, SPAN), random_size=False)
+    scans = write_scans(Path(tempfile.mkdtemp()), volumes, (size, size, SLICES))
+    how: dict[str, Any] = {"roi_size": (size, size, SPAN), "random_size": False}
+    crop = RandSpatialCropSamplesd("image", num_samples=BATCH, **how) if together else RandSpatialCropd("image", **how)
     ready = [LoadImaged("image"), EnsureChannelFirstd("image"), NormalizeIntensityd("image"), crop]
     items = CacheDataset([{"image": str(scan.path)} for scan in scans], Compose(ready), num_workers=1, progress=False)
-    return epoch(items, batches * BATCH)
+    if not together:
+        return epoch(items, batches * BATCH)
+    loader = DataLoader(Repeated(items, batches), 1, shuffle=True, collate_fn=list_data_collate)
+    return lambda: [None for _ in loader]
+
+
+def memory_of(make: Callable[..., Act], *args: Any) -> float:
+    """MB that a way and its workers hold once it was done, pages that they share counted once."""
+    act = make(*args)
+    act()
+    held = 0.0
+    for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        held += next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+    return held
+
+
+def memory(size: int, batches: int, volumes: int) -> str:
+    """What ours holds against MONAI with workers and without."""
+    peers = {True: "of one volume", False: f"{WORKERS} workers"}
+    mb = {name: answered(memory_of, monai, size, batches, volumes, one) for one, name in peers.items()}
+    held = answered(memory_of, ours, PAIR, size, batches, volumes, False)
+    return "; ".join(f"{held / other:.2f} of {name} ({held:.0f} and {other:,.0f} MB, 1)" for name, other in mb.items())
 
 
 def lightly(module: str) -> Any:
-    """A module of lightly, which pip brings beside our own packages."""
-    if not (PEERS / "lightly").is_dir():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", PEERS]
-        done = subprocess.run([*command, "lightly", "lightly-utils"], capture_output=True, text=True)
+    """A module of lightly, from a folder of its own, into which pip brings it without what it needs: we have that."""
+    made = PEERS / "-".join(LIGHTLY)
+    if not made.is_file():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", PEERS]
+        done = subprocess.run([*command, *LIGHTLY], capture_output=True, text=True)
         if done.returncode:
             raise Skipped(f"lightly cannot be installed ({(done.stderr.splitlines() or ['pip fails'])[-1][:100]})")
+        made.touch()
     sys.path.append(str(PEERS))
     warnings.simplefilter("ignore")
     try:
@@ -131,8 +170,8 @@ def lightly_views(size: int, batches: int, gray: bool) -> Act:
     return epoch(Pictures(size, transform), batches * BATCH)
 
 
-def our_step(size: int, steps: int) -> Act:
-    made = trainer("fcn:encoder=resnet18", ("moco_v2",), size, BATCH)
+def our_step(size: int, steps: int, groups: int) -> Act:
+    made = trainer("fcn:encoder=resnet18", (f"moco_v2:bn_groups={groups}",), size, BATCH)
 
     def train() -> None:
         for _ in range(steps):
@@ -168,27 +207,30 @@ def lightly_step(size: int, steps: int) -> Act:
     return train
 
 
-def rows(quick: bool) -> Iterator[Group]:
-    pair = (f"reconstruct_prev:t={T}", f"reconstruct_next:t={T}")
+def rows(quick: bool) -> Iterator[Group | Figure]:
     for size in (32,) if quick else (64, 256):
         batches = 1 if quick else 16 if size == 64 else 6
-        volumes = 2 if quick else 24
+        volumes = 2 if quick else 24 if size == 64 else 12
+        several, one = f"MONAI CacheDataset, {WORKERS} workers", "MONAI CacheDataset, a batch of one volume"
         yield Group(
             f"±{T} slices, {size} px",
             {
-                "ours": Way(ours, (pair, size, batches, False), apart=True),
-                f"MONAI CacheDataset, {WORKERS} workers": Way(monai, (size, batches, volumes), apart=True),
+                "ours": Way(ours, (PAIR, size, batches, volumes, False), apart=True),
+                several: Way(monai, (size, batches, volumes, False), apart=True),
+                one: Way(monai, (size, batches, volumes, True), apart=True),
             },
-            [Ratio("ours", f"MONAI CacheDataset, {WORKERS} workers", faster=True)],
+            [Ratio("ours", several, "≥ 15", faster=True), Ratio("ours", one, faster=True)],
             rounds=5,
         )
+        title = f"memory of ±{T} slices, {size} px, against MONAI"
+        yield Figure(title, lambda _, how=(size, batches, volumes): memory(*how), "≤ 0.5")
     for size in () if quick else (64, 256):
         views, batches = f"lightly's MoCoV2Transform of PNG, {WORKERS} workers", 16 if size == 64 else 6
         gray = f"{views}, flip and blur only"
         yield Group(
             f"two views of MoCo, {size} px",
             {
-                "ours": Way(ours, (("moco_v2",), size, batches, True), apart=True),
+                "ours": Way(ours, (("moco_v2",), size, batches, 24, True), apart=True),
                 views: Way(lightly_views, (size, batches, False), apart=True),
                 gray: Way(lightly_views, (size, batches, True), apart=True),
             },
@@ -196,13 +238,15 @@ def rows(quick: bool) -> Iterator[Group]:
             rounds=5,
         )
     if not quick:
+        one, two, recipe = "batch norm over the batch", "batch norm over two groups", "lightly's recipe"
         yield Group(
             "whole step of MoCo V2, ResNet18, 64 px, 8 steps",
             {
-                "ours": Way(our_step, (64, 8), apart=True),
-                "lightly's recipe": Way(lightly_step, (64, 8), apart=True),
+                one: Way(our_step, (64, 8, 1), apart=True),
+                two: Way(our_step, (64, 8, 2), apart=True),
+                recipe: Way(lightly_step, (64, 8), apart=True),
             },
-            [Ratio("ours", "lightly's recipe", "≥ 1.15", faster=True)],
+            [Ratio(one, recipe, "≤ 1.0"), Ratio(two, recipe), Ratio(two, one, "≤ 1.02")],
             rounds=5,
         )
 

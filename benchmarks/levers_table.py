@@ -29,15 +29,27 @@ def write(lines: Lines) -> None:
     print(f"{len(lines)} trainings")
 
 
+END = "<!-- end -->"
+
+
 def fill(name: str, table: str, document: Path = DOCS) -> None:
     """Put a table between its marks in a document."""
-    start, end = f"<!-- made by benchmarks/{name} -->", "<!-- end -->"
-    text = document.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(start)
-    if not mark:
-        raise SystemExit(f"{document}: has no line {start!r}")
-    _, _, after = rest.partition(end)
-    document.write_text(f"{before}{mark}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+    before, _, after = _parts(name, document)
+    document.write_text(f"{before}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def filled(name: str, document: Path = DOCS) -> str:
+    """What is between the marks."""
+    return _parts(name, document)[1]
+
+
+def _parts(name: str, document: Path) -> tuple[str, str, str]:
+    """A document up to the first mark, between the marks, and behind the last one."""
+    before, start, rest = document.read_text(encoding="utf-8").partition(f"<!-- made by benchmarks/{name} -->")
+    if not start:
+        raise SystemExit(f"{document}: has no line '<!-- made by benchmarks/{name} -->'")
+    within, _, after = rest.partition(END)
+    return before + start, within, after
 
 
 Values = Mapping[tuple[int, int | None], float]

@@ -278,8 +278,12 @@ def _spread(values: Sequence[float]) -> str:
 
 def markdown(rows: Iterable[Row]) -> str:
     """The rows as a table; in brackets the least and the largest of the rounds, and their number."""
-    cells = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return table(row.cells() for row in rows)
+
+
+def table(cells: Iterable[Sequence[str]]) -> str:
+    """Cells of rows in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *cells))
 
 
 def as_json(machine: str, load: Sequence[float], rows: Iterable[Row]) -> str:
@@ -289,8 +293,13 @@ def as_json(machine: str, load: Sequence[float], rows: Iterable[Row]) -> str:
 
 def headed(machine: str, load: Sequence[float], rows: Iterable[Row]) -> str:
     """The table below the machine, and how many processes wanted its cores while it was measured."""
+    return f"{head(machine, load)}\n\n{markdown(rows)}"
+
+
+def head(machine: str, load: Sequence[float]) -> str:
+    """The line above a table."""
     busy = " to ".join(f"{number:.1f}" for number in sorted({min(load, default=0), max(load, default=0)}))
-    return f"{machine}, load {busy}.\n\n{markdown(rows)}"
+    return f"{machine}, load {busy}."
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

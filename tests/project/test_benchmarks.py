@@ -55,6 +55,16 @@ def test_a_process_that_ends_before_it_answers_is_an_error_and_no_wait(timing):
         timing.measure(group, rounds=1)
 
 
+def test_rows_measured_again_replace_theirs_and_new_ones_follow_those_of_their_program(timing):
+    import all as table
+
+    rows = [timing.Row(what, "a loop", "≤ 1", program, figure=what) for what, program in ("ax", "by", "cx")]
+    text = timing.headed("a machine", [2.0, 3.0], [rows[0], rows[1]])
+    again = timing.Row("b", "a loop", "≤ 1", "y", figure="again")
+    found = table.among(text, "a machine", [9.0], [again, rows[2]])
+    assert found == timing.headed("a machine", [2.0, 9.0], [rows[0], rows[2], again])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "program", ["step", "finetune_step", "predict", "store", "scoring", "augmentation", "open_store"]
