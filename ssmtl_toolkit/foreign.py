@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -119,7 +118,7 @@ def staying(part: str) -> Iterator[None]:
 
 def _here() -> str:
     try:
-        return str(Path.cwd())
+        return os.getcwd()  # noqa: PTH109 - asked around every call of a reader
     except OSError:
         return _REMOVED
 

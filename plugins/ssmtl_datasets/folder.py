@@ -208,8 +208,8 @@ def _unless_labels(root: Path, candidates: list[Found]) -> list[Scan]:
     predicted, folder_of = predictions_below(root), functools.cache(functools.partial(_label_folder, root))
     scans = []
     for i, found in enumerate(candidates):
-        scan = _scan(found, root)
         is_folder = found.holder.is_dir()
+        scan = _scan(found, root, is_folder)
         folder, sure = folder_of(found.holder if is_folder else found.holder.parent, is_folder)
         if not scan.unfit and (sure or is_label_file(found.holder.name)):
             scan = _label_map(scan, folder.name if folder else "")
@@ -261,10 +261,14 @@ def check(root: Path) -> None:
         raise DataError(f"{printable(root)}: is neither a file nor a folder; check its path")
 
 
-def _scan(found: Found, root: Path) -> Scan:
-    """Name a scan by its path below `root` and, if a folder holds several, its own name; the folder is the patient."""
+def _scan(found: Found, root: Path, is_folder: bool | None = None) -> Scan:
+    """Name a scan by its path below `root` and, if a folder holds several, its own name; the folder is the patient.
+
+    `is_folder`: whether its holder is a folder, if that is known.
+    """
     holder = found.holder if found.holder.name not in ("", "..") else real(found.holder)
     relative = holder.relative_to(root) if found.holder == holder else Path(holder.name)
-    if not found.holder.is_dir():
+    if not (found.holder.is_dir() if is_folder is None else is_folder):
         relative = relative.with_name(stem(relative.name))
-    return Scan(found.path, printable(relative / found.part), printable(relative), unfit=found.unfit)
+    patient = printable(relative)
+    return Scan(found.path, printable(relative / found.part) if found.part else patient, patient, unfit=found.unfit)

@@ -133,14 +133,14 @@ def dicom_files(folder: Path, *, first: bool = False) -> list[Path]:
     """
     files: list[Path] = []
     empty: list[Path] = []
+    if first:  # most are none by their names, without a look at them
+        return next(([path] for path in _entries(folder) if is_dicom(path) and is_file(path)), [])
     for path in _entries(folder):
         if not is_file(path):
             continue
         if is_dicom(path):
             files.append(path)
-            if first:
-                return files
-        elif not first and path.stat().st_size == 0:
+        elif path.stat().st_size == 0:
             empty.append(path)
     suffixes = {path.suffix for path in files}
     lost = [path for path in empty if files and _is_lost(path, suffixes)]

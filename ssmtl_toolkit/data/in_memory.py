@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -38,9 +41,7 @@ def in_memory(pieces: Sequence[Piece], shape: Shape, waiting: Waiting) -> Tensor
     def load(piece: Piece, end: int) -> None:
         slices[end - piece.about.count : end] = _padded(piece.slices(waiting), shape)
 
-    with ThreadPoolExecutor(max_workers=workers()) as pool:  # reading, checksums and copies leave the others running
-        for done in [pool.submit(load, *one) for one in zip(pieces, ends.tolist(), strict=True)]:
-            done.result()
+    for_each(len(pieces), lambda i: load(pieces[i], int(ends[i])))  # reading and checksums leave the others running
     return torch.from_numpy(slices)
 
 
@@ -48,6 +49,45 @@ def _padded(slices: NDArray[np.float16], shape: Shape) -> NDArray[np.float16]:
     """Slices (count, C, h, w) with zeros at their ends up to (…, H, W); no patch shows them."""
     missing = [have - wanted for have, wanted in zip(shape[2:], slices.shape[2:], strict=True)]
     return np.pad(slices, [(0, 0), (0, 0), *((0, n) for n in missing)]) if any(missing) else slices
+
+
+def _raised(number: int, error: BaseException | None) -> None:
+    if error:
+        raise error
+
+
+def for_each(
+    total: int, act: Callable[[int], None], done: Callable[[int, BaseException | None], None] = _raised
+) -> None:
+    """Call `act` with every number below `total`, in parallel; where most are done at once, threads cost little.
+
+    `done` is called in this thread, with the number and what `act` raised; what it raises itself ends all.
+    """
+    waiting, finished = deque(range(total)), SimpleQueue[tuple[int, BaseException | None]]()
+
+    def work() -> None:
+        while waiting:
+            with contextlib.suppress(IndexError):  # another thread has taken the last one
+                number = waiting.popleft()
+                finished.put((number, _tried(act, number)))
+
+    with ThreadPoolExecutor(max_workers=workers()) as pool:
+        for _ in range(workers()):
+            pool.submit(work)
+        try:
+            for _ in range(total):
+                done(*finished.get())
+        except BaseException:
+            waiting.clear()
+            raise
+
+
+def _tried(act: Callable[[int], None], number: int) -> BaseException | None:
+    try:
+        act(number)
+    except BaseException as error:
+        return error
+    return None
 
 
 def workers() -> int:

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, sync
-from ssmtl_toolkit.data.in_memory import Shape, bytes_of, workers
+from ssmtl_toolkit.data.in_memory import Shape, bytes_of, for_each
 from ssmtl_toolkit.data.pieces import Piece
 from ssmtl_toolkit.data.sampling import BLOCK
 from ssmtl_toolkit.data.sealed import start_of
@@ -152,8 +151,7 @@ def on_disk(pieces: Sequence[Piece], shape: Shape, memo: DigestMemo, waiting: Wa
         if memo(piece.file, lambda _: checksum(piece)) != piece.about.voxels:
             piece.slices(waiting)
 
-    with ThreadPoolExecutor(max_workers=workers()) as pool:
-        list(pool.map(check, pieces))
+    for_each(len(pieces), lambda i: check(pieces[i]))
     if problem := memo.save():
         waiting.note(problem)
     return OnDisk(pieces, shape)

@@ -150,6 +150,8 @@ class Readers:
 
     def label_rank(self, path: Path) -> int | None:
         """The place among all readers of that for `path`, if its format is for label maps only; None: it is not."""
+        if not any(reader.only_labels and reader.matches(path) for reader in self.specs):  # as of nearly all files
+            return None
         reader = self.match(path)
         return self.specs.index(reader) if reader is not None and reader.only_labels else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -133,4 +135,9 @@ def start_of(opened: FileIO, name: str) -> int:
 
 def checksum_of(array: NDArray[Any]) -> str:
     """A checksum of an array, its type and shape."""
-    return checksum(array.data, str((array.dtype, array.shape)).encode())
+    return checksum(array.data, _kind(array.dtype, array.shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _kind(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    return str((dtype, shape)).encode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmtl_toolkit.data.files import DigestMemo, Waiting, remove_halves
-from ssmtl_toolkit.data.in_memory import bytes_of, in_memory, workers
+from ssmtl_toolkit.data.in_memory import bytes_of, for_each, in_memory
 from ssmtl_toolkit.data.memory import free_memory, only_new_garbage
 from ssmtl_toolkit.data.on_disk import OnDisk, on_disk
 from ssmtl_toolkit.data.patches import Patches
@@ -179,7 +178,8 @@ class Usable:
             copies: how many processes on this machine will hold the store.
         """
         pieces = [piece for i, piece in enumerate(self.pieces) if chosen is None or i in chosen]
-        return _open(pieces, self.skipped, self.slicing, placement, copies, self.memo, self.waiting)
+        with only_new_garbage():
+            return _open(pieces, self.skipped, self.slicing, placement, copies, self.memo, self.waiting)
 
 
 def build_store(
@@ -240,7 +240,6 @@ def prepare_scans(
     """
     unfit = [Skipped(scan.name, scan.unfit) for scan in scans if scan.unfit]
     scans = [scan for scan in scans if not scan.unfit]
-    memo = DigestMemo(cache / "digests.json")
     pieces: dict[int, Piece] = {}
     _remove_halves(cache)
 
@@ -248,6 +247,7 @@ def prepare_scans(
         pieces[i] = find_piece(scans[i], readers, slicing, cache, memo, waiting, read)
 
     with only_new_garbage():
+        memo = DigestMemo(cache / "digests.json")
         bad = try_each(scans, find, on_scan)
     if problem := memo.save():
         waiting.note(problem)
@@ -269,19 +269,15 @@ def try_each(scans: Sequence[Scan], act: Callable[[int], None], on_scan: Callabl
     `on_scan` is called with a scan's name when it is done, from this thread; what it raises ends all.
     """
     bad: dict[int, Skipped] = {}
-    with ThreadPoolExecutor(max_workers=workers()) as pool:
-        jobs = {pool.submit(act, i): i for i in range(len(scans))}
-        try:
-            for job in as_completed(jobs):
-                i = jobs[job]
-                try:
-                    job.result()
-                except DataError as error:
-                    bad[i] = Skipped(scans[i].name, str(error))
-                on_scan(scans[i].name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def done(i: int, error: BaseException | None) -> None:
+        if isinstance(error, DataError):
+            bad[i] = Skipped(scans[i].name, str(error))
+        elif error:
+            raise error
+        on_scan(scans[i].name)
+
+    for_each(len(scans), act, done)
     return bad
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ssmtl_toolkit.data.files import Waiting
+from ssmtl_toolkit.data.memory import only_new_garbage
 from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
@@ -51,7 +52,7 @@ def list_scans(
     if cache.is_dir():
         use_cache(cache, waiting_with(note))
     try:
-        with foreign(f"{named(dataset)}, asked for its scans,", passing=OSError):
+        with only_new_garbage(), foreign(f"{named(dataset)}, asked for its scans,", passing=OSError):
             scans = dataset.scans(cache, installed_readers(in_time=in_time))
             for remark in dataset.remarks(scans):
                 note(remark)

@@ -13,6 +13,7 @@ from helpers.stores import OPTIONS, listed
 from ssmtl_nifti import Nifti
 from ssmtl_toolkit.data import memory
 from ssmtl_toolkit.data import store as storing
+from ssmtl_toolkit.data.in_memory import for_each
 from ssmtl_toolkit.data.on_disk import OnDisk
 from ssmtl_toolkit.data.prepare import prepare
 from ssmtl_toolkit.data.readers import Readers
@@ -280,3 +281,20 @@ def test_a_scan_that_the_container_has_no_room_for_is_refused(tmp_path, monkeypa
     (tmp_path / "memory.current").write_text("0\n")
     with pytest.raises(FileError, match=r"needs 0\.0 GiB of memory, more than half .* \(100 x 100 x 100\)"):
         memory.check_memory((100, 100, 100), np.dtype(np.int16))
+
+
+def test_threads_try_every_number_once_and_an_error_that_is_not_handled_ends_the_rest():
+    tried, ended = [], {}
+
+    def act(number):
+        tried.append(number)
+        if number % 100 == 7:
+            raise ValueError(number)
+
+    for_each(1000, act, ended.__setitem__)
+    assert sorted(tried) == sorted(ended) == list(range(1000))
+    assert {number for number, error in ended.items() if isinstance(error, ValueError)} == set(range(7, 1000, 100))
+    tried.clear()
+    with pytest.raises(ValueError, match=r"7$"):
+        for_each(10**6, act)
+    assert len(tried) < 10**6
