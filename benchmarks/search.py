@@ -46,6 +46,17 @@ MASKED = tuple(f"{task},mask=0.5" for task in PLUS_MINUS)
 TAUGHT, SHORT = {"semi": "unimatch"}, {"steps": 300}
 DENSE = Pretext((CONTRAST, "dense_contrast"))
 LOCATED = Pretext((*PLUS_MINUS, CONTRAST, "locate"))
+FAR = ("reconstruct_prev:t=20mm", "reconstruct_next:t=20mm")
+QUICK = {  # what may make the first steps of a fine-tuning shorter
+    "contrast": Pretext((CONTRAST,)),
+    "±20 mm + contrast": Pretext((*FAR, CONTRAST)),
+    "±t, half of the anchor covered, + contrast": Pretext((*MASKED, CONTRAST)),
+    "slice fusion": Pretext(("slice_fusion",)),
+    "inpaint": Pretext(("inpaint",)),
+    "contrast + dense contrast": DENSE,
+    "±t": Pretext(PLUS_MINUS),
+    "locate": Pretext(("locate",)),
+}
 TRIES = {
     "scratch": Try(None),
     "±t + contrast": Try(BEST),
@@ -78,6 +89,8 @@ TRIES = {
     "±t + contrast, 300 steps": Try(BEST, SHORT, "scratch, 300 steps"),
     "UniMatch, 300 steps": Try(None, {**TAUGHT, **SHORT}, "scratch, 300 steps"),
     "UniMatch, ±t + contrast, 300 steps": Try(BEST, {**TAUGHT, **SHORT}, "UniMatch, 300 steps"),
+    **{f"{name}, 300 steps": Try(pretext, SHORT, "scratch, 300 steps") for name, pretext in QUICK.items()},
+    "±t + contrast, encoder only, 300 steps": Try(BEST, {**SHORT, "transfer": "encoder"}, "scratch, 300 steps"),
 }
 KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
     "scratch",
