@@ -90,6 +90,8 @@ TRIES = {
     "UniMatch, 300 steps": Try(None, {**TAUGHT, **SHORT}, "scratch, 300 steps"),
     "UniMatch, ±t + contrast, 300 steps": Try(BEST, {**TAUGHT, **SHORT}, "UniMatch, 300 steps"),
     **{f"{name}, 300 steps": Try(pretext, SHORT, "scratch, 300 steps") for name, pretext in QUICK.items()},
+    "UniMatch, contrast, 300 steps": Try(QUICK["contrast"], {**TAUGHT, **SHORT}, "UniMatch, 300 steps"),
+    "UniMatch, contrast": Try(QUICK["contrast"], TAUGHT, UNIMATCH),
     "±t + contrast, encoder only, 300 steps": Try(BEST, {**SHORT, "transfer": "encoder"}, "scratch, 300 steps"),
 }
 KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
