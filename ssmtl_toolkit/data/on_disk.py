@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -121,6 +122,14 @@ class OnDisk:
             slices[:, :height, :width] = read
 
 
+def _sync(file: Path) -> None:
+    try:
+        sync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # as of disks that are only read, such as images
+            raise
+
+
 def _announce(file: FileIO, start: int, length: int) -> None:
     """Tell the system what is read next (0: to the end): a disk, or another machine, then fetches all at once."""
     if hasattr(os, "posix_fadvise"):
@@ -144,7 +153,7 @@ def on_disk(pieces: Sequence[Piece], shape: Shape, memo: DigestMemo, waiting: Wa
 
     def checksum(piece: Piece) -> str:
         with writable(piece.file, "choose another --cache", "the cache "):
-            sync(piece.file)  # the memo is believed after a loss of power, too
+            _sync(piece.file)  # the memo is believed after a loss of power, too
         return piece.checksum()
 
     def check(piece: Piece) -> None:

@@ -1,5 +1,6 @@
 """What is damaged in the cache is noticed when it is opened, told, and made anew: never other slices without a word."""
 
+import errno
 import json
 import os
 import shutil
@@ -130,6 +131,19 @@ def test_only_slices_that_stay_on_disk_are_waited_for_and_before_the_memo_says_t
     build("disk")
     memo = next(tmp_path.rglob("digests.json")).stat().st_ino
     assert written <= set(synced[: synced.index(memo)])
+
+
+def test_slices_on_a_disk_that_is_only_read_and_knows_no_fsync_are_used(build, tmp_path, monkeypatch):
+    first = build("ram")
+    written = {file.stat().st_ino for file in pieces(tmp_path)}
+
+    def refused(descriptor, sync=os.fsync):
+        if os.fstat(descriptor).st_ino in written:
+            raise OSError(errno.EINVAL, "as of squashfs")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    assert torch.equal(build("disk").slices[:], first.slices)
 
 
 def test_exchanged_pieces_are_noticed_though_each_is_whole(build, tmp_path):
