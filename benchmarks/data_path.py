@@ -120,7 +120,7 @@ def memory_of(make: Callable[..., Act], *args: Any) -> float:
 
 def memory(size: int, batches: int, volumes: int) -> str:
     """What ours holds against MONAI with workers and without."""
-    peers = {True: "of one volume", False: f"{WORKERS} workers"}
+    peers = {True: "a batch of one volume", False: f"{WORKERS} workers"}
     mb = {name: answered(memory_of, monai, size, batches, volumes, one) for one, name in peers.items()}
     held = answered(memory_of, ours, PAIR, size, batches, volumes, False)
     return "; ".join(f"{held / other:.2f} of {name} ({held:.0f} and {other:,.0f} MB, 1)" for name, other in mb.items())
