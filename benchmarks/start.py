@@ -52,7 +52,8 @@ print(2 * table.diagonal() / (table.sum(0) + table.sum(1)))
 """
 
 
-COMPILED = {**os.environ, "PYTHONPYCACHEPREFIX": tempfile.mkdtemp()}  # by the turn before the first round
+PLACE = tempfile.TemporaryDirectory()  # removed at the end
+COMPILED = {**os.environ, "PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=PLACE.name)}  # by the turn before the first round
 COMPILED.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
@@ -77,7 +78,7 @@ def until(mark: Path, command: tuple[str, ...]) -> Act:
 
 
 def first_step() -> Act:
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=PLACE.name))
     usual = ["run", "--data", "phantom:patients=4", "--size", "64", "--backbone", "unet:encoder=resnet34"]
     usual += ["--task", "reconstruct_prev", "--cache", str(folder / "cache"), "--accelerator", "cpu"]
     usual += ["--channels-last", "off"]
@@ -92,12 +93,12 @@ def first_step() -> Act:
 
 
 def bare_step() -> Act:
-    mark = Path(tempfile.mkdtemp()) / "loss"
+    mark = Path(tempfile.mkdtemp(dir=PLACE.name)) / "loss"
     return until(mark, (sys.executable, "-c", STEP, str(mark)))
 
 
 def evaluation(ours: bool) -> Act:
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=PLACE.name))
     for i, name in enumerate(("label.nii.gz", "pred.nii.gz")):
         labels = np.random.default_rng(i).integers(0, 5, (32, 32, 8)).astype(np.uint8)
         nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / name)  # type: ignore[no-untyped-call]
