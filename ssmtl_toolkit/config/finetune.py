@@ -125,9 +125,9 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
         "of a scan are drawn.",
     )
     semi: SerializeAsAny[SemiSpec] | str | None = Field(
-        "auto",
-        description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none; auto: unimatch where "
-        "--unlabelled names scans, else none.",
+        None,
+        description="Learn from unlabelled scans too: mean_teacher, unimatch, pretext; none.  [default: unimatch with "
+        "--unlabelled, else none]",
     )
     unlabelled: Annotated[SerializeAsAny[DatasetSpec] | str | None, Role.PLACE] = Field(
         None,
@@ -196,11 +196,6 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
         file = Path(recipe)
         return str(absolute(file)) if file.suffix == ".toml" else recipe
 
-    @field_validator("semi", mode="before")
-    @classmethod
-    def _no_semi(cls, value: Any) -> Any:
-        return None if value == "none" else value
-
     @field_validator("source", "split")
     @classmethod
     def _absolute_path(cls, path: Path | None) -> Path | None:
@@ -266,10 +261,9 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
 
     def _semi(self) -> SemiSpec | None:
         """How to learn from unlabelled scans: where they are given, as docs/results.md found best."""
-        chosen = self.semi
-        if chosen == "auto":
-            chosen = None if self.unlabelled is None else "unimatch"
-        return None if chosen is None else registry().resolve(SemiSpec, chosen)
+        usual = "none" if self.unlabelled is None else "unimatch"
+        chosen = usual if self.semi is None else self.semi
+        return None if chosen == "none" else registry().resolve(SemiSpec, chosen)
 
 
 class ResolvedFinetune(FinetuneConfig):
