@@ -12,14 +12,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from timing import Act, Group, Ratio, Way, main
+from timing import Act, Group, Ratio, Way, main, scratch_folder
 
 SSMTL = (sys.executable, "-m", "ssmtl_toolkit")
 NAMES = """
@@ -52,8 +51,7 @@ print(2 * table.diagonal() / (table.sum(0) + table.sum(1)))
 """
 
 
-PLACE = tempfile.TemporaryDirectory()  # removed at the end
-COMPILED = {**os.environ, "PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=PLACE.name)}  # by the turn before the first round
+COMPILED = {**os.environ, "PYTHONPYCACHEPREFIX": str(scratch_folder())}  # by the turn before the first round
 COMPILED.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
@@ -78,7 +76,7 @@ def until(mark: Path, command: tuple[str, ...]) -> Act:
 
 
 def first_step() -> Act:
-    folder = Path(tempfile.mkdtemp(dir=PLACE.name))
+    folder = scratch_folder()
     usual = ["run", "--data", "phantom:patients=4", "--size", "64", "--backbone", "unet:encoder=resnet34"]
     usual += ["--task", "reconstruct_prev", "--cache", str(folder / "cache"), "--accelerator", "cpu"]
     usual += ["--channels-last", "off"]
@@ -93,12 +91,12 @@ def first_step() -> Act:
 
 
 def bare_step() -> Act:
-    mark = Path(tempfile.mkdtemp(dir=PLACE.name)) / "loss"
+    mark = scratch_folder() / "loss"
     return until(mark, (sys.executable, "-c", STEP, str(mark)))
 
 
 def evaluation(ours: bool) -> Act:
-    folder = Path(tempfile.mkdtemp(dir=PLACE.name))
+    folder = scratch_folder()
     for i, name in enumerate(("label.nii.gz", "pred.nii.gz")):
         labels = np.random.default_rng(i).integers(0, 5, (32, 32, 8)).astype(np.uint8)
         nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / name)  # type: ignore[no-untyped-call]

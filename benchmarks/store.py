@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nibabel as nib
 from made_up import write_scans
-from timing import Act, Figure, Group, Ratio, Way, main, timed
+from timing import Act, Figure, Group, Ratio, Way, main, scratch_folder, timed
 
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.store import build_store
@@ -38,8 +38,8 @@ def written(number: int, shape: Shape) -> list[Scan]:
 def build(number: int, shape: Shape, size: int) -> Act:
     """Build a store in a cache of its own each time; they are removed at the end, which is not timed."""
     scans, readers = written(number, shape), installed_readers()
-    room, caches = tempfile.TemporaryDirectory(), itertools.count()
-    return lambda: build_store(scans, readers, Slicing(size=size), Path(room.name, str(next(caches))))
+    folder, caches = scratch_folder(), itertools.count()
+    return lambda: build_store(scans, readers, Slicing(size=size), folder / str(next(caches)))
 
 
 def read(number: int, shape: Shape) -> Act:

@@ -8,12 +8,15 @@ itself" is what chance does. A way that changes its process, or must not be chan
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
 import resource
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -109,6 +112,13 @@ class Row:
 
 
 HEADER = ("what", "against", "ratio", "of CPU time", "reference against itself", "ms", "target", "program")
+
+
+def scratch_folder() -> Path:
+    """Make a folder that is removed when this process ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def timed(act: Act, times: int = 1) -> Timing:
