@@ -18,7 +18,7 @@ from ssmtl_toolkit.places import PathError, user_path
         (parse_json, '{"a":' * 900 + "1" + "}" * 900, "nested too deeply"),
         (parse_json, "[" + "[]," * 1_000_000 + "1]", "more than 1000000 values"),
         (parse_json, '{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' twice"),
-        (parse_json, "{" + "".join(f'"{i}":1,' for i in range(100_000)) + '"99999":2}', "the key '99999' twice"),
+        (parse_json, "{" + "".join(f'"{i}":1,' for i in range(20_000)) + '"19999":2}', "the key '19999' twice"),
         (parse_json, "9" * 5000, "4300 digits"),
         (parse_toml, "a = " + "[" * 5000, "nested too deeply"),
         (parse_toml, "a = " + "[" * 100 + "]" * 100, "nested too deeply"),
