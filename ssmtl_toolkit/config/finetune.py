@@ -332,9 +332,12 @@ class ResolvedFinetune(FinetuneConfig):
 
     def _check_semi(self) -> None:
         if self.semi is None:
-            for option in ("unlabelled", "transductive"):
-                if getattr(self, option):
-                    raise UsageError(f"--{option}: unlabelled scans are for --semi; say how to learn from them")
+            if self.unlabelled:
+                raise UsageError(
+                    "--unlabelled: with --semi none nothing is learned from unlabelled scans; omit one of them"
+                )
+            if self.transductive:
+                raise UsageError("--transductive: unlabelled scans are for --semi; say how to learn from them")
             return
         if self.head.output not in self.semi.outputs:
             raise UsageError(

@@ -187,7 +187,7 @@ def test_label_maps_among_unlabelled_scans_are_skipped_and_named(labelled, tmp_p
         ({"semi": "unimatch", "head": "denoising"}, "'denoising' gives slices"),
         ({"semi": "pretext", "source": "x", "freeze": "backbone"}, "its tasks train the encoder and decoder, which"),
         ({"semi": 'pretext:tasks=["slice_siam"]', "source": "x", "freeze": "encoder"}, "train the encoder, which"),
-        ({"unlabelled": "x", "semi": "none"}, "--unlabelled: unlabelled scans are for --semi"),
+        ({"unlabelled": "x", "semi": "none"}, "--unlabelled: with --semi none nothing is learned"),
         ({"unlabelled": "x", "head": "denoising"}, "'denoising' gives slices"),
         ({"transductive": True}, "--transductive: unlabelled scans are for --semi"),
     ],
