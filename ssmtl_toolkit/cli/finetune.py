@@ -121,26 +121,7 @@ def _unlabelled(summary: dict[str, Any]) -> list[str]:
         line += f"; {counted(number, 'scan')} of validation or test patients were kept from it"
     if told["skipped"]:
         line += f"; {len(told['skipped'])} skipped"
-    return [line, *_doubtful(summary["training"])]
-
-
-def _doubtful(training: dict[str, Any]) -> list[str]:
-    """In how many trainings pseudo labels seemed to do harm, or taught nothing."""
-    every = [one.get("pseudo_labels") or {} for trainings in training.values() for one in trainings]
-    bad = sum(bool(one.get("warnings")) for one in every)
-    idle = sum(not one.get("taught", True) for one in every)
-    lines = []
-    if bad:
-        lines.append(
-            f"in {bad} of {len(every)} trainings the pseudo labels are in doubt (see the notes); compare with --semi "
-            f"none"
-        )
-    if idle:
-        lines.append(
-            f"in {idle} of {len(every)} trainings hardly any pixel of the unlabelled slices was sure at the end: they "
-            f"taught next to nothing; give more --steps"
-        )
-    return lines
+    return [line, *told["doubts"]]
 
 
 def _seen(number: int | None, total: int) -> str:

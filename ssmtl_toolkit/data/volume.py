@@ -183,15 +183,19 @@ def acquired_axis(affine: NDArray[np.float64], slice_axis: int) -> Axis:
     Raises:
         DataError: the affine does not say.
     """
-    world = _orientation(affine.tobytes())[slice_axis, 0]
+    world = _orientation(affine)[slice_axis, 0]
     if np.isnan(world):
         raise DataError("the affine does not say which way the slices lie; choose --axis axial, coronal or sagittal")
     return _AXIS_OF_WORLD[int(world)]
 
 
+def _orientation(affine: NDArray[Any]) -> NDArray[np.float64]:
+    """nibabel's `io_orientation` of an affine, looked up: scans of one scanner share theirs."""
+    return _orientation_of(np.asarray(affine, np.float64).tobytes())
+
+
 @functools.lru_cache(maxsize=64)
-def _orientation(affine: bytes) -> NDArray[np.float64]:
-    """nibabel's `io_orientation` of an affine, by its bytes; scans of one scanner share theirs."""
+def _orientation_of(affine: bytes) -> NDArray[np.float64]:
     orientation: NDArray[np.float64] = nib.orientations.io_orientation(np.frombuffer(affine).reshape(4, 4))
     orientation.flags.writeable = False
     return orientation
@@ -232,7 +236,7 @@ class Stack:
         if (wanted == "time") != (volume.frames is not None):
             raise DataError(f"cannot be cut along --axis {wanted}: it is {_kind(volume)}; choose another --axis")
         axis = volume.axis(wanted)
-        source = _orientation(volume.affine.tobytes())
+        source = _orientation(volume.affine)
         turn = nib.orientations.ornt_transform(source, nib.orientations.axcodes2ornt(DIRECTIONS[axis]))
         turned = nib.orientations.apply_orientation(np.moveaxis(volume.by_channel, 0, -1), turn)
         affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmtl_toolkit.documents import read_json
@@ -49,7 +49,8 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         summary["not_scored"] = list(dict.fromkeys(failures))
     if done.unlabelled:
         skipped = [item.to_json() for item in done.unlabelled.skipped]
-        summary["unlabelled"] = {"semi": str(done.config.semi), **done.unlabelled.to_json(), "skipped": skipped}
+        about = {"semi": str(done.config.semi), **done.unlabelled.to_json(), "skipped": skipped}
+        summary["unlabelled"] = about | {"doubts": _doubts(summary["training"])}
     if len(scores) > 1:
         patients = {scan.name: scan.patient for scan in done.material.test}
         summary["difference"] = statistics.difference_of(scores, metrics, patients)
@@ -61,6 +62,18 @@ def _remarks(repetitions: list[Any], done: Repetitions) -> list[str]:
     converged = convergence.remark([how and convergence.Convergence(**how) for how in trained], done.config.steps)
     parts = largest.remark([one["largest_component"] for one in repetitions if "largest_component" in one])
     return [text for text in (converged, parts) if text]
+
+
+def _doubts(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """In how many trainings pseudo labels seemed to do harm, or taught nothing."""
+    every = [one["pseudo_labels"] for trainings in training.values() for one in trainings if "pseudo_labels" in one]
+    harmed = sum(bool(one["warnings"]) for one in every)
+    idle = sum(not one.get("taught", True) for one in every)
+    told = (
+        (harmed, "the pseudo labels are in doubt (see the notes); compare with --semi none"),
+        (idle, "hardly any pixel was sure at the end: pseudo labels taught next to nothing; give more --steps"),
+    )
+    return [f"in {number} of {len(every)} trainings {text}" for number, text in told if number]
 
 
 def _scans(done: Repetitions) -> dict[str, Any]:

@@ -287,7 +287,7 @@ class Trainer:
             size, half = self.config.size, self.config.size // 2
             smaller = f"--size {half} takes about a quarter of it; " if half >= _SMALL else ""
             self.progress.note(
-                f"about {duration(seconds)} to go on this CPU, with {size} x {size} pixels; {smaller}a GPU, a smaller "
+                f"about {duration(seconds)} more on this CPU, with {size} x {size} pixels; {smaller}a GPU, a smaller "
                 f"--backbone, or fewer --steps help as well"
             )
 

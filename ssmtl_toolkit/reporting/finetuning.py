@@ -156,22 +156,14 @@ def _unlabelled(record: Record) -> list[Part]:
         arm: [one.get("pseudo_labels") for one in each] for arm, each in record.summary.get("training", {}).items()
     }
     judged = {arm: [one for one in each if one] for arm, each in trained.items()}
-    parts: list[Part] = [Text(text, "bad") for text in _warnings(judged)]
+    warnings = dict.fromkeys(text for each in judged.values() for one in each for text in one["warnings"])
+    parts: list[Part] = [Text(f"{text}.", "bad") for text in (*told.get("doubts", ()), *warnings)]
     facts = [("method", str(told["semi"])), ("scans", str(told["scans"])), ("slices", str(told["slices"]))]
     facts.append(("scans of validation or test patients that were left out", str(told["held_out"])))
     facts += [(f"scans of {part} patients among them", str(told[f"{part}_seen"])) for part in ("validation", "test")]
     parts.append(Facts(facts))
     parts += [_shares(arm, each) for arm, each in judged.items() if each]
     return [*parts, *_curves(record, {"semi/sure": "Share of the pixels that are sure"})]
-
-
-def _warnings(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What seems to do harm, once, and in how many trainings nothing was taught."""
-    every = [one for each in judged.values() for one in each]
-    idle = sum(not one.get("taught", True) for one in every)
-    nothing = f"In {idle} of {len(every)} trainings hardly any pixel was sure at the end: more steps are needed."
-    said = dict.fromkeys(warning for one in every for warning in one["warnings"])
-    return [*(f"Pseudo labels: {warning}." for warning in said), *([nothing] if idle else [])]
 
 
 def _shares(arm: str, judged: Sequence[Mapping[str, Any]]) -> Table:

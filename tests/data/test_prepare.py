@@ -34,6 +34,18 @@ def test_a_blank_slice_becomes_zeros_and_is_counted(value):
     assert prepared.slices[0].any()
 
 
+@pytest.mark.parametrize(
+    "kind", [np.float32, np.int64, ">f8", "<f4", None], ids=["float32", "whole", "big-endian", "little", "by columns"]
+)
+def test_an_affine_of_any_kind_of_numbers_cuts_as_one_of_doubles(kind):
+    array = np.random.default_rng(0).normal(0, 1, (6, 7, 8)).astype(np.float32)
+    usual = np.array([[0, 0, -2, 5], [3, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1]], np.float64)
+    other = np.asfortranarray(usual) if kind is None else usual.astype(kind)
+    for axis in ("acquisition", "axial", "coronal", "sagittal"):
+        ours, theirs = (prepare(volume(array, each), Slicing(size=16, axis=axis)).slices for each in (usual, other))
+        assert np.array_equal(ours, theirs)
+
+
 def test_shrinking_is_anti_aliased():
     stripes = np.tile(np.array([0.0, 1.0], dtype=np.float32), 32)[None, None, None].repeat(64, axis=2)
     assert np.abs(resize(stripes, 16)[..., 1:-1] - 0.5).max() < 0.05  # without it: 0 or 1 by chance

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +24,7 @@ from helpers.small import write_pair, write_scan
 from ssmtl_toolkit import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.config import RunConfig
 from ssmtl_toolkit.data.classes import Classes
+from ssmtl_toolkit.data.readers import Readers
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.downstream.meaning import Exclusive
 from ssmtl_toolkit.downstream.model import ModelSpec, Predictor
@@ -554,6 +556,40 @@ def test_a_prediction_is_written_while_the_network_works_on_the_next_scan(acting
     assert len(acting(act).written) == 3
     os.close(folder)
     assert written[0] == 0
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The names of the scans that were read so far."""
+    names, usual = [], Readers.read_scan
+
+    def noted(readers, scan, volume=None):
+        names.append(scan.path.name)
+        return usual(readers, scan, volume)
+
+    monkeypatch.setattr(Readers, "read_scan", noted)
+    return names
+
+
+def test_the_next_scan_is_read_while_the_network_works_and_no_further_one(acting, read):
+    seen = []
+
+    def act(number):
+        end = time.monotonic() + 20
+        while len(read) < min(number + 1, 3) and time.monotonic() < end:
+            time.sleep(0.01)
+        seen.append(list(read))
+
+    acting(act)
+    assert seen == [["a_pre.nii.gz", "b_pre.nii.gz"], *[["a_pre.nii.gz", "b_pre.nii.gz", "c_pre.nii.gz"]] * 2]
+
+
+@pytest.mark.parametrize(("free", "options"), [(0, {}), (10**12, {"probabilities": True})])
+def test_a_scan_that_takes_much_memory_or_room_on_the_disk_is_alone(acting, read, free, options, monkeypatch):
+    monkeypatch.setattr("ssmtl_toolkit.downstream.predict.free_memory", lambda: free)
+    seen = []
+    acting(lambda number: seen.append(len(read)), **options)
+    assert seen == [1, 2, 3]
 
 
 def test_what_the_network_works_on_when_it_is_interrupted_is_written(acting, tmp_path):

@@ -376,7 +376,7 @@ class BrokenImageMetric(MetricSpec):
 
 
 class BrokenTracker(TrackerSpec):
-    """Writes down what it is told; FAULT says what is wrong."""
+    """Writes down what it hears; FAULT says what is wrong."""
 
     name = "broken_tracker"
 

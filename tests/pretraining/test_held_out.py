@@ -523,14 +523,14 @@ def test_a_training_that_takes_long_on_a_cpu_says_so_after_a_few_steps(scans, tm
             self.step = step
 
         def note(self, text):
-            if "to go on this CPU" in text:
+            if "more on this CPU" in text:
                 raise ToldError(self.step, text)
 
     with pytest.raises(ToldError) as told:
         pretrain(scans, tmp_path / "r", steps=10**8, size=64, accelerator="cpu", progress=Listening())
     step, text = told.value.args
     assert step < 6
-    assert re.match(r"about \d+ d( \d+ h)? to go on this CPU, with 64 x 64 pixels; --size 32 takes about a qu", text)
+    assert re.match(r"about \d+ d( \d+ h)? more on this CPU, with 64 x 64 pixels; --size 32 takes about a qu", text)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_fine_tuning_with_unlabelled_scans_shows_what_they_taught(labelled, tm
     toolkit.finetune(data=str(labelled), unlabelled=str(labelled), classes="big=10,small=20", **options, **place)
     page = check_page(tmp_path / "t" / "report.html")
     assert "Unlabelled scans" in page.headings
-    for said in ("In 1 of 1 trainings hardly any pixel was sure", "Share of each class in % of all pixels, scratch"):
+    for said in ("in 1 of 1 trainings hardly any pixel was sure", "Share of each class in % of all pixels, scratch"):
         assert said in page.text
     assert "Share of the pixels that are sure" in page.text
 

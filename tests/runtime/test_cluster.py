@@ -65,7 +65,7 @@ tasks = ["reconstruct_next:t=50"]
 
 
 class Told(Progress):
-    """Keeps what it is told, and calls `react` with each text."""
+    """Keeps what it hears, and calls `react` with each text."""
 
     def __init__(self, react=lambda text: None):
         self.texts, self.react = [], react

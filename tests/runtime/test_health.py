@@ -290,7 +290,7 @@ def test_a_metric_that_is_not_finite_is_noted_once_and_not_logged(scans, tmp_pat
 
 
 def test_where_nothing_waits_the_first_bad_step_holds_the_optimizer_back_and_is_known_later():
-    """As on a GPU: the fused optimizer is told on the device, and the host reads of it two steps later."""
+    """As on a GPU: the fused optimizer learns it on the device, and the host reads of it two steps later."""
     network = nn.Linear(3, 1)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
     health = Health(optimizer, list, torch.device("cpu"))
