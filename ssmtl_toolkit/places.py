@@ -1,4 +1,4 @@
-"""Texts that name a place: a path that can exist, or a path or a model on a hub where only a name is expected."""
+"""Texts that name a place: a path that can exist, an address elsewhere, a path where only a name is expected."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; of Linux, macOS and Windows n
 _PLACE = re.compile(
     r"\s*([/\\~]|\.{1,2}[/\\]|[a-z]:[/\\])|.*(://|\b(hf[-_]hub|local-dir|file):)", re.IGNORECASE | re.DOTALL
 )
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.IGNORECASE | re.DOTALL)
+_KNOWN = "s3|gs|gcs|https?|abfss?|az|memory"
+_CUT = re.compile(rf"({_KNOWN}):/(?=[^/])", re.IGNORECASE)  # as pathlib writes URLs
+_START = rf"([a-z][a-z0-9+.-]+://|\b(?:{_KNOWN}):/)"
+_USER = re.compile(rf"{_START}([^\s/'\"]*|[^\s'\"]*:[^\s'\"]*)@", re.IGNORECASE)
+_QUERY = re.compile(rf"({_START}[^\s?'\"]*)\?[^\s'\"]+", re.IGNORECASE)
+_IN_CONTAINERS = {"abfs", "abfss", "wasb", "wasbs"}  # what stands before the @ is no user there
 
 
 def names_a_place(text: str) -> bool:
@@ -70,3 +78,53 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 def _shown(name: str) -> str:
     return f"'{printable(clipped(name, 400))}'"
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is an address such as s3://bucket/scans, also with one slash, as pathlib writes it."""
+    return _URL.fullmatch(_CUT.sub(r"\1://", text, count=1)) is not None
+
+
+def address(text: str) -> str:
+    """Return a URL in one form, without a slash at its end.
+
+    Raises:
+        UsageError: it is no address of a file or folder, or it holds a secret, as `check_secrets` says.
+    """
+    check_secrets(text)
+    match = _URL.fullmatch(_CUT.sub(r"\1://", text, count=1))
+    scheme, place = (match[1].lower(), match[2].rstrip("/")) if match else ("", "")
+    if "*" in place or (scheme in ("http", "https") and "#" in place):
+        raise UsageError(f"{_shown(text)}: is a pattern or a part of a page; give the address of a folder or file")
+    odd = not place.isprintable() or "::" in place or not {"..", "."}.isdisjoint(place.split("/"))
+    if odd or not place.strip("/"):
+        raise UsageError(f"{_shown(text)}: is no address of a folder or file; write it as in s3://bucket/scans")
+    return f"{scheme}://{place}"
+
+
+def check_secrets(text: str) -> None:
+    """Refuse URLs with a user, a password or a query, which may be a token: what is given as data is written down.
+
+    Raises:
+        UsageError: which URL, without them.
+    """
+    if (shown := without_secrets(text)) != text:
+        raise UsageError(
+            f"{_shown(shown)}: an address with a user, a password or a query (?…) would be written down with the "
+            f"results; omit these, and put credentials into ~/.netrc or the settings of fsspec"
+        )
+
+
+def without_secrets(text: str) -> str:
+    """Hide the users, passwords and queries of all URLs in a text.
+
+    >>> without_secrets("https://me:pass@host/x and s3://b/c?X-Amz-Signature=12 and hf://me/it@main")
+    'https://…@host/x and s3://b/c?… and hf://me/it@main'
+    """
+    return _QUERY.sub(r"\1?…", _USER.sub(_hidden, text)) if ":/" in text else text
+
+
+def _hidden(match: re.Match[str]) -> str:
+    if match[1].partition(":")[0].lower() in _IN_CONTAINERS and ":" not in match[2]:
+        return match[0]
+    return f"{match[1]}…@"

@@ -1,4 +1,4 @@
-"""What users write as data: a dataset by name, a path, a pattern of paths, or several of these, taken together."""
+"""What users write as data: a dataset by name, a path, a pattern, a URL, or several of these, taken together."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from ssmtl_toolkit import text as spec_text
-from ssmtl_toolkit.data.files import real
+from ssmtl_toolkit.data.files import Waiting, real
 from ssmtl_toolkit.errors import DataError, UsageError
-from ssmtl_toolkit.places import outside_allowed, user_path
+from ssmtl_toolkit.places import address, check_secrets, is_url, outside_allowed, user_path
 from ssmtl_toolkit.registry import registry
 from ssmtl_toolkit.specs import DatasetSpec, Scan
 from ssmtl_toolkit.text import counted, did_you_mean, listed, nearest, printable
@@ -34,7 +34,7 @@ def dataset_of(given: Given | Iterable[Given], base: Path | None = None) -> Data
     """Return the dataset that is meant by a text, path, pattern or spec, or by several of them.
 
     Args:
-        given: `phantom`, `mmwhs:DIR`, `scans/`, `scans/*/t1.nii.gz`, a spec, or a list of these.
+        given: `phantom`, `mmwhs:DIR`, `scans/`, `scans/*/t1.nii.gz`, `s3://bucket/scans`, a spec, or a list of these.
         base: paths are relative to this folder, and need not exist; by default to the current one, and they must.
 
     Raises:
@@ -63,9 +63,14 @@ def _single(given: Given, base: Path | None) -> DatasetSpec:
     if isinstance(given, DatasetSpec):
         return given
     text = os.fspath(given)
+    check_secrets(text)
+    if is_url(text):
+        return Remote(url=text)
     name, options = spec_text.split(text)
     if isinstance(given, str) and text.partition(":")[1] and name in _OURS:
         return _OURS[name].parse(options)
+    if isinstance(given, str) and name in _names() and "://" in options:
+        return _elsewhere(name, options)
     if isinstance(given, str) and (name in _names() or _is_typo(name, text)):
         spec = registry().resolve(DatasetSpec, text)
         return spec if base is None else spec.with_paths(lambda path: base / user_path(path))
@@ -79,6 +84,17 @@ def _single(given: Given, base: Path | None) -> DatasetSpec:
         if base is None:
             raise DataError(f"{printable(text)}: no such file or folder{_near(path)}; check its path")
     return registry().find(DatasetSpec, "folder").model_validate({"root": path})
+
+
+def _elsewhere(name: str, options: str) -> DatasetSpec:
+    """The dataset whose folder or file is a URL, as in `bids:s3://bucket/study,suffix=T2w`."""
+    values, named = spec_text.read_options(options)
+    given = [(None, value) for value in values] + list(named.items())
+    urls = [value for _, value in given if isinstance(value, str) and is_url(value)]
+    below = [(key, "." if value in urls else value) for key, value in given]
+    if len(urls) != 1:
+        raise UsageError(f"{name}: {len(urls)} of its options are addresses; give one, for its folder or file")
+    return Remote(url=urls[0], take=f"{name}:{spec_text.write_options(below)}")
 
 
 def _exists(path: Path) -> bool:
@@ -139,6 +155,10 @@ class Several(DatasetSpec):
             scans, _ = with_patients(spec.scans(cache, readers), None)
             every += _after(every, scans, label)
         return every
+
+    def fetch(self, cache: Path, readers: Readers, waiting: Waiting) -> None:
+        for spec in self.of:
+            spec.fetch(cache, readers, waiting)
 
     def with_paths(self, change: Callable[[Path], Path]) -> Self:
         return self.model_copy(update={"of": tuple(spec.with_paths(change) for spec in self.of)})
@@ -271,11 +291,66 @@ class Pattern(DatasetSpec):
         return f"{counted(len(self.matches()), 'path')} that match a pattern"
 
 
-_OURS: dict[str, type[DatasetSpec]] = {spec.name: spec for spec in (Several, Pattern)}
+def _taken(given: Any) -> Any:
+    return registry().resolve(DatasetSpec, given) if isinstance(given, str) else given
+
+
+class Remote(DatasetSpec):
+    """What is at a URL, such as `s3://bucket/scans`: a folder or a file, fetched into the cache and read from there.
+
+    `take` says as what it is taken: a dataset whose path is `.`, such as `bids:.,suffix=T2w`.
+    """
+
+    name: ClassVar[str] = "remote"
+    positional: ClassVar[str | None] = "url"
+
+    url: Annotated[str, BeforeValidator(address)] = Field(description="The address, without credentials.")
+    take: Annotated[DatasetSpec, BeforeValidator(_taken), PlainSerializer(lambda spec: spec.full())] = Field(
+        default_factory=lambda: _taken("folder:."), description="As what it is taken, as the text of a dataset."
+    )
+
+    def fetch(self, cache: Path, readers: Readers, waiting: Waiting) -> None:
+        from ssmtl_toolkit.remote.mirror import Mirror
+
+        _fetched[self.url] = Mirror(self.url, cache, waiting).update(lambda name: readers.can_read(Path(name)))
+
+    def scans(self, cache: Path, readers: Readers) -> list[Scan]:
+        return self._here().scans(cache, readers)
+
+    def classes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._here().classes()
+
+    def ignored(self) -> int | None:
+        return self._here().ignored()
+
+    def layout(self) -> str:
+        return self._here().layout()
+
+    def remarks(self, scans: Sequence[Scan]) -> Sequence[str]:
+        return self._here().remarks(scans)
+
+    def suggested(self) -> Mapping[str, Any]:
+        return self.take.suggested()
+
+    def with_contrasts(self, contrasts: Sequence[str]) -> Self:
+        chosen = self._here().with_contrasts(contrasts)
+        return self.model_copy(update={"take": chosen.with_paths(lambda path: path.relative_to(_fetched[self.url]))})
+
+    def _here(self) -> DatasetSpec:
+        """The same of what was fetched."""
+        if self.url not in _fetched:
+            raise DataError(f"{printable(self.url)}: was not fetched yet; list its scans first")
+        return self.take.with_paths(lambda path: _fetched[self.url] / path)
+
+
+_fetched: dict[str, Path] = {}  # where this process has put what is at a URL
+_OURS: dict[str, type[DatasetSpec]] = {spec.name: spec for spec in (Several, Pattern, Remote)}
 
 
 def _label(spec: DatasetSpec, depth: int) -> str:
     """The last `depth` parts of a source's path, the suffix of a file omitted; of one without a path its name."""
+    if isinstance(spec, Remote):
+        return printable("/".join(spec.url.partition("://")[2].split("/")[-depth:]))
     place = next((value for _, value in spec if isinstance(value, Path)), None)
     if place is None:
         return spec.name

@@ -33,6 +33,7 @@ from ssmtl_toolkit.text import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ssmtl_toolkit.data.files import Waiting
     from ssmtl_toolkit.data.preparation import Stage
     from ssmtl_toolkit.data.readers import Readers
     from ssmtl_toolkit.data.volume import Header, Stack, Volume
@@ -605,6 +606,15 @@ class DatasetSpec(Spec):
 
         Raises:
             DataError: the root is missing or holds no scan.
+        """
+
+    def fetch(self, cache: Path, readers: Readers, waiting: Waiting) -> None:
+        """Bring into the cache what lies on another machine. It is called before `scans`, each time.
+
+        Call `waiting.check()` now and then, which raises when the user wants to leave, and tell by `waiting.note`.
+
+        Raises:
+            DataError: it cannot be fetched.
         """
 
     def layout(self) -> str:

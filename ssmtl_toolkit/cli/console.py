@@ -157,9 +157,11 @@ def reporting(to_a_person: bool = True) -> Iterator[tuple[Console, engine_progre
     """
     console = stderr()
     progress = RichProgress(console) if to_a_person else engine_progress.Progress()
+    before = engine_progress.showing.set(progress.note)
     try:
         yield console, progress
     finally:
+        engine_progress.showing.reset(before)
         progress.done()
 
 

@@ -47,14 +47,14 @@ def command(
       ssmtl data info scans/
       ssmtl data info scans/ 'more/*/t1.nii.gz' --deep --json
     """
-    from ssmtl_toolkit.cli.console import print_json, print_text, stderr
+    from ssmtl_toolkit.cli.console import print_json, print_text, reporting
     from ssmtl_toolkit.config import check_pattern
     from ssmtl_toolkit.inspection.info import data_info
     from ssmtl_toolkit.runtime.interrupt import interrupts
 
     if patient is not None:
         check_pattern(patient)
-    with interrupts:
+    with interrupts, reporting() as (console, _):
         info = data_info(
             data,
             deep=deep,
@@ -71,5 +71,5 @@ def command(
     else:
         print_text(str(info))
     for problem in info.stops[:1]:
-        stderr().print(f"{len(info.stops)} of the problems would stop ssmtl {problem.stops}")
+        console.print(f"{len(info.stops)} of the problems would stop ssmtl {problem.stops}")
     return 3 if info.stops else 0

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.places import without_secrets
 from ssmtl_toolkit.text import clipped, printable_lines
 
 _LONGEST = 2000  # characters of a line of a message
@@ -61,9 +62,9 @@ def discard() -> None:
 
 
 def show(message: str) -> None:
-    """Write a message to stderr, whatever characters are in it, and however many."""
+    """Write a message to stderr, whatever characters are in it, and however many; secrets in URLs are hidden."""
     encoding = sys.stderr.encoding or "ascii"
-    lines = "\n".join(clipped(line, _LONGEST) for line in printable_lines(message).split("\n"))
+    lines = "\n".join(clipped(line, _LONGEST) for line in printable_lines(without_secrets(message)).split("\n"))
     sys.stderr.write(f"{lines}\n".encode(encoding, "backslashreplace").decode(encoding))
 
 

@@ -16,6 +16,7 @@ from ssmtl_toolkit.inspection.alike import StackOfSlices, Stacks
 from ssmtl_toolkit.inspection.problems import Problem, only_label_maps, problems_of
 from ssmtl_toolkit.inspection.proposals import Proposals, propose, proposed_size
 from ssmtl_toolkit.inspection.seeing import Seeing, Seen
+from ssmtl_toolkit.runtime.progress import showing
 from ssmtl_toolkit.runtime.results import Rows, Shown
 from ssmtl_toolkit.runtime.scans import default_cache, installed_readers, list_scans
 from ssmtl_toolkit.sources import Given, Several, dataset_of
@@ -163,7 +164,7 @@ def data_info(
     dataset, readers = dataset_of(data), installed_readers(in_time=slicing.in_time)
     remarks: list[str] = []
     folder = Path(cache) if cache else default_cache()
-    every = list_scans(dataset, folder, remarks.append, in_time=slicing.in_time)
+    every = list_scans(dataset, folder, remarks.append, in_time=slicing.in_time, told=showing.get())
     fit, notes = with_patients([scan for scan in every if not scan.unfit], patient)
     parts = None if split is None else Split.read(Path(split))
     if parts is not None and parts.pattern is not None and patient is None:

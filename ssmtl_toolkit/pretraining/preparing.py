@@ -16,9 +16,9 @@ from ssmtl_toolkit.data.pieces import find_piece
 from ssmtl_toolkit.data.reading import Reading
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.store import Skipped, unusable
+from ssmtl_toolkit.data.users import use_cache
 from ssmtl_toolkit.data.volume import Volume
 from ssmtl_toolkit.pretraining.pretrain import chosen_scans
-from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.cluster import Cluster, Task, opened
 from ssmtl_toolkit.runtime.on_worker import Ended
 from ssmtl_toolkit.runtime.progress import Progress

@@ -14,10 +14,10 @@ import tomli_w
 import xxhash
 from numpy.typing import NDArray
 
+from ssmtl_toolkit.data.users import use_cache
 from ssmtl_toolkit.disk import half_of, writable
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.scans import default_cache
 from ssmtl_toolkit.specs import DatasetSpec
 from ssmtl_toolkit.text import printable

@@ -1,50 +1,29 @@
-"""The cache of prepared slices: who uses it, how large it is, and what may be deleted. No torch."""
+"""The cache of prepared slices: how large it is, and what may be deleted. No torch."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ssmtl_toolkit.data.files import Waiting, holding
+from ssmtl_toolkit.data.users import DOOR, USERS, users
 from ssmtl_toolkit.disk import writable
 from ssmtl_toolkit.errors import SsmtlError
+from ssmtl_toolkit.remote.mirror import COMPLETE, ROOM
 from ssmtl_toolkit.text import printable
 
-_USERS = "users"  # a file for each process that uses the cache, locked as long as it lives
-_DOOR = ".door.lock"  # held while a process enters, and while the cache is cleaned
 _DAY = 86400.0
 _SORTS = {
     "slices of scans": "slices/*/*",
     "label maps": "labels/*/*",
     "packs of earlier versions": "packs/*",
+    "files of URLs": f"{ROOM}/*/**/*",
     "phantoms and others": "*/**/*",
 }
-
-_entered: dict[Path, FileLock] = {}
-
-
-def use_cache(cache: Path, waiting: Waiting = Waiting()) -> None:  # noqa: B008 - frozen
-    """Say that this process uses the cache, until it ends, so that nothing is deleted from it meanwhile.
-
-    A cache that cannot be written is used without; nobody can clean it either.
-    """
-    place = cache.absolute()
-    if place in _entered:
-        return
-    with contextlib.suppress(OSError):
-        (cache / _USERS).mkdir(parents=True, exist_ok=True)
-        with holding(cache / _DOOR, waiting):
-            lock = FileLock(cache / _USERS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
-            lock.acquire(blocking=False)
-            _entered[place] = lock
 
 
 @dataclass(frozen=True)
@@ -64,15 +43,21 @@ def contents(cache: Path) -> list[Cached]:
         for file in cache.glob(pattern):
             with contextlib.suppress(OSError):
                 if file.is_file() and file not in found and not _is_kept(file, cache):
-                    status = file.stat()
-                    days = (time.time() - max(status.st_mtime, status.st_atime)) / _DAY
-                    found[file] = Cached(file, sort, status.st_size, days)
+                    found[file] = Cached(file, sort, file.stat().st_size, _days(file, cache))
     return list(found.values())
+
+
+def _days(file: Path, cache: Path) -> float:
+    """How long ago a file was used; what was fetched from one URL is used together."""
+    room, *inside = file.relative_to(cache).parts
+    mark = cache / room / inside[0] / COMPLETE if room == ROOM else file
+    status = (mark if mark.is_file() else file).stat()
+    return (time.time() - max(status.st_mtime, status.st_atime)) / _DAY
 
 
 def _is_kept(file: Path, cache: Path) -> bool:
     """Locks are no contents."""
-    return file.relative_to(cache).parts[0] == _USERS or file.suffix == ".lock" or file.name == ".lock"
+    return file.relative_to(cache).parts[0] == USERS or file.suffix == ".lock" or file.name == ".lock"
 
 
 def is_stale(cached: Cached, cache: Path) -> bool:
@@ -102,20 +87,6 @@ def clean(cache: Path, older_than: float) -> list[Cached]:
         return gone
 
 
-def users(cache: Path) -> list[int]:
-    """The processes that use the cache; the marks of those that are gone are removed."""
-    alive = []
-    for file in sorted((cache / _USERS).glob("*.lock")):
-        try:
-            with FileLock(file, blocking=False):
-                file.unlink(missing_ok=True)
-        except Timeout:
-            alive.append(int(file.name.partition("-")[0]))
-        except OSError:
-            continue
-    return alive
-
-
 @contextlib.contextmanager
 def _alone(cache: Path) -> Iterator[None]:
     """Hold the cache so that no process begins to use it.
@@ -123,7 +94,7 @@ def _alone(cache: Path) -> Iterator[None]:
     Raises:
         SsmtlError: one does.
     """
-    with writable(cache, "check it and its permissions", done="cleaned"), holding(cache / _DOOR, Waiting()):
+    with writable(cache, "check it and its permissions", done="cleaned"), holding(cache / DOOR, Waiting()):
         if busy := users(cache):
             raise SsmtlError(
                 f"{printable(cache)}: is in use by process {', '.join(map(str, busy))}; nothing was deleted; wait for "

@@ -18,10 +18,10 @@ from typing import Any
 from ssmtl_toolkit.data.files import write_json
 from ssmtl_toolkit.documents import read_result
 from ssmtl_toolkit.installed import OURS
+from ssmtl_toolkit.places import without_secrets
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime.folder import ENVIRONMENT
 
-_HUB = "hf://"  # whose names are no folders
 _FOLDERS = re.compile(r"[^\s,:;=]*/(?=[^/])")  # in front of the last name of a path
 _REQUIRED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOR_DEVELOPERS = re.compile(r"extra == .dev.")
@@ -70,16 +70,24 @@ class Environment:
 def command(words: list[str] | None = None) -> str:
     """The command line of this process without the folders in its paths; of another program than ssmtl its kind.
 
+    URLs have no folders of this machine; what may be a secret in them is hidden.
+
     >>> command(["/usr/bin/ssmtl", "run", "--data", "/home/me/scans", "--task", "slice_siam:t=2"])
     'ssmtl run --data scans --task slice_siam:t=2'
     >>> command(["ssmtl", "run", "--from", "hf://owner/name"])
     'ssmtl run --from hf://owner/name'
+    >>> command(["ssmtl", "run", "--data", "bids:s3://bucket/a/study", "--track", "mlflow:uri=https://me:key@host/a"])
+    'ssmtl run --data bids:s3://bucket/a/study --track mlflow:uri=https://…@host/a'
     """
     program, *arguments = sys.argv if words is None else words
     path = Path(program)
     if path.stem != "ssmtl" and path.parts[-2:] != (OURS.replace("-", "_"), "__main__.py"):
         return "Python"
-    return shlex.join(["ssmtl", *(word if _HUB in word else _FOLDERS.sub("", word) for word in arguments)])
+    return shlex.join(["ssmtl", *map(_recorded, arguments)])
+
+
+def _recorded(word: str) -> str:
+    return without_secrets(word) if "://" in word else _FOLDERS.sub("", word)
 
 
 def versions() -> dict[str, str]:

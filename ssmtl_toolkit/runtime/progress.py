@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+
+showing: ContextVar[Callable[[str], None]] = ContextVar("showing", default=lambda text: None)
+"""What shows a line to who waits for this command, for what has no other way to tell."""
 
 
 class Progress:

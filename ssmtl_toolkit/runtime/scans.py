@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from ssmtl_toolkit.data.files import Waiting
 from ssmtl_toolkit.data.memory import only_new_garbage
 from ssmtl_toolkit.data.readers import Readers
+from ssmtl_toolkit.data.users import use_cache
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.foreign import foreign
 from ssmtl_toolkit.registry import registry
-from ssmtl_toolkit.runtime.caching import use_cache
 from ssmtl_toolkit.runtime.folder import SUMMARY
 from ssmtl_toolkit.runtime.interrupt import interrupts
-from ssmtl_toolkit.runtime.progress import Progress
+from ssmtl_toolkit.runtime.progress import Progress, showing
 from ssmtl_toolkit.specs import DatasetSpec, ReaderSpec, Scan, named
 from ssmtl_toolkit.text import counted, printable, shortened
 
@@ -37,25 +37,35 @@ def default_cache() -> Path:
 def list_scans(
     dataset: DatasetSpec,
     cache: Path,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] | None = None,
     *,
     in_time: bool = False,
+    told: Callable[[str], None] | None = None,
 ) -> list[Scan]:
-    """List the dataset's scans, creating what must be created first; `note` gets what the dataset says about them.
+    """List the dataset's scans, fetching and creating what must be there first.
 
-    `in_time`: they are to be read as sequences in time.
+    Args:
+        dataset: of which.
+        cache: folder for what is fetched and created.
+        note: gets what the dataset says about its scans.
+        in_time: they are to be read as sequences in time.
+        told: gets how far the fetching is, by default the same as `note`, or the terminal.
 
     Raises:
         DataError: they cannot be listed.
         SsmtlError: the cache cannot be written.
     """
+    waiting = waiting_with(told or note or showing.get())
     if cache.is_dir():
-        use_cache(cache, waiting_with(note))
+        use_cache(cache, waiting)
     try:
         with only_new_garbage(), foreign(f"{named(dataset)}, asked for its scans,", passing=OSError):
-            scans = dataset.scans(cache, installed_readers(in_time=in_time))
+            readers = installed_readers(in_time=in_time)
+            dataset.fetch(cache, readers, waiting)
+            scans = dataset.scans(cache, readers)
             for remark in dataset.remarks(scans):
-                note(remark)
+                if note:
+                    note(remark)
             return scans
     except OSError as error:
         place = Path(str(error.filename or cache))

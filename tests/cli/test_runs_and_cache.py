@@ -9,7 +9,7 @@ import time
 import pytest
 from filelock import FileLock
 
-from ssmtl_toolkit.runtime.caching import use_cache
+from ssmtl_toolkit.data.users import use_cache
 from ssmtl_toolkit.runtime.overview import best, differing, runs_below
 
 TUNED = {"metrics": ["iou", "hd95"], "arms": {"scratch": {"iou": {"mean": 0.5}, "hd95": {"mean": 3.0}}}}
@@ -133,7 +133,7 @@ def test_clean_deletes_what_is_stale_and_what_is_old_if_asked(tmp_path, ssmtl, o
 def test_nothing_is_deleted_while_a_process_uses_the_cache(tmp_path, ssmtl):
     cache = fill(tmp_path / "c", days=2)
     code = (
-        "from pathlib import Path; from ssmtl_toolkit.runtime.caching import use_cache\n"
+        "from pathlib import Path; from ssmtl_toolkit.data.users import use_cache\n"
         f"use_cache(Path({str(cache)!r})); print('ready', flush=True); input()"
     )
     held = subprocess.Popen(

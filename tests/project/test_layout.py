@@ -19,6 +19,7 @@ from helpers.places import ROOT
 from ssmtl_toolkit.scaffolding import KINDS, templates
 
 HEAVY = {"torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning_fabric", "nibabel", "numpy"}
+HEAVY |= {"aiohttp", "fsspec"}
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
 
 ROOMS = [  # each imports those above it, and none below
@@ -33,6 +34,7 @@ ROOMS = [  # each imports those above it, and none below
     ["scaffolding"],
     ["data"],
     ["engine"],
+    ["remote"],
     ["sources"],
     ["config"],
     ["runtime"],
