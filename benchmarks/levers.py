@@ -247,7 +247,6 @@ class Work:
                 ssmtl.pretrain(
                     data=str(self.root / data.folder),
                     without=self.written(f"whole-{folder.name}", self.split(name)),
-                    backbone=NETWORK,
                     tasks=[task.format(t=data.t) for task in self.pretexts[pretext].tasks],
                     held_out=0,
                     seed=seed,
@@ -255,7 +254,7 @@ class Work:
                     out=folder,
                     cache=self.cache,
                     resume=(folder / "run.toml").is_file(),
-                    **{"steps": 600, **data.cut, **self.pretexts[pretext].options},
+                    **{"backbone": NETWORK, "steps": 600, **data.cut, **self.pretexts[pretext].options},
                 )
         return folder
 
@@ -319,11 +318,13 @@ class Work:
         """Train and test one network; returns its line of the results."""
         drawn = self.drawn(job)
         self.started(job)
-        began = time.process_time()
-        summary = self.tune(job, self.out / job.folder, drawn, self.recipes[job.recipe]).summary
+        out = self.out / job.folder
+        whole, began = not out.exists(), time.process_time()
+        summary = self.tune(job, out, drawn, self.recipes[job.recipe]).summary
         (arm,) = summary["arms"].values()
         (training,) = summary["training"].values()
-        line = {**job.key, "minutes": round((time.process_time() - began) / 60, 2)}  # of one core
+        minutes = round((time.process_time() - began) / 60, 2)  # of one core
+        line = {**job.key, "minutes": minutes if whole else None}
         line |= {key: arm[key]["values"] for key in ("iou", "dice", "hd95") if key in arm}
         line["fall"] = [one["convergence"] and round(one["convergence"]["fall"], 3) for one in training]
         (together,) = summary.get("ensemble", {"": None}).values()

@@ -81,6 +81,12 @@ class Scores:
         return of(self.lines, **{key: value for key, value in wanted.items() if value != ALL})
 
 
+def everywhere(scores: Scores, at: Mapping[str, Any]) -> bool:
+    """Whether there are as many draws of it on each set."""
+    numbers = {len(by_draw(scores.of("iou", **{**at, "data": data}))) for data in NAMES}
+    return len(numbers) == 1 and numbers != {0}
+
+
 def _key(line: Mapping[str, Any]) -> tuple[Draw, int | None]:
     """What the scores of a line stand under."""
     return (line["data"], line["draw"]), line["seed"]
@@ -170,9 +176,11 @@ def unlabelled(lines: Lines) -> str:
     """What unlabelled scans add by UniMatch."""
     scores, rows = Scores(lines), []
     chosen = sorted({(line["data"], line["budget"]) for line in lines if line["recipe"] == UNIMATCH})
-    everywhere = {budget: len([one for one in chosen if one[1] == budget]) == len(NAMES) for _, budget in chosen}
-    for data, budget in [*chosen, *((ALL, budget) for budget, told in everywhere.items() if told)]:
+    whole = [(ALL, budget) for budget in dict.fromkeys(budget for _, budget in chosen)]
+    for data, budget in [*chosen, *whole]:
         at = {"data": data, "budget": budget, "pretext": None}
+        if data == ALL and not everywhere(scores, {**at, "recipe": UNIMATCH}):
+            continue
         strong, taught = (scores.of("iou", **at, recipe=recipe) for recipe in ("strong", UNIMATCH))
         more = [
             difference(*(scores.of(metric, **at, recipe=recipe) for recipe in (UNIMATCH, "strong")), digits)
@@ -190,8 +198,10 @@ def pretrainings(lines: Lines) -> str:
     for recipe in dict.fromkeys(line["recipe"] for line in strong):
         for start in dict.fromkeys(line["pretext"] for line in of(strong, recipe=recipe) if line["pretext"]):
             where = {line["data"] for line in of(strong, recipe=recipe, pretext=start)}
-            for data in [*sorted(where), *([ALL] if where == set(NAMES) else [])]:
+            for data in [*sorted(where), ALL]:
                 at = {"data": data, "budget": "1 patient", "recipe": recipe}
+                if data == ALL and not everywhere(scores, {**at, "pretext": start}):
+                    continue
                 ours, twin = (scores.of("iou", **at, pretext=one) for one in (start, None))
                 dice = difference(*(scores.of("dice", **at, pretext=one) for one in (start, None)))
                 seeds = str(len({seed for _, seed in ours}))
@@ -218,10 +228,12 @@ def levers(lines: Lines) -> str:
     """Each lever by itself, with one labelled patient: from scratch and after SSMTL."""
     scores, rows = Scores(lines), []
     recipes = list(dict.fromkeys(line["recipe"] for line in lines))
-    for data in sorted({line["data"] for line in lines}):
+    for data in [*sorted({line["data"] for line in lines}), ALL]:
         for start, pretext in (("scratch", None), ("±t", "±t")):
             for recipe in recipes:
                 at = {"data": data, "budget": "1 patient", "recipe": recipe, "pretext": pretext}
+                if data == ALL and not everywhere(scores, at):
+                    continue
                 base = {**at, "recipe": "strong" if recipe.startswith("strong") else "paper"}
                 values = scores.of("iou", **at)
                 if not values:

@@ -42,6 +42,7 @@ def longer(times: int, pretext: Pretext = BEST, **options: Any) -> Pretext:
 
 AUTO = f"{POSITION},weight=auto"
 MASKED = tuple(f"{task},mask=0.5" for task in PLUS_MINUS)
+DEEP = {"backbone": "unet:encoder=resnet18", "size": 64}  # a side that 32 divides; 14 million parameters
 TAUGHT, SHORT = {"semi": "unimatch"}, {"steps": 300}
 DENSE = Pretext((POSITION, "dense_contrast"))
 LOCATED = Pretext((*PLUS_MINUS, POSITION, "locate"))
@@ -92,6 +93,10 @@ TRIES = {
     "UniMatch, contrast, 300 steps": Try(QUICK["contrast"], {**TAUGHT, **SHORT}, "UniMatch, 300 steps"),
     "UniMatch, contrast": Try(QUICK["contrast"], TAUGHT, UNIMATCH),
     "±t + contrast, encoder only, 300 steps": Try(BEST, {**SHORT, "transfer": "encoder"}, "scratch, 300 steps"),
+    "scratch, ResNet18": Try(None, DEEP),
+    "contrast, ResNet18": Try(longer(1, QUICK["contrast"], **DEEP), DEEP, "scratch, ResNet18"),
+    "±t + contrast, ResNet18": Try(longer(1, **DEEP), DEEP, "scratch, ResNet18"),
+    "contrast, 10 times longer": Try(longer(10, QUICK["contrast"])),
 }
 KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
     "scratch",
@@ -102,9 +107,12 @@ KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
 
 def jobs() -> Iterator[Job]:
     """All trainings: on each set the tries that were kept, with one draw before the next, then the others."""
+    last = [name for name in TRIES if name.endswith("ResNet18")] + ["UniMatch", "UniMatch, contrast"]
+    last += ["contrast, 10 times longer"]
     short = [name for name, one in TRIES.items() if one.finetune.get("steps") == SHORT["steps"]]
     taught = [name for name in TRIES if name.startswith(UNIMATCH) and name not in short]
-    for names in (KEPT, short, taught, [name for name in TRIES if name not in (*KEPT, *short, *taught)]):
+    rest = [name for name in TRIES if name not in (*KEPT, *last, *short, *taught)]
+    for names in (KEPT, last, short, taught, rest):
         for draw in range(DRAWS):
             for data, budget in ROUNDS:
                 yield from (job(data, budget, name, draw) for name in names)
