@@ -101,7 +101,7 @@ BUDGETS = {  # labelled patients (all slices that show a class), or slices, each
 }
 
 SCHEDULED = {"schedule": "cosine", "head": "segmentation:loss=ce+dice"}
-RECIPES: dict[str, dict[str, Any]] = {
+LEVERS: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper"},
     "paper + slices without a class": {"recipe": "paper", "slices": "auto"},
     "paper + augmentation": {"recipe": "paper", "augment": STRONG},
@@ -112,11 +112,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "strong, 3 networks": {"seeds": 3},
     "strong + mean teacher": {"semi": "mean_teacher"},
     "strong + UniMatch": {"semi": "unimatch"},
+}
+LATER: dict[str, dict[str, Any]] = {
+    "strong + UniMatch, 3 networks": {"semi": "unimatch", "seeds": 3},
     "strong + pretext": {"semi": "pretext"},
     "strong, 2400 steps": {"steps": 2400},
     "strong, 300 steps": {"steps": 300},
     "strong, EfficientNet-Lite0": {"backbone": LITE0, "size": 64},  # a side that 32 divides
 }
+RECIPES = {**LEVERS, **LATER}
 
 
 Arm = tuple[str, str | None, int | None]
@@ -154,15 +158,7 @@ def jobs() -> Iterator[Job]:
         *(("strong", pretext, seed) for seed in (0, 1) for pretext in ("±t", "±t + contrast")),
     ]
     contrast = [(None, None), *(("contrast", seed) for seed in SEEDS)]
-    later = (
-        "paper",
-        "strong",
-        "strong + pretext",
-        "strong, 2400 steps",
-        "strong, 300 steps",
-        "strong, EfficientNet-Lite0",
-    )
-    single = [recipe for recipe in RECIPES if recipe not in later]
+    single = [recipe for recipe in LEVERS if recipe not in ("paper", "strong")]
     first, *others = BUDGETS
     rounds: list[tuple[str, list[Arm]]] = [(budget, scratch) for budget in list(BUDGETS)[:3]]
     rounds += [(first, pretrained)]
@@ -173,13 +169,15 @@ def jobs() -> Iterator[Job]:
     rounds += [(first, [("strong, 300 steps", *start) for start in contrast])]
     rounds += [(first, [("strong", "contrast", seed) for seed in SEEDS])]
     rounds += [(first, [("strong", pretext, 2) for pretext in ("±t + contrast", "±t")])]
+    rounds += [(first, [("strong + UniMatch, 3 networks", None, None)])]
     rounds += [(first, [("strong, EfficientNet-Lite0", *start) for start in ((None, None), ("ImageNet", 0))])]
     rounds += [(first, [("strong + UniMatch", pretext, 0)]) for pretext in ("contrast", "±t")]
     rounds += [(budget, [("strong + UniMatch", None, None)]) for budget in ("10 slices", "4 patients")]
     rounds += [(budget, scratch) for budget in others]
     rounds += [("2 slices", [("strong + UniMatch", None, None)])]
     rounds += [(first, [("strong + pretext", None, None)])]
-    rounds += [(budget, pretrained) for budget in others]
+    fewer: list[Arm] = [("strong", "±t", 0), *(("strong", "±t + contrast", seed) for seed in (0, 1))]
+    rounds += [(budget, fewer) for budget in others]
     rounds += [(first, [(recipe, "±t", 0)]) for recipe in single]
     for budget, trained in rounds:
         for draw in range(DRAWS):

@@ -107,12 +107,11 @@ KEPT = (  # after one draw on CHAOS: the twin, and what was above it by most
 
 def jobs() -> Iterator[Job]:
     """All trainings: on each set the tries that were kept, with one draw before the next, then the others."""
-    last = [name for name in TRIES if name.endswith("ResNet18")] + ["UniMatch", "UniMatch, contrast"]
-    last += ["contrast, 10 times longer"]
     short = [name for name, one in TRIES.items() if one.finetune.get("steps") == SHORT["steps"]]
     taught = [name for name in TRIES if name.startswith(UNIMATCH) and name not in short]
-    rest = [name for name in TRIES if name not in (*KEPT, *last, *short, *taught)]
-    for names in (KEPT, last, short, taught, rest):
+    deep = [name for name in TRIES if name.endswith("ResNet18")]
+    rest = [name for name in TRIES if name not in (*KEPT, *taught, *deep, *short)]
+    for names in (KEPT, taught, deep, short, rest):
         for draw in range(DRAWS):
             for data, budget in ROUNDS:
                 yield from (job(data, budget, name, draw) for name in names)
