@@ -117,7 +117,7 @@ class Spec(BaseModel, defer_build=True):
         try:
             return cls.model_validate(named)
         except ValidationError as error:
-            raise UsageError("\n".join(cls._explain(e) for e in error.errors())) from None
+            raise UsageError("\n".join(cls._explain(e) for e in spec_text.one_each(error.errors()))) from None
         except UnicodeEncodeError as error:  # pydantic fails to say what is wrong with such a text
             raise UsageError(f"{cls.name}: {error.object!r:.200} is no text in UTF-8") from None
 
@@ -131,6 +131,8 @@ class Spec(BaseModel, defer_build=True):
         if error["type"] == "missing":
             return f"{cls.name}: option {option!r} is needed ({cls._known()})"
         said, given = error["msg"].removeprefix("Value error, "), spec_text.brief(error["input"])
+        if error["type"] in ("tuple_type", "list_type"):
+            said = f'expected a list, such as {option}=["a","b"]'
         return f"{cls.name}: option {option!r}: {said}, got {given}"
 
     @classmethod

@@ -129,6 +129,22 @@ def brief(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def one_each(errors: Iterable[Any]) -> list[Any]:
+    """What pydantic says is wrong, once for each value: of one that may be of several types it says a line for each."""
+    found: list[Any] = []
+    for error in errors:
+        same: dict[str, Any] = found[-1] if found else {"loc": (), "input": None}
+        if error["loc"] and same["loc"][:1] == error["loc"][:1] and same["input"] is error["input"]:
+            found[-1] = {**same, "loc": error["loc"][:1], "msg": f"{same['msg']}, or {_further(error['msg'])}"}
+        else:
+            found.append(error)
+    return found
+
+
+def _further(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input should be ")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known word, or "" when none is near."""
     near = nearest(word, known)

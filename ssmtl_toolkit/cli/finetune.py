@@ -76,9 +76,11 @@ def _report(console: Any, summary: dict[str, Any]) -> None:
         print_table(console, "", *_difference_table(difference, metrics))
     for line in [*formatting.lower_is_better(metrics), *formatting.remarks(metrics)]:
         console.print(line)
-    scans, number = summary["scans"], summary["training_slices"]
+    scans, number = summary["scans"], ", ".join(map(str, summary["training_slices"]))
+    if len(summary["seeds"]) > 1 and not summary["redrawn"]:
+        number = f"the same {summary['training_slices'][0]} in all"
     console.print(
-        f"{counted(len(summary['seeds']), 'repetition')}; training slices: {', '.join(map(str, number))}; "
+        f"{counted(len(summary['seeds']), 'repetition')}; training slices: {number}; "
         f"{counted(scans['test'], 'test scan')}" + _seen(scans["test_seen_in_pretraining"], scans["test"])
     )
     for line in _unlabelled(summary):

@@ -35,7 +35,7 @@ from ssmtl_toolkit.places import user_path
 from ssmtl_toolkit.registry import registry, to_get
 from ssmtl_toolkit.sources import Several, dataset_of
 from ssmtl_toolkit.specs import AugmentationSpec, DatasetSpec, PreparationSpec, Spec
-from ssmtl_toolkit.text import brief, did_you_mean, printable
+from ssmtl_toolkit.text import brief, did_you_mean, one_each, printable
 
 _NEEDS = re.compile(r"# needs (\w+) (\w+) of (.+)")
 
@@ -184,7 +184,7 @@ class Config(BaseModel, defer_build=True):
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
-            raise UsageError("\n".join(cls._explain(e, origin) for e in error.errors())) from None
+            raise UsageError("\n".join(cls._explain(e, origin) for e in one_each(error.errors()))) from None
         except UnicodeEncodeError as error:  # pydantic fails to say what is wrong with such a text
             raise UsageError(f"{origin}: {error.object!r:.200} is no text in UTF-8") from None
 

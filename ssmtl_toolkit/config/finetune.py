@@ -300,8 +300,14 @@ class ResolvedFinetune(FinetuneConfig):
                 raise UsageError(f"--{flag}: already set by {self.split}; omit --split or --{flag}")
         if self.patient is not None:
             check_pattern(self.patient)
-        if self.head.output == "image" and self.classes is not None:
-            raise UsageError(f"head {self.head.name!r} uses no labels; omit --classes")
+        for option in ("classes", "ignore_value", "ignore_affine"):
+            if self.head.output == "image" and getattr(self, option) not in (None, False):
+                raise UsageError(f"head {self.head.name!r} uses no labels; omit --{option.replace('_', '-')}")
+
+    def without_effect(self, *names: str, because: str) -> list[str]:
+        """A line for each of these options that is set to something else than its default."""
+        set_here = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        return [f"--{name.replace('_', '-')} {getattr(self, name)}: has no effect, {because}" for name in set_here]
 
     @property
     def drawn_from(self) -> Literal["foreground", "any"]:

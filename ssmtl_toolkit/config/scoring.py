@@ -51,7 +51,7 @@ class Scoring(BaseModel, defer_build=True):
             UsageError: an unknown name, one that is given twice, one that scores other predictions than `output`, or
                 one whose packages are not installed.
         """
-        metrics = tuple(registry().resolve(MetricSpec, metric) for metric in self.metrics)
+        metrics = tuple(self._within(registry().resolve(MetricSpec, metric)) for metric in self.metrics)
         names = [metric.name for metric in metrics]
         for metric in metrics:
             if names.count(metric.name) > 1:
@@ -80,14 +80,19 @@ class Scoring(BaseModel, defer_build=True):
         return tuple((chosen | {spec.name: spec for spec in self.named_metrics(output)}).values())
 
     def _defaults(self, output: Output) -> list[MetricSpec]:
-        options = {"surface_dice": f":tolerance={self.tolerance!r}"}
-        specs = [registry().resolve(MetricSpec, name + options.get(name, "")) for name in DEFAULTS[output]]
+        specs = [self._within(registry().resolve(MetricSpec, name)) for name in DEFAULTS[output]]
         more = [spec for spec in specs if spec.packages]
         reason = missing_packages(more, " (--surface)")
         if reason and self.surface:
             raise UsageError(reason)
         with_more = not reason if self.surface is None else self.surface
         return [spec for spec in specs if with_more or not spec.packages]
+
+    def _within(self, metric: MetricSpec) -> MetricSpec:
+        """The same, with --tolerance if it is the surface Dice and was given none of its own."""
+        if metric.name != "surface_dice" or "tolerance" in metric.model_fields_set:
+            return metric
+        return registry().resolve(MetricSpec, f"surface_dice:tolerance={self.tolerance!r}")
 
     def omitted(self, output: Output) -> str:
         """Which default metrics are not computed for want of a package, and what installs it; "" if none."""

@@ -44,7 +44,7 @@ def draw_slices(
     return drawn
 
 
-def given_scans(given: Sequence[Slices], scans: Sequence[Scan]) -> list[list[Scan]]:
+def given_scans(given: Sequence[Slices], scans: Sequence[Scan], file: str) -> list[list[Scan]]:
     """The training scans of every repetition whose slices a split gives.
 
     Raises:
@@ -52,7 +52,9 @@ def given_scans(given: Sequence[Slices], scans: Sequence[Scan]) -> list[list[Sca
     """
     known = {scan.name: scan for scan in scans}
     if unknown := [name for slices in given for name in slices if name not in known]:
-        raise DataError(f"its slices belong to {unknown[0]!r}, which is not a training scan here; check --split")
+        raise DataError(
+            f"{file}: its slices belong to {unknown[0]!r}, which is not a training scan here; check --split"
+        )
     return [[known[name] for name in slices] for slices in given]
 
 

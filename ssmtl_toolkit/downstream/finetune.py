@@ -53,6 +53,7 @@ from ssmtl_toolkit.text import counted, printable, shortened
 if TYPE_CHECKING:
     from ssmtl_toolkit.config.typed import FinetuneOptions
 
+_STARTING = ("prefix", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
 _SCORES = ("arms", "ensemble", "difference")  # what of the summary goes to trackers
 
 
@@ -127,6 +128,9 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
         _check_scored(metrics, folder)
     if pretrained:
         for note in filter(None, (pretrained.chosen(), _otherwise(slicing, pretrained))):
+            progress.note(note)
+    else:
+        for note in config.without_effect(*_STARTING, because="there are no weights to start from (--from)"):
             progress.note(note)
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None

@@ -32,6 +32,8 @@ from ssmtl_toolkit.specs import Scan
 from ssmtl_toolkit.text import counted, listed, printable, shortened
 
 _SHOWN = 10  # notes of one kind
+_DRAWING = ("train_scans", "slices_per_scan")
+_STOPPING = ("patience", "check_every")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Material:
         split: patients of each part, and the training slices of every repetition.
         training, validation, test: the scans that are used.
         contents: what their slices offer, by scan.
+        digests: of their files and voxels, by scan.
         skipped: scans that cannot be used, and why.
         reading: how the scans are read; what is asked for again is in its memory.
         test_seen: how many test scans the pre-training has seen; None if it does not record that.
@@ -53,6 +56,7 @@ class Material:
     test: Sequence[Scan]
     targets: Targets
     contents: dict[str, SliceContents]
+    digests: Mapping[str, Sequence[str]]
     skipped: Sequence[Skipped]
     reading: Reading
     test_seen: int | None
@@ -95,12 +99,12 @@ class Gathering:
         """
         scans = self._usable_scans()
         split, file, scans = self._split(scans, written)
-        drawn = self._training_scans(split, split.of(scans, "train"))
+        drawn = self._training_scans(split, split.of(scans, "train"), file, written)
         training = _once([scan for repetition in drawn for scan in repetition])
         validation, test = (split.of(scans, part) for part in ("validation", "test"))
         used = _once([*training, *validation, *test])
-        tested = {scan.name: digests_of(scan, self.readers, self.reading.memo) for scan in test}
-        self._refuse_probed(tested)  # what is known by its file alone, before anything is decoded
+        digests = {scan.name: digests_of(scan, self.readers, self.reading.memo) for scan in used}
+        self._refuse_known({scan.name: digests[scan.name] for scan in test})  # by files alone: nothing is decoded yet
         targets = self._targets(used)
         contents = self._look(used, targets, {scan.name for scan in [*training, *validation]})
         self._check_channels(used, contents)
@@ -108,11 +112,17 @@ class Gathering:
         training, validation, test = (
             [scan for scan in part if scan.name in contents] for part in (training, validation, test)
         )
-        tested = {scan.name: [*tested[scan.name], contents[scan.name].scan] for scan in test}
-        self._refuse_probed(tested)
+        digests = {name: [*digests[name], found.scan] for name, found in contents.items()}
+        tested = {scan.name: digests[scan.name] for scan in test}
+        self._refuse_known(tested)
         test_seen = self._seen_before(tested)
         split = replace(split, slices=tuple(slices))
-        return Material(split, training, validation, test, targets, contents, self.skipped, self.reading, test_seen)
+        if not validation:
+            for note in self.config.without_effect(*_STOPPING, because="there are no validation scans"):
+                self.progress.note(note)
+        return Material(
+            split, training, validation, test, targets, contents, digests, self.skipped, self.reading, test_seen
+        )
 
     def _usable_scans(self) -> list[Scan]:
         """The scans that can be used: with labels, if the head learns from labels."""
@@ -154,10 +164,17 @@ class Gathering:
             known = replace(known, slices=Split.read(given).slices if given else ())
         return known, file, scans
 
-    def _training_scans(self, split: Split, scans: list[Scan]) -> list[list[Scan]]:
+    def _training_scans(
+        self, split: Split, scans: list[Scan], file: Path | None, written: Path | None
+    ) -> list[list[Scan]]:
         """The training scans of every repetition: those of the given slices, or drawn."""
         if split.slices:
-            return drawing.given_scans(self._given(split), scans)
+            if file != written:
+                for note in self.config.without_effect(
+                    *_DRAWING, because=f"{printable(file or SPLIT)} names the slices"
+                ):
+                    self.progress.note(note)
+            return drawing.given_scans(self._given(split), scans, printable(file or SPLIT))
         if (wanted := self.config.train_scans or 0) > len(scans):
             self.progress.note(f"--train-scans {wanted}: there are only {len(scans)}, all of them are used")
         return [drawing.draw_scans(self.config, scans, seed) for seed in self.seeds]
@@ -171,6 +188,11 @@ class Gathering:
         seen = self.pretrained.scans if self.pretrained else frozenset()
         return sum(_overlap(digests, seen) for digests in tested.values()) if seen else None
 
+    def _refuse_known(self, tested: Mapping[str, Sequence[str]]) -> None:
+        """Refuse weights by whose test scores nothing could be said; raises UsageError."""
+        self._refuse_probed(tested)
+        self._refuse_learned(tested)
+
     def _refuse_probed(self, tested: Mapping[str, Sequence[str]]) -> None:
         """Refuse a checkpoint that was chosen by the labels of test scans: their scores would be optimistic."""
         probed = self.pretrained.probed if self.pretrained else frozenset()
@@ -181,6 +203,17 @@ class Gathering:
                 f"{len(chose)} of the {len(tested)} test scans, such as {printable(chose[0])}; start from the "
                 f"last step, --from {printable(self.pretrained.file.with_name(BACKBONE))}, or pre-train with "
                 f"--without SPLIT and give the same --split here (ssmtl data split makes one)"
+            )
+
+    def _refuse_learned(self, tested: Mapping[str, Sequence[str]]) -> None:
+        """Refuse a fine-tuned model that has learned from test scans: their scores would be optimistic."""
+        learned = (self.pretrained.learned if self.pretrained else None) or frozenset()
+        known = [name for name, digests in tested.items() if _overlap(digests, learned)]
+        if self.pretrained and known:
+            raise UsageError(
+                f"{printable(self.pretrained.file)}: comes from a fine-tuning that was trained or validated on "
+                f"{len(known)} of the {len(tested)} test scans, such as {printable(known[0])}; test on others: give "
+                f"the {SPLIT} of that fine-tuning by --split"
             )
 
     def _targets(self, scans: Sequence[Scan]) -> Targets:

@@ -93,7 +93,7 @@ class Repetitions:
                 self.progress.note(f"class {name!r} does not appear in the {number} training slices of seed {seed}")
             examples = self._examples(slices)
             for arm in self.arms:
-                self._repetition(arm, seed, examples)
+                self._repetition(arm, seed, slices, examples)
         self._check_transfer()
 
     def _check_transfer(self) -> None:
@@ -129,7 +129,7 @@ class Repetitions:
         contents = self.material.contents
         return turns_of(np.concatenate([contents[name].classes[list(rows)] for name, rows in slices.items()]))
 
-    def _repetition(self, arm: Arm, seed: int, examples: Examples) -> None:
+    def _repetition(self, arm: Arm, seed: int, slices: Slices, examples: Examples) -> None:
         """Train and test one network, unless that is done."""
         folder = self.folder / f"{arm}-{seed}"
         keeper = self._keeper(folder / CHECKPOINTS, arm, seed, examples)
@@ -147,7 +147,7 @@ class Repetitions:
             trained = loop.run(folder / METRICS, self.progress, validate, keeper)
             material, predictor = self.material, Predictor(self.model_spec, [model], self.fabric, config.batch_size)
             judged = material.targets.judge_largest(predictor, material.validation)
-            usage, about = self.model_spec.usage(self.store.cuts), self._about(arm, seed)
+            usage, about = self.model_spec.usage(self.store.cuts), self._about(arm, seed, slices)
             if material.validation:
                 about["largest_component"] = [name for name, one in judged.items() if one.helps]
             self.model_spec.save(folder / MODEL, model, about, usage)
@@ -179,11 +179,15 @@ class Repetitions:
                     self.progress.say(line)
         return model
 
-    def _about(self, arm: Arm, seed: int) -> dict[str, Any]:
+    def _about(self, arm: Arm, seed: int, slices: Slices) -> dict[str, Any]:
         """What model.safetensors records of its training."""
-        before = self.pretrained.about if arm == "pretrained" and self.pretrained else None
+        start = self.pretrained if arm == "pretrained" else None
         augment = [spec.full() for spec in self.config.augment]
-        about: dict[str, Any] = {"arm": arm, "seed": seed, "augment": augment, "pretraining": before}
+        about: dict[str, Any] = {"arm": arm, "seed": seed, "augment": augment, "pretraining": start and start.about}
+        known = frozenset[str]() if start is None else start.learned
+        if known is not None:
+            used = [*slices, *(scan.name for scan in self.material.validation)]
+            about["learned"] = sorted(known.union(one[:16] for name in used for one in self.material.digests[name]))
         if self.unlabelled and self.config.semi:
             origins = [registry().origin(spec) for spec in (self.config.semi, *self.config.pretext_tasks)]
             about |= {"semi": origins, "unlabelled": self.unlabelled.to_json()}

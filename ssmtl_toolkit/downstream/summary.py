@@ -19,6 +19,8 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         arm: [read_json(done.folder / f"{arm}-{seed}" / SCORES) for seed in done.seeds] for arm in done.arms
     }
     targets, metrics = done.material.targets, done.metrics
+    drawn = done.material.slices
+    redrawn = len(drawn) == 1 or any(slices != drawn[0] for slices in drawn)
     summary: dict[str, Any] = {
         "run": str(done.folder),
         "head": str(done.model_spec.head),
@@ -26,13 +28,14 @@ def summarise(done: Repetitions, together: Mapping[str, Mapping[str, Any]]) -> d
         "source": None if done.pretrained is None else str(done.pretrained.file),
         "classes": targets.classes and list(targets.classes.names),
         "seeds": done.seeds,
-        "training_slices": [sum(map(len, slices.values())) for slices in done.material.slices],
+        "training_slices": [sum(map(len, slices.values())) for slices in drawn],
+        "redrawn": redrawn,
         "scans": _scans(done),
         "training": {arm: [repetition["training"] for repetition in scores[arm]] for arm in scores},
         "remarks": [f"{arm}: {text}" for arm in scores for text in _remarks(scores[arm], done)],
         "metrics": [metric.full() for metric in metrics],
         "arms": {arm: statistics.summary_of(scores[arm], metrics) for arm in scores},
-        "how": statistics.HOW,
+        "how": statistics.how(redrawn=redrawn),
         "rule": scores[done.arms[0]][0]["rule"],
     }
     config = done.config

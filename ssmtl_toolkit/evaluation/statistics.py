@@ -20,15 +20,20 @@ ENOUGH_REPETITIONS = 5
 LEAST_PATIENTS = 8
 """Fewer test patients give no interval: a bootstrap over a handful is too narrow and looks significant."""
 
-HOW = (
-    "sd: standard deviation over the repetitions (n - 1). Paired difference: pretrained minus scratch, repetition by "
-    "repetition (equal seed, scans, slices, steps); its 95 % interval is Student's t over repetitions, so it speaks "
-    f"for these test scans and other draws of training slices; none with fewer than {LEAST_REPETITIONS} repetitions. "
-    "over_patients: the difference of each test patient, averaged over repetitions; its 95 % interval is a bootstrap "
-    "over patients (BCa, 9999 draws), so it speaks for other patients and these trainings; none with fewer than "
-    f"{LEAST_PATIENTS} patients."
-)
-"""How the numbers of a report are computed."""
+
+def how(*, redrawn: bool) -> str:
+    """How the numbers of a report are computed; `redrawn`: the repetitions train on different slices."""
+    other = (
+        "other draws of training slices" if redrawn else "other seeds, not for other training slices: all have these"
+    )
+    return (
+        "sd: standard deviation over the repetitions (n - 1). Paired difference: pretrained minus scratch, repetition "
+        "by repetition (equal seed, scans, slices, steps); its 95 % interval is Student's t over repetitions, so it "
+        f"speaks for these test scans and {other}; none with fewer than {LEAST_REPETITIONS} repetitions. "
+        "over_patients: the difference of each test patient, averaged over repetitions; its 95 % interval is a "
+        "bootstrap over patients (BCa, 9999 draws), so it speaks for other patients and these trainings; none with "
+        f"fewer than {LEAST_PATIENTS} patients."
+    )
 
 
 def defined(values: Iterable[float | None]) -> list[float]:

@@ -21,7 +21,7 @@ from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.pretraining.behind import Behind
-from ssmtl_toolkit.pretraining.start import seen_by
+from ssmtl_toolkit.pretraining.start import LEARNED, seen_by
 from ssmtl_toolkit.registry import our_version, registry
 from ssmtl_toolkit.runtime import checkpoint, weights
 from ssmtl_toolkit.runtime.about import slicing_about
@@ -233,6 +233,7 @@ class Saver:
                 "digests": [*own, *(seen for seen in seen_by(self.transfer) if seen not in own)],
             },
             "fingerprint": fingerprint(backbone, self.config.size, self.config.trained),
+            "learned": (self.transfer or {}).get(LEARNED, []),
             "step": step,
             "seed": self.config.seed,
             "torch": torch.__version__,

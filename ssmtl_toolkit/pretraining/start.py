@@ -22,6 +22,7 @@ from ssmtl_toolkit.specs import named
 from ssmtl_toolkit.text import counted, printable
 
 _SEEN = "seen"  # in transfer.json
+LEARNED = "learned"  # the same
 
 
 def opened(config: ResolvedRun, folder: Path) -> Pretrained | None:
@@ -79,7 +80,7 @@ def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: P
     report = start.load_into(backbone, config.min_transfer)
     for line in report.lines():
         progress.say(line)
-    return {**report.to_json(), _SEEN: sorted(start.scans)}
+    return {**report.to_json(), _SEEN: sorted(start.scans), LEARNED: sorted(start.learned or ())}
 
 
 def keep(transfer: Mapping[str, Any], folder: Path, progress: Progress, *, resumed: bool) -> None:

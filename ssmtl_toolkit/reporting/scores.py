@@ -36,7 +36,7 @@ def gains(summary: Mapping[str, Any], metrics: Sequence[MetricSpec]) -> list[Par
                 formatting.interval(metric, over.get("ci95")),
             ]
         )
-    heads = ["pretrained - scratch", "difference", "95 % interval over draws", "95 % interval over patients"]
+    heads = ["pretrained - scratch", "difference", "95 % interval over repetitions", "95 % interval over patients"]
     return [_without_empty("The gain from pre-training, repetition by repetition", heads, rows)]
 
 
@@ -73,9 +73,8 @@ def _class_table(arms: Mapping[str, Any], classes: Sequence[str], metric: Metric
             gain = statistics.paired(each[0]["values"], each[1]["values"])
             row += [formatting.difference(metric, gain), formatting.interval(metric, None if folded else gain["ci95"])]
         rows.append(row)
-    caption = (
-        f"{formatting.heading(metric)}: mean over test scans, ± deviation over {'folds' if folded else 'repetitions'}"
-    )
+    over = "all test scans as one" if metric.pooled else "mean over test scans"
+    caption = f"{formatting.heading(metric)}: {over}, ± deviation over {'folds' if folded else 'repetitions'}"
     return _without_empty(caption, [*heads, *(["difference", "95 % interval"] if both else [])], rows)
 
 

@@ -73,7 +73,11 @@ class Probed(About):
 
 
 class Pretraining(About):
-    """The metadata of a backbone.safetensors, or of best.safetensors, which `probe` has chosen."""
+    """The metadata of a backbone.safetensors, or of best.safetensors, which `probe` has chosen.
+
+    Attributes:
+        learned: as in `Model`, of the fine-tuned model that it started from.
+    """
 
     version: str
     backbone: Origin
@@ -87,6 +91,7 @@ class Pretraining(About):
     scans: Scans
     fingerprint: Fingerprint
     probe: Probed | None = None
+    learned: tuple[str, ...] = ()
     step: int
     seed: int
     torch: str
@@ -126,6 +131,8 @@ class Model(About):
         augment: specs of the augmentations that it was trained with.
         semi: the method that learned from unlabelled scans, and its pretext tasks.
         largest_component: classes whose largest part alone was better on the validation scans; None without these.
+        learned: as in `Scans.digests`, of the scans that it was trained and validated on, and the model that it started
+            from; None: not recorded.
         pretraining: the metadata of its backbone's file; not used.
     """
 
@@ -144,4 +151,5 @@ class Model(About):
     semi: tuple[Origin, ...] = ()
     largest_component: tuple[str, ...] | None = None
     unlabelled: UnlabelledScans | None = None
+    learned: tuple[str, ...] | None = None
     pretraining: dict[str, Any] | None = None

@@ -138,6 +138,12 @@ class Pretrained:
         return frozenset((self._pretraining.get("probe") or {}).get("digests", ()))
 
     @property
+    def learned(self) -> frozenset[str] | None:
+        """The same of the scans that a fine-tuned model was trained and validated on; None: it does not record them."""
+        learned = self.about.get("learned", None if "head" in self.about else ())
+        return None if learned is None else frozenset(learned)
+
+    @property
     def _pretraining(self) -> Mapping[str, Any]:
         """The metadata of the pre-training: the file's, or of a fine-tuned model what it started from."""
         before: Mapping[str, Any] = (self.about.get("pretraining") or {}) if "head" in self.about else self.about
@@ -145,7 +151,7 @@ class Pretrained:
 
     def chosen(self) -> str:
         """What a user should know of the step that these weights are of; "" if no probe has chosen it."""
-        if "head" in self.about:
+        if self.learned is None:
             return (
                 f"{printable(self.file)}: a fine-tuned model: the labelled scans that it has learned from are not "
                 f"recorded; test on none of them (--split of that run)"

@@ -21,7 +21,7 @@ from ssmtl_toolkit.experiments.fewshot.arms import arms_of
 from ssmtl_toolkit.experiments.fewshot.comparing import MEAN, Line, Scores, compare, labels_saved, verdict
 from ssmtl_toolkit.experiments.fewshot.drawing import check_budgets, default_budgets, draw_patients, draw_slices
 from ssmtl_toolkit.experiments.fewshot.methods import bundled, read_methods
-from ssmtl_toolkit.experiments.fewshot.report import table_csv
+from ssmtl_toolkit.experiments.fewshot.report import remarks, table_csv
 from ssmtl_toolkit.experiments.fewshot.trials import Trial
 from ssmtl_toolkit.experiments.fewshot.weights import convert, locate
 from ssmtl_toolkit.registry import registry
@@ -273,6 +273,14 @@ def test_at_the_largest_budget_no_number_of_labels_is_made_up():
     cell = cells_of(lines, both)[2]
     assert labels_saved(cell["saved"], BUDGETS[2]) == "beyond the budgets"
     assert "saves you labels at this score, how many lies beyond the budgets: mIoU +0.0" in verdict(cell, both[1], IOU)
+
+
+def test_that_all_patients_are_labelled_in_every_draw_is_said():
+    summary = {"sentences": [], "done": 60, "planned": 60, "failed": {}, "metrics": ["iou"], "metric": "iou"}
+    summary |= {"budgets": [*map(str, BUDGETS), "4slices"], "patients": {"train": 4, "scored": 2}}
+    said = [text for text in remarks(summary) if "by seeds alone" in text]
+    assert said == ["4 patients are all that there are to train on: these draws differ by seeds alone, not by labels"]
+    assert not any("by seeds alone" in text for text in remarks({**summary, "patients": {"train": 5, "scored": 2}}))
 
 
 def test_too_few_draws_are_said():

@@ -164,6 +164,12 @@ def test_confusion_adds_up_to_the_counts_of_each_class(tuned_here):
         assert table[:, i].sum() == sum(c["tp"] + c["fp"] for c in counts)
 
 
+def test_tables_by_class_say_of_which_metric_all_scans_are_scored_as_one(tuned_here):
+    text = check_page(tuned_here.folder / "report.html").text
+    assert "IoU: all test scans as one, ± deviation over repetitions" in text
+    assert "Dice: mean over test scans, ± deviation over repetitions" in text
+
+
 def test_two_runs_are_put_side_by_side_with_what_differs(run, ssmtl, tmp_path, scans):
     other = ["--backbone", SMALL, "--size", 32, "--steps", 2, "--task", "inpaint:mask=0.5", "--no-report"]
     done = ssmtl("run", "--data", scans, *other, "--out", "other")

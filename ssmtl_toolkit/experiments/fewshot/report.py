@@ -67,8 +67,14 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         texts.append(
             f"{summary['done']} of {summary['planned']} fine-tunings are done; rerun the command to do the others"
         )
+    texts += [_one_draw(budget) for budget in summary["budgets"] if budget == str(summary["patients"]["train"])]
     texts += failures(summary["failed"])
     return [*texts, HOW, *formatting.lower_is_better([metric, *others]), *formatting.remarks([metric, *others])]
+
+
+def _one_draw(budget: str) -> str:
+    words = Budget.read(budget).words
+    return f"{words} are all that there are to train on: these draws differ by seeds alone, not by labels"
 
 
 def failures(failed: Mapping[str, str]) -> list[str]:
