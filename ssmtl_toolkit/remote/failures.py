@@ -83,8 +83,8 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _broken_off(error: Exception) -> bool:
-    """Whether a connection broke off, in the words of aiohttp and botocore, which may not be installed."""
-    words = ("ClientPayloadError", "ServerDisconnected", "ConnectionError", "Timeout")
+    """Whether a connection failed, in the words of aiohttp, httpx and botocore, which may not be installed."""
+    words = ("ClientPayloadError", "ServerDisconnected", "ConnectionError", "TransportError", "Timeout")
     return any(word in kind.__name__ for kind in type(error).__mro__ for word in words)
 
 

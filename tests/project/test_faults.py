@@ -3,15 +3,14 @@
 `make soak` tries every n; `SSMTL_STRIDE=7` every seventh.
 """
 
-import contextlib
 import itertools
 import os
 import random
 import shutil
-import subprocess
 
 import pytest
 
+from helpers.disks import small_disk
 from helpers.faults import FAULTS, Forks
 from helpers.tried import COMMANDS, DAMAGES, Place, ending
 
@@ -82,19 +81,6 @@ def test_every_file_of_a_command_may_be_damaged(place, name):
     wrong = place.damaged(name, expected, list(DAMAGES))
     print(f"\n{name}: {place.tries - before} damaged files, {len(wrong)} wrong")
     assert wrong == []
-
-
-@contextlib.contextmanager
-def small_disk(folder):
-    """A file system of its own at a folder; the function sets its size in KiB."""
-    folder.mkdir(exist_ok=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield lambda size: subprocess.run(["mount", "-o", f"remount,size={size}k", folder], check=True)
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.slow

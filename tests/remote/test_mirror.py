@@ -1,5 +1,6 @@
 """Data given by URL are the data of a folder: fetched once, again when they change, and never half or elsewhere."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,10 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers.disks import small_disk
 from helpers.places import ROOT
 from helpers.small import write_pair, write_scan
 from helpers.web import served
 from ssmtl_toolkit.data.files import Waiting
+from ssmtl_toolkit.disk import UnwritableError
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.remote.failures import RemoteError
 from ssmtl_toolkit.remote.mirror import ROOM, Mirror
@@ -319,6 +322,29 @@ def test_what_does_not_fit_on_the_disk_is_said_before_anything_is_fetched(tmp_pa
         file.truncate(1 << 43)
     with pytest.raises(SsmtlError, match=r"8.8e\+03 GB are to be fetched into .*, and .* free there; free some space"):
         update(f"file://{tmp_path}/there", tmp_path / "c")
+
+
+def test_a_disk_that_gets_full_is_one_line_and_whole_files_are_kept(web, tmp_path):
+    (web.folder / "set" / "large.nii").write_bytes(os.urandom(1 << 19))
+    web.stalls = {"/set/large.nii"}
+    cache = tmp_path / "disk"
+
+    def check():
+        if len(list(cache.rglob("p*.nii.gz"))) == 4 and not web.go.is_set():
+            with contextlib.suppress(OSError), (cache / "filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+            web.go.set()
+
+    with small_disk(cache):
+        with pytest.raises(UnwritableError, match=r"large.nii: the cache cannot be written \(No space left on device,"):
+            update(f"{web.url}/set", cache, check=check)
+        assert not list(cache.rglob("*.part"))
+        assert len(list(cache.rglob("p*.nii.gz"))) == 4
+        (cache / "filler").unlink()
+        web.files_fetched()
+        update(f"{web.url}/set", cache)
+        assert "/set/large.nii" in web.files_fetched()
 
 
 def test_a_folder_that_may_not_be_read_there_is_not_taken_for_one_that_is_gone(web, tmp_path):
