@@ -184,15 +184,21 @@ def _file_system(url: str) -> Any:
 
 
 def _options(kind: str) -> dict[str, Any]:
-    """Options of our own; those of the user, of fsspec's settings, go before them."""
+    """Options of our own; those of the user, of fsspec's settings, go before them.
+
+    Files come as they are there: a server may call `x.nii.gz` an `x.nii` that it has packed for the way.
+    """
     if kind not in ("http", "https"):
         return {}
     from aiohttp import ClientTimeout
     from fsspec.config import conf
 
-    given = {**conf.get("http", {}).get("client_kwargs", {}), **conf.get("https", {}).get("client_kwargs", {})}
+    def given(option: str) -> dict[str, Any]:
+        return {**conf.get("http", {}).get(option, {}), **conf.get("https", {}).get(option, {})}
+
     waits = ClientTimeout(total=None, sock_connect=_SILENCE / 2, sock_read=_SILENCE)
-    return {"client_kwargs": {"trust_env": True, "timeout": waits, **given}}
+    session = {"trust_env": True, "auto_decompress": False, "timeout": waits, **given("client_kwargs")}
+    return {"client_kwargs": session, "headers": {"Accept-Encoding": "identity", **given("headers")}}
 
 
 def _callback(stop: threading.Event, on_bytes: Callable[[int], None]) -> Any:

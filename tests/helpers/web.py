@@ -21,6 +21,7 @@ class Web:
         stalls: after half of these paths the server says nothing until `go` is set.
         password: `user:password` that it wants.
         undated: whether it says no dates.
+        packing: whether it calls a .gz file one that it has packed for the way.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class Web:
     go: threading.Event = field(default_factory=threading.Event)
     password: str = ""
     undated: bool = False
+    packing: bool = False
 
     @property
     def url(self) -> str:
@@ -53,6 +55,8 @@ class _Handler(SimpleHTTPRequestHandler):
         pass
 
     def send_header(self, name, value):
+        if self.web.packing and name == "Content-type" and self.path.endswith(".gz"):
+            super().send_header("Content-Encoding", "gzip")
         if not (self.web.undated and name == "Last-Modified"):
             super().send_header(name, value)
 

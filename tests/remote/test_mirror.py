@@ -136,6 +136,16 @@ def test_a_server_that_says_no_dates_is_asked_for_all_files_again_and_equal_ones
     assert {name: (place / name).stat().st_ino for name in names_of(place)} == before
 
 
+def test_packed_files_come_as_they_are_even_if_the_server_takes_the_packing_for_its_own(web, tmp_path):
+    web.packing = True
+    place, _ = update(f"{web.url}/set", tmp_path / "c")
+    for name in names_of(place):
+        assert (place / name).read_bytes() == (web.folder / "set" / name).read_bytes()
+    web.files_fetched()
+    update(f"{web.url}/set", tmp_path / "c")
+    assert web.asked["GET /set/"] == 1
+
+
 def test_what_breaks_off_is_asked_for_again_and_after_three_times_it_is_said(web, tmp_path, monkeypatch):
     monkeypatch.setattr("ssmtl_toolkit.remote.failures._PAUSES", (0.01, 0.01))
     web.cut = {"/set/images/p0.nii.gz": 2}
