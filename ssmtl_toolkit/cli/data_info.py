@@ -38,7 +38,7 @@ def command(
 ) -> int:
     """Describe DATA, say what would stop a run, and propose options.
 
-    DATA are folders, files, patterns or datasets by name; nothing is trained or changed.
+    DATA are folders, files, URLs, patterns or datasets by name; nothing is trained or changed.
 
     Headers are read, and the voxels of a few scans for the proposals; with --deep those of all. The exit code is 3 if
     something would stop a run or a fine-tuning.

@@ -82,7 +82,7 @@ class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
         "phantom",
-        description="Labelled scans: a folder, manifest (.csv, .toml), pattern or dataset by name; repeatable.",
+        description="Labelled scans: a folder, URL, manifest (.csv, .toml), pattern or dataset by name; repeatable.",
     )
     source: Annotated[Path | None, Role.PLACE] = Field(
         None, description="Weights to start from: run folder, .safetensors, .pth or hf://USER/NAME."

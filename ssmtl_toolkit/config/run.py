@@ -83,7 +83,7 @@ class RunConfig(Config, Slicing, Training, Descent, Tracking):
     }
 
     data: Annotated[SerializeAsAny[DatasetSpec] | str, Role.PLACE] = Field(
-        "phantom", description="Scans: a folder, file, pattern or dataset by name (phantom, mmwhs:DIR, …); repeatable."
+        "phantom", description="Scans: a folder, file, URL, pattern or dataset (phantom, mmwhs:DIR, …); repeatable."
     )
     backbone: SerializeAsAny[BackboneSpec] | str = Field("unet", description="Network, e.g. unet:encoder=resnet18.")
     tasks: tuple[SerializeAsAny[TaskSpec] | str, ...] = Field(
