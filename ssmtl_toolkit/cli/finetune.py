@@ -120,7 +120,7 @@ def _unlabelled(summary: dict[str, Any]) -> list[str]:
         if number := told[f"{part}_seen"]:
             line += f"; {counted(number, 'scan')} of {part} patients among them (transductive)"
     if number := told["held_out"]:
-        line += f"; {counted(number, 'scan')} of validation or test patients were kept from it"
+        line += f"; {counted(number, 'scan')} of validation or test patients kept from it"
     if told["skipped"]:
         line += f"; {len(told['skipped'])} skipped"
     return [line, *told["doubts"]]

@@ -15,7 +15,7 @@ from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.documents import read_json
 from ssmtl_toolkit.errors import DataError, UsageError
 from ssmtl_toolkit.specs import Scan
-from ssmtl_toolkit.text import listed, printable
+from ssmtl_toolkit.text import counted, listed, printable
 
 PARTS = ("train", "validation", "test")
 Slices = Mapping[str, tuple[int, ...]]
@@ -167,8 +167,8 @@ def make(scans: Sequence[Scan], test: int | None, validation: int, seed: int, pa
     left = [patient for patient in left if patient not in set(stopping)]
     if not left:
         raise UsageError(
-            f"of {len(scans)} labelled scans of {len(patients)} patients, {test or 'a fifth'} for the test and "
-            f"{validation} for validation leave none to train on; ask for fewer"
+            f"of {counted(len(scans), 'labelled scan')} of {counted(len(patients), 'patient')}, {test or 'a fifth'} for "
+            f"the test and {validation} for validation leave none to train on; ask for fewer"
         )
     return Split(tuple(sorted(left)), tuple(sorted(stopping)), tuple(sorted(taken)), pattern)
 

@@ -10,6 +10,7 @@ from ssmtl_toolkit.config import Budget
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.specs import Scan
+from ssmtl_toolkit.text import counted
 
 Place = tuple[str, int]
 """A scan's name and one of its slices."""
@@ -67,6 +68,6 @@ def check_budgets(budgets: Sequence[Budget], patients: int, slices: int) -> None
         most = patients if budget.unit == "patients" else slices
         if budget.number > most:
             raise UsageError(
-                f"--budget {budget}: there are {most} {budget.unit} to train on; give a smaller one, or fewer "
+                f"--budget {budget}: {counted(most, budget.unit[:-1])} can be trained on; give a smaller one, or fewer "
                 f"--test-scans and --validation-scans"
             )
