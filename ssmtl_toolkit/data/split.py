@@ -167,8 +167,8 @@ def make(scans: Sequence[Scan], test: int | None, validation: int, seed: int, pa
     left = [patient for patient in left if patient not in set(stopping)]
     if not left:
         raise UsageError(
-            f"of {counted(len(scans), 'labelled scan')} of {counted(len(patients), 'patient')}, {test or 'a fifth'} for "
-            f"the test and {validation} for validation leave none to train on; ask for fewer"
+            f"of {counted(len(scans), 'labelled scan')} of {counted(len(patients), 'patient')}, {test or 'a fifth'} "
+            f"for the test and {validation} for validation leave none to train on; ask for fewer"
         )
     return Split(tuple(sorted(left)), tuple(sorted(stopping)), tuple(sorted(taken)), pattern)
 

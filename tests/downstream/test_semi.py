@@ -103,8 +103,7 @@ def test_the_report_has_a_line_on_unlabelled_scans(labelled, ssmtl):
     done = ssmtl("finetune", *options, "--semi", "pretext", "--out", "f")
     assert done.returncode == 0, done.stderr
     assert (
-        "unlabelled by pretext: 8 scans, 80 slices; 2 scans of validation or test patients kept from it"
-        in done.stderr
+        "unlabelled by pretext: 8 scans, 80 slices; 2 scans of validation or test patients kept from it" in done.stderr
     )
     done = ssmtl("finetune", *options, "--semi", "pretext", "--transductive", "--out", "g")
     assert "2 scans of test patients among them (transductive)" in done.stderr
