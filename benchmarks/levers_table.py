@@ -192,21 +192,26 @@ def unlabelled(lines: Lines) -> str:
 
 
 def pretrainings(lines: Lines) -> str:
-    """What each pre-training adds to the same fine-tuning from scratch, with one labelled patient."""
+    """What each pre-training adds to the same fine-tuning from scratch."""
     scores, rows = Scores(lines), []
-    strong = [line for line in lines if line["budget"] == "1 patient" and line["recipe"].startswith("strong")]
-    for recipe in dict.fromkeys(line["recipe"] for line in strong):
-        for start in dict.fromkeys(line["pretext"] for line in of(strong, recipe=recipe) if line["pretext"]):
-            where = {line["data"] for line in of(strong, recipe=recipe, pretext=start)}
-            for data in [*sorted(where), ALL]:
-                at = {"data": data, "budget": "1 patient", "recipe": recipe}
-                if data == ALL and not everywhere(scores, {**at, "pretext": start}):
-                    continue
-                ours, twin = (scores.of("iou", **at, pretext=one) for one in (start, None))
-                dice = difference(*(scores.of("dice", **at, pretext=one) for one in (start, None)))
-                seeds = str(len({seed for _, seed in ours}))
-                rows.append([recipe, start, seeds, data, spread(twin), spread(ours), difference(ours, twin), dice])
-    return markdown(["recipe", "start", "pre-trainings", "set", "scratch", "pre-trained", "gain", "of Dice"], rows)
+    trained = [line for line in lines if line["pretext"] and line["recipe"].startswith("strong")]
+    arms = dict.fromkeys((line["recipe"], line["pretext"], line["budget"]) for line in trained)
+    for recipe, start, budget in arms:
+        arm = {"recipe": recipe, "budget": budget}
+        where = {line["data"] for line in of(trained, **arm, pretext=start)}
+        for data in [*sorted(where), ALL]:
+            at = {**arm, "data": data}
+            if data == ALL and not everywhere(scores, {**at, "pretext": start}):
+                continue
+            ours, twin = (scores.of("iou", **at, pretext=one) for one in (start, None))
+            dice = difference(*(scores.of("dice", **at, pretext=one) for one in (start, None)))
+            same = {key: score for key, score in twin.items() if key[0] in by_draw(ours)}
+            seeds = str(len({seed for _, seed in ours}))
+            told = [spread(same), spread(ours), difference(ours, twin), dice]
+            rows.append([recipe, start, seeds, budget, data, *told])
+    return markdown(
+        ["recipe", "start", "pre-trainings", "labels", "set", "scratch", "pre-trained", "gain", "of Dice"], rows
+    )
 
 
 def precisions(lines: Lines) -> str:
