@@ -613,7 +613,10 @@ class DatasetSpec(Spec):
     def fetch(self, cache: Path, readers: Readers, waiting: Waiting) -> None:
         """Bring into the cache what lies on another machine. It is called before `scans`, each time.
 
-        Call `waiting.check()` now and then, which raises when the user wants to leave, and tell by `waiting.note`.
+        Args:
+            cache: the folder for it.
+            readers: `readers.can_read(path)` tells whether some installed reader can read a file of this name.
+            waiting: call its `check()` now and then, which raises when the user wants to leave, and tell by its `note`.
 
         Raises:
             DataError: it cannot be fetched.

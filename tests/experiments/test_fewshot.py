@@ -254,7 +254,7 @@ def test_a_pretraining_that_fails_is_said_and_the_others_are_compared(labelled, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--budget", "9"], "--budget 9: there are 3 patients to train on"),
+        (["--budget", "9"], "--budget 9: 3 patients can be trained on"),
         (["--budget", "x"], "such as 4, or of slices, such as 10slices"),
         (["--budget", "1", "--budget", "1patient"], "--budget 1: is given twice"),
         (["--score", "validation"], "--score validation: there are none"),

@@ -54,9 +54,9 @@ def test_default_budgets_are_the_powers_of_two_up_to_the_training_patients():
 
 
 def test_a_budget_of_more_than_there_is_names_what_there_is():
-    with pytest.raises(UsageError, match="--budget 16: there are 12 patients to train on"):
+    with pytest.raises(UsageError, match="--budget 16: 12 patients can be trained on"):
         check_budgets([Budget(16)], 12, 100)
-    with pytest.raises(UsageError, match="--budget 101slices: there are 100 slices"):
+    with pytest.raises(UsageError, match="--budget 101slices: 100 slices can be trained on"):
         check_budgets([Budget(101, "slices")], 12, 100)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -390,4 +389,3 @@ def test_a_url_reads_back_and_options_say_as_what_it_is_taken(tmp_path):
         dataset_of(["s3://b/x", "s3://b/x/"])
     with pytest.raises(UsageError, match="did you mean 'suffix'"):
         dataset_of("bids:s3://b/x,sufix=T2w")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
