@@ -63,15 +63,16 @@ def _single(given: Given, base: Path | None) -> DatasetSpec:
     if isinstance(given, DatasetSpec):
         return given
     text = os.fspath(given)
-    check_secrets(text)
-    if is_url(text):
-        return Remote(url=text)
     name, options = spec_text.split(text)
     if isinstance(given, str) and text.partition(":")[1] and name in _OURS:
         return _OURS[name].parse(options)
-    if isinstance(given, str) and name in _names() and "://" in options:
+    by_name = isinstance(given, str) and name in _names()  # `folder://server/scans` is one: its path has two slashes
+    check_secrets(options if by_name else text)
+    if by_name and "://" in options:
         return _elsewhere(name, options)
-    if isinstance(given, str) and (name in _names() or _is_typo(name, text)):
+    if is_url(text) and not by_name:
+        return Remote(url=text)
+    if isinstance(given, str) and (by_name or _is_typo(name, text)):
         spec = registry().resolve(DatasetSpec, text)
         return spec if base is None else spec.with_paths(lambda path: base / user_path(path))
     path = user_path(text) if base is None else base / user_path(text)

@@ -134,11 +134,16 @@ def one_each(errors: Iterable[Any]) -> list[Any]:
     found: list[Any] = []
     for error in errors:
         same: dict[str, Any] = found[-1] if found else {"loc": (), "input": None}
-        if error["loc"] and same["loc"][:1] == error["loc"][:1] and same["input"] is error["input"]:
-            found[-1] = {**same, "loc": error["loc"][:1], "msg": f"{same['msg']}, or {_further(error['msg'])}"}
+        if error["loc"] and _place(same) == _place(error) and same["input"] is error["input"]:
+            found[-1] = {**same, "loc": _place(error), "msg": f"{same['msg']}, or {_further(error['msg'])}"}
         else:
             found.append(error)
     return found
+
+
+def _place(error: Any) -> tuple[str | int, ...]:
+    """The option and the places in its lists, without the type that pydantic has tried."""
+    return (*error["loc"][:1], *(part for part in error["loc"][1:] if isinstance(part, int)))
 
 
 def _further(message: str) -> str:

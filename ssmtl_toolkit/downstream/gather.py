@@ -189,32 +189,29 @@ class Gathering:
         return sum(_overlap(digests, seen) for digests in tested.values()) if seen else None
 
     def _refuse_known(self, tested: Mapping[str, Sequence[str]]) -> None:
-        """Refuse weights by whose test scores nothing could be said; raises UsageError."""
-        self._refuse_probed(tested)
-        self._refuse_learned(tested)
-
-    def _refuse_probed(self, tested: Mapping[str, Sequence[str]]) -> None:
-        """Refuse a checkpoint that was chosen by the labels of test scans: their scores would be optimistic."""
-        probed = self.pretrained.probed if self.pretrained else frozenset()
-        chose = [name for name, digests in tested.items() if _overlap(digests, probed)]
-        if self.pretrained and chose:
-            raise UsageError(
-                f"{printable(self.pretrained.file)}: its step was chosen by a probe that saw the labels of "
-                f"{len(chose)} of the {len(tested)} test scans, such as {printable(chose[0])}; start from the "
-                f"last step, --from {printable(self.pretrained.file.with_name(BACKBONE))}, or pre-train with "
-                f"--without SPLIT and give the same --split here (ssmtl data split makes one)"
-            )
-
-    def _refuse_learned(self, tested: Mapping[str, Sequence[str]]) -> None:
-        """Refuse a fine-tuned model that has learned from test scans: their scores would be optimistic."""
-        learned = (self.pretrained.learned if self.pretrained else None) or frozenset()
-        known = [name for name, digests in tested.items() if _overlap(digests, learned)]
-        if self.pretrained and known:
-            raise UsageError(
-                f"{printable(self.pretrained.file)}: comes from a fine-tuning that was trained or validated on "
-                f"{len(known)} of the {len(tested)} test scans, such as {printable(known[0])}; test on others: give "
-                f"the {SPLIT} of that fine-tuning by --split"
-            )
+        """Refuse weights that know the labels of test scans, whose scores would be optimistic; raises UsageError."""
+        if self.pretrained is None:
+            return
+        last = printable(self.pretrained.file.with_name(BACKBONE))
+        ways = (
+            (
+                self.pretrained.probed,
+                "its step was chosen by a probe that saw the labels of",
+                f"start from the last step, --from {last}, or pre-train with --without SPLIT and give the same --split "
+                f"here (ssmtl data split makes one)",
+            ),
+            (
+                self.pretrained.learned or frozenset(),
+                "comes from a fine-tuning that was trained or validated on",
+                f"test on others: give the {SPLIT} of that fine-tuning by --split",
+            ),
+        )
+        for digests, what, todo in ways:
+            if known := [name for name, own in tested.items() if _overlap(own, digests)]:
+                raise UsageError(
+                    f"{printable(self.pretrained.file)}: {what} {len(known)} of the {len(tested)} test scans, such as "
+                    f"{printable(known[0])}; {todo}"
+                )
 
     def _targets(self, scans: Sequence[Scan]) -> Targets:
         """What the head learns from, as far as that is known before anything is decoded.

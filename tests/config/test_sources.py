@@ -153,6 +153,14 @@ def test_several_sources_read_back_from_their_text(names):
     assert dataset_of(str(Pattern(pattern=Path(f"/{names[0]}/*")))) == Pattern(pattern=Path(f"/{names[0]}/*"))
 
 
+@pytest.mark.parametrize("place", ["//server/scans", "//me@server/scans", "//server/scans?x", "//0"])
+def test_a_path_with_two_slashes_is_no_address(place):
+    kind = registry().find(DatasetSpec, "folder")
+    folder, pattern = kind.model_validate({"root": place}), Pattern(pattern=Path(f"{place}/*"))
+    for spec in (folder, pattern, Several(of=(folder, kind.model_validate({"root": "/other"})))):
+        assert dataset_of(str(spec)) == dataset_of(spec.full()) == spec
+
+
 def test_classes_of_several_sources_must_not_contradict_each_other(tmp_path):
     for name, value in (("a", 1), ("b", 2)):
         write_pair(tmp_path / name, "p0", seed=value)

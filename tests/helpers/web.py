@@ -84,12 +84,16 @@ class _Handler(SimpleHTTPRequestHandler):
                 out.write(content)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # of the usual 5 a burst of connections overflows, and those come again seconds later
+
+
 @contextlib.contextmanager
 def served(folder):
     """Serve a folder; yields the `Web`."""
     web = Web(Path(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, web=web))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), partial(_Handler, web=web))
     web.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
