@@ -94,6 +94,16 @@ class Scoring(BaseModel, defer_build=True):
             return metric
         return registry().resolve(MetricSpec, f"surface_dice:tolerance={self.tolerance!r}")
 
+    def unused(self, metrics: Iterable[MetricSpec]) -> list[str]:
+        """A line if --tolerance is given, but none of these metrics takes it."""
+        if self.tolerance == type(self).model_fields["tolerance"].default:
+            return []
+        surface = next((metric for metric in metrics if metric.name == "surface_dice"), None)
+        if surface is not None and getattr(surface, "tolerance", None) == self.tolerance:
+            return []
+        why = "no surface Dice is computed" if surface is None else f"--metric {surface} has its own"
+        return [f"--tolerance {self.tolerance:g}: has no effect, {why}"]
+
     def omitted(self, output: Output) -> str:
         """Which default metrics are not computed for want of a package, and what installs it; "" if none."""
         specs = [registry().resolve(MetricSpec, name) for name in DEFAULTS[output]]

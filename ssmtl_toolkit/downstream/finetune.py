@@ -123,6 +123,8 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
         list_scans(config.unlabelled, cache)
     config = config.model_copy(update={"backbone": backbone, **dict(slicing)})
     metrics = config.chosen_metrics(config.head.output)
+    for note in config.unused(metrics):
+        progress.note(note)
     if resume:
         config = _as_begun(config, folder)
         _check_scored(metrics, folder)

@@ -146,7 +146,7 @@ def evaluate(
     readers = _AsStored(installed_readers(), _volume(pred, config))
     dataset, labelled = _labelled(label)
     pairing = pair_files(pred, label, readers.one, labelled)
-    notes = pairing.notes()
+    notes = [*pairing.notes(), *config.unused(metrics)]
     if omitted := config.omitted("labels"):
         notes.append(omitted)
     labels, origin = _find_classes(pairing, pred, config, dataset, readers)

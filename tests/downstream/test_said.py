@@ -33,8 +33,10 @@ def test_options_without_effect_are_named(ssmtl, labelled, tmp_path):
     done = ssmtl(
         *("finetune", *first, "--test-scans", 4, "--train-scans", 1, "--out", "a", "--pretrained-lr", 0.1),
         *("--frozen-steps", 3, "--transfer", "encoder", "--min-transfer", 0.5, "--patience", 2, "--check-every", 10),
+        *("--tolerance", 2),
     )
     assert done.returncode == 0, done.stderr
+    assert "--tolerance 2: has no effect, no surface Dice is computed" in done.stderr
     for option in ("--pretrained-lr 0.1", "--frozen-steps 3", "--transfer encoder", "--min-transfer 0.5"):
         assert f"{option}: has no effect, there are no weights to start from (--from)" in done.stderr
     for option in ("--patience 2", "--check-every 10"):
@@ -45,6 +47,25 @@ def test_options_without_effect_are_named(ssmtl, labelled, tmp_path):
     for option in ("--train-scans 2", "--slices-per-scan 3"):
         assert f"{option}: has no effect, {split} names the slices" in given.stderr
     assert given.stderr.count("has no effect") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"surface": False}, ["--tolerance 3: has no effect, no surface Dice is computed"]),
+        (
+            {"metrics": ("surface_dice:tolerance=2",)},
+            ["--tolerance 3: has no effect, --metric surface_dice:tolerance=2.0 has its own"],
+        ),
+        ({"surface": False, "metrics": ("surface_dice",)}, []),
+        ({"surface": True}, []),
+    ],
+)
+def test_a_tolerance_that_no_metric_takes_is_named(options, said):
+    for config in (FinetuneConfig, EvaluateConfig):
+        given = config(tolerance=3, **options)
+        assert given.unused(given.chosen_metrics("labels")) == said
+        assert not config(**options).unused(given.chosen_metrics("labels"))
 
 
 def test_labels_are_no_matter_to_a_head_that_gives_images():

@@ -106,6 +106,8 @@ def test_the_tolerance_of_surface_dice_is_in_mm_and_surface_scores_can_be_left_o
     found = scored(ssmtl, "--no-surface")
     assert list(found["mean"]) == ["iou", "dice"]
     assert "hd95" not in found["classes"]["1"]
+    said = scored(ssmtl, "--no-surface", "--tolerance", 0.5)["notes"]
+    assert "--tolerance 0.5: has no effect, no surface Dice is computed" in said
 
 
 def test_a_file_is_scored_against_a_file_whatever_their_names(ssmtl, folders):

@@ -207,6 +207,26 @@ def test_a_method_starts_from_weights_of_others(labelled, tmp_path):
     (report,) = (found.folder / "finetune").glob("*/transfer.json")
     assert json.loads(report.read_text())["share"]["encoder"] == 1
     assert json.loads(report.read_text())["share"]["decoder"] == 0
+    said = "colours.safetensors does not say which scans it was trained on; none of those scored should be one"
+    assert f"- {said}\n" in (found.folder / "fewshot.md").read_text()
+
+
+@pytest.mark.slow
+def test_it_says_how_many_scored_scans_a_file_of_weights_has_seen_and_refuses_one_that_knows_their_labels(
+    labelled, tmp_path
+):
+    places, size = {"data": str(labelled), "cache": tmp_path / "cache"}, {"backbone": SMALL, "size": 32}
+    run = toolkit.pretrain(tasks=["reconstruct_next"], steps=1, held_out=0, out=tmp_path / "run", **places, **size)
+    labels = {"classes": OPTIONS["classes"], "surface": False, "test_scans": 4, "seed": 5}
+    tuned = toolkit.finetune(None, steps=1, out=tmp_path / "tuned", **labels, **places, **size)
+    (model,) = tuned.folder.glob("*/model.safetensors")
+    for name, file in {"seen": run.folder / "backbone.safetensors", "known": model}.items():
+        text = f"[methods.{name}]\nbackbone = '{SMALL}'\nweights = '{file}'"
+        (tmp_path / f"{name}.toml").write_text(text)
+    found = small(labelled, tmp_path, methods=[str(tmp_path / "seen.toml")])
+    assert found.summary["seen"] == ["backbone.safetensors has seen 4 of 4 scored scans, without labels"]
+    with pytest.raises(toolkit.SsmtlError, match="was trained or validated on"):
+        small(labelled, tmp_path, methods=[str(tmp_path / "known.toml")])
 
 
 @pytest.mark.slow

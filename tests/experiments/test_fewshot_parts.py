@@ -244,7 +244,8 @@ def made_up(gain, draws=5, seeds=3, noise=0.004):
             for seed in columns:
                 value = 0.4 + 0.1 * i + (gain if arm.twin else 0) + noise * generator.normal()
                 trial = Trial(arm.id, budget, draw, seed, job)
-                lines.append(Line(trial, {"iou": {MEAN: value, "LV": value}}, 0.5, 2.0 if arm.pretrain else None))
+                shared = 2.0 if arm.pretrain else None
+                lines.append(Line(trial, {"iou": {MEAN: value, "LV": value}}, 0.5, shared, scans=4, seen=None))
     return both, lines
 
 
@@ -276,7 +277,15 @@ def test_at_the_largest_budget_no_number_of_labels_is_made_up():
 
 
 def test_that_all_patients_are_labelled_in_every_draw_is_said():
-    summary = {"sentences": [], "done": 60, "planned": 60, "failed": {}, "metrics": ["iou"], "metric": "iou"}
+    summary = {
+        "sentences": [],
+        "seen": [],
+        "done": 60,
+        "planned": 60,
+        "failed": {},
+        "metrics": ["iou"],
+        "metric": "iou",
+    }
     summary |= {"budgets": [*map(str, BUDGETS), "4slices"], "patients": {"train": 4, "scored": 2}}
     said = [text for text in remarks(summary) if "by seeds alone" in text]
     assert said == ["4 patients are all that there are to train on: these draws differ by seeds alone, not by labels"]

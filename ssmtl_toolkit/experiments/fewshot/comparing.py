@@ -28,12 +28,16 @@ class Line:
         scores: by metric and class; `MEAN` for the mean over them.
         minutes: of the fine-tuning and its test.
         pretraining_minutes: of the pre-training, which many trials share; None without one.
+        scans: how many were scored.
+        seen: how many of them the weights that it started from have seen; None: from scratch, or not recorded.
     """
 
     trial: Trial
     scores: Mapping[str, Mapping[str, float | None]]
     minutes: float
     pretraining_minutes: float | None
+    scans: int
+    seen: int | None
 
     @classmethod
     def of(cls, trial: Trial, results: Mapping[str, Any]) -> Line | None:
@@ -51,8 +55,9 @@ class Line:
             }
             for name in names
         }
-        seconds = tuned["training"][arm][0]["seconds"]
-        return cls(trial, by_metric, seconds / 60, run["seconds"] / 60 if run else None)
+        seconds, scans = tuned["training"][arm][0]["seconds"], tuned["scans"]
+        shared = run["seconds"] / 60 if run else None
+        return cls(trial, by_metric, seconds / 60, shared, scans["test"], scans["test_seen_in_pretraining"])
 
 
 class Scores:
@@ -126,6 +131,21 @@ def compare(
                 }
             )
     return cells
+
+
+def seen_before(arms: Sequence[Arm], lines: Sequence[Line]) -> list[str]:
+    """What is known of scored scans that were seen by the weights which arms start from, a sentence for each file."""
+    told = {}
+    for arm in arms:
+        own = [line for line in lines if line.trial.arm == arm.id]
+        if arm.weights is None or not own or arm.weights in told:
+            continue
+        name, most = arm.weights.name, max(own, key=lambda line: line.seen or 0)
+        if most.seen is None:
+            told[arm.weights] = f"{name} does not say which scans it was trained on; none of those scored should be one"
+        elif most.seen:
+            told[arm.weights] = f"{name} has seen {most.seen} of {most.scans} scored scans, without labels"
+    return list(told.values())
 
 
 def _others(lines: Sequence[Line], metric: MetricSpec) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.documents import read_toml
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.experiments.fewshot.arms import Arm, arms_of
-from ssmtl_toolkit.experiments.fewshot.comparing import Line, Scores, compare, verdict
+from ssmtl_toolkit.experiments.fewshot.comparing import Line, Scores, compare, seen_before, verdict
 from ssmtl_toolkit.experiments.fewshot.drawing import check_budgets, default_budgets
 from ssmtl_toolkit.experiments.fewshot.gathering import Gathered, gather
 from ssmtl_toolkit.experiments.fewshot.report import HOW, NAME, failures, write_report
@@ -224,6 +224,7 @@ class Comparison:
             "done": len(lines),
             "cells": cells,
             "sentences": [sentence for sentence in sentences if sentence],
+            "seen": seen_before(self.arms, lines),
             "how": HOW,
             "provenance": self._provenance(),
         }

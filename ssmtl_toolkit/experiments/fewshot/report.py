@@ -68,7 +68,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
             f"{summary['done']} of {summary['planned']} fine-tunings are done; rerun the command to do the others"
         )
     texts += [_one_draw(budget) for budget in summary["budgets"] if budget == str(summary["patients"]["train"])]
-    texts += failures(summary["failed"])
+    texts += [*summary["seen"], *failures(summary["failed"])]
     return [*texts, HOW, *formatting.lower_is_better([metric, *others]), *formatting.remarks([metric, *others])]
 
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssmtl_toolkit.config import Budget, FewshotConfig
-from ssmtl_toolkit.data.files import digest
 from ssmtl_toolkit.data.split import Split
-from ssmtl_toolkit.experiments.contents import short_digest
 from ssmtl_toolkit.experiments.definition import Job
 from ssmtl_toolkit.experiments.fewshot.arms import Arm
 from ssmtl_toolkit.experiments.fewshot.drawing import draw_patients, draw_slices
 from ssmtl_toolkit.experiments.fewshot.gathering import Gathered
-from ssmtl_toolkit.experiments.fewshot.weights import convert
+from ssmtl_toolkit.experiments.fewshot.weights import start
 from ssmtl_toolkit.experiments.runs import Runs
 
 
@@ -85,18 +83,9 @@ def _split(config: FewshotConfig, budget: Budget, draw: int, gathered: Gathered,
 
 
 def _starts(arms: Sequence[Arm], channels: int, out: Path) -> Mapping[str, Path]:
-    """By arm, the file of weights that it starts from, made if it does not exist.
-
-    Raises:
-        DataError: the weights do not fit.
-    """
-    starts = {}
-    for arm in arms:
-        backbone = arm.finetune.backbone
-        if arm.weights is None or backbone is None:
-            continue
-        name = short_digest(digest(arm.weights), str(backbone), channels)
-        starts[arm.id] = (out / "weights" / f"{arm.weights.stem[:40]}-{name}.safetensors").absolute()
-        if not starts[arm.id].is_file():
-            convert(arm.weights, backbone, channels, starts[arm.id])
-    return starts
+    """By arm, the file of weights that it starts from; raises what `start` does."""
+    return {
+        arm.id: start(arm.weights, arm.finetune.backbone, channels, out / "weights")
+        for arm in arms
+        if arm.weights is not None and arm.finetune.backbone is not None
+    }

@@ -44,6 +44,26 @@ def locate(weights: str) -> Path:
     return files[0]
 
 
+def start(file: Path, backbone: BackboneSpec, channels: int, folder: Path) -> Path:
+    """The file that a fine-tuning starts from: one of ours itself, as it says what it has learned from; of others, one
+    in `folder` with their encoder, made if it does not exist.
+
+    Raises:
+        DataError, UsageError: the weights do not fit.
+    """
+    from ssmtl_toolkit.data.files import digest
+    from ssmtl_toolkit.experiments.contents import short_digest
+    from ssmtl_toolkit.runtime.transfer import Pretrained
+
+    if file.suffix == ".safetensors" and (ours := Pretrained.open(file)).about:
+        ours.limited("encoder").check_fits(backbone, channels, None)
+        return file.absolute()
+    made = folder / f"{file.stem[:40]}-{short_digest(digest(file), str(backbone), channels)}.safetensors"
+    if not made.is_file():
+        convert(file, backbone, channels, made)
+    return made.absolute()
+
+
 def convert(file: Path, backbone: BackboneSpec, channels: int, out: Path) -> None:
     """Write the encoder's weights in `file` to `out`, as `finetune` loads them for images of so many channels.
 
