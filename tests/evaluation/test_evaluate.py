@@ -362,7 +362,10 @@ def test_python_gets_scores_by_class_and_by_scan_and_what_json_prints(folders):
     assert result.scans[0].values["dice"] == pytest.approx((0.8, 0.8))
     assert (result.labels.names, result.surface, result.tolerance) == (("a", "b"), False, 2)
     assert (result.unpaired_predictions, result.unpaired_labels) == ((), ("alone",))
-    assert result.notes == ("1 labels have no prediction and are not scored: alone",)
+    assert result.notes == (
+        "1 labels have no prediction and are not scored: alone",
+        "--tolerance 2: has no effect, no surface Dice is computed",
+    )
     assert list(result.summary) == [
         *("pred", "label", "class_values", "surface", "tolerance_mm", "metrics", "classes", "mean"),
         *("confusion", "undefined_classes", "scans", "rule", "unpaired", "notes"),
