@@ -193,25 +193,45 @@ def unlabelled(lines: Lines) -> str:
 
 def pretrainings(lines: Lines) -> str:
     """What each pre-training adds to the same fine-tuning from scratch."""
-    scores, rows = Scores(lines), []
+    scores, rows = Scores(lines), list[list[str]]()
     trained = [line for line in lines if line["pretext"] and line["recipe"].startswith("strong")]
-    arms = dict.fromkeys((line["recipe"], line["pretext"], line["budget"]) for line in trained)
-    for recipe, start, budget in arms:
-        arm = {"recipe": recipe, "budget": budget}
-        where = {line["data"] for line in of(trained, **arm, pretext=start)}
-        for data in [*sorted(where), ALL]:
-            at = {**arm, "data": data}
-            if data == ALL and not everywhere(scores, {**at, "pretext": start}):
-                continue
-            ours, twin = (scores.of("iou", **at, pretext=one) for one in (start, None))
-            dice = difference(*(scores.of("dice", **at, pretext=one) for one in (start, None)))
-            same = {key: score for key, score in twin.items() if key[0] in by_draw(ours)}
-            seeds = str(len({seed for _, seed in ours}))
-            told = [spread(same), spread(ours), difference(ours, twin), dice]
-            rows.append([recipe, start, seeds, budget, data, *told])
+    for recipe, start in dict.fromkeys((line["recipe"], line["pretext"]) for line in trained):
+        arm = of(trained, recipe=recipe, pretext=start)
+        whole = list[str]()
+        for budget in dict.fromkeys(line["budget"] for line in arm):
+            at = {"recipe": recipe, "budget": budget}
+            where = sorted({line["data"] for line in of(arm, budget=budget)})
+            if everywhere(scores, {**at, "pretext": start}):
+                whole.append(budget)
+                where.append(ALL)
+            rows += [_gain(scores, {"recipe": recipe, "data": data}, start, [budget]) for data in where]
+        if len(whole) > 1:
+            rows.append(_gain(scores, {"recipe": recipe, "data": ALL}, start, whole))
     return markdown(
         ["recipe", "start", "pre-trainings", "labels", "set", "scratch", "pre-trained", "gain", "of Dice"], rows
     )
+
+
+def _gain(scores: Scores, at: Mapping[str, Any], start: str, budgets: Sequence[str]) -> list[str]:
+    """One row: with several budgets, each draw's mean over them."""
+
+    def both(metric: str) -> tuple[Values, Values]:
+        ours, twin = (
+            _mean([scores.of(metric, **at, budget=budget, pretext=pretext) for budget in budgets])
+            for pretext in (start, None)
+        )
+        return ours, twin
+
+    ours, twin = both("iou")
+    same = {key: score for key, score in twin.items() if key[0] in by_draw(ours)}
+    told = [spread(same), spread(ours), difference(ours, twin), difference(*both("dice"))]
+    return [at["recipe"], start, str(len({seed for _, seed in ours})), " and ".join(budgets), at["data"], *told]
+
+
+def _mean(tables: Sequence[Values]) -> Values:
+    """The mean of what is in all of them."""
+    keys = set.intersection(*(set(table) for table in tables))
+    return {key: float(np.mean([table[key] for table in tables])) for key in keys}
 
 
 def precisions(lines: Lines) -> str:
