@@ -16,13 +16,30 @@ if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
 
 
+class Course:
+    """Sets the rates of an optimizer by timm's scheduler of the largest one; those of the parts keep their ratios."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Scheduler) -> None:
+        """`scheduler` is that of one rate, the largest of the optimizer's."""
+        self._optimizer, self._scheduler = optimizer, scheduler
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self._shares = [rate / max(rates) for rate in rates]
+
+    def step(self, step: int) -> None:
+        """Set the rates for the update after `step` others."""
+        self._scheduler.step(step)
+        (largest,) = (group["lr"] for group in self._scheduler.optimizer.param_groups)
+        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = largest * share
+
+
 class Schedule(Spec):
     """A learning rate over the steps; rates that differ by part keep their ratios."""
 
     kind: ClassVar[str] = "schedule"
 
-    def build(self, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
-        """Make what sets the rates for the update after `step` others by `.step(step)`; None: they stay."""
+    def build(self, optimizer: torch.optim.Optimizer, steps: int) -> Course | None:
+        """Make what sets the rates of every update; None: they stay."""
         return None
 
 
@@ -37,16 +54,18 @@ class _Falling(Schedule):
 
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
 
-    def build(self, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
+    def build(self, optimizer: torch.optim.Optimizer, steps: int) -> Course | None:
+        import torch
         from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
-        rising = round(self.warmup * steps)
-        first = max(group["lr"] for group in optimizer.param_groups) / (rising + 1)  # at 0 the first step would be idle
+        rising, largest = round(self.warmup * steps), max(group["lr"] for group in optimizer.param_groups)
+        first = largest / (rising + 1)  # at 0 the first step would be idle
+        one = torch.optim.SGD([torch.zeros(())], lr=largest)  # timm warms all rates up from the same one
         made: Scheduler
         made, _ = create_scheduler_v2(
-            optimizer, sched=self.name, num_epochs=steps, warmup_epochs=rising, warmup_lr=first, **self._more()
+            one, sched=self.name, num_epochs=steps, warmup_epochs=rising, warmup_lr=first, **self._more()
         )
-        return made
+        return Course(optimizer, made)
 
     def _more(self) -> dict[str, Any]:
         """What timm's factory takes beside the number of steps."""

@@ -63,6 +63,18 @@ def test_parts_with_other_rates_keep_their_ratio():
     assert first / second == pytest.approx(10)
 
 
+@pytest.mark.parametrize("text", ["cosine:warmup=0.5", "poly:warmup=0.5"])
+def test_parts_with_other_rates_keep_their_ratio_in_the_warm_up_too(text):
+    parts = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1e-3, 1e-5)]
+    optimizer = torch.optim.SGD(parts, lr=1e-3)
+    schedule, alone = read_schedule(text).build(optimizer, 20), rates(text, 20, lr=1e-3)
+    for step in range(20):
+        schedule.step(step)
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first == alone[step]
+        assert first / second == pytest.approx(100)
+
+
 @pytest.mark.parametrize(
     ("name", "cls"), [("adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
