@@ -355,7 +355,7 @@ class ResolvedFinetune(FinetuneConfig):
         self._check_pretext()
 
     def _check_pretext(self) -> None:
-        """Refuse pretext tasks given twice, or with `weight=auto`, or whose gradient reaches nothing that learns."""
+        """Refuse pretext tasks given twice, with open options, without views, or that train nothing that learns."""
         if not (tasks := self.pretext_tasks):
             return
         twice = sorted({str(task) for task in tasks if tasks.count(task) > 1})
@@ -371,6 +371,11 @@ class ResolvedFinetune(FinetuneConfig):
             raise UsageError(
                 f"--semi {self.semi}: task {str(task)!r}: {option}=auto is chosen by ssmtl run only; give a number; "
                 f"ssmtl data info proposes one"
+            )
+        if (task := next((task for task in tasks if task.views), None)) and not self.augment:
+            raise UsageError(
+                f"--semi {self.semi}: task {str(task)!r} compares views of slices, which are all the same without "
+                f"--augment; give some, such as --augment affine --augment intensity"
             )
         trained = parts_of(feature for task in tasks for feature in task.needs)
         if set(trained) <= set(self.frozen_parts):

@@ -51,7 +51,7 @@ class Learner(nn.Module):
         """The loss on the unlabelled slices of the update after `step` others; None: they are not used yet."""
         if step < self._first:
             return None
-        batch = self._load(step - self._first)
+        batch = self._augmenter.with_views(self._load(step - self._first))
         with foreign(f"{named(self._spec)}, step {step + 1},"), self._fabric.autocast():
             return _checked(named(self._spec), self.method(self.seen(batch, step, teach)), batch.anchor)
 

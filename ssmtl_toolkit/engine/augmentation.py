@@ -114,6 +114,11 @@ class Augmenter:
         changed = self.other_values(anchor)
         return Batch(changed, companions, batch.position, batch.seed, batch.first, view, recoloured, clean=anchor)
 
+    def with_views(self, batch: Batch) -> Batch:
+        """The same slices; the views of them that tasks ask for are changed."""
+        view, recoloured = (functools.partial(change, batch.anchor) for change in (self.view, self.other_values))
+        return Batch(batch.anchor, batch.companions, batch.position, batch.seed, batch.first, view, recoloured)
+
     def view(self, image: Tensor) -> Tensor:
         """Slices (N, C, H, W) in other places and with other values."""
         points = self._points(image)

@@ -21,7 +21,8 @@ class SemiStep:
     Draws from torch's global generator are reproducible: it is seeded anew for every step.
 
     Attributes:
-        batch: the slices, `batch.anchor` (N, C, H, W), as they are, and the companions of the pretext tasks.
+        batch: the slices, `batch.anchor` (N, C, H, W), as they are, and the companions of the pretext tasks. Views that
+            tasks ask for are changed by `augmenter`.
         augmenter: the augmentations of the training.
         progress: 0 in the first step that uses unlabelled slices, rising to 1 in the last one.
         backbone: images -> features, with gradient.

@@ -186,6 +186,10 @@ def test_label_maps_among_unlabelled_scans_are_skipped_and_named(labelled, tmp_p
         ({"semi": "unimatch", "head": "denoising"}, "'denoising' gives slices"),
         ({"semi": "pretext", "source": "x", "freeze": "backbone"}, "its tasks train the encoder and decoder, which"),
         ({"semi": 'pretext:tasks=["slice_siam"]', "source": "x", "freeze": "encoder"}, "train the encoder, which"),
+        (
+            {"semi": 'pretext:tasks=["contrast"]', "augment": "none"},
+            "'contrast' compares views of slices, which are the",
+        ),
         ({"unlabelled": "x", "semi": "none"}, "--unlabelled: with --semi none nothing is learned"),
         ({"unlabelled": "x", "head": "denoising"}, "'denoising' gives slices"),
         ({"transductive": True}, "--transductive: unlabelled scans are for --semi"),
@@ -218,6 +222,12 @@ def test_a_recipe_may_ask_for_it_and_the_command_line_say_none(tmp_path):
 def test_denoising_continues_with_pretext_tasks(labelled, tmp_path):
     done = finetune(labelled, tmp_path / "f", semi="pretext", head="denoising:sigma=0.2")
     assert all(record["semi/loss"] > 0 for record in records(done))
+
+
+def test_pretext_tasks_that_compare_views_see_slices_changed_by_the_augmentations(labelled, tmp_path):
+    alike = "vicreg:weight=1,invariance=1,variance=0,covariance=0"  # costs nothing if the views are the same
+    done = finetune(labelled, tmp_path / "f", semi=f'pretext:tasks=["{alike}"]', log_every=1)
+    assert all(line["semi/loss"] > 1e-4 for line in records(done))
 
 
 def test_several_channels_are_learned_from(tmp_path):

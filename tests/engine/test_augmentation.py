@@ -207,6 +207,23 @@ def test_companions_move_as_their_anchors_do_and_keep_their_values(seed, has):
     assert torch.equal(given_batch.anchor, slices())
 
 
+def test_views_of_a_batch_are_changed_while_its_slices_stay_as_they_are():
+    given_batch = batch()
+    new = augmenter(*PLACES, "intensity:p=1").with_views(given_batch)
+    assert new.anchor is given_batch.anchor
+    assert new.companions is given_batch.companions
+    assert (new.seed, new.first) == (7, False)
+    torch.manual_seed(3)
+    moved = new.view()
+    torch.manual_seed(3)
+    assert torch.equal(moved, augmenter(*PLACES, "intensity:p=1").view(slices()))
+    assert not torch.equal(moved, new.view())
+    torch.manual_seed(3)
+    recoloured = new.recoloured()
+    torch.manual_seed(3)
+    assert torch.equal(recoloured, augmenter("intensity:p=1").other_values(slices()))
+
+
 def test_clean_anchors_move_as_the_anchors_do_and_keep_their_values():
     torch.manual_seed(3)
     moved = augmenter(*PLACES).unlabelled(batch())
