@@ -188,7 +188,7 @@ def test_label_maps_among_unlabelled_scans_are_skipped_and_named(labelled, tmp_p
         ({"semi": 'pretext:tasks=["slice_siam"]', "source": "x", "freeze": "encoder"}, "train the encoder, which"),
         (
             {"semi": 'pretext:tasks=["contrast"]', "augment": "none"},
-            "'contrast' compares views of slices, which are the",
+            "'contrast' compares views of slices, which are all",
         ),
         ({"unlabelled": "x", "semi": "none"}, "--unlabelled: with --semi none nothing is learned"),
         ({"unlabelled": "x", "head": "denoising"}, "'denoising' gives slices"),
