@@ -23,6 +23,7 @@ import pluggy
 
 from ssmtl_toolkit import hookspecs
 from ssmtl_toolkit import text as spec_text
+from ssmtl_toolkit.declared import check_declared
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.foreign import LONGEST, SLOW, by_the_user, ctrl_c, guarded, tell_slow, words_of
 from ssmtl_toolkit.installed import GROUP, OURS, distribution_of, others, points, switched_off, version_of
@@ -347,9 +348,11 @@ class Parts(NamedTuple):
     def built(self) -> Self:
         """The same, once pydantic has made their validators, which it otherwise does when a class is first used.
 
-        A class that it cannot make one for raises here, and not in the midst of a command.
+        A class that it cannot make one for, or that says wrong things of itself, raises here, and not in the midst of
+        a command.
         """
         for spec in self.specs:
+            check_declared(spec, next(kind for kind in HOOKS.values() if issubclass(spec, kind)))
             spec.model_rebuild(raise_errors=False)
         return self
 

@@ -14,6 +14,7 @@ from helpers.plugin_files import bundled_points, plugin
 from ssmtl_toolkit import UsageError, foreign, hookspecs
 from ssmtl_toolkit import registry as registry_module
 from ssmtl_toolkit.cli import plugins as plugins_cli
+from ssmtl_toolkit.declared import check_declared
 from ssmtl_toolkit.registry import HOOKS, Registry, registry
 from ssmtl_toolkit.specs import BackboneSpec, HeadSpec, Spec, TaskSpec, check_needs, named
 
@@ -86,6 +87,50 @@ def test_a_broken_plugin_is_reported_and_the_rest_works(tmp_path, monkeypatch, c
     monkeypatch.setattr(plugins_cli, "registry", lambda: found)
     plugins_cli.command.main(["list"], standalone_mode=False)
     assert told in capsys.readouterr().err
+
+
+WRONG = {
+    "HeadSpec, output = 'lables'": "Mine.output must be 'labels' or 'image', got 'lables'",
+    "AugmentationSpec, changes = frozenset({'colours'})": "Mine.changes must be a frozenset of 'place', 'values'",
+    "AugmentationSpec, ": "Mine.changes is missing; give it a frozenset of 'place', 'values' and 'batch'",
+    "TaskSpec, needs = frozenset({'poold'})": "'pyramid', 'pooled', 'decoded' and 'dense', got frozenset({'poold'})",
+    "TaskSpec, needs = 'pooled'": "Mine.needs must be a frozenset of",
+    "TaskSpec, metrics = ('chance')": "Mine.metrics must be tuple[str, ...], got 'chance'",
+    "TaskSpec, baselines = ('chance',)": "Mine.baselines has 'chance', which is not in its metrics",
+    "TaskSpec, floor = '0'": "Mine.floor must be float, got '0'",
+    "TaskSpec, least_correlation = 'much'": "Mine.least_correlation must be float | None, got 'much'",
+    "BackboneSpec, provides = ['pooled']": "Mine.provides must be a frozenset of",
+    "MetricSpec, digits = 2.5": "Mine.digits must be int, got 2.5",
+    "SemiSpec, kind = 'task'": "Mine.kind must be 'semi', got 'task'; leave it out",
+    "DatasetSpec, positional = 'root'": "Mine.positional must be the name of an option, got 'root'",
+}
+
+
+def test_a_class_that_says_wrong_things_of_itself_is_not_loaded(tmp_path, monkeypatch):
+    points = []
+    for i, given in enumerate(WRONG):
+        kind, line = given.split(", ", 1)
+        hook = next(hook for hook, spec in HOOKS.items() if spec.__name__ == kind)
+        body = TASK.format(name="mine").replace("TaskSpec", kind).replace("ssmtl_tasks", hook)
+        rest = "    scans = score = read = header = matches = lambda self, *given: None"
+        body = body.replace("    def build(self, backbone): ...", f"{rest}\n    build = scans\n    {line}")
+        points.append(plugin(tmp_path, monkeypatch, f"wrong_{i}", body))
+    found = Registry([*points, *bundled_points()])
+    errors = {broken.name: broken.error for broken in found.broken}
+    for i, told in enumerate(WRONG.values()):
+        assert told in errors[f"wrong_{i}"]
+
+
+def test_all_bundled_classes_say_right_things_of_themselves():
+    for kind in HOOKS.values():
+        for spec in registry().of(kind):
+            check_declared(spec, kind)
+
+
+def test_a_list_may_stand_for_a_tuple_and_a_property_says_more_than_a_class(tmp_path, monkeypatch):
+    said = "    metrics = ['chance']\n    baselines = ['chance']\n    needs = property(lambda self: frozenset())\n"
+    body = TASK.format(name="mine").replace("    def build", f"{said}    def build")
+    assert Registry([plugin(tmp_path, monkeypatch, "lists", body)]).find(TaskSpec, "mine")
 
 
 def test_of_two_plugins_that_claim_one_name_neither_is_loaded_and_both_are_named(tmp_path, monkeypatch):

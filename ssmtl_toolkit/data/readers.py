@@ -21,8 +21,8 @@ from ssmtl_toolkit.data.source import SeveralVolumesError, naming_file
 from ssmtl_toolkit.data.uneven import unevenness
 from ssmtl_toolkit.data.volume import Header, Volume
 from ssmtl_toolkit.errors import DataError, SsmtlError
-from ssmtl_toolkit.foreign import by_the_user, explained, foreign, in_one_line, words_of
-from ssmtl_toolkit.specs import ReaderSpec, Scan
+from ssmtl_toolkit.foreign import by_the_user, explained, foreign, in_one_line, staying, words_of
+from ssmtl_toolkit.specs import ReaderSpec, Scan, named
 from ssmtl_toolkit.text import printable
 
 _INDEX = "is an index of DICOM files; give the folder that it is in"
@@ -48,6 +48,14 @@ _FOREIGN = {
 }
 
 
+def _is_for(reader: ReaderSpec, path: Path) -> bool:
+    try:
+        return bool(reader.matches(path))
+    except BaseException:  # named only now: this is asked of every reader and file of a folder
+        with foreign(f"{printable(path)}: {named(reader)}, asked whether it is for this,"):
+            raise
+
+
 MOST_CHANNELS = 64
 """Volumes of a 4-D file that may be channels; more are a sequence in time, or directions of diffusion."""
 
@@ -63,8 +71,12 @@ class Readers:
         self.in_time = in_time
 
     def match(self, path: Path) -> ReaderSpec | None:
-        """The reader for `path` by its name; None: there is none."""
-        return next((reader for reader in self.specs if reader.matches(path)), None)
+        """The reader for `path` by its name; None: there is none.
+
+        Raises:
+            SsmtlError: a reader fails to say whether it is for this; naming both.
+        """
+        return next((reader for reader in self.specs if _is_for(reader, path)), None)
 
     def can_read(self, path: Path) -> bool:
         """Whether some reader is for `path`, by its name."""
@@ -76,7 +88,7 @@ class Readers:
         Raises:
             DataError: there is none.
         """
-        with foreign(f"{printable(path)}: a reader, asked whether it is for this,"):
+        with staying(f"{printable(path)}: a reader, asked whether it is for this,"):
             reader = self.match(path)
         if reader is None:
             raise DataError(f"{printable(path)}: {_foreign(path)}")
@@ -150,7 +162,7 @@ class Readers:
 
     def label_rank(self, path: Path) -> int | None:
         """The place among all readers of that for `path`, if its format is for label maps only; None: it is not."""
-        if not any(reader.only_labels and reader.matches(path) for reader in self.specs):  # as of nearly all files
+        if not any(reader.only_labels and _is_for(reader, path) for reader in self.specs):  # as of nearly all files
             return None
         reader = self.match(path)
         return self.specs.index(reader) if reader is not None and reader.only_labels else None

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from operator import index
 
 import torch
 from torch import Tensor
 
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
-from ssmtl_toolkit.foreign import words_of
-from ssmtl_toolkit.text import printable
+from ssmtl_toolkit.foreign import foreign, words_of
+from ssmtl_toolkit.specs import TaskSpec, named
+from ssmtl_toolkit.text import brief, printable
 
 _MOST_PAIRS = 2**53  # up to there a float is exact
+_FARTHEST = 2**31  # slices
+
+
+def companions_of(task: TaskSpec, spacing: float) -> Mapping[str, Sequence[int]]:
+    """The candidate offsets of a task's companions, in slices, by their names.
+
+    Raises:
+        SsmtlError: naming the task, with what it gave.
+    """
+    asked = f"{named(task)}, asked for its companions at {spacing:g} mm,"
+    with foreign(asked):
+        companions = task.companions(spacing)
+    if not isinstance(companions, Mapping):
+        raise SsmtlError(f"{asked} gives {described(companions)}; give names with offsets, such as {{'next': (2,)}}")
+    return {str(name): _offsets(offsets, f"{asked} gives {name!r} the") for name, offsets in companions.items()}
+
+
+def _offsets(offsets: object, what: str) -> tuple[int, ...]:
+    if not isinstance(offsets, Collection) or isinstance(offsets, str | bytes):
+        raise SsmtlError(f"{what} offsets {described(offsets)}; give a tuple of whole numbers, such as (-2, 2)")
+    try:
+        whole = tuple(index(offset) for offset in offsets)
+    except TypeError:
+        raise SsmtlError(f"{what} offsets {printable(brief(offsets))}; give whole numbers of slices") from None
+    if any(abs(offset) > _FARTHEST for offset in whole):
+        raise SsmtlError(f"{what} offsets {printable(brief(offsets))}; no scan has that many slices")
+    return whole
 
 
 def check_loss(part: str, loss: object, like: Tensor, *, trained: bool = True) -> None:

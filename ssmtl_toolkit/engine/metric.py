@@ -55,7 +55,8 @@ class Comparison:
     """One class of a label map in one scan, or one slice of an image: what was predicted beside the truth.
 
     What takes time is computed when it is first read, and once for all metrics. All but `predicted`, `truth` and
-    `spacing` is for label maps only. In the masks, voxels that nobody annotated are background.
+    `spacing` is for label maps only. In the masks, voxels that nobody annotated are background. All metrics get the
+    same arrays, which cannot be written into: work on a copy.
     """
 
     def __init__(self, predicted: NDArray[Any], truth: NDArray[Any], spacing: Sequence[float] = ()) -> None:
@@ -68,7 +69,7 @@ class Comparison:
         """
         if predicted.shape != truth.shape:
             raise ValueError(f"the prediction has shape {predicted.shape}, the truth {truth.shape}")
-        self._predicted, self._truth = predicted, truth
+        self._predicted, self._truth = read_only(predicted), read_only(truth)
         self.spacing = tuple(spacing)
 
     @property
@@ -136,6 +137,13 @@ class Comparison:
             raise ValueError("there is no distance to an empty mask; ask counts.penalised first")
         predicted, truth = self.surfaces
         return _nearest(predicted, truth, self.spacing), _nearest(truth, predicted, self.spacing)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """The same array, which cannot be written into by this way."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _nearest(surface: NDArray[np.bool_], other: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ssmtl_toolkit.data.classes import IGNORE, Classes
 from ssmtl_toolkit.data.postprocess import enclosing
-from ssmtl_toolkit.engine.metric import Box, Comparison, Counts, Masks, PooledComparison
+from ssmtl_toolkit.engine.metric import Box, Comparison, Counts, Masks, PooledComparison, read_only
 from ssmtl_toolkit.evaluation.judging import Judge
 from ssmtl_toolkit.evaluation.statistics import defined, mean, spread
 from ssmtl_toolkit.installed import OURS
@@ -189,7 +189,7 @@ class _ClassComparison(Comparison):
 
     def _mask(self, array: NDArray[np.uint8]) -> NDArray[Any]:
         first, *others = self._numbers
-        return np.isin(array, self._numbers) if others else np.equal(array, first)
+        return read_only(np.isin(array, self._numbers) if others else np.equal(array, first))
 
     @property
     def shape(self) -> tuple[int, ...]:

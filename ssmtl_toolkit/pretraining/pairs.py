@@ -16,6 +16,7 @@ from ssmtl_toolkit.data.held_out import likely_patients
 from ssmtl_toolkit.data.sampling import Rows
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import distances_among
+from ssmtl_toolkit.engine.contract import companions_of
 from ssmtl_toolkit.inspection.distance import ENOUGH
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import TaskSpec
@@ -117,7 +118,7 @@ class Stacks:
         """Of all slices, those that have a partner under each name."""
         with_partner: Counter[str] = Counter()
         for (spacing, count), number in self._alike.items():
-            for name, offsets in task.companions(spacing).items():
+            for name, offsets in companions_of(task, spacing).items():
                 with_partner[name] += number * _with_partner(offsets, count)
         return min(with_partner.values()) / sum(self.counts)
 
@@ -140,7 +141,7 @@ class Stacks:
         """All slices that have their nearest partner, and these partners."""
         anchors, partners = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for extent in self.extents:
-            offsets = [offset for named in task.companions(extent.spacing).values() for offset in named]
+            offsets = [offset for named in companions_of(task, extent.spacing).values() for offset in named]
             if offsets:
                 offset = min(offsets, key=abs)
                 index = np.arange(max(0, -offset), extent.length - max(0, offset))
@@ -151,7 +152,7 @@ class Stacks:
 
     def _steps(self, task: TaskSpec) -> Iterator[tuple[int, float]]:
         for spacing in self.spacings:
-            for offsets in task.companions(spacing).values():
+            for offsets in companions_of(task, spacing).values():
                 yield from ((offset, spacing) for offset in offsets)
 
     def _hint(self, task: TaskSpec, farthest: int) -> str:

@@ -21,6 +21,7 @@ from ssmtl_toolkit.data.split import Split, with_patients
 from ssmtl_toolkit.data.store import SliceStore
 from ssmtl_toolkit.distance import check_unit, is_length
 from ssmtl_toolkit.engine.building import check_buildable
+from ssmtl_toolkit.engine.contract import companions_of
 from ssmtl_toolkit.errors import DataError, SsmtlError, UsageError
 from ssmtl_toolkit.features import parts_of
 from ssmtl_toolkit.foreign import foreign
@@ -321,8 +322,7 @@ def _check_units(store: SliceStore, tasks: Sequence[TaskSpec]) -> None:
 
 def _companions(task: TaskSpec, spacing: float, overlap: int) -> Mapping[str, Sequence[int]]:
     """The offsets of a task's companions, without those of `overlap` slices or fewer, unless that is 0."""
-    with foreign(f"{named(task)}, asked for its companions at {spacing:g} mm,"):
-        companions = task.companions(spacing)
+    companions = companions_of(task, spacing)
     if not overlap:
         return companions
     return {name: [o for o in offsets if abs(o) > overlap] for name, offsets in companions.items()}

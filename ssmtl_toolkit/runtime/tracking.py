@@ -37,6 +37,8 @@ class Tracking(Progress):
         for spec in specs:
             with self._left_out_if_it_fails(spec):
                 tracker = spec.open(run)
+                if not isinstance(tracker, Tracker):
+                    raise TypeError(f"its open() gives {type(tracker).__name__}; give a Tracker")
                 self._open[str(spec)] = tracker
                 if where := tracker.where():
                     self._report.say(f"tracker   {spec.name}: {where}")

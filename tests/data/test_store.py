@@ -23,6 +23,7 @@ from ssmtl_toolkit.data.store import build_store
 from ssmtl_toolkit.errors import DataError, SsmtlError
 from ssmtl_toolkit.runtime.scans import installed_readers
 from ssmtl_toolkit.sources import dataset_of
+from ssmtl_toolkit.specs import stamp
 
 
 def build(folder, cache, **options):
@@ -210,6 +211,21 @@ def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
 
     found = dataset_of(str(scans)).scans(scans, Readers([Series()]))
     assert [scan.name for scan in found] == ["p0", "p1", "p2", "p3", "series"]
+
+
+def test_a_reader_that_fails_to_say_whether_it_is_for_a_file_is_named_with_the_file(scans):
+    class Unsure(Nifti):
+        name = "unsure"
+
+        def matches(self, path):
+            raise ValueError("cannot tell")
+
+    stamp(Unsure, "unsure-parts 1.0")
+    told = r"scans.*: reader 'unsure' of unsure-parts 1.0, asked whether it is for this, failed: ValueError"
+    readers = Readers([Unsure()])
+    for ask in (readers.of, readers.can_read, lambda _: dataset_of(str(scans)).scans(scans, readers)):
+        with pytest.raises(SsmtlError, match=told):
+            ask(scans / "p0.nii.gz")
 
 
 def test_copies_and_links_of_a_scan_count_once(scans, tmp_path):

@@ -3,6 +3,7 @@
 import re
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from pydantic import Field
@@ -12,6 +13,7 @@ import ssmtl_toolkit
 from helpers.small import SMALL
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.building import built, check_used
+from ssmtl_toolkit.engine.contract import companions_of
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.specs import BalancerSpec, TaskSpec, stamp
@@ -139,6 +141,39 @@ def test_what_a_task_must_not_give_or_do_is_refused_and_named_with_its_distribut
         forward(what)
     assert " of given-parts 1.0: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+NO_COMPANIONS = {
+    "nothing": (None, "gives None (NoneType); give names with offsets"),
+    "names": (["next"], "gives a list; give names with offsets, such as {'next': (2,)}"),
+    "number": ({"next": 2}, "gives 'next' the offsets 2 (int); give a tuple of whole numbers, such as (-2, 2)"),
+    "text": ({"next": "2"}, "gives 'next' the offsets '2' (str)"),
+    "half": ({"next": (1.5,)}, "gives 'next' the offsets (1.5,); give whole numbers of slices"),
+    "texts": ({"next": ("5mm",)}, "gives 'next' the offsets ('5mm',); give whole numbers of slices"),
+    "far": ({"next": (10**30,)}, "no scan has that many slices"),
+}
+
+
+@pytest.mark.parametrize("given", NO_COMPANIONS)
+def test_companions_that_are_no_offsets_are_refused_and_named(monkeypatch, given):
+    companions, told = NO_COMPANIONS[given]
+    monkeypatch.setattr(Given, "companions", lambda self, spacing: companions)
+    with pytest.raises(SsmtlError) as error:
+        companions_of(Given(), 2.5)
+    assert str(error.value).startswith("task 'given' of given-parts 1.0, asked for its companions at 2.5 mm, gives ")
+    assert told in str(error.value)
+
+
+def test_a_task_with_half_a_slice_as_offset_is_refused_before_training(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(Given, "companions", lambda self, spacing: {"next": (1.5,)})
+    with pytest.raises(SsmtlError, match="give whole numbers of slices"):
+        train(scans, tmp_path / "run", "right")
+
+
+def test_offsets_may_be_whole_numbers_of_any_kind_in_any_collection(monkeypatch):
+    given = {"next": range(1, 3), "far": np.array([4, -4]), "none": set()}
+    monkeypatch.setattr(Given, "companions", lambda self, spacing: given)
+    assert companions_of(Given(), 1.0) == {"next": (1, 2), "far": (4, -4), "none": ()}
 
 
 def on_meta():

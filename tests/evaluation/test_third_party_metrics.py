@@ -44,6 +44,8 @@ class Mismatch(MetricSpec):
         counts = comparison.counts
         if self.fault in ("raises", "nan", "text") and counts.fn:
             return {"raises": lambda: 1 / 0, "nan": lambda: float("nan"), "text": lambda: "high"}[self.fault]()
+        if self.fault == "writes":
+            comparison.predicted[:] = True
         if self.fault == "exits":
             raise SystemExit(3)
         return 100 * (counts.fp + counts.fn) / (counts.tp + counts.fp + counts.fn)
@@ -194,6 +196,16 @@ def test_one_that_fails_is_named_with_its_plugin_and_the_scan_and_spoils_no_othe
     assert found["classes"]["box"]["mismatch"]["n"] == 1
     assert found["classes"]["box"]["mismatch"]["mean"] == 0
     assert {key: found["mean"][key] for key in plain["mean"]} == plain["mean"]
+
+
+def test_one_that_writes_into_what_it_compares_spoils_no_other(ssmtl, folders):
+    plain = json.loads(ssmtl(*EVALUATE, "--json").stdout)
+    found = json.loads(ssmtl(*EVALUATE, "--metric", "mismatch:fault=writes", "--json").stdout)
+    assert "gives no score of class 'box': ValueError: assignment destination is read-only" in found["not_scored"][0]
+    assert {key: found["mean"][key] for key in plain["mean"]} == plain["mean"]
+    whole = np.zeros((2, 2, 2), bool)
+    assert not Comparison(whole, whole, (1, 1, 1)).truth.flags.writeable
+    assert whole.flags.writeable
 
 
 def test_one_that_would_end_the_process_does_not(ssmtl, folders):

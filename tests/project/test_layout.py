@@ -30,6 +30,7 @@ ROOMS = [  # each imports those above it, and none below
     ["disk", "distance", "features", "foreign", "installed", "launch"],
     ["specs"],
     ["hookspecs"],
+    ["declared"],
     ["registry"],
     ["scaffolding"],
     ["data"],

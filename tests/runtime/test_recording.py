@@ -55,6 +55,8 @@ class Failing(TrackerSpec):
     def open(self, run):
         if self.at == "open":
             import no_such_package  # noqa: F401
+        if self.at == "nothing":
+            return None
         CALLS.append(dict(run.config))
         return Fails(int(self.at) if self.at.isdecimal() else self.at, CALLS)
 
@@ -70,6 +72,7 @@ def run(scans, tmp_path, name="run", **options):
     ("at", "reason", "after"),
     [
         ("open", "needs no_such_package, which is not installed (pip install no_such_package)", []),
+        ("nothing", "fails: TypeError: its open() gives NoneType; give a Tracker", []),
         ("2", "fails: OSError: the disk is full", [1, 2]),
         ("end", "fails: SystemExit", [1, 2, 3, "finished"]),
     ],
