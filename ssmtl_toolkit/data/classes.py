@@ -167,6 +167,20 @@ class Classes:
         owners = [(), *(self._owners[cell[0]] for cell in self.cells)]
         return np.array([[i in those for those in owners] for i in range(len(self))], bool).reshape(len(self), -1)
 
+    @cached_property
+    def without(self) -> NDArray[np.uint8]:
+        """For each class, what each index becomes that is no longer of it: (classes, cells + 1).
+
+        That is the cell with most of its other classes and no further ones, of equal ones the first; without an overlap
+        it is the background.
+        """
+        table = np.tile(np.arange(len(self.cells) + 1, dtype=np.uint8), (len(self), 1))
+        for number, cell in np.argwhere(self.members):
+            others = self.members[:, cell] & (np.arange(len(self)) != number)
+            further = (self.members & ~others[:, None]).any(axis=0)
+            table[number, cell] = np.where(further, -1, self.members.sum(axis=0)).argmax()
+        return table
+
     @property
     def parts(self) -> Classes:
         """Classes that do not overlap: the cells, each called by the names of its classes with & between them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,14 +54,18 @@ def smooth_slices(
     return index
 
 
-def keep_largest(index: NDArray[_Index], classes: Iterable[Collection[int]]) -> NDArray[_Index]:
-    """Keep of each class its largest connected part, in three dimensions, and make the rest background.
+def keep_largest(
+    index: NDArray[_Index], classes: Iterable[Collection[int]], without: Sequence[NDArray[Any]] = ()
+) -> NDArray[_Index]:
+    """Keep of each class its largest connected part, in three dimensions; what else is of it becomes background.
 
     Voxels that share a corner are connected. Of equally large parts the one that begins first in (I, J, K) order stays.
 
     Args:
         index: (I, J, K) integers, 0 is the background; in time (I, J, K, T), each frame by itself.
         classes: those that this is done to, each by the values that belong to it.
+        without: for each of them, by value, what a voxel becomes that is no longer of this class: of classes that
+            overlap it may still be of others.
 
     Returns:
         A new array.
@@ -69,13 +74,14 @@ def keep_largest(index: NDArray[_Index], classes: Iterable[Collection[int]]) -> 
 
     if index.ndim == 4:
         every = list(classes)
-        return np.stack([keep_largest(index[..., t], every) for t in range(index.shape[3])], axis=3)
+        return np.stack([keep_largest(index[..., t], every, without) for t in range(index.shape[3])], axis=3)
     kept, boxes = index.copy(), find_objects(index)
-    for numbers in classes:
+    for numbers, others in zip_longest(classes, without):
         found = [boxes[number - 1] for number in numbers if number <= len(boxes) and boxes[number - 1]]
         if found:
             box = enclosing(found)
-            kept[box][_lesser(np.isin(index[box], list(numbers)))] = 0
+            lesser = _lesser(np.isin(index[box], list(numbers)))
+            kept[box][lesser] = 0 if others is None else others[kept[box][lesser]]
     return kept
 
 

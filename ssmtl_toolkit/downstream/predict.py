@@ -281,8 +281,9 @@ class _Prediction:
         """Of some classes the largest part alone, if that is wanted."""
         if not self.call.largest:
             return index
-        owned = dict(zip(classes.names, classes.members, strict=True))
-        return keep_largest(index, [np.flatnonzero(owned[name]).tolist() for name in self.call.largest])
+        chosen = [classes.names.index(name) for name in self.call.largest]
+        owned = [np.flatnonzero(members).tolist() for members in classes.members[chosen]]
+        return keep_largest(index, owned, list(classes.without[chosen]))
 
     def _timed(self, began: float, volume: Volume) -> None:
         self.seconds += time.perf_counter() - began

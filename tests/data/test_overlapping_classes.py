@@ -124,6 +124,31 @@ def test_the_largest_part_of_a_class_is_that_of_all_its_values():
     assert not core[3:5].any()
 
 
+def test_a_lesser_part_of_one_class_stays_what_else_it_is():
+    classes = Classes.parse("whole=1+2,core=2")
+    index = np.zeros((12, 5, 5), np.uint8)
+    index[1:11, 1:4, 1:4], index[2:6, 2, 2], index[9, 2, 2] = 1, 2, 2  # an island of the core, within the whole
+    kept = keep_largest(index, [np.flatnonzero(owned).tolist() for owned in classes.members], list(classes.without))
+    assert np.array_equal(kept > 0, index > 0)
+    assert np.argwhere(kept == 2).tolist() == [[i, 2, 2] for i in range(2, 6)]
+
+
+@given(texts)
+def test_without_a_class_a_voxel_is_of_most_of_its_others_and_of_no_further_one(text):
+    classes = Classes.parse(text)
+    owners = [set(np.flatnonzero(column)) for column in classes.members.T]
+    for number, row in enumerate(classes.without):
+        for before, after in zip(owners, row, strict=True):
+            rest = before - {number}
+            assert owners[after] <= rest
+            assert len(owners[after]) == max(len(one) for one in owners if one <= rest)
+            assert number in before or owners[after] == before
+
+
+def test_without_an_overlap_nothing_but_the_background_is_left_of_a_class():
+    assert Classes.parse("LV=500,LA=420+421").without.tolist() == [[0, 0, 2], [0, 1, 0]]
+
+
 def test_an_overlay_draws_the_smaller_of_overlapping_classes_over_the_larger(tmp_path):
     slices = np.random.default_rng(0).normal(size=(1, 40, 40)).astype(np.float32)
     index = np.zeros(slices.shape, np.uint8)

@@ -79,6 +79,15 @@ def test_smoothing_and_largest_components_work_on_overlapping_classes(overlappin
     assert ndimage.label(array > 0, np.ones((3, 3, 3)))[1] == 1
 
 
+def test_the_largest_part_of_an_inner_class_leaves_the_outer_one_whole(overlapping, labelled, tmp_path):
+    arrays = {}
+    for name in ("none", "small"):
+        done = toolkit.predict(overlapping, labelled / "images", out=tmp_path / name, largest_component=name)
+        arrays[name] = np.concatenate([np.asanyarray(nib.load(file).dataobj) for file in done.written], axis=2)
+    assert np.array_equal(arrays["small"] > 0, arrays["none"] > 0)
+    assert 0 < (arrays["small"] == 20).sum() < (arrays["none"] == 20).sum()
+
+
 def test_pseudo_labels_and_heads_of_one_class_a_pixel_refuse_them(labelled, tmp_path):
     options = {**OPTIONS, "data": str(labelled), "backbone": SMALL, "out": tmp_path / "run", "cache": tmp_path / "c"}
     with pytest.raises(UsageError, match="makes pseudo labels of one class for each pixel, and whole=10"):
