@@ -90,20 +90,23 @@ class RepetitionKeeper:
         origin.tell_changes(versions, self._versions(), self.progress)
         origin.tell_changes(about, self.machine, self.progress)
 
-    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
-        """Save if it is time to; save and raise if a signal has come.
+    def is_due(self, *, last: bool) -> bool:
+        """Whether it is time to save, or a signal has come.
 
         Saving takes at most a hundredth of the time. What was trained for longer than that is also saved when it is
         done: the test is to come.
+        """
+        waited = time.perf_counter() - self._saved
+        return bool(interrupts.number) or (waited >= SECONDS and (last or waited * _SHARE >= self._cost))
+
+    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
+        """Save, and raise if a signal has come.
 
         Raises:
             InterruptedRunError: a signal has come.
             SsmtlError: the disk is full or not writable.
         """
-        waited = time.perf_counter() - self._saved
-        due = waited >= SECONDS and (last or waited * _SHARE >= self._cost)
-        if due or interrupts.number:
-            self.save(learned, optimizer, at)
+        self.save(learned, optimizer, at)
         where = f"step {at.step} of {self.config.steps} of {self.folder.parent.name}"
         interrupts.check(f"{where} is saved, finished repetitions are kept; continue with --resume")
 

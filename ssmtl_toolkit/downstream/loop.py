@@ -81,8 +81,11 @@ class Keeper(Protocol):
     def load(self, model: Downstream, learned: nn.Module, optimizer: torch.optim.Optimizer) -> Progressed:
         """Restore weights and optimizer, and return how far they were; at step 0 if nothing was kept."""
 
-    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
-        """Save if it is time to, or if a signal has come, and then raise; `last`: nothing is left to train."""
+    def is_due(self, *, last: bool) -> bool:
+        """Whether it is time to save, or a signal has come; `last`: nothing is left to train."""
+
+    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
+        """Save, and raise if a signal has come."""
 
 
 class Loop:
@@ -166,8 +169,7 @@ class Loop:
             last = at.step == config.steps
             checked = validate is not None and (at.step % config.check_every == 0 or last)
             if at.step % config.log_every == 0 or last or checked:
-                if bad := self.health.settle():
-                    raise self._ended_by(bad)
+                self._settle()
                 self._shapes.check(self.learned.state_dict(), at.step, self._owner)
                 record = {**_record(at), **self.watch.record()}
                 at.semi = ([], None)
@@ -175,8 +177,9 @@ class Loop:
                     record["validation"] = self._check(at, validate)
                 metrics.append(record)
                 progress.logged(record)
-            if keeper:
-                keeper.keep(self.learned, self.optimizer, at, last=at.is_done(config))
+            if keeper and keeper.is_due(last=at.is_done(config)):
+                self._settle()
+                keeper.keep(self.learned, self.optimizer, at)
         self._finish(at)
         return self._summed_up(at, metrics.records(), progress)
 
@@ -274,6 +277,11 @@ class Loop:
         if len(self.health.skipped) <= _TOLD:
             more = "; the next are counted only" if len(self.health.skipped) == _TOLD else ""
             progress.note(f"{self._what(bad)}: skipped{more}")
+
+    def _settle(self) -> None:
+        """End the training by a bad step that was not known yet, before anything is written of it."""
+        if bad := self.health.settle():
+            raise self._ended_by(bad)
 
     def _ended_by(self, bad: BadStep) -> SsmtlError:
         skips = self.health.skips

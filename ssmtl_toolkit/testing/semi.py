@@ -291,7 +291,10 @@ class _Keeper(RepetitionKeeper):
 
     stop: int | None = None
 
-    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed, *, last: bool) -> None:
+    def is_due(self, *, last: bool) -> bool:
+        return True
+
+    def keep(self, learned: nn.Module, optimizer: torch.optim.Optimizer, at: Progressed) -> None:
         self.save(learned, optimizer, at)
         if at.step == self.stop:
             raise _StoppedError

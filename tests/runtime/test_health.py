@@ -5,6 +5,7 @@ import math
 import re
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from pydantic import Field
@@ -13,8 +14,12 @@ from torch import nn
 import ssmtl_toolkit
 from helpers.small import SMALL
 from ssmtl_toolkit import UsageError, finetune
-from ssmtl_toolkit.config import RunConfig
+from ssmtl_toolkit.config import FinetuneConfig, RunConfig
 from ssmtl_toolkit.data.seeds import step_seed
+from ssmtl_toolkit.downstream import keeping
+from ssmtl_toolkit.downstream.examples import Examples
+from ssmtl_toolkit.downstream.loop import Loop
+from ssmtl_toolkit.downstream.model import Downstream
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.multitask import MultiTask
@@ -28,6 +33,7 @@ from ssmtl_toolkit.runtime.device import make_fabric
 from ssmtl_toolkit.runtime.health import GRADIENT, Health
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.specs import BalancerSpec, HeadSpec, TaskSpec
+from ssmtl_toolkit.testing.sample import store_for
 
 PLUGIN = Plugin("bad", "bad-parts", "1.0")
 
@@ -321,6 +327,22 @@ def tune(labelled, tmp_path, out, **options):
 def test_a_bad_step_ends_a_fine_tuning_at_that_step_with_its_scans(labelled, tmp_path):
     with pytest.raises(SsmtlError, match=r"^step 3: the loss is nan, on \w+ \(slices .*; --on-nan skip:3 skips such"):
         tune(labelled, tmp_path, "f")
+
+
+def test_nothing_of_a_bad_step_is_kept_where_it_is_known_later(tmp_path, monkeypatch):
+    """As on a GPU; resumed from, its weights would seem to have been updated by it."""
+    monkeypatch.setattr(keeping, "SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "_SHARE", 1e9)
+    options = {"head": "bad_head", "backbone": SMALL, "size": 32, "batch_size": 4, "steps": 9, "accelerator": "cpu"}
+    config = FinetuneConfig.of({**options, "recipe": "paper", "log_every": 9}).resolve()
+    backbone = config.backbone.build(1)
+    examples = Examples(store_for([], 32), np.arange(20), None)
+    loop = Loop(Downstream(backbone, BadHeadModule(backbone)), examples, config, 0, make_fabric(config, Progress()))
+    loop.health.waits = False
+    keeper = keeping.RepetitionKeeper(tmp_path / "checkpoints", config, {}, {}, examples, Progress())
+    with pytest.raises(SsmtlError, match=r"^step 3: the loss is nan"):
+        loop.run(tmp_path / "metrics.jsonl", Progress(), keeper=keeper)
+    assert checkpoint.newest(tmp_path / "checkpoints", print).step == 2
 
 
 def test_a_bad_step_of_a_fine_tuning_is_skipped(labelled, tmp_path):
