@@ -43,6 +43,9 @@ from ssmtl_toolkit.specs import (
     check_needs,
 )
 
+STARTING = ("prefix", "freeze", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
+"""Options for what is done with the weights to start from, beside `source`: from scratch they have no effect."""
+
 
 class FinetuneConfig(Config, Slicing, Training, Descent, Scoring, Tracking):
     """Options of `ssmtl finetune`. Specs are given as text or as objects.

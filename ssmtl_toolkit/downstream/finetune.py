@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ssmtl_toolkit.config import FinetuneConfig, ResolvedFinetune, Role
 from ssmtl_toolkit.config.base import resolved_preparations
+from ssmtl_toolkit.config.finetune import STARTING
 from ssmtl_toolkit.config.signatures import takes
 from ssmtl_toolkit.config.tracking import grouped
 from ssmtl_toolkit.data import split as splitting
@@ -53,7 +54,6 @@ from ssmtl_toolkit.text import counted, printable, shortened
 if TYPE_CHECKING:
     from ssmtl_toolkit.config.typed import FinetuneOptions
 
-_STARTING = ("prefix", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
 _SCORES = ("arms", "ensemble", "difference")  # what of the summary goes to trackers
 
 
@@ -132,7 +132,7 @@ def _finetune(config: ResolvedFinetune, folder: Path, cache: Path, resume: bool,
         for note in filter(None, (pretrained.chosen(), _otherwise(slicing, pretrained))):
             progress.note(note)
     else:
-        for note in config.without_effect(*_STARTING, because="there are no weights to start from (--from)"):
+        for note in config.without_effect(*STARTING, because="there are no weights to start from (--from)"):
             progress.note(note)
     fabric = make_fabric(config, progress)
     written = folder / SPLIT if resume and (folder / SPLIT).is_file() else None

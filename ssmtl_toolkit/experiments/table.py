@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssmtl_toolkit.config.finetune import STARTING
 from ssmtl_toolkit.config.scoring import DEFAULTS
 from ssmtl_toolkit.evaluation import formatting, statistics
 from ssmtl_toolkit.evaluation.formatting import difference, interval, number, spread
@@ -32,7 +33,7 @@ ENSEMBLE = (
 )
 """What the table of ensembles shows."""
 
-_LOADED = {"source", "prefix", "split", "seeds", "freeze", "encoder_lr", "decoder_lr", "transfer", "min_transfer"}
+_LOADED = {"source", "split", "seeds", "encoder_lr", "decoder_lr", *STARTING}
 """Options of fine-tuning in which a row may differ from the one from scratch that it is compared with."""
 
 

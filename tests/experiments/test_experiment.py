@@ -356,10 +356,13 @@ def test_what_computes_or_logs_makes_no_other_run(labelled, tiny, ssmtl, tmp_pat
     assert "pre-training in" not in again.stderr
 
 
+OF_A_START = 'freeze = "encoder", transfer = "encoder", pretrained_lr = 0.5, frozen_steps = 1'
+
+
 @pytest.mark.slow
 def test_the_gain_is_over_the_row_from_scratch_with_the_same_slices_whatever_the_repetitions(labelled, tiny, ssmtl):
     tiny.write_text(
-        TINY.replace('name = "SSMTL"\n', 'name = "SSMTL"\nfinetune = { seeds = 3, freeze = "encoder" }\n')
+        TINY.replace('name = "SSMTL"\n', f'name = "SSMTL"\nfinetune = {{ seeds = 3, {OF_A_START} }}\n')
         + '\n[rows.many]\nbackbone = "small"\nfinetune = { slices_per_scan = 3 }\n'
     )
     done = ssmtl("experiment", tiny, "--data", labelled, "--out", "o", "--row", "scratch", "--row", "end", "--json")

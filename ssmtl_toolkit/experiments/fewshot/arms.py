@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmtl_toolkit.config import FewshotConfig, FinetuneConfig, ResolvedFinetune, ResolvedRun, RunConfig
+from ssmtl_toolkit.config.finetune import STARTING
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.errors import UsageError
 from ssmtl_toolkit.experiments.fewshot.methods import Method, read_methods
@@ -29,10 +30,7 @@ _OURS = {  # what an option of `ssmtl run` or `ssmtl finetune` is called here
     | {"test_scans": "--test-scans", "validation_scans": "--validation-scans", "unlabelled": "--unlabelled"}
     | {"seed": "--seed", "seeds": "--draws", "recipe": "--recipe"},
 }
-_WITHOUT_A_START = {
-    name: FinetuneConfig.model_fields[name].default
-    for name in ("source", "prefix", "freeze", "transfer", "min_transfer", "pretrained_lr", "frozen_steps")
-}
+_WITHOUT_A_START = {name: FinetuneConfig.model_fields[name].default for name in ("source", *STARTING)}
 """Options without effect from scratch, in which an arm differs from its twin."""
 
 
