@@ -190,7 +190,7 @@ class Repetitions:
             about["learned"] = sorted(known.union(one[:16] for name in used for one in self.material.digests[name]))
         if self.unlabelled and self.config.semi:
             origins = [registry().origin(spec) for spec in (self.config.semi, *self.config.pretext_tasks)]
-            about |= {"semi": origins, "unlabelled": self.unlabelled.to_json()}
+            about |= {"semi": origins, "unlabelled": {**self.unlabelled.to_json(), "digests": self.unlabelled.digests}}
         return about
 
     def _keeper(self, folder: Path, arm: Arm, seed: int, examples: Examples) -> RepetitionKeeper:

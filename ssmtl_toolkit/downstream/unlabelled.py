@@ -53,6 +53,11 @@ class Unlabelled:
         """Batches of slices in turn, as many as labelled ones."""
         return Loader(self.store, Sampler(self.plan, config.batch_size, seed), device)
 
+    @property
+    def digests(self) -> list[str]:
+        """16 digits each of those of the scans' files and voxels."""
+        return sorted(digest[:16] for scan in self.store.scans for digest in scan.digests)
+
     def to_json(self) -> dict[str, Any]:
         """What is recorded of it everywhere; no names, no paths."""
         return {

@@ -114,7 +114,11 @@ class LabelClasses(About):
 
 
 class UnlabelledScans(About):
-    """What `--semi` learned from: scans of validation and test patients are those kept from it, or seen by it."""
+    """What `--semi` learned from: scans of validation and test patients are those kept from it, or seen by it.
+
+    Attributes:
+        digests: as in `Scans`.
+    """
 
     scans: int
     slices: int
@@ -122,6 +126,7 @@ class UnlabelledScans(About):
     validation_seen: int
     test_seen: int
     fingerprint: str
+    digests: tuple[str, ...] = ()
 
 
 class Model(About):

@@ -130,12 +130,12 @@ class Pretrained:
     @property
     def scans(self) -> frozenset[str]:
         """First 16 digits of the sha256 of every file of the scans that were seen without labels."""
-        return frozenset(self._pretraining.get("scans", {}).get("digests", ()))
+        return self._digests("scans") | self._digests("unlabelled")
 
     @property
     def probed(self) -> frozenset[str]:
         """The same of the labelled scans by which its step was chosen; empty if it was not chosen."""
-        return frozenset((self._pretraining.get("probe") or {}).get("digests", ()))
+        return self._digests("probe")
 
     @property
     def learned(self) -> frozenset[str] | None:
@@ -143,11 +143,17 @@ class Pretrained:
         learned = self.about.get("learned", None if "head" in self.about else ())
         return None if learned is None else frozenset(learned)
 
-    @property
-    def _pretraining(self) -> Mapping[str, Any]:
-        """The metadata of the pre-training: the file's, or of a fine-tuned model what it started from."""
-        before: Mapping[str, Any] = (self.about.get("pretraining") or {}) if "head" in self.about else self.about
-        return before
+    def _digests(self, key: str) -> frozenset[str]:
+        """Those that the metadata hold under this key: the file's, and those of all that a fine-tuned model began with.
+
+        A pre-training has put together itself what it began with.
+        """
+        found: set[str] = set()
+        about: Mapping[str, Any] | None = self.about
+        while about:
+            found.update((about.get(key) or {}).get("digests", ()))
+            about = about.get("pretraining") if "head" in about else None
+        return frozenset(found)
 
     def chosen(self) -> str:
         """What a user should know of the step that these weights are of; "" if no probe has chosen it."""

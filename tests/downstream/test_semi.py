@@ -17,6 +17,7 @@ from helpers.small import SMALL, write_channels, write_pair
 from helpers.stopping import StopAt, assert_equal, ended
 from ssmtl_toolkit import DataError, UsageError
 from ssmtl_toolkit.config import FinetuneConfig
+from ssmtl_toolkit.data.files import DigestMemo
 from ssmtl_toolkit.data.sampling import in_turn
 from ssmtl_toolkit.data.seeds import step_seed
 from ssmtl_toolkit.data.slicing import Slicing
@@ -30,6 +31,8 @@ from ssmtl_toolkit.runtime.about import Model
 from ssmtl_toolkit.runtime.interrupt import InterruptedRunError
 from ssmtl_toolkit.runtime.progress import Progress
 from ssmtl_toolkit.runtime.scans import installed_readers, list_scans
+from ssmtl_toolkit.runtime.transfer import Pretrained
+from ssmtl_toolkit.sources import dataset_of
 from ssmtl_toolkit.specs import SemiSpec
 
 QUICK = {
@@ -96,6 +99,23 @@ def test_the_weights_say_how_they_learned_and_from_how_much(labelled, tmp_path):
     assert (about.unlabelled.scans, about.unlabelled.test_seen) == (8, 0)
     plain = finetune(labelled, tmp_path / "g")
     assert "semi" not in weights.read(plain.folder / "scratch-0" / "model.safetensors", TODO).said()
+
+
+def test_a_model_knows_what_all_that_it_began_with_has_seen_without_labels(labelled, pretrained, tmp_path):
+    root = tmp_path / "scans"
+    write_pair(root, "x", seed=77)
+    first = toolkit.finetune(
+        pretrained, data=str(labelled), out=tmp_path / "f", **QUICK, semi="pretext", unlabelled=str(root / "images")
+    )
+    again = {**QUICK, "data": str(labelled), "split": first.folder / "split.json", "test_scans": None}
+    second = toolkit.finetune(first.folder / "pretrained-0" / "model.safetensors", out=tmp_path / "g", **again)
+    before, now = (
+        Pretrained.open(file).scans for file in (pretrained, second.folder / "pretrained-0" / "model.safetensors")
+    )
+    (seen,) = list_scans(dataset_of(str(root / "images")), tmp_path / "cache")
+    assert len(before) >= 10
+    assert now > before
+    assert installed_readers().digest(seen.path, DigestMemo(tmp_path / "memo.json"))[:16] in now
 
 
 def test_the_report_has_a_line_on_unlabelled_scans(labelled, ssmtl):
