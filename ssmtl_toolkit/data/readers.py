@@ -283,13 +283,21 @@ def joined_headers(headers: Sequence[tuple[Path, Header]]) -> Header:
 def read_with(reader: ReaderSpec, path: Path, volume: int | None = None, *, in_time: bool = False) -> Volume:
     """Read one scan or label map by this reader; takes and raises what `Readers.read` does, slices even or not."""
     with _naming(reader, path):
-        return read_in_time(reader, path) if in_time else reader.read(path, volume)
+        read = read_in_time(reader, path) if in_time else reader.read(path, volume)
+        if not isinstance(read, Volume):
+            raise TypeError(f"read() gives {type(read).__name__}, not a Volume")
+        if read.array.dtype.kind == "f" and not np.isfinite([read.array.min(), read.array.max()]).all():
+            raise ValueError("read() gives voxels that are not finite; replace them, as sanitise_voxels does")
+        return read
 
 
 def header_with(reader: ReaderSpec, path: Path, *, in_time: bool = False) -> Header:
     """Read the header of one scan or label map by this reader; raises what `Readers.read` does."""
     with _naming(reader, path):
-        return header_in_time(reader.header(path)) if in_time else reader.header(path)
+        header = reader.header(path)
+        if not isinstance(header, Header):
+            raise TypeError(f"header() gives {type(header).__name__}, not a Header")
+        return header_in_time(header) if in_time else header
 
 
 @contextlib.contextmanager
@@ -309,8 +317,8 @@ def _naming(reader: ReaderSpec, path: Path) -> Iterator[None]:
         if isinstance(error, SsmtlError) or by_the_user(error):
             raise
         if not isinstance(error, Exception):
-            raise SsmtlError(f"{name}: reader {reader.name!r} failed: {explained(error)}") from error
-        problem = f"reader {reader.name!r} failed with {in_one_line(error)}"
+            raise SsmtlError(f"{name}: {named(reader)} failed: {explained(error)}") from error
+        problem = f"{named(reader)} failed with {in_one_line(error)}"
         raise DataError(f"{name}: {problem}; omit it or report it to the reader's authors") from error
 
 
@@ -321,7 +329,7 @@ def digest_with(reader: ReaderSpec, path: Path, memo: DigestMemo) -> str:
         DataError: one of them cannot be read.
     """
     try:
-        with foreign(f"{printable(path)}: reader {reader.name!r}, asked for its files,", passing=OSError):
+        with foreign(f"{printable(path)}: {named(reader)}, asked for its files,", passing=OSError):
             files = reader.files(path)
         found = [memo(f) if f.is_file() or f.is_dir() else "not a regular file" for f in files]
     except OSError as error:

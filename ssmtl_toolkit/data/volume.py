@@ -68,8 +68,16 @@ class Volume:
                 f"is not a volume of slices: its shape is {self.array.shape}, three sizes are needed, and a fourth one "
                 f"for channels if there are several"
             )
+        if self.array.dtype.kind not in "buif":
+            raise DataError(f"has voxels of type {self.array.dtype}; real numbers are needed")
+        if self.affine.shape != (4, 4):
+            raise DataError(f"has an affine of shape {self.affine.shape}; (4, 4) is needed")
         if not (np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 0):
             raise DataError("has no usable affine: it is not finite or cannot be inverted; repair the header")
+        if len(self.spacing) != 3 or not all(0 < mm < np.inf for mm in self.spacing):
+            raise DataError(f"has a spacing of {tuple(self.spacing)} mm; three lengths above 0 are needed")
+        if self.slice_axis not in (0, 1, 2):
+            raise DataError(f"has {self.slice_axis!r} as its slice axis; 0, 1 or 2 is needed")
         if self.positions and len(self.positions) != self.shape[self.slice_axis]:
             raise DataError(
                 f"has {len(self.positions)} positions for {self.shape[self.slice_axis]} slices; give one for each"

@@ -25,10 +25,10 @@ from ssmtl_toolkit.downstream.parts import Parts
 from ssmtl_toolkit.downstream.pseudo import LOSS, PseudoWatch
 from ssmtl_toolkit.downstream.unlabelled import Unlabelled
 from ssmtl_toolkit.engine.augmentation import Augmenter
-from ssmtl_toolkit.engine.contract import check_loss, is_out_of_memory
+from ssmtl_toolkit.engine.contract import check_loss, check_maps, is_out_of_memory
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import Part
-from ssmtl_toolkit.foreign import first_line, foreign
+from ssmtl_toolkit.foreign import foreign, in_one_line
 from ssmtl_toolkit.pretraining.verdict import rises_without_end
 from ssmtl_toolkit.runtime.allocator import keep_memory
 from ssmtl_toolkit.runtime.device import seed_all
@@ -289,13 +289,17 @@ class Loop:
         return SsmtlError(f"{self._what(bad)}{before}; try a lower --lr, --clip 1 or --precision 32")
 
     def _what(self, bad: BadStep) -> str:
-        """What of an update is not finite, and which labelled slices it saw."""
-        names = {_LABELLED: "the loss", LOSS: "the loss on unlabelled slices"}
+        """What of an update is not finite, of which part, and which labelled slices it saw."""
+        config = self.config
+        names = {_LABELLED: f"the loss of {named(config.head)}"}
+        if config.semi:
+            names[LOSS] = f"the loss of {named(config.semi)} on unlabelled slices"
         losses = [names[name] for name in bad.losses]
         value = bad.values[bad.losses[0] if losses else GRADIENT]
         what = f"{losses[0]} is {value}" if losses else f"the gradient is {value} though the loss is finite"
         rows = self.examples.drawn(bad.step - 1, self.config.batch_size, self.seed)
-        return f"step {bad.step}: {what}, on {slices_told(self.examples.store.scans, rows)}"
+        seen = "on" if _LABELLED in bad.losses or not losses else "beside labelled slices of"
+        return f"step {bad.step}: {what}, {seen} {slices_told(self.examples.store.scans, rows)}"
 
     def _unlabelled(self, step: int) -> list[Tensor]:
         """The loss on unlabelled slices, if they are used in the update after `step` others."""
@@ -325,11 +329,14 @@ class Loop:
                 raise SsmtlError(
                     f"not enough memory for {len(image)} slices; try --checkpoint-activations or a smaller --batch-size"
                 ) from error
-            reason = first_line(error) or type(error).__name__
+            network = " on ".join(named(part) for part in (config.head, config.backbone) if part)
             raise UsageError(
-                f"the network cannot be trained on {config.batch_size} slices of {config.size} x {config.size} "
-                f"pixels ({reason}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
+                f"{network} cannot be trained on {config.batch_size} slices of {config.size} x {config.size} pixels "
+                f"({in_one_line(error)}); try a --size that is a multiple of 32 or a larger one, or a larger "
+                f"--batch-size; ssmtl --debug shows where it fails"
             ) from error
+        number = image.shape[1] if self.examples.targets is None else self.model.maps
+        check_maps(named(config.head), maps, image, number)
         return maps
 
     def _check(self, at: Progressed, validate: Callable[[], float]) -> float:

@@ -58,6 +58,11 @@ class Downstream(nn.Module):
         maps: Tensor = self.head(self.backbone(image))
         return maps
 
+    @property
+    def maps(self) -> int | None:
+        """How many maps the head must make, if what they mean is known."""
+        return None if self._meaning is None else self._meaning.maps
+
     def loss(self, maps: Tensor, target: Tensor) -> Tensor:
         """The head's loss against class indices (N, H, W), or against slices (N, C, H, W)."""
         return self.head.loss(maps, target if self._meaning is None else self._meaning.target(target))

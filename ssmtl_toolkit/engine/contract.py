@@ -58,6 +58,18 @@ def check_loss(part: str, loss: object, like: Tensor, *, trained: bool = True) -
         raise SsmtlError(f"{part}: its loss has no gradient; do not detach it, nor make it by .item()")
 
 
+def check_maps(part: str, maps: object, image: Tensor, number: int | None) -> None:
+    """Refuse what a head must not give for slices (N, C, H, W); `number` of maps, None: any.
+
+    Raises:
+        SsmtlError: naming the head, with what it gave.
+    """
+    number = number or (maps.shape[1] if isinstance(maps, Tensor) and maps.ndim > 1 else 1)
+    wanted = (len(image), number, *image.shape[2:])
+    if not isinstance(maps, Tensor) or tuple(maps.shape) != wanted or not maps.is_floating_point():
+        raise SsmtlError(f"{part}: its forward gives {described(maps)}; give real numbers of shape {wanted}")
+
+
 def check_output(part: str, output: object, like: Tensor, *, trained: bool = True) -> TaskOutput:
     """Refuse what a task must not give for a batch.
 

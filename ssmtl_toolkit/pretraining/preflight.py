@@ -15,7 +15,7 @@ from ssmtl_toolkit.engine.building import check_used
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.errors import SsmtlError, UsageError
 from ssmtl_toolkit.features import PARTS, Feature, Part
-from ssmtl_toolkit.foreign import first_line, foreign
+from ssmtl_toolkit.foreign import foreign, in_one_line
 from ssmtl_toolkit.specs import named
 
 _FEWEST_PLACES = 2  # pixels along a side of the deepest maps: fewer show no places
@@ -50,7 +50,7 @@ def try_once(model: MultiTask, config: ResolvedRun) -> str:
     backbone.train()
     with foreign(named(config.backbone)):
         features = _tried(backbone, config, {feature for task in config.tasks for feature in task.needs})
-        _check_channels(backbone, features, config.trained)
+        _check_channels(named(config.backbone), backbone, features, config.trained)
         note = _too_small(features, config)
     check_used(config.backbone, backbone)
     for parameter in backbone.parameters():
@@ -76,7 +76,7 @@ def _too_small(features: Features, config: ResolvedRun) -> str:
     )
 
 
-def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Features:
+def _tried(backbone: Backbone, config: ResolvedRun, needs: Set[Feature]) -> Features:
     """Features of noise, after a backward pass from all that are needed."""
     size = config.size
     try:
@@ -84,18 +84,16 @@ def _tried(backbone: Backbone, config: RunConfig, needs: Set[Feature]) -> Featur
         read = [tensor.sum() for feature in needs or {"pooled"} for tensor in features.tensors(feature)]
         torch.stack(read).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = first_line(error) or type(error).__name__
         raise UsageError(
-            f"backbone {config.backbone}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
-            f"({reason}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size"
+            f"{named(config.backbone)}: cannot be trained on {config.batch_size} images of {size} x {size} pixels "
+            f"({in_one_line(error)}); try a --size that is a multiple of 32 or a larger one, or a larger --batch-size; "
+            f"ssmtl --debug shows where it fails"
         ) from error
     return features
 
 
-def _check_channels(backbone: Backbone, features: Features, trained: Sequence[Part]) -> None:
+def _check_channels(part: str, backbone: Backbone, features: Features, trained: Sequence[Part]) -> None:
     declared: dict[Feature, int] = {"pooled": backbone.pooled_channels, "dense": backbone.dense_channels}
     actual = declared | {PARTS[part]: features.tensors(PARTS[part])[0].shape[1] for part in trained}
     if actual != declared:
-        raise SsmtlError(
-            f"{type(backbone).__name__}: returns {actual} channels, but declares {declared}; fix the backbone"
-        )
+        raise SsmtlError(f"{part}: returns {actual} channels, but declares {declared}; fix the backbone")

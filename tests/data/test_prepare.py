@@ -8,6 +8,7 @@ from PIL import Image
 from ssmtl_toolkit.data.prepare import normalise, prepare, resize, resize_labels
 from ssmtl_toolkit.data.slicing import Slicing
 from ssmtl_toolkit.data.volume import Volume
+from ssmtl_toolkit.errors import DataError
 
 
 def volume(array, affine=None, slice_axis=2):
@@ -44,6 +45,24 @@ def test_an_affine_of_any_kind_of_numbers_cuts_as_one_of_doubles(kind):
     for axis in ("acquisition", "axial", "coronal", "sagittal"):
         ours, theirs = (prepare(volume(array, each), Slicing(size=16, axis=axis)).slices for each in (usual, other))
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"affine": np.eye(4)[:3]}, r"has an affine of shape \(3, 4\); \(4, 4\) is needed"),
+        ({"spacing": (1.0, 0.0, 1.0)}, r"has a spacing of \(1.0, 0.0, 1.0\) mm; three lengths above 0"),
+        ({"spacing": (1.0, 1.0)}, r"has a spacing of \(1.0, 1.0\) mm"),
+        ({"spacing": (1.0, np.nan, 1.0)}, "has a spacing of"),
+        ({"slice_axis": 7}, "has 7 as its slice axis; 0, 1 or 2 is needed"),
+        ({"array": np.ones((3, 4, 5), complex)}, "has voxels of type complex128; real numbers are needed"),
+        ({"array": np.ones((3, 4, 5), object)}, "has voxels of type object"),
+    ],
+)
+def test_what_no_scan_is_is_refused_where_it_is_made(wrong, told):
+    right = {"array": np.ones((3, 4, 5)), "affine": np.eye(4), "spacing": (1.0, 1.0, 1.0)}
+    with pytest.raises(DataError, match=told):
+        Volume(**{**right, **wrong})
 
 
 def test_shrinking_is_anti_aliased():

@@ -1,6 +1,8 @@
 """The slice store: decoded once, found again, made anew only for what changed, whole or not there."""
 
+import re
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -211,6 +213,24 @@ def test_a_reader_may_take_a_whole_folder(scans, monkeypatch):
 
     found = dataset_of(str(scans)).scans(scans, Readers([Series()]))
     assert [scan.name for scan in found] == ["p0", "p1", "p2", "p3", "series"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda read: None, "TypeError: read() gives NoneType, not a Volume"),
+        (lambda read: read.array, "TypeError: read() gives ndarray, not a Volume"),
+        (lambda read: replace(read, array=read.array * np.nan), "ValueError: read() gives voxels that are not finite"),
+    ],
+)
+def test_a_reader_that_gives_no_volume_or_no_finite_voxels_is_named_with_the_file(scans, monkeypatch, given, told):
+    real = Nifti.read
+    monkeypatch.setattr(Nifti, "read", lambda self, path, volume=None: given(real(self, path, volume)))
+    with pytest.raises(DataError, match=re.escape(f"p0.nii.gz: reader 'nifti' failed with {told}")):
+        installed_readers().read(scans / "p0.nii.gz")
+    monkeypatch.setattr(Nifti, "header", lambda self, path: real(self, path))
+    with pytest.raises(DataError, match=r"header\(\) gives Volume, not a Header"):
+        installed_readers().header(scans / "p0.nii.gz")
 
 
 def test_a_reader_that_fails_to_say_whether_it_is_for_a_file_is_named_with_the_file(scans):

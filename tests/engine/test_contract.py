@@ -13,10 +13,11 @@ import ssmtl_toolkit
 from helpers.small import SMALL
 from ssmtl_toolkit.engine.balancer import Balancer
 from ssmtl_toolkit.engine.building import built, check_used
-from ssmtl_toolkit.engine.contract import companions_of
+from ssmtl_toolkit.engine.contract import check_maps, companions_of
+from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import SsmtlError, UsageError
-from ssmtl_toolkit.specs import BalancerSpec, TaskSpec, stamp
+from ssmtl_toolkit.specs import BalancerSpec, HeadSpec, TaskSpec, stamp
 from ssmtl_toolkit.testing.sample import batch_for, multitask
 
 
@@ -296,6 +297,64 @@ class VectorModule(Balancer):
 def test_a_balancer_that_gives_no_scalar_is_named():
     with pytest.raises(SsmtlError, match=r"^balancer 'vector': its loss is a tensor \(shape \(2,\)"):
         forward("right", balancer=Vector())
+
+
+MAPS = {
+    "nothing": (None, "gives None (NoneType); give real numbers of shape (2, 3, 8, 4)"),
+    "several": ([torch.zeros(2, 3, 8, 4)], "gives a list"),
+    "flat": (torch.zeros(2, 96), "gives a tensor (shape (2, 96), float32, on cpu)"),
+    "coarse": (torch.zeros(2, 3, 4, 2), "gives a tensor (shape (2, 3, 4, 2), float32, on cpu)"),
+    "a class too many": (torch.zeros(2, 4, 8, 4), "gives a tensor (shape (2, 4, 8, 4)"),
+    "one slice": (torch.zeros(1, 3, 8, 4), "gives a tensor (shape (1, 3, 8, 4)"),
+    "indices": (torch.zeros(2, 3, 8, 4).long(), "int64"),
+}
+
+
+@pytest.mark.parametrize("given", MAPS)
+def test_maps_of_another_shape_or_type_are_refused(given):
+    maps, told = MAPS[given]
+    with pytest.raises(SsmtlError, match=r"^head 'mine': its forward gives ") as error:
+        check_maps("head 'mine'", maps, torch.zeros(2, 1, 8, 4), 3)
+    assert told in str(error.value)
+    for number, dtype in ((3, torch.float32), (None, torch.bfloat16)):
+        check_maps("head 'mine'", torch.zeros(2, 3, 8, 4, dtype=dtype), torch.zeros(2, 1, 8, 4), number)
+
+
+class Many(HeadSpec):
+    """Gives a map too many, or fails."""
+
+    name: ClassVar[str] = "many"
+
+    fails: bool = Field(False, description="Whether it fails.")
+
+    def build(self, backbone, classes):
+        return ManyModule(self.fails, backbone.dense_channels, classes)
+
+
+class ManyModule(Head):
+    def __init__(self, fails, channels, classes):
+        super().__init__()
+        self.fails, self.last = fails, nn.Conv2d(channels, classes + 1, 1)
+
+    def forward(self, features):
+        return self.last(features.dense.flatten(1) if self.fails else features.dense)
+
+    def loss(self, maps, target):
+        return nn.functional.cross_entropy(maps, target)
+
+
+stamp(Many, "given-parts 1.0")
+
+
+def test_a_head_that_gives_a_map_too_many_or_fails_is_named_in_the_first_step(labelled, tmp_path):
+    options = {"data": labelled, "backbone": SMALL, "size": 32, "batch_size": 4, "steps": 2, "recipe": "paper"}
+    for fails, told in ((False, "its forward gives a tensor (shape (4, "), (True, "(RuntimeError: ")):
+        with pytest.raises(SsmtlError, match=re.escape(told)) as error:
+            ssmtl_toolkit.finetune(
+                None, head=Many(fails=fails), out=tmp_path / str(fails), cache=tmp_path / "cache", **options
+            )
+        assert str(error.value).startswith("head 'many")
+        assert " of given-parts 1.0" in str(error.value)
 
 
 @pytest.mark.parametrize(
