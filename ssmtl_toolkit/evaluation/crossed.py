@@ -76,7 +76,8 @@ def saved(ours: Matrix, scratch: Matrix, budgets: Sequence[float], at: int, bett
 
     The twin's curve is straight between budgets over the logarithm of their sizes. The interval holds the numbers of
     labels at which `crossed` cannot tell the twin, draw by draw, from the method; so it contains 0 if and only if the
-    interval of the difference at `budgets[at]` does.
+    interval of the difference at `budgets[at]` does. A method that lies beyond the end of the curve where it stands
+    itself saves more than 0, or less, of which the interval begins with 0 or ends with it.
 
     Args:
         ours: scores (draws, seeds) with `budgets[at]`.
