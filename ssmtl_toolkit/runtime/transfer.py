@@ -146,12 +146,16 @@ class Pretrained:
     def _digests(self, key: str) -> frozenset[str]:
         """Those that the metadata hold under this key: the file's, and those of all that a fine-tuned model began with.
 
-        A pre-training has put together itself what it began with.
+        A pre-training has put together itself what it began with. The types of what lies within metadata are not
+        checked when a file is read: what is none of ours counts as nothing.
         """
         found: set[str] = set()
-        about: Mapping[str, Any] | None = self.about
-        while about:
-            found.update((about.get(key) or {}).get("digests", ()))
+        about: Any = self.about
+        while isinstance(about, Mapping):
+            entry = about.get(key)
+            digests = entry.get("digests") if isinstance(entry, Mapping) else None
+            if isinstance(digests, list):
+                found.update(digest for digest in digests if isinstance(digest, str))
             about = about.get("pretraining") if "head" in about else None
         return frozenset(found)
 

@@ -173,3 +173,21 @@ def test_a_fine_tuning_on_scans_unlike_those_of_the_pretraining_says_so(pretrain
     few = ("--train-scans", 1, "--test-scans", 1, "--steps", 1, "--no-surface")
     done = ssmtl("finetune", "--from", pretrained, "--data", tmp_path / "thin", *few, "--out", "run")
     assert "its slices are 0.5 mm apart, those of the training 2 mm" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("within", "seen"),
+    [
+        ({"scans": {"digests": ["a"]}, "unlabelled": {"digests": ["b"]}}, {"a", "b"}),
+        ({"head": {}, "unlabelled": {"digests": ["a"]}, "pretraining": {"scans": {"digests": ["b"]}}}, {"a", "b"}),
+        ({"scans": 5}, set()),
+        ({"scans": {"digests": [["a"], "b"]}}, {"b"}),
+        ({"scans": {"digests": "ab"}, "probe": ["c"]}, set()),
+        ({"head": {}, "pretraining": "x"}, set()),
+        (None, set()),
+    ],
+)
+def test_what_lies_within_the_metadata_of_a_model_is_read_whatever_it_is(within, seen, tmp_path):
+    model = Pretrained(tmp_path / "model.safetensors", {}, {"head": {}, "pretraining": within})
+    assert model.scans == seen
+    assert model.probed == frozenset()
