@@ -58,6 +58,22 @@ def check_loss(part: str, loss: object, like: Tensor, *, trained: bool = True) -
         raise SsmtlError(f"{part}: its loss has no gradient; do not detach it, nor make it by .item()")
 
 
+def check_factors(part: str, factors: object, labels: Collection[str]) -> None:
+    """Refuse what a balancer must not say of what it multiplied losses by.
+
+    Raises:
+        SsmtlError: naming the balancer, with what it gave.
+    """
+    if not isinstance(factors, Mapping):
+        raise SsmtlError(f"{part}: its factors are {described(factors)}; give numbers by the labels of the losses")
+    for label, value in factors.items():
+        if label not in labels:
+            raise SsmtlError(f"{part}: its factors have {label!r}, which is no label of a loss ({', '.join(labels)})")
+        number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+        if not number:
+            raise SsmtlError(f"{part}: its factor of {label!r} is {described(value)}; give one number")
+
+
 def check_maps(part: str, maps: object, image: Tensor, number: int | None) -> None:
     """Refuse what a head must not give for slices (N, C, H, W); `number` of maps, None: any.
 

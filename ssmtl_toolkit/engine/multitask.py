@@ -11,7 +11,7 @@ from ssmtl_toolkit.engine.auto_weight import AutoWeights
 from ssmtl_toolkit.engine.backbone import Backbone
 from ssmtl_toolkit.engine.balancer import Balancer, Shared
 from ssmtl_toolkit.engine.building import built
-from ssmtl_toolkit.engine.contract import Untouched, check_loss, check_output
+from ssmtl_toolkit.engine.contract import Untouched, check_factors, check_loss, check_output
 from ssmtl_toolkit.engine.step import Batch, SharedEncoder, Step, TaskOutput
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.features import PARTS, Feature, meeting_of, parts_of
@@ -97,6 +97,7 @@ class MultiTask(nn.Module):
         self.balancing = True
         total = self.balancer(losses, shared)
         check_loss(self.called(""), total, batch.anchor)
+        check_factors(self.called(""), self.balancer.factors, losses)
         self.balancing = False
         return total, outputs
 

@@ -299,6 +299,29 @@ def test_a_balancer_that_gives_no_scalar_is_named():
         forward("right", balancer=Vector())
 
 
+class Factors(Balancer):
+    def forward(self, losses, shared):
+        return torch.stack(list(losses.values())).sum()
+
+
+@pytest.mark.parametrize(
+    ("factors", "told"),
+    [
+        ([1.0], "its factors are a list; give numbers by the labels of the losses"),
+        ({"other": 1.0}, "its factors have 'other', which is no label of a loss (reads, given)"),
+        ({"reads": torch.ones(2)}, "its factor of 'reads' is a tensor (shape (2,), float32, on cpu); give one number"),
+        ({"reads": "1"}, "its factor of 'reads' is '1' (str); give one number"),
+    ],
+)
+def test_factors_that_could_not_be_logged_are_refused_and_the_balancer_is_named(monkeypatch, factors, told):
+    monkeypatch.setattr(Vector, "build", lambda self, tasks: Factors())
+    monkeypatch.setattr(Factors, "factors", factors)
+    with pytest.raises(SsmtlError, match=re.escape(f"balancer 'vector': {told}")):
+        forward("right", balancer=Vector())
+    monkeypatch.setattr(Factors, "factors", {"reads": torch.ones(1), "given": 2})
+    assert forward("right", balancer=Vector())
+
+
 MAPS = {
     "nothing": (None, "gives None (NoneType); give real numbers of shape (2, 3, 8, 4)"),
     "several": ([torch.zeros(2, 3, 8, 4)], "gives a list"),
