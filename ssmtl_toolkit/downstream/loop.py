@@ -157,7 +157,7 @@ class Loop:
         progress.training(at.step, config.steps, config.batch_size)
         self.parts.train_mode(at.step)
         while not at.is_done(config):
-            with foreign(f"fine-tuning of {config.head} on {config.backbone}, step {at.step + 1},"):
+            with foreign(f"fine-tuning of {self._network()}, step {at.step + 1},"):
                 losses = self._update(at.step)
             if isinstance(losses, BadStep):
                 self._skip(losses, progress)
@@ -214,6 +214,10 @@ class Loop:
         """The part that has this tensor, as errors call it."""
         config, (first, *_) = self.config, name.removeprefix("model.").split(".")
         return named({"backbone": config.backbone, "semi": config.semi}.get(first) or config.head)
+
+    def _network(self) -> str:
+        """Head and backbone, as errors call them."""
+        return " on ".join(named(part) for part in (self.config.head, self.config.backbone) if part)
 
     def _groups(self) -> list[dict[str, Any]]:
         """For the optimizer: the parts of the network, and what `--semi` adds."""
@@ -306,8 +310,9 @@ class Loop:
         output = self.learner(step, lambda image: self._taught(image, step)) if self.learner else None
         if output is None:
             return []
-        if output.pseudo is not None:
-            self.watch.add(output.pseudo)
+        if output.pseudo is not None and self.config.semi:
+            with foreign(f"{named(self.config.semi)}: counting its pseudo labels"):
+                self.watch.add(output.pseudo)
         return [output.loss]
 
     @torch.no_grad()
@@ -329,10 +334,9 @@ class Loop:
                 raise SsmtlError(
                     f"not enough memory for {len(image)} slices; try --checkpoint-activations or a smaller --batch-size"
                 ) from error
-            network = " on ".join(named(part) for part in (config.head, config.backbone) if part)
             raise UsageError(
-                f"{network} cannot be trained on {config.batch_size} slices of {config.size} x {config.size} pixels "
-                f"({in_one_line(error)}); try a --size that is a multiple of 32 or a larger one, or a larger "
+                f"{self._network()} cannot be trained on {config.batch_size} slices of {config.size} x {config.size} "
+                f"pixels ({in_one_line(error)}); try a --size that is a multiple of 32 or a larger one, or a larger "
                 f"--batch-size; ssmtl --debug shows where it fails"
             ) from error
         number = image.shape[1] if self.examples.targets is None else self.model.maps

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ssmtl_toolkit.engine.backbone import Backbone
+from ssmtl_toolkit.engine.balancer import Balancer
+from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.errors import SsmtlError
 from ssmtl_toolkit.foreign import attributed, foreign
-from ssmtl_toolkit.specs import BackboneSpec, Spec, TaskSpec, named
+from ssmtl_toolkit.specs import BackboneSpec, BalancerSpec, HeadSpec, Spec, TaskSpec, named
 
 _KEPT = frozenset(
     (
@@ -20,6 +23,13 @@ _KEPT = frozenset(
     )
 )
 """Types of numbers that are checked and saved."""
+
+_MADE: Mapping[type[Spec], type[nn.Module]] = {
+    BackboneSpec: Backbone,
+    BalancerSpec: Balancer,
+    HeadSpec: Head,
+}
+"""What parts of a kind build, if it is more than a module."""
 
 
 def check_buildable(backbone: BackboneSpec, tasks: Sequence[TaskSpec] = ()) -> None:
@@ -47,8 +57,10 @@ def built(part: Spec, *given: Any) -> Any:
             made = part.build(*given)  # type: ignore[attr-defined]
     except SsmtlError as error:
         raise attributed(error, named(part), part.name) from error
-    if not isinstance(made, nn.Module):
-        raise SsmtlError(f"{named(part)}: its build gives {type(made).__name__}; give a torch.nn.Module")
+    wanted = next((cls for spec, cls in _MADE.items() if isinstance(part, spec)), nn.Module)
+    if not isinstance(made, wanted):
+        what = "torch.nn.Module" if wanted is nn.Module else wanted.__name__
+        raise SsmtlError(f"{named(part)}: its build gives {type(made).__name__}; give a {what}")
     for name, tensor in _tensors(made):
         if problem := "" if is_lazy(tensor) else _unfit(tensor):  # lazy: the first images make it
             raise SsmtlError(f"{named(part)}: its tensor {name!r} {problem}")

@@ -374,6 +374,11 @@ def test_a_loss_that_is_not_a_number_is_an_error_even_in_the_last_step(labelled,
         finetune(labelled, tmp_path / "f", semi=Undefined(start=0.75))
 
 
+def test_pseudo_labels_of_classes_that_there_are_not_are_the_methods_fault(labelled, tmp_path):
+    with pytest.raises(toolkit.SsmtlError, match=r"semi 'beyond:start=0\.75': counting its pseudo"):
+        finetune(labelled, tmp_path / "f", semi=Beyond(start=0.75))
+
+
 class Undefined(Asks):
     """Give no number."""
 
@@ -382,6 +387,22 @@ class Undefined(Asks):
 
     def build(self):
         return UndefinedModule()
+
+
+class Beyond(Undefined):
+    """Give labels of classes that there are not."""
+
+    name: ClassVar[str] = "beyond"
+
+    def build(self):
+        return BeyondModule()
+
+
+class BeyondModule(Semi):
+    def forward(self, step):
+        maps = step.head(step.backbone(step.batch.anchor))
+        labels = maps.argmax(dim=1)
+        return SemiOutput(maps.mean(), PseudoLabels(labels + 100, labels >= 0))
 
 
 class UndefinedModule(Semi):

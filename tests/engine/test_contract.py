@@ -17,6 +17,7 @@ from ssmtl_toolkit.engine.contract import check_maps, companions_of
 from ssmtl_toolkit.engine.head import Head
 from ssmtl_toolkit.engine.step import TaskOutput
 from ssmtl_toolkit.errors import SsmtlError, UsageError
+from ssmtl_toolkit.registry import HOOKS
 from ssmtl_toolkit.specs import BalancerSpec, HeadSpec, TaskSpec, stamp
 from ssmtl_toolkit.testing.sample import batch_for, multitask
 
@@ -297,6 +298,18 @@ class VectorModule(Balancer):
 def test_a_balancer_that_gives_no_scalar_is_named():
     with pytest.raises(SsmtlError, match=r"^balancer 'vector': its loss is a tensor \(shape \(2,\)"):
         forward("right", balancer=Vector())
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [("backbone", "Backbone"), ("head", "Head"), ("balancer", "Balancer"), ("task", "torch.nn.Module")],
+)
+def test_what_builds_another_kind_of_module_is_named_with_what_it_should_build(spec, wanted):
+    kind = {cls.kind: cls for cls in HOOKS.values()}[spec]
+    made = "no module" if spec == "task" else nn.Identity()
+    part = type("Odd", (kind,), {"__module__": __name__, "name": "odd", "build": lambda self, *given: made})()
+    with pytest.raises(SsmtlError, match=rf"^{spec} 'odd': its build gives \w+; give a {wanted}$"):
+        built(part)
 
 
 class Factors(Balancer):
