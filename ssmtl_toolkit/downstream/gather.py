@@ -202,8 +202,8 @@ class Gathering:
             ),
             (
                 self.pretrained.learned or frozenset(),
-                "comes from a fine-tuning that was trained or validated on",
-                f"test on others: give the {SPLIT} of that fine-tuning by --split",
+                "comes from a training that saw the labels of",
+                f"test on others, by --split (a fine-tuning writes its own as {SPLIT})",
             ),
         )
         for digests, what, todo in ways:

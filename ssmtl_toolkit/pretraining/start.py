@@ -67,7 +67,8 @@ def check(start: Pretrained, config: ResolvedRun, progress: Progress) -> None:
 
 
 def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: Progress) -> dict[str, Any]:
-    """Load the weights, and return what became of them, with the digests of the scans that they have seen.
+    """Load the weights, and return what became of them, with the digests of the scans that they have seen, and of those
+    whose labels they know.
 
     Raises:
         UsageError: too few of them fit, or they are for other channels.
@@ -80,7 +81,11 @@ def load(start: Pretrained, backbone: Backbone, config: ResolvedRun, progress: P
     report = start.load_into(backbone, config.min_transfer)
     for line in report.lines():
         progress.say(line)
-    return {**report.to_json(), _SEEN: sorted(start.scans), LEARNED: sorted(start.learned or ())}
+    return {
+        **report.to_json(),
+        _SEEN: sorted(start.scans),
+        LEARNED: sorted((start.learned or frozenset()) | start.probed),
+    }
 
 
 def keep(transfer: Mapping[str, Any], folder: Path, progress: Progress, *, resumed: bool) -> None:

@@ -20,6 +20,7 @@ from ssmtl_toolkit.data.sampling import FixedSample, Plan
 from ssmtl_toolkit.data.seeds import Stream, step_seed
 from ssmtl_toolkit.data.split import choose
 from ssmtl_toolkit.data.store import SliceStore
+from ssmtl_toolkit.engine.augmentation import Augmenter
 from ssmtl_toolkit.engine.multitask import MultiTask
 from ssmtl_toolkit.engine.step import SharedEncoder
 from ssmtl_toolkit.errors import SsmtlError
@@ -87,6 +88,7 @@ class Watch:
         anchors = {"held_out": held_out.plan.anchors, "seen": plan.anchors_of(alike)}
         number = min(batches * config.batch_size, *map(len, anchors.values()))
         sources = {"held_out": (held_out.store, held_out.plan), "seen": seen}
+        self._augmenter = Augmenter(config.augment)
         self._samples: dict[str, tuple[Loader, int]] = {}
         for name, (slices, pairs) in sources.items():
             sample = FixedSample(pairs, anchors[name], number, config.batch_size, self.seed)
@@ -113,7 +115,7 @@ class Watch:
         running = RunningMeans({str(task): task.metrics for task in self.config.tasks}, called=self.model.called)
         for index in range(batches):
             seed_all(step_seed(self.seed, index), self.fabric.device)
-            batch = load(index)
+            batch = self._augmenter.with_views(load(index))  # tasks that compare views are watched at what they learn
             batch.first = False  # no weights were updated
             with self.fabric.autocast():
                 running.add(self.model.outputs(batch, SharedEncoder(self.model.backbone)))

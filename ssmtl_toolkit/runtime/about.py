@@ -76,7 +76,7 @@ class Pretraining(About):
     """The metadata of a backbone.safetensors, or of best.safetensors, which `probe` has chosen.
 
     Attributes:
-        learned: as in `Model`, of the fine-tuned model that it started from.
+        learned: as in `Model`, of the fine-tuned model that it started from, or of the probe that chose its step.
     """
 
     version: str

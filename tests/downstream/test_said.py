@@ -119,7 +119,7 @@ def test_a_model_is_not_tested_on_what_it_was_fine_tuned_on(tuned, labelled, tmp
     turned = {**same, "train": split["test"], "test": split["train"]}
     for name, content in (("same", same), ("turned", turned)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    with pytest.raises(UsageError, match="was trained or validated on 2 of the 6 test scans, such as"):
+    with pytest.raises(UsageError, match="saw the labels of 2 of the 6 test scans, such as"):
         toolkit.finetune(model, split=tmp_path / "turned.json", out=tmp_path / "refused", **options)
     assert not (tmp_path / "refused").exists()
     more = toolkit.finetune(model, split=tmp_path / "same.json", out=tmp_path / "more", **options)
@@ -136,5 +136,5 @@ def test_a_pre_training_from_a_model_remembers_what_that_was_fine_tuned_on(tuned
     split = json.loads((tuned / "split.json").read_text())
     turned = {**split, "slices": [], "train": split["test"], "test": split["train"]}
     (tmp_path / "turned.json").write_text(json.dumps(turned))
-    with pytest.raises(UsageError, match=r"backbone\.safetensors: comes from a fine-tuning that was trained"):
+    with pytest.raises(UsageError, match=r"backbone\.safetensors: comes from a training that saw the labels"):
         toolkit.finetune(run, split=tmp_path / "turned.json", out=tmp_path / "refused", **options, **QUICK)

@@ -225,7 +225,7 @@ def test_it_says_how_many_scored_scans_a_file_of_weights_has_seen_and_refuses_on
         (tmp_path / f"{name}.toml").write_text(text)
     found = small(labelled, tmp_path, methods=[str(tmp_path / "seen.toml")])
     assert found.summary["seen"] == ["backbone.safetensors has seen 4 of 4 scored scans, without labels"]
-    with pytest.raises(toolkit.SsmtlError, match="was trained or validated on"):
+    with pytest.raises(toolkit.SsmtlError, match="comes from a training that saw the labels of"):
         small(labelled, tmp_path, methods=[str(tmp_path / "known.toml")])
 
 

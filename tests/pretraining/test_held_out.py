@@ -181,6 +181,13 @@ def test_a_run_ends_with_the_bits_of_one_that_never_had_these_scans(nine, tmp_pa
     assert texts[0] == texts[1]  # fingerprint and digests of the scans that were trained on, and no word of others
 
 
+def test_views_of_held_out_slices_are_changed_as_in_training(nine, tmp_path):
+    alike = "vicreg:weight=1,invariance=1,variance=0,covariance=0"  # costs nothing if the views are the same
+    (watched,) = pretrain(nine, tmp_path / "r", tasks=[alike], held_out=2, steps=12).summary["tasks"].values()
+    assert watched["held_out"]["loss"] > 0
+    assert watched["seen"]["loss"] > 0
+
+
 def test_by_default_one_of_nine_scans_is_held_out_and_none_of_seven(nine, tmp_path, ssmtl):
     flags = (*FLAGS, "--task", "reconstruct_prev:t=1", "--steps", 40)
     done = ssmtl("run", *flags, "--data", nine, "--out", "r")

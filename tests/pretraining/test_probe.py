@@ -310,6 +310,10 @@ def test_a_step_that_test_labels_have_chosen_is_refused_and_the_last_one_is_not(
     assert done.returncode == 2
     assert "saw the labels of 4 of the 4 test scans" in done.stderr
     assert ssmtl(*tune, "--data", labelled, "--from", run.backbone, "--out", "last").returncode == 0
+    more = pretrain("more", source=run.folder, steps=1)
+    done = ssmtl(*tune, "--data", labelled, "--from", more.folder, "--out", "tuned")
+    assert done.returncode == 2
+    assert "comes from a training that saw the labels of 4 of the 4 test scans" in done.stderr
 
 
 def test_without_a_trained_decoder_the_maps_of_the_encoder_are_probed(pretrain, labelled):
