@@ -18,7 +18,7 @@ _WINDOW = 11  # pixels, of SSIM
 
 def of_slice(score: Callable[[Tensor, Tensor], Tensor], comparison: Comparison) -> float | None:
     """Score one slice by a function of clean and other slices (N, C, H, W) -> (N,); None if it is undefined."""
-    clean, other = (torch.from_numpy(image)[None] for image in (comparison.truth, comparison.predicted))
+    clean, other = (torch.tensor(image)[None] for image in (comparison.truth, comparison.predicted))
     value = float(score(clean, other))
     return None if math.isnan(value) else value
 

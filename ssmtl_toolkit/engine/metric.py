@@ -56,7 +56,7 @@ class Comparison:
 
     What takes time is computed when it is first read, and once for all metrics. All but `predicted`, `truth` and
     `spacing` is for label maps only. In the masks, voxels that nobody annotated are background. All metrics get the
-    same arrays, which cannot be written into: work on a copy.
+    same arrays, which cannot be written into: work on a copy. `torch.tensor` makes one, `torch.from_numpy` warns.
     """
 
     def __init__(self, predicted: NDArray[Any], truth: NDArray[Any], spacing: Sequence[float] = ()) -> None:

@@ -169,7 +169,7 @@ BROKEN = [
     (
         BrokenBalancer(fault="other labels"),
         "a batch in which a task has no pairs does no harm, nor to the next one",
-        "factors are given for ['a'], which are not tasks",
+        "its factors have 'a', which is no label of a loss",
     ),
     (BrokenBalancer(fault="ignores weights"), "a task of weight 0 does no harm", "a task of weight 0 is trained"),
     (BrokenTask(fault="mixes companions"), "an anchor without companion changes nothing", "by its own of(…)"),
