@@ -248,7 +248,7 @@ def columns(scores: Scores, place: dict[str, Any], draws: Sequence[int]) -> list
     """Minutes and scores at one place of the results, of these draws."""
     digits = {"minutes": 1, "iou": 3, "dice": 3, "hd95": 1}
     values = {name: scores.of(name, **place) for name in ("minutes", *METRICS)}
-    return [spread({key: v for key, v in values[name].items() if key[0] in draws}, digits[name]) for name in values]
+    return [spread({key: v for key, v in values[name].items() if key[0][1] in draws}, digits[name]) for name in values]
 
 
 def positive(text: str) -> int:
