@@ -121,7 +121,7 @@ class Mirror:
         """The files that can have their names here, and that a reader may want; others are noted."""
         names = [entry.name for entry in entries]
         odd = {name: problem(name) for name in names}
-        odd |= dict.fromkeys(folders_too(names), "is a file and a folder")
+        odd |= dict.fromkeys(folders_too(name for name in names if not odd[name]), "is a file and a folder")
         odd |= {name: "is there twice" for name, number in _numbers(names).items() if number > 1}
         refused = [f"{printable(name)!r} ({reason})" for name, reason in odd.items() if reason]
         if refused:
